@@ -1,0 +1,1 @@
+"""Consilo: federated learning across organisations, run the way a team runs a data pipeline."""

@@ -1,0 +1,1 @@
+"""Prefect orchestration: what the coordinator runs."""

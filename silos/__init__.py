@@ -1,0 +1,1 @@
+"""What an organisation installs: sources, mapping, contract checks, policy, node."""
