@@ -1,0 +1,45 @@
+"""The environment of every process that Consilo starts: quiet, offline, our interpreter first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+QUIET: dict[str, str] = {
+    # MLflow compares with "true"; "1" does not silence it.
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    # Without it a SuperLink may install packages for a run and shadow those that are installed.
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Switches that keep every library we use from calling home."""
+
+
+def child_environment(*, home: Path | None = None, **extra: str) -> dict[str, str]:
+    """Return the environment for a child: ours, quiet, this interpreter's folder first on PATH.
+
+    Args:
+        home: ``FLWR_HOME`` of the child; one per silo and one for the coordinator.
+        extra: further variables; they win.
+    """
+    environment = {**os.environ, **QUIET}
+    binaries = str(Path(sys.executable).parent)
+    rest = [part for part in environment.get("PATH", "").split(os.pathsep) if part != binaries]
+    environment["PATH"] = os.pathsep.join([binaries, *rest])
+    environment["PYTHONUNBUFFERED"] = "1"
+    if home is not None:
+        environment["FLWR_HOME"] = str(home)
+    environment.update(extra)
+    return environment
+
+
+def quieten() -> None:
+    """Set the switches of `QUIET` in this process; call it before importing the libraries."""
+    os.environ.update(QUIET)
