@@ -1,0 +1,543 @@
+"""A PyTorch model and the local computation of one silo, behind one small interface.
+
+>>> import numpy as np
+>>> from consilo.learners.tabular import LogisticRegression
+>>> from consilo.learners.tasks import Task
+>>> learner = TorchLearner(LogisticRegression(2), Task.of("binary"))
+>>> data = Arrays(np.eye(2, dtype=np.float32), np.array([0, 1]))
+>>> plan = FitPlan(batch_size=2, steps=50, lr=1.0)
+>>> report = learner.fit(data, plan, rng=np.random.default_rng(0))
+>>> report.steps, learner.evaluate(data)[0]["accuracy"]
+(50, 1.0)
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import inspect
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from consilo.config import nearest
+from consilo.errors import (
+    ConsiloError,
+    IncompatibleJob,
+    JobInvalid,
+    ModelDiverged,
+    SchemaDrift,
+)
+from consilo.learners.modules import describe
+from consilo.learners.randomness import seeded
+from consilo.learners.tasks import Task
+from consilo.metrics import Tally
+from consilo.params import Params, check_finite
+
+Array: TypeAlias = npt.NDArray[Any]
+Indices: TypeAlias = npt.NDArray[np.int64]
+
+_EVALUATION_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Features and targets of some rows; both may be memory maps and are never written.
+
+    Args:
+        features: (n, d) or (n, ...) float32.
+        targets: (n,) class indices or values, or (n, m) values.
+    """
+
+    features: Array
+    targets: Array
+
+    def __post_init__(self) -> None:
+        if self.features.dtype != np.float32 or self.features.ndim < 2:
+            raise ValueError(
+                f"features must be float32 of shape (n, d), found {self.features.dtype}"
+                f" {self.features.shape}"
+            )
+        if len(self.features) != len(self.targets):
+            raise ValueError(f"{len(self.features)} rows but {len(self.targets)} targets")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """How one silo trains in one round.
+
+    Args:
+        batch_size: rows of a step; under differential privacy, the expected number.
+        steps: optimiser steps; exactly one of steps and epochs is given.
+        epochs: passes over the rows.
+        optimizer: a name in ``torch.optim`` in any case, or ``module:Class``.
+        lr: learning rate.
+        momentum: passed on where given.
+        weight_decay: passed on where given.
+        optimizer_args: further arguments of the optimiser.
+    """
+
+    batch_size: int
+    steps: int | None = None
+    epochs: int | None = None
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float | None = None
+    weight_decay: float | None = None
+    optimizer_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        findings = []
+        if self.batch_size < 1:
+            findings.append(f"batch_size: must be 1 or more, found {self.batch_size}")
+        if (self.steps is None) == (self.epochs is None):
+            findings.append("steps, epochs: give exactly one of the two")
+        for name, value in (("steps", self.steps), ("epochs", self.epochs)):
+            if value is not None and value < 1:
+                findings.append(f"{name}: must be 1 or more, found {value}")
+        if not (math.isfinite(self.lr) and self.lr >= 0):
+            findings.append(f"lr: must be 0 or more, found {self.lr}")
+        if findings:
+            raise JobInvalid("local", findings)
+
+    def num_steps(self, num_examples: int) -> int:
+        """Return the optimiser steps that the plan means for that many rows."""
+        if self.steps is not None:
+            return self.steps
+        return (self.epochs or 0) * math.ceil(num_examples / self.batch_size)
+
+    def sample_rate(self, num_examples: int) -> float:
+        """Return the probability of each row to join a step under Poisson sampling."""
+        return min(1.0, self.batch_size / num_examples)
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did.
+
+    Args:
+        num_examples: rows that were trained on.
+        steps: optimiser steps taken.
+        mean_loss: over the batches; None where a hook keeps it private.
+        seconds: wall time.
+    """
+
+    num_examples: int
+    steps: int
+    mean_loss: float | None
+    seconds: float
+
+
+class FitHook:
+    """Something that changes how a model is fitted; the default of each method does nothing.
+
+    A hook is made for one fit. ``prepare`` may replace ``session.batches`` and, once, the
+    gradient by `FitSession.replace_gradient`. ``before_step`` sees ``parameter.grad`` before the
+    optimiser does. ``finish`` always runs, after the last step or after an error.
+    """
+
+    def prepare(self, session: FitSession) -> None:
+        """Run once, after the optimiser is made and before the first batch."""
+
+    def before_step(self, session: FitSession) -> None:
+        """Run before each optimiser step, with the gradients in place."""
+
+    def finish(self, session: FitSession) -> None:
+        """Undo what ``prepare`` did to the model."""
+
+
+@dataclass
+class FitSession:
+    """One fit in progress: what hooks see and may change.
+
+    Args:
+        learner: whose model is fitted.
+        model: the plain module, in training mode.
+        data: the rows.
+        plan: how to train.
+        optimizer: over the trainable parameters; new in each fit.
+        rng: of this fit; public randomness.
+        num_steps: how many batches are taken from ``batches``.
+        batches: row indices of each step.
+        step: index of the current step, from 0.
+    """
+
+    learner: TorchLearner
+    model: nn.Module
+    data: Arrays
+    plan: FitPlan
+    optimizer: torch.optim.Optimizer
+    rng: np.random.Generator
+    num_steps: int
+    batches: Iterator[Indices]
+    step: int = 0
+    gradient: Gradient = field(init=False)
+    _gradient_owner: str | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.gradient = _MeanGradient(self)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that training changes, by name."""
+        return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+
+    def replace_gradient(self, owner: str, gradient: Gradient) -> None:
+        """Let ``gradient`` fill ``parameter.grad`` from now on; only one hook may."""
+        if self._gradient_owner is not None:
+            raise IncompatibleJob(f"{owner} and {self._gradient_owner} both define the gradient")
+        self._gradient_owner = owner
+        self.gradient = gradient
+
+    def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
+        """Return copies of the rows: features and encoded targets."""
+        features = torch.from_numpy(np.array(self.data.features[indices]))
+        return features, self.learner.task.encode(self.data.targets[indices])
+
+
+Gradient: TypeAlias = Callable[[Indices], "float | None"]
+"""Fills ``parameter.grad`` for a batch of rows; returns the mean loss, or None if private."""
+
+
+class ProximalHook(FitHook):
+    """FedProx (Li et al. 2020): adds ``mu / 2 * |w - w0|**2`` to the local objective.
+
+    The gradient ``mu * (w - w0)`` is added exactly, after whatever makes the gradient of the data;
+    under differential privacy it is post-processing and costs nothing. ``w0`` is where the
+    parameters stand when the fit starts.
+    """
+
+    def __init__(self, mu: float) -> None:
+        if not (math.isfinite(mu) and mu >= 0):
+            raise JobInvalid("local", [f"mu: must be 0 or more, found {mu}"])
+        self.mu = mu
+        self._anchors: list[tuple[nn.Parameter, Tensor]] = []
+
+    def prepare(self, session: FitSession) -> None:
+        """Remember w0."""
+        self._anchors = [(each, each.detach().clone()) for each in session.parameters().values()]
+
+    def before_step(self, session: FitSession) -> None:
+        """Add the proximal gradient."""
+        for parameter, anchor in self._anchors:
+            pull = self.mu * (parameter.detach() - anchor)
+            parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
+
+
+class TorchLearner:
+    """A model, what it learns, and how one silo computes with it.
+
+    Args:
+        model: any module; its first forward argument is a float32 batch of features.
+        task: targets, loss and metrics.
+        freeze: shell patterns of parameter names that training leaves alone.
+        clock: seconds, for `FitReport.seconds`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        freeze: Sequence[str] = (),
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self._clock = clock
+        names = [name for name, _ in model.named_parameters()]
+        unmatched = [each for each in freeze if not fnmatch.filter(names, each)]
+        if unmatched:
+            raise JobInvalid(
+                "model", [f"freeze: no parameter matches {each!r}" for each in unmatched]
+            )
+        for name, parameter in model.named_parameters():
+            if any(fnmatch.fnmatchcase(name, each) for each in freeze):
+                parameter.requires_grad_(False)
+        trained = {name for name, each in model.named_parameters() if each.requires_grad}
+        fixed = set(names) - trained
+        self.updatable: tuple[str, ...] = tuple(
+            name
+            for name, value in model.state_dict().items()
+            if name not in fixed and value.is_floating_point()
+        )
+        if not trained:
+            raise JobInvalid("model", ["every parameter is frozen; nothing is left to train"])
+
+    def parameters(self) -> Params:
+        """Return copies of all entries of the model's state, buffers included."""
+        return {
+            name: value.detach().cpu().numpy().copy()
+            for name, value in self.model.state_dict().items()
+        }
+
+    def load(self, params: Params) -> None:
+        """Set the model's state.
+
+        Args:
+            params: every updatable entry; the others may be left out and stay as they are.
+
+        Raises:
+            IncompatibleJob: with every difference in names, shapes and dtypes.
+        """
+        state = self.model.state_dict()
+        findings = [f"{name!r} is missing" for name in self.updatable if name not in params]
+        for name, value in params.items():
+            own = state.get(name)
+            if own is None:
+                findings.append(f"{name!r} is not in the model")
+            elif tuple(own.shape) != value.shape:
+                findings.append(f"{name!r} has shape {value.shape}, the model {tuple(own.shape)}")
+            elif own.numpy().dtype != value.dtype:
+                findings.append(f"{name!r} is {value.dtype}, the model {own.numpy().dtype}")
+        if findings:
+            raise IncompatibleJob(
+                "the parameters do not fit the model: "
+                + "; ".join(findings)
+                + ". Do coordinator and silo build the same model?"
+            )
+        with torch.no_grad():
+            for name, value in params.items():
+                state[name].copy_(torch.from_numpy(np.array(value)))
+
+    def fit(
+        self,
+        data: Arrays,
+        plan: FitPlan,
+        *,
+        rng: np.random.Generator,
+        hooks: Sequence[FitHook] = (),
+    ) -> FitReport:
+        """Train the model in place.
+
+        The same parameters, data, plan, hooks and state of ``rng`` give the same bytes; global
+        generators are left as they were.
+
+        Raises:
+            ModelDiverged: where a loss or a parameter is NaN or infinite.
+            SchemaDrift: where there are no rows.
+            JobInvalid: where the optimiser or the model's own code fails.
+        """
+        if len(data) == 0:
+            raise SchemaDrift("there are no training rows; check the silo's data and its contract")
+        start = self._clock()
+        was_training = self.model.training
+        self.model.train()
+        session = FitSession(
+            learner=self,
+            model=self.model,
+            data=data,
+            plan=plan,
+            optimizer=_optimizer(plan, self.model),
+            rng=rng,
+            num_steps=plan.num_steps(len(data)),
+            batches=_shuffled(len(data), plan.batch_size, rng),
+        )
+        begun: list[FitHook] = []
+        try:
+            with seeded(int(rng.integers(2**63))):
+                for hook in hooks:
+                    begun.append(hook)
+                    hook.prepare(session)
+                losses = _run(session, hooks)
+        finally:
+            for hook in reversed(begun):
+                hook.finish(session)
+            session.optimizer.zero_grad(set_to_none=True)
+            self.model.train(was_training)
+        check_finite(self.parameters(), where="after local training")
+        return FitReport(
+            num_examples=len(data),
+            steps=session.num_steps,
+            mean_loss=None if None in losses else math.fsum(losses) / max(len(losses), 1),  # type: ignore[arg-type]
+            seconds=self._clock() - start,
+        )
+
+    def evaluate(self, data: Arrays) -> tuple[dict[str, float], Tally]:
+        """Return metrics of these rows, and the tally that merges with other silos' tallies.
+
+        Raises:
+            ModelDiverged: where an output is NaN or infinite.
+        """
+        outputs = self._outputs(data.features)
+        return self.task.measure(self.model, outputs, self.task.encode(data.targets))
+
+    def predict(self, features: Array) -> Array:
+        """Return predictions; see the table in `consilo.learners.tasks`."""
+        return self.task.predictions(self._outputs(features).numpy())
+
+    def forward(self, model: Callable[[Tensor], Any], features: Tensor) -> Tensor:
+        """Return shaped outputs of ``model``, the learner's own or a wrapper of it."""
+        try:
+            outputs = model(features)
+        except ConsiloError:
+            raise
+        except Exception as cause:
+            shape = tuple(features.shape)
+            raise JobInvalid(
+                "model", [f"forward on features of shape {shape} raised {describe(cause)}"]
+            ) from cause
+        if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != len(features):
+            raise JobInvalid(
+                "model", ["forward must return one tensor with one row of outputs per input row"]
+            )
+        return self.task.shape_outputs(outputs)
+
+    def _outputs(self, features: Array) -> Tensor:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                parts = [
+                    self.forward(self.model, torch.from_numpy(np.array(part, np.float32)))
+                    for part in _chunks(features)
+                ]
+        finally:
+            self.model.train(was_training)
+        outputs = torch.cat(parts)
+        if not bool(torch.isfinite(outputs).all()):
+            raise ModelDiverged(
+                "the model's outputs hold NaN or infinity; lower the learning rate, or check the"
+                " model's forward"
+            )
+        return outputs
+
+
+class _MeanGradient:
+    """The gradient of the mean loss over the batch."""
+
+    def __init__(self, session: FitSession) -> None:
+        self._session = session
+        self._loss = session.learner.task.loss_of(session.model)
+
+    def __call__(self, indices: Indices) -> float:
+        features, targets = self._session.batch(indices)
+        outputs = self._session.learner.forward(self._session.model, features)
+        loss = call_loss(self._loss, outputs, targets)
+        value = float(loss.detach())
+        check_loss(value, step=self._session.step)
+        backward(loss)
+        return value
+
+
+def call_loss(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return ``loss(outputs, targets)``; an error in the user's code becomes JobInvalid."""
+    try:
+        value = loss(outputs, targets)
+    except Exception as cause:
+        raise JobInvalid("loss", [f"loss(outputs, targets) raised {describe(cause)}"]) from cause
+    if not isinstance(value, Tensor):
+        raise JobInvalid("loss", [f"loss returned {type(value).__name__}, expected a tensor"])
+    return value
+
+
+def check_loss(value: float, *, step: int) -> None:
+    """Check that a loss is finite.
+
+    Raises:
+        ModelDiverged: naming the step.
+    """
+    if not math.isfinite(value):
+        raise ModelDiverged(
+            f"the loss is NaN or infinite at local step {step}; lower the learning rate, or check"
+            " the model's forward and loss"
+        )
+
+
+def backward(loss: Tensor) -> None:
+    """Run autograd; a loss that no parameter reaches becomes JobInvalid."""
+    if loss.numel() != 1 or not loss.requires_grad:
+        raise JobInvalid(
+            "loss", ["the loss must be one number that depends on the model's parameters"]
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _run(session: FitSession, hooks: Sequence[FitHook]) -> list[float | None]:
+    losses: list[float | None] = []
+    for step in range(session.num_steps):
+        session.step = step
+        session.optimizer.zero_grad(set_to_none=True)
+        losses.append(session.gradient(next(session.batches)))
+        for hook in hooks:
+            hook.before_step(session)
+        session.optimizer.step()
+    return losses
+
+
+def _shuffled(num_rows: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
+    """Yield batches of one shuffled pass after another; the last of a pass may be smaller."""
+    while True:
+        order = rng.permutation(num_rows)
+        for start in range(0, num_rows, batch_size):
+            yield order[start : start + batch_size]
+
+
+def _chunks(features: Array) -> Iterator[Array]:
+    for start in range(0, max(len(features), 1), _EVALUATION_ROWS):
+        yield features[start : start + _EVALUATION_ROWS]
+
+
+def _optimizer(plan: FitPlan, model: nn.Module) -> torch.optim.Optimizer:
+    found = _optimizer_class(plan.optimizer)
+    args: dict[str, Any] = {"lr": plan.lr}
+    if plan.momentum is not None:
+        args["momentum"] = plan.momentum
+    if plan.weight_decay is not None:
+        args["weight_decay"] = plan.weight_decay
+    args |= plan.optimizer_args
+    known = list(inspect.signature(found).parameters)
+    findings = []
+    for name in args:
+        if name not in known and "kwargs" not in known:
+            guess = nearest(name, known)
+            hint = f"; did you mean '{guess}'?" if guess else ""
+            findings.append(f"optimizer {plan.optimizer!r} has no argument {name!r}{hint}")
+    closure = inspect.signature(found.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        findings.append(
+            f"optimizer {plan.optimizer!r} evaluates the loss several times a step, which is not"
+            " supported; choose one like sgd or adam"
+        )
+    if findings:
+        raise JobInvalid("local", findings)
+    try:
+        return found([each for each in model.parameters() if each.requires_grad], **args)
+    except (TypeError, ValueError) as cause:
+        raise JobInvalid("local", [f"optimizer {plan.optimizer!r}: {cause}"]) from cause
+
+
+def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    if ":" in name or "." in name:
+        module_name, _, class_name = name.replace(":", ".").rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name, None)
+        except ImportError:
+            found = None
+    else:
+        module_name = "torch.optim"
+        known = {
+            each.lower(): value
+            for each, value in vars(torch.optim).items()
+            if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+        }
+        known.pop("optimizer", None)
+        found = known.get(name.lower())
+        if found is None:
+            guess = nearest(name.lower(), sorted(known))
+            hint = f"; did you mean '{guess}'?" if guess else f"; known: {', '.join(sorted(known))}"
+            raise JobInvalid("local", [f"unknown optimizer {name!r}{hint}"])
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise JobInvalid(
+            "local", [f"optimizer {name!r} is not a class made from torch's Optimizer"]
+        )
+    return found

@@ -1,0 +1,285 @@
+"""DP-SGD for one silo: per-record clipping and secret Gaussian noise (Abadi et al. 2016, Alg. 1).
+
+Unit of privacy: one row, added or removed. Each step samples rows independently (Poisson), clips
+each row's gradient to an L2 norm, adds Gaussian noise to the sum and divides by the expected
+batch size. Per-row gradients and clipping are Opacus'; sampling and noise come from a
+`SecretStream`, because the coordinator must not be able to guess them.
+
+What the guarantee covers: the parameters after the fit. So the training loss is not reported, and
+a model whose buffers change while training is refused. The number of rows is treated as public.
+
+Differences from the paper: Poisson sampling as the accountants assume, not fixed-size batches;
+the noise is on a grid (see `consilo.privacy.noise`). An optimiser with momentum or adaptive steps
+works on the noisy gradient, which is post-processing.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from consilo.errors import IncompatibleJob, JobInvalid
+from consilo.learners.torch_learner import (
+    FitHook,
+    FitSession,
+    Indices,
+    backward,
+    call_loss,
+    check_loss,
+)
+from consilo.params import Params, digest
+from consilo.privacy.accounting import HistoryRow
+from consilo.privacy.noise import SecretStream, add_gaussian
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class DPHook(FitHook):
+    """Makes a fit differentially private.
+
+    Args:
+        sigma: noise multiplier; the noise's standard deviation is ``sigma * max_grad_norm``. 0 is
+            no privacy, for tests.
+        max_grad_norm: L2 norm to which each row's gradient is clipped.
+        sample_rate: probability of each row to join a step, in (0, 1]; the plan's ``batch_size``
+            only says how many steps an epoch has.
+        stream: secret randomness whose context names run, step and the fingerprint of the data.
+            The hook adds the starting parameters and its own settings to it, so that noise is
+            never used twice for two different questions.
+        max_physical_batch: rows whose gradients are held in memory at once.
+
+    After the fit `history` is what the ledger keeps.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma: float,
+        max_grad_norm: float,
+        sample_rate: float,
+        stream: SecretStream,
+        max_physical_batch: int = 256,
+    ) -> None:
+        findings = []
+        if not (math.isfinite(sigma) and sigma >= 0):
+            findings.append(f"sigma: must be 0 or more, found {sigma}")
+        if not (math.isfinite(max_grad_norm) and max_grad_norm > 0):
+            findings.append(f"max_grad_norm: must be above 0, found {max_grad_norm}")
+        if not 0 < sample_rate <= 1:
+            findings.append(f"sample_rate: must be in (0, 1], found {sample_rate}")
+        if max_physical_batch < 1:
+            findings.append(f"max_physical_batch: must be 1 or more, found {max_physical_batch}")
+        if findings:
+            raise JobInvalid("privacy", findings)
+        self.sigma = sigma
+        self.max_grad_norm = max_grad_norm
+        self.sample_rate = sample_rate
+        self.max_physical_batch = max_physical_batch
+        self._stream = stream
+        self._steps_taken = 0
+        self._wrapped: Any = None
+        self._optimizer: Any = None
+        self._buffers: Params = {}
+
+    @property
+    def history(self) -> list[HistoryRow]:
+        """``[(sigma, sample_rate, steps)]`` of the steps whose noisy gradient was made."""
+        return [(self.sigma, self.sample_rate, self._steps_taken)] if self._steps_taken else []
+
+    def prepare(self, session: FitSession) -> None:
+        """Wrap the model, and take over sampling and gradient.
+
+        Raises:
+            IncompatibleJob: where the model or the loss mixes rows.
+        """
+        from opacus.grad_sample import GradSampleModule
+
+        check_private(session.model)
+        session.replace_gradient("differential privacy", lambda rows: self._gradient(session, rows))
+        _check_rows_apart(session)
+        question = "/".join(
+            [
+                digest(session.learner.parameters()),
+                f"{len(session.data)} {session.num_steps}",
+                f"{self.sigma!r} {self.max_grad_norm!r} {self.sample_rate!r} {session.plan!r}",
+            ]
+        )
+        sampling = self._stream.child(f"sampling/{question}")
+        session.batches = poisson_batches(len(session.data), self.sample_rate, sampling)
+        self._buffers = _buffers(session.model)
+        self._wrapped = GradSampleModule(session.model, loss_reduction="sum")
+        self._optimizer = _secret_optimizer(
+            session.optimizer,
+            noise_multiplier=self.sigma,
+            max_grad_norm=self.max_grad_norm,
+            expected_batch_size=self.sample_rate * len(session.data),
+            stream=self._stream.child(f"noise/{question}"),
+        )
+
+    def finish(self, session: FitSession) -> None:
+        """Give the plain module back."""
+        if self._wrapped is None:
+            return
+        self._wrapped.cleanup()
+        for parameter in session.model.parameters():
+            if hasattr(parameter, "summed_grad"):
+                del parameter.summed_grad
+        self._wrapped = self._optimizer = None
+        for name, value in _buffers(session.model).items():
+            if not np.array_equal(value, self._buffers[name], equal_nan=True):
+                raise IncompatibleJob(
+                    f"the model's buffer {name!r} changes while training, outside the privacy"
+                    " mechanism; remove it, or train without differential privacy"
+                )
+
+    def _gradient(self, session: FitSession, rows: Indices) -> None:
+        row_losses = session.learner.task.row_losses(session.model)
+        self._optimizer.zero_grad(set_to_none=True)
+        for start in range(0, len(rows), self.max_physical_batch):
+            features, targets = session.batch(rows[start : start + self.max_physical_batch])
+            outputs = session.learner.forward(self._wrapped, features)
+            loss = call_loss(row_losses, outputs, targets).sum()
+            check_loss(float(loss.detach()), step=session.step)
+            with warnings.catch_warnings():
+                # Opacus hooks the backward pass of the first layer, whose inputs are data and
+                # need no gradient; torch mentions it, Opacus does not use them.
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                backward(loss)
+            self._optimizer.accumulate(len(features))
+        self._optimizer.release()
+        self._steps_taken += 1
+
+
+def poisson_batches(num_rows: int, sample_rate: float, stream: SecretStream) -> Iterator[Indices]:
+    """Yield the rows of each step: each row joins with probability ``sample_rate``, on its own."""
+    while True:
+        if sample_rate >= 1.0:
+            yield np.arange(num_rows, dtype=np.int64)
+        else:
+            yield np.flatnonzero(stream.uniform(num_rows) < sample_rate).astype(np.int64)
+
+
+def check_private(model: nn.Module) -> None:
+    """Check that each layer treats the rows of a batch apart from one another.
+
+    Raises:
+        IncompatibleJob: naming every layer that does not, and what to use instead.
+    """
+    from opacus.validators import ModuleValidator
+    from torch import nn
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    findings = []
+    for name, layer in model.named_modules():
+        where = f"{name or 'the model'} ({type(layer).__name__})"
+        if isinstance(layer, _BatchNorm):
+            findings.append(
+                f"{where} mixes the rows of a batch: use torch.nn.GroupNorm or LayerNorm instead"
+            )
+        elif not list(layer.children()) and any(p.requires_grad for p in layer.parameters()):
+            findings += [
+                f"{where}: {str(fault).split('. ')[0]}"
+                for fault in ModuleValidator.validate(_as_training(layer))
+            ]
+            if list(layer.buffers()) and not isinstance(layer, nn.modules.batchnorm._NormBase):
+                findings.append(f"{where} has buffers and parameters in one layer: split it in two")
+    if findings:
+        raise IncompatibleJob(
+            "the model cannot be trained with differential privacy: " + "; ".join(findings)
+        )
+
+
+def _as_training(layer: nn.Module) -> nn.Module:
+    # The validator also objects to evaluation mode, which is not this check's business.
+    return layer if layer.training else layer.train()
+
+
+def _check_rows_apart(session: FitSession) -> None:
+    """Check on a few rows that no row's output, or loss, depends on another row.
+
+    The layers are known by `check_private`; this finds what a user's own forward or loss does.
+    """
+    import torch
+
+    rows = np.arange(min(4, len(session.data)))
+    if len(rows) < 2:
+        return
+    features, targets = session.batch(rows)
+    features.requires_grad_(True)
+    outputs = session.learner.forward(session.model, features)
+    if outputs.requires_grad:
+        (reached,) = torch.autograd.grad(outputs[0].sum(), features, allow_unused=True)
+        if reached is not None and bool((reached[1:] != 0).any()):
+            raise IncompatibleJob(
+                "the model's forward mixes the rows of a batch, so that no row's influence can be"
+                " bounded; differential privacy needs outputs that depend on their own row only"
+            )
+    task = session.learner.task
+    if not task.has_own_loss(session.model):
+        return
+    settled = outputs.detach()
+    whole = call_loss(task.loss_of(session.model), settled, targets)
+    apart = call_loss(task.row_losses(session.model), settled, targets).mean()
+    if not torch.allclose(whole, apart, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise IncompatibleJob(
+            "the loss of a batch is not the mean of the losses of its rows (a ranking or a Cox"
+            " loss is not); differential privacy of records needs a loss that is"
+        )
+
+
+def _buffers(model: nn.Module) -> Params:
+    return {name: value.detach().numpy().copy() for name, value in model.named_buffers()}
+
+
+def _secret_optimizer(
+    optimizer: Any,
+    *,
+    noise_multiplier: float,
+    max_grad_norm: float,
+    expected_batch_size: float,
+    stream: SecretStream,
+) -> Any:
+    """Return Opacus' DP optimiser whose noise comes from ``stream``.
+
+    The class is made here because Opacus takes seconds to import.
+    """
+    import torch
+    from opacus.optimizers import DPOptimizer
+
+    class SecretDPOptimizer(DPOptimizer):  # type: ignore[misc]
+        def accumulate(self, num_rows: int) -> None:
+            """Add the clipped gradients of one physical batch to the sum."""
+            for parameter in self.params:
+                if parameter.grad_sample is None:  # the forward did not use it
+                    parameter.grad_sample = parameter.new_zeros((num_rows, *parameter.shape))
+            self.clip_and_accumulate()
+            for parameter in self.params:
+                parameter.grad_sample = None
+
+        def release(self) -> None:
+            """Put the noisy mean gradient into ``parameter.grad``."""
+            for parameter in self.params:
+                if parameter.summed_grad is None:  # no row was sampled
+                    parameter.summed_grad = torch.zeros_like(parameter)
+            self.add_noise()
+
+        def add_noise(self) -> None:
+            std = self.noise_multiplier * self.max_grad_norm
+            for parameter in self.params:
+                noisy = add_gaussian(parameter.summed_grad.detach().numpy(), std, stream)
+                mean = torch.from_numpy(noisy / expected_batch_size)
+                parameter.grad = mean.to(parameter.dtype).view_as(parameter)
+                parameter.summed_grad = None
+
+    return SecretDPOptimizer(
+        optimizer,
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=max_grad_norm,
+        expected_batch_size=None,
+        loss_reduction="sum",
+    )
