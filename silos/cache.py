@@ -1,0 +1,280 @@
+"""The canonical table of a silo, standardised and checked once and memory-mapped ever after.
+
+An entry is a directory of its own, named by the SHA-256 of the source's fingerprint, the contract's
+digest and the mapping's: whichever changes, the name changes, so an entry is never out of date. It
+holds ``table.arrow`` (Arrow IPC, one batch, not compressed), ``report.json`` and ``entry.json``
+with the table's SHA-256. It is built beside its place, synced, then renamed into it. It holds
+patient data: directories are 0700, files 0600.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consilo.check_report import CheckReport
+from consilo.contract import Contract
+from consilo.errors import SchemaDrift, SourceUnreadable
+from silos.mapping import Mapping
+from silos.sources import Source
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+RULES_VERSION = 1
+"""Raised when the same table could be standardised or judged otherwise; old entries then lapse."""
+MAX_ENTRIES = 8
+
+
+class CanonicalCache:
+    """Keeps canonical tables below one directory of a silo.
+
+    Args:
+        directory: made where it is not there, readable by its owner only.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+
+    def key(self, source: Source, mapping: Mapping, contract: Contract, *, now: datetime) -> str:
+        """Return the name of the entry for the source as it is now.
+
+        Costs a few file stats where the source has not changed. For a contract with rules about
+        dates the day counts too, since a table can break those by growing old.
+
+        Raises:
+            SourceUnreadable: where a file or table is not there.
+        """
+        parts = [
+            RULES_VERSION,
+            source.fingerprint(self._directory / "fingerprints.json"),
+            contract.digest,
+            mapping.digest,
+            now.astimezone(UTC).date().isoformat() if contract.depends_on_today else None,
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def get_or_build(
+        self, source: Source, mapping: Mapping, contract: Contract, *, now: datetime | None = None
+    ) -> tuple[pd.DataFrame, CheckReport]:
+        """Return the canonical table, whatever its verdict, and the report of its check.
+
+        The source is read, and the check made, only where there is no sound entry. An entry whose
+        table does not have its SHA-256 is built anew.
+
+        Args:
+            source: the silo's rows.
+            mapping: the silo's mapping to ``contract``.
+            contract: the contract.
+            now: for the rules about dates; None for the present.
+
+        Raises:
+            SourceUnreadable: where the source cannot be read.
+        """
+        moment = now or datetime.now(UTC)
+        with self._locked():
+            key = self.key(source, mapping, contract, now=moment)
+            if not self._is_sound(key):
+                self._build(key, source, mapping, contract, moment)
+                self._prune(key)
+            os.utime(self._directory / key)
+            return self._load(key), self.report(key)
+
+    def frame(self, key: str) -> pd.DataFrame:
+        """Return the memory-mapped table of an entry, read-only; rounds ask for this.
+
+        Raises:
+            SchemaDrift: where the table failed its check.
+            SourceUnreadable: where there is no such entry, or it changed since it was written.
+        """
+        report = self.report(key)
+        if not report.passed:
+            raise SchemaDrift(report.reason())
+        if self._entry(key).get("stamp") != _stamp(self._table(key)) and not self._is_sound(key):
+            raise SourceUnreadable("the cached table is damaged; standardise the silo again")
+        return self._load(key)
+
+    def report(self, key: str) -> CheckReport:
+        """Return the report of an entry.
+
+        Raises:
+            SourceUnreadable: where there is no such entry.
+        """
+        try:
+            return CheckReport.from_json((self._directory / key / "report.json").read_bytes())
+        except (OSError, ValueError):
+            hint = "standardise the silo again"
+            raise SourceUnreadable(f"the cache has no such table; {hint}") from None
+
+    def _table(self, key: str) -> Path:
+        return self._directory / key / "table.arrow"
+
+    def _entry(self, key: str) -> dict[str, Any]:
+        try:
+            value = json.loads((self._directory / key / "entry.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def _is_sound(self, key: str) -> bool:
+        entry = self._entry(key)
+        try:
+            self.report(key)
+            return bool(entry) and entry.get("sha256") == _sha256(self._table(key))
+        except (OSError, SourceUnreadable):
+            return False
+
+    def _build(
+        self, key: str, source: Source, mapping: Mapping, contract: Contract, now: datetime
+    ) -> None:
+        from silos.check import check
+
+        table, report = _standardised(source, mapping, contract, now, check)
+        building = Path(tempfile.mkdtemp(prefix="building-", dir=self._directory))
+        try:
+            _write_table(building / "table.arrow", table)
+            digest = _sha256(building / "table.arrow")
+            _write(building / "report.json", report.to_json())
+            entry = {
+                "sha256": digest,
+                "stamp": _stamp(building / "table.arrow"),
+                "slot": _slot(source, contract),
+            }
+            _write(building / "entry.json", json.dumps(entry))
+            _sync(building)
+            place = self._directory / key
+            if place.exists():
+                shutil.rmtree(place)
+            building.rename(place)
+            _sync(self._directory)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+
+    def _load(self, key: str) -> pd.DataFrame:
+        import pyarrow as pa
+
+        with pa.memory_map(str(self._table(key))) as file:
+            return _to_pandas(pa.ipc.open_file(file).read_all())
+
+    def _prune(self, kept: str) -> None:
+        """Remove what the new entry replaces, what was left half built, and the oldest entries."""
+        slot = self._entry(kept).get("slot")
+        entries = []
+        for place in self._directory.iterdir():
+            if not place.is_dir() or place.name == kept:
+                continue
+            if place.name.startswith("building-") or self._entry(place.name).get("slot") == slot:
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                entries.append(place)
+        entries.sort(key=lambda place: place.stat().st_mtime_ns, reverse=True)
+        for place in entries[MAX_ENTRIES - 1 :]:
+            shutil.rmtree(place, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # One builder at a time: a second one would read the source for nothing.
+        handle = os.open(self._directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _standardised(
+    source: Source, mapping: Mapping, contract: Contract, now: datetime, check: Any
+) -> tuple[pa.Table, CheckReport]:
+    available = source.columns()
+    wanted = dict.fromkeys(mapping.local_columns(contract).values())
+    # A column that is not there is a finding of the check, not an error of the source. With none
+    # there at all, any one column still tells how many rows there are.
+    there = [name for name in wanted if name in available] or available[:1]
+    text = [name for name in mapping.text_columns(contract) if name in there]
+    frame = mapping.apply(source.read(there, text=text), contract)
+    return _to_arrow(frame), check(frame, contract, now=now)
+
+
+def _slot(source: Source, contract: Contract) -> str:
+    said = json.dumps([contract.ref, source.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _to_arrow(frame: pd.DataFrame) -> pa.Table:
+    import pyarrow as pa
+
+    columns = {}
+    for name in frame.columns:
+        series = frame[name]
+        if series.dtype == "float64":
+            # NaN stays a value: a column without nulls is mapped, not copied.
+            columns[name] = pa.array(series.to_numpy(), from_pandas=False)
+        else:
+            columns[name] = pa.array(series, from_pandas=True)
+    table = pa.table(columns) if columns else pa.table({"": pa.nulls(len(frame))})
+    return table.combine_chunks()
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    if table.schema.names == [""]:
+        return pd.DataFrame(index=pd.RangeIndex(table.num_rows))
+    text = pd.StringDtype(na_value=float("nan"))
+    types = {
+        pa.int64(): pd.Int64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+        pa.string(): text,
+        pa.large_string(): text,
+    }
+    frame: pd.DataFrame = table.to_pandas(types_mapper=types.get, split_blocks=True)
+    return frame
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    import pyarrow as pa
+
+    path.touch(mode=0o600)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    _sync(path)
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _stamp(path: Path) -> list[int] | None:
+    with suppress(OSError):
+        stat = path.stat()
+        return [stat.st_size, stat.st_ino, stat.st_mtime_ns]
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

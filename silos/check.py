@@ -1,0 +1,348 @@
+"""Check a canonical table against its contract, inside the silo, with Great Expectations.
+
+The report (`CheckReport`) holds verdicts and coarse counts and may leave. What Great Expectations
+itself returns holds values of rows and never leaves: `check` reads booleans and counts from it,
+`write_docs` writes it as pages below the silo's own directory for the people there.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consilo.check_report import CheckReport, Counts, Finding, Verdict, coarse, verdict_of
+from consilo.contract import Column, Contract, CrossColumn, Severity
+from silos.mapping import UNREADABLE, allowed_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_GX_TYPES = {
+    "float": "float64",
+    "integer": "int64",
+    "boolean": "bool",
+    "category": "str",
+    "string": "str",
+    "date": "datetime64",
+}
+_OF_ROWS = frozenset({"type", "nulls", "range", "allowed", "not_future", "unique", "cross_column"})
+"""Rules that single rows break; for the others a number of failed rows has no meaning."""
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of a contract as Great Expectations checks it.
+
+    Args:
+        name: the rule's name in findings.
+        columns: the canonical columns it needs; empty for a rule of the table.
+        severity: of the rule.
+        expectations: all must succeed.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    severity: Severity
+    expectations: tuple[Any, ...]
+
+
+def check(frame: pd.DataFrame, contract: Contract, *, now: datetime) -> CheckReport:
+    """Return how the canonical table that a mapping made stands to the contract.
+
+    Args:
+        frame: from `silos.mapping.Mapping.apply`; left as it is.
+        contract: the contract.
+        now: for the rules about dates.
+    """
+    rules = compile_rules(contract, frame, now=now)
+    able = [index for index, rule in enumerate(rules) if _can_be_checked(rule, frame)]
+    held = dict(zip(able, _hold(frame, [rules[index] for index in able]), strict=True))
+    broken = [index for index in able if not held[index] and rules[index].name in _OF_ROWS]
+    failed = dict(zip(broken, _count(frame, [rules[index] for index in broken]), strict=True))
+    findings = []
+    for index, rule in enumerate(rules):
+        verdict: Verdict = "pass" if held.get(index) else "fail" if index in held else "not_checked"
+        findings.append(_finding(rule, frame, verdict, failed.get(index, 0)))
+    found = tuple(findings)
+    return CheckReport(
+        contract=contract.ref,
+        contract_digest=contract.digest,
+        verdict=verdict_of(found),
+        findings=found,
+    )
+
+
+def write_docs(frame: pd.DataFrame, contract: Contract, silo_dir: Path, *, now: datetime) -> Path:
+    """Write the full report for the people in the silo; return the path of its first page.
+
+    The pages and all that Great Expectations keeps lie in ``silo_dir/gx``. They quote values of
+    rows: they are not for anybody outside.
+    """
+    rules = [
+        rule
+        for rule in compile_rules(contract, frame, now=now)
+        if rule.name == "present" or _can_be_checked(rule, frame)
+    ]
+    silo_dir.mkdir(parents=True, exist_ok=True)
+    (silo_dir / "gx").mkdir(mode=0o700, exist_ok=True)
+    (silo_dir / "gx").chmod(0o700)
+    with _quiet_gx() as gx:
+        from great_expectations.checkpoint import UpdateDataDocsAction
+
+        context = gx.get_context(mode="file", project_root_dir=silo_dir)
+        _hide_progress(gx, context)
+        name = f"{contract.name}_{contract.version}"
+        source = context.data_sources.add_or_update_pandas("canonical")
+        asset = source.add_dataframe_asset(name)
+        batch = asset.add_batch_definition_whole_dataframe("whole")
+        suite = context.suites.add_or_update(_suite(gx, name, rules))
+        definition = context.validation_definitions.add_or_update(
+            gx.ValidationDefinition(name=name, data=batch, suite=suite)
+        )
+        checkpoint = context.checkpoints.add_or_update(
+            gx.Checkpoint(
+                name=name,
+                validation_definitions=[definition],
+                actions=[UpdateDataDocsAction(name="docs")],
+                result_format="SUMMARY",
+            )
+        )
+        checkpoint.run(batch_parameters={"dataframe": _with_marks(frame)})
+    return silo_dir / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
+
+
+def compile_rules(contract: Contract, frame: pd.DataFrame, *, now: datetime) -> list[Rule]:
+    """Return the contract's rules in its order, those of each column first.
+
+    Args:
+        contract: the contract.
+        frame: the table; only its names and its counts of unreadable values are read.
+        now: for the rules about dates.
+    """
+    with _quiet_gx() as gx:
+        expect = gx.expectations
+        today = now.astimezone(UTC).replace(tzinfo=None)
+        unreadable = frame.attrs.get(UNREADABLE, {})
+        rules: list[Rule] = []
+        for column in contract.table:
+            rules += _column_rules(expect, column, unreadable.get(column.name), today)
+        rules += _table_rules(expect, contract, today)
+    return rules
+
+
+def _column_rules(
+    expect: Any, column: Column, unreadable: dict[str, Any] | None, today: datetime
+) -> Iterator[Rule]:
+    name = column.name
+
+    def rule(kind: str, *expectations: Any, severity: Severity | None = None) -> Rule:
+        return Rule(kind, (name,), severity or column.severity, expectations)
+
+    yield rule("present", expect.ExpectColumnToExist(column=name))
+    kinds = [expect.ExpectColumnValuesToBeOfType(column=name, type_=_GX_TYPES[column.type])]
+    if unreadable:
+        rows = ", ".join(str(row + 1) for row in unreadable["rows"])
+        note = f"{unreadable['count']} values cannot be read as {column.type}; rows {rows}, …"
+        kinds.append(
+            expect.ExpectColumnValuesToBeInSet(column=_mark(name), value_set=[False], notes=note)
+        )
+    yield rule("type", *kinds)
+    if column.nullable_share < 1:
+        mostly = max(0.0, 1 - column.nullable_share - _ROUNDING)
+        yield rule("nulls", expect.ExpectColumnValuesToNotBeNull(column=name, mostly=mostly))
+    if column.range:
+        low, high = _ends(column.range.min), _ends(column.range.max)
+        between = expect.ExpectColumnValuesToBeBetween(column=name, min_value=low, max_value=high)
+        yield rule("range", between, severity=column.range.severity)
+    if column.typical:
+        low, high = column.typical.min, column.typical.max
+        median = expect.ExpectColumnMedianToBeBetween(column=name, min_value=low, max_value=high)
+        yield rule("typical", median, severity=column.typical.severity)
+    if column.allowed is not None:
+        values = allowed_values(column)
+        yield rule("allowed", expect.ExpectColumnValuesToBeInSet(column=name, value_set=values))
+    if column.type == "date" and not column.future:
+        before = expect.ExpectColumnValuesToBeBetween(column=name, max_value=today)
+        yield rule("not_future", before)
+
+
+def _table_rules(expect: Any, contract: Contract, today: datetime) -> Iterator[Rule]:
+    rules = contract.rules
+    rows = expect.ExpectTableRowCountToBeBetween(min_value=rules.min_rows.count)
+    yield Rule("min_rows", (), rules.min_rows.severity, (rows,))
+    if rules.min_rows.severity == "warning":
+        some = expect.ExpectTableRowCountToBeBetween(min_value=1)
+        yield Rule("not_empty", (), "error", (some,))
+    for unique in rules.unique:
+        if len(unique.columns) == 1:
+            once = expect.ExpectColumnValuesToBeUnique(column=unique.columns[0])
+        else:
+            once = expect.ExpectCompoundColumnsToBeUnique(column_list=list(unique.columns))
+        yield Rule("unique", unique.columns, unique.severity, (once,))
+    for name in contract.targets:
+        column = contract.columns[name]
+        if column.classes is None:
+            continue
+        if rules.class_balance is None:
+            classes = allowed_values(column)
+            all_there = expect.ExpectColumnDistinctValuesToContainSet(
+                column=name, value_set=classes
+            )
+            yield Rule("classes", (name,), "warning", (all_there,))
+        else:
+            share = rules.class_balance.min_share - _ROUNDING
+            shares = tuple(
+                expect.ExpectColumnValuesToBeInSet(column=name, value_set=[each], mostly=share)
+                for each in allowed_values(column)
+            )
+            yield Rule("class_balance", (name,), rules.class_balance.severity, shares)
+    if rules.freshness:
+        oldest = today - timedelta(days=rules.freshness.max_age_days)
+        newest = expect.ExpectColumnMaxToBeBetween(column=rules.freshness.column, min_value=oldest)
+        yield Rule("freshness", (rules.freshness.column,), rules.freshness.severity, (newest,))
+    for cross in rules.cross_column:
+        columns = (cross.left, cross.right) if isinstance(cross.right, str) else (cross.left,)
+        yield Rule("cross_column", columns, cross.severity, (_compares(expect, cross),))
+
+
+def _compares(expect: Any, cross: CrossColumn) -> Any:
+    left, right, strict = cross.left, cross.right, cross.op in ("<", ">")
+    if isinstance(right, str):
+        either = "either_value_is_missing"
+        if cross.op == "==":
+            return expect.ExpectColumnPairValuesToBeEqual(
+                column_A=left, column_B=right, ignore_row_if=either
+            )
+        larger, smaller = (left, right) if cross.op in (">", ">=") else (right, left)
+        return expect.ExpectColumnPairValuesAToBeGreaterThanB(
+            column_A=larger, column_B=smaller, or_equal=not strict, ignore_row_if=either
+        )
+    if cross.op == "==":
+        return expect.ExpectColumnValuesToBeInSet(column=left, value_set=[right])
+    if cross.op in (">", ">="):
+        return expect.ExpectColumnValuesToBeBetween(column=left, min_value=right, strict_min=strict)
+    return expect.ExpectColumnValuesToBeBetween(column=left, max_value=right, strict_max=strict)
+
+
+def _ends(end: Any) -> Any:
+    if end is None or isinstance(end, float):
+        return end
+    return datetime(end.year, end.month, end.day)
+
+
+def _can_be_checked(rule: Rule, frame: pd.DataFrame) -> bool:
+    """Return whether there is something to check: a rule holds of nothing, and says nothing."""
+    if rule.name in ("present", "min_rows", "not_empty"):
+        return True
+    if any(column not in frame.columns for column in rule.columns):
+        return False
+    if rule.name == "type":
+        return True
+    if frame.empty:
+        return False
+    all_null = any(bool(frame[column].isna().all()) for column in rule.columns)
+    # Whether nothing may be recorded at all is for the rule "nulls" to judge.
+    return not all_null or rule.name in ("nulls", "freshness")
+
+
+def _finding(rule: Rule, frame: pd.DataFrame, verdict: Verdict, failed: int) -> Finding:
+    there = [column for column in rule.columns if column in frame.columns]
+    nulls = int(frame[there].isna().any(axis=1).sum()) if there else 0
+    if rule.name == "type" and there:
+        failed = frame.attrs.get(UNREADABLE, {}).get(there[0], {}).get("count", failed)
+    return Finding(
+        rule=rule.name,
+        column="+".join(rule.columns) or None,
+        verdict=verdict,
+        severity=rule.severity,
+        counts=Counts(rows=coarse(len(frame)), failed=coarse(failed), nulls=coarse(nulls)),
+    )
+
+
+def _hold(frame: pd.DataFrame, rules: Sequence[Rule]) -> list[bool]:
+    """Return for each rule whether it holds."""
+    answers: list[list[bool]] = [[] for _ in rules]
+    for index, result in _validate(frame, rules, {"result_format": "BOOLEAN_ONLY"}):
+        answers[index].append(result.success is True)
+    # An answer that is missing is not a yes.
+    return [
+        len(each) == len(rule.expectations) and all(each)
+        for rule, each in zip(rules, answers, strict=True)
+    ]
+
+
+def _count(frame: pd.DataFrame, rules: Sequence[Rule]) -> list[int]:
+    """Return for each rule how many rows break it; dearer than `_hold`, so for broken ones only."""
+    counts = [0] * len(rules)
+    form = {"result_format": "BASIC", "partial_unexpected_count": 0}
+    for index, result in _validate(frame, rules, form):
+        counts[index] = max(counts[index], int(result.result.get("unexpected_count") or 0))
+    return counts
+
+
+def _validate(
+    frame: pd.DataFrame, rules: Sequence[Rule], result_format: dict[str, Any]
+) -> list[tuple[int, Any]]:
+    """Return the results with the position of the rule that each belongs to."""
+    if not rules:
+        return []
+    with _quiet_gx() as gx:
+        context = gx.get_context(mode="ephemeral")
+        _hide_progress(gx, context)
+        asset = context.data_sources.add_pandas("canonical").add_dataframe_asset("table")
+        whole = asset.add_batch_definition_whole_dataframe("whole")
+        batch = whole.get_batch({"dataframe": _with_marks(frame)})
+        results = batch.validate(_suite(gx, "contract", rules), result_format=result_format).results
+    return [(int(each.expectation_config.meta["position"]), each) for each in results]
+
+
+def _suite(gx: Any, name: str, rules: Sequence[Rule]) -> Any:
+    suite = gx.ExpectationSuite(name=name)
+    for position, rule in enumerate(rules):
+        said = {
+            "meta": {"rule": rule.name, "position": position},
+            "severity": "critical" if rule.severity == "error" else "warning",
+        }
+        for expectation in rule.expectations:
+            suite.add_expectation(expectation.copy(update=said))
+    return suite
+
+
+def _mark(column: str) -> str:
+    return f"{column} (unreadable)"
+
+
+def _with_marks(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with one column of marks for each column that had unreadable values."""
+    unreadable = frame.attrs.get(UNREADABLE, {})
+    marked = frame.copy(deep=False)
+    marked.attrs = {}
+    for column, lost in unreadable.items():
+        if column in frame.columns:
+            marked[_mark(column)] = frame.index.isin(lost["rows"])
+    return marked
+
+
+def _hide_progress(gx: Any, context: Any) -> None:
+    bars = gx.data_context.types.base.ProgressBarsConfig(globally=False)
+    context.variables.progress_bars = bars
+
+
+@contextmanager
+def _quiet_gx() -> Iterator[Any]:
+    """Import Great Expectations with its usage reports off and its own warnings kept quiet."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    with warnings.catch_warnings():
+        # It warns of what its own dependencies will drop; nothing here can mend that.
+        warnings.simplefilter("ignore")
+        import great_expectations as gx
+        import great_expectations.expectations
+
+        yield gx

@@ -1,0 +1,399 @@
+"""Where a silo's rows are: a CSV or Parquet file, an SQLite table, or a database by its SQL URL.
+
+A source is read as the organisation holds it; the mapping makes it canonical.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from consilo.config import Config, nearest, parse, read_yaml
+from consilo.errors import ConfigInvalid, SourceUnreadable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+DEFAULT_NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
+_SETTLED_NS = 2_000_000_000
+"""A file changed less than this before it was hashed may change again with the same time stamp."""
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
+class Source(Config):
+    """Where one table is and how to read it.
+
+    Args:
+        type: csv (also .gz), parquet, sqlite, or sql for any URL that SQLAlchemy knows.
+        path: the file, or several with the same columns that are read one after the other;
+            relative to the silo's directory.
+        separator: of CSV fields.
+        header: whether the first line of a CSV file holds the names.
+        names: the columns' names where there is no header.
+        na_values: texts in a CSV file that mean "nothing", in place of the usual ones.
+        encoding: of a CSV file.
+        table: sqlite, sql: the table to read.
+        query: sqlite, sql: a SELECT to run in place of a table.
+        url: sql: such as ``postgresql+psycopg://reader@db/clinic``, without the password.
+        password_env: sql: name of the environment variable that holds the password.
+        version_query: sql: a cheap SELECT whose answer changes whenever the rows change; without it
+            every fingerprint reads the whole table.
+    """
+
+    type: Literal["csv", "parquet", "sqlite", "sql"]
+    path: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more)] = ()
+    separator: str = Field(default=",", min_length=1, max_length=1)
+    header: bool = True
+    names: tuple[str, ...] | None = None
+    na_values: tuple[str, ...] = DEFAULT_NULLS
+    encoding: str = "utf-8"
+    table: str | None = None
+    query: str | None = None
+    url: str | None = None
+    password_env: str | None = None
+    version_query: str | None = None
+
+    @model_validator(mode="after")
+    def _options_fit_the_type(self) -> Self:
+        faults = []
+        is_database = self.type in ("sqlite", "sql")
+        if self.type == "sql" and not self.url:
+            faults.append("type sql needs a url")
+        if self.type != "sql" and not self.path:
+            faults.append(f"type {self.type} needs a path")
+        if self.type == "sqlite" and len(self.path) > 1:
+            faults.append("type sqlite takes one path")
+        if is_database and (self.table is None) == (self.query is None):
+            faults.append("give a table or a query, one of them")
+        csv_only = {"separator", "header", "names", "na_values", "encoding"}
+        sql_only = {"url", "password_env", "version_query"}
+        wrong = self.model_fields_set & (
+            (csv_only if self.type != "csv" else set())
+            | (sql_only if self.type != "sql" else {"path"})
+            | ({"table", "query"} if not is_database else set())
+        )
+        faults += [f"{name} is not an option of type {self.type}" for name in sorted(wrong)]
+        if self.names and self.header and "header" in self.model_fields_set:
+            faults.append("names are for a file without a header; set header: false")
+        if self.names and len(set(self.names)) < len(self.names):
+            faults.append("names lists a column twice")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return the source that a YAML file describes; relative paths start at its directory.
+
+        Raises:
+            ConfigInvalid: with one finding per fault.
+        """
+        value = read_yaml(path, error=ConfigInvalid)
+        return parse(cls, value, where=str(path)).resolve(path.parent)
+
+    def resolve(self, directory: Path) -> Self:
+        """Return the source with relative paths starting at ``directory``."""
+        return self.model_copy(update={"path": tuple(directory / each for each in self.path)})
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns without reading the rows.
+
+        Raises:
+            SourceUnreadable: where there is no such file or table.
+        """
+        with self._explained():
+            if self.type == "csv":
+                return _csv_names(self, self._files()[0])
+            if self.type == "parquet":
+                import pyarrow.parquet as pq
+
+                return list(pq.read_schema(self._files()[0]).names)
+            return list(self._query(f"SELECT * FROM ({self._select()}) AS t LIMIT 0").columns)
+
+    def read(
+        self, columns: Sequence[str] | None = None, *, text: Sequence[str] = ()
+    ) -> pd.DataFrame:
+        """Return the rows as the organisation holds them.
+
+        Args:
+            columns: which columns, in this order; None for all.
+            text: columns of a CSV file to keep as written, so that ``007`` stays ``007``.
+
+        Raises:
+            SourceUnreadable: where a file, a table or a column is not there or cannot be read.
+        """
+        known = self.columns()
+        wanted = known if columns is None else list(columns)
+        unknown = [_unknown(name, known) for name in wanted if name not in known]
+        if unknown:
+            raise SourceUnreadable(f"{self._where()}: {'; '.join(unknown)}")
+        with self._explained():
+            if self.type in ("sqlite", "sql"):
+                quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in wanted)
+                everything = columns is None
+                select = self._select()
+                if not everything and self.type == "sqlite":
+                    return self._query(f"SELECT {quoted} FROM ({select}) AS t")
+                return self._query(select)[wanted]
+            return _to_pandas(self._read_files(wanted, text))
+
+    def fingerprint(self, memo: Path | None = None) -> str:
+        """Return a SHA-256 over the content and the reading options, in hexadecimal.
+
+        Args:
+            memo: a file that remembers the content's hash beside the files' size, inode, and times
+                of modification and of change, so that an unchanged file is not hashed again. A
+                file changed within the last two seconds is not remembered.
+
+        Raises:
+            SourceUnreadable: where a file or table is not there.
+        """
+        options = self.model_dump(mode="json", exclude={"path", "password_env"})
+        with self._explained():
+            content = (
+                [self._database_version()]
+                if self.type == "sql"
+                else _remembered_hashes(self._content_files(), memo)
+            )
+        said = json.dumps([options, content], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def _read_files(self, wanted: list[str], text: Sequence[str]) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        if self.type == "parquet":
+            return _stack([pq.read_table(path, columns=wanted) for path in self._files()])
+        return _stack([_read_csv(self, path, wanted, text) for path in self._files()])
+
+    def _files(self) -> tuple[Path, ...]:
+        for path in self.path:
+            if not path.is_file():
+                raise SourceUnreadable(f"{self._where()}: the file {path.name} does not exist")
+            if path.stat().st_size == 0:
+                raise SourceUnreadable(f"{self._where()}: the file {path.name} is empty")
+        return self.path
+
+    def _content_files(self) -> tuple[Path, ...]:
+        # What SQLite has not yet folded into the main file lies in its write-ahead log.
+        logs = [path.with_name(path.name + "-wal") for path in self.path if self.type == "sqlite"]
+        return (*self._files(), *(path for path in logs if path.is_file()))
+
+    def _select(self) -> str:
+        if self.query is not None:
+            return self.query.strip().rstrip(";")
+        table = (self.table or "").replace('"', '""')
+        return f'SELECT * FROM "{table}"'
+
+    def _query(self, query: str) -> pd.DataFrame:
+        import pandas as pd
+
+        if self.type == "sqlite":
+            (path,) = self._files()
+            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+            try:
+                return pd.read_sql_query(query, connection)
+            finally:
+                connection.close()
+        import sqlalchemy
+
+        url = sqlalchemy.make_url(self.url or "")
+        if self.password_env is not None:
+            password = os.environ.get(self.password_env)
+            if not password:
+                hint = f"set the environment variable {self.password_env} to the password"
+                raise SourceUnreadable(f"{self._where()}: {hint}")
+            url = url.set(password=password)
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        try:
+            with engine.connect() as connected:
+                return pd.read_sql_query(sqlalchemy.text(query), connected)
+        finally:
+            engine.dispose()
+
+    def _database_version(self) -> str:
+        import pandas as pd
+
+        frame = self._query(self.version_query or self._select())
+        rows = pd.util.hash_pandas_object(frame.astype(str), index=False)
+        return hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()
+
+    def _where(self) -> str:
+        return f"source of type {self.type}"
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what an engine raises into one sentence without its text: it may quote rows."""
+        try:
+            yield
+        except SourceUnreadable:
+            raise
+        except Exception as cause:
+            raise SourceUnreadable(f"{self._where()}: {_why(self, cause)}") from None
+
+
+def _why(source: Source, cause: Exception) -> str:
+    said = str(cause)
+    if isinstance(cause, UnicodeDecodeError) or "UTF8" in said or "codec" in said:
+        return f"a file is not {source.encoding} text; set encoding"
+    if ragged := re.search(r"Expected (\d+) columns, got (\d+)", said):
+        row = re.search(r"Row #(\d+)", said)
+        place = f"line {row[1]}" if row else "a line"
+        expected, found = ragged.groups()
+        hint = "check separator, header and names"
+        return f"{place} has {found} fields where {expected} are expected; {hint}"
+    if isinstance(cause, PermissionError):
+        return "a file may not be read; check its permissions"
+    if isinstance(cause, LookupError) and "encoding" in said:
+        return f"the encoding '{source.encoding}' is not known"
+    if source.type in ("sqlite", "sql") and re.search(r"no such table|does not exist", said):
+        return f"there is no table '{source.table}'; check table or query"
+    if source.type == "sqlite" and "not a database" in said:
+        return "the file is not an SQLite database"
+    if source.type == "parquet":
+        return f"a file cannot be read as Parquet ({type(cause).__name__})"
+    return f"it cannot be read ({type(cause).__name__}); check its options"
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    guess = nearest(name, known)
+    hint = f"; did you mean '{guess}'?" if guess else f"; columns: {', '.join(known)}"
+    return f"there is no column '{name}'{hint}"
+
+
+def _csv_names(source: Source, path: Path) -> list[str]:
+    if source.names is not None:
+        return list(source.names)
+    names = list(_open_csv(source, path).schema.names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        hint = "rename it, or set header: false with names"
+        raise SourceUnreadable(f"{source._where()}: the header has {twice[0]!r} twice; {hint}")
+    return names
+
+
+def _csv_options(source: Source) -> tuple[Any, Any]:
+    from pyarrow import csv
+
+    reading = csv.ReadOptions(
+        column_names=list(source.names) if source.names else None,
+        autogenerate_column_names=not source.header and not source.names,
+        encoding=source.encoding,
+    )
+    return reading, csv.ParseOptions(delimiter=source.separator)
+
+
+def _open_csv(source: Source, path: Path) -> Any:
+    from pyarrow import csv
+
+    reading, parsing = _csv_options(source)
+    return csv.open_csv(path, read_options=reading, parse_options=parsing)
+
+
+def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]) -> pa.Table:
+    """Return the table; a column whose later rows belie the type of the first ones becomes text."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    reading, parsing = _csv_options(source)
+    types = {name: pa.string() for name in text if name in wanted}
+    names = _csv_names(source, path)
+    while True:
+        converting = csv.ConvertOptions(
+            include_columns=wanted,
+            column_types=types,
+            null_values=sorted({"", *source.na_values}),
+            strings_can_be_null=True,
+        )
+        try:
+            return csv.read_csv(
+                path, read_options=reading, parse_options=parsing, convert_options=converting
+            )
+        except pa.ArrowInvalid as cause:
+            column = re.match(r"In CSV column #(\d+)", str(cause))
+            if column is None or names[int(column[1])] in types:
+                raise
+            types[names[int(column[1])]] = pa.string()
+
+
+def _stack(tables: list[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    if len(tables) == 1:
+        return tables[0]
+    for name in tables[0].schema.names:
+        kinds = {table.schema.field(name).type for table in tables}
+        if len(kinds) > 1 and any(pa.types.is_string(kind) for kind in kinds):
+            tables = [
+                table.set_column(index, name, table[name].cast(pa.string()))
+                for table in tables
+                for index in [table.schema.get_field_index(name)]
+            ]
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    # Whole numbers with gaps stay whole numbers, else large ones would lose their last digits.
+    types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame: pd.DataFrame = table.to_pandas(
+        types_mapper=types.get, split_blocks=True, self_destruct=True, ignore_metadata=True
+    )
+    return frame
+
+
+def _remembered_hashes(paths: Sequence[Path], memo: Path | None) -> list[str]:
+    remembered = _read_memo(memo)
+    fresh: dict[str, Any] = {}
+    hashes = []
+    for path in paths:
+        stamp = _stamp(path)
+        known = remembered.get(str(path.resolve()))
+        if isinstance(known, Mapping) and known.get("stamp") == stamp:
+            hashes.append(str(known["sha256"]))
+            continue
+        now_ns = time.time_ns()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if now_ns - max(stamp[2:]) > _SETTLED_NS and _stamp(path) == stamp:
+            fresh[str(path.resolve())] = {"stamp": stamp, "sha256": digest}
+        hashes.append(digest)
+    if memo is not None and fresh:
+        _write_memo(memo, {**remembered, **fresh})
+    return hashes
+
+
+def _stamp(path: Path) -> list[int]:
+    # The time of change cannot be set back by hand, the time of modification can.
+    stat = path.stat()
+    return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _read_memo(memo: Path | None) -> dict[str, Any]:
+    try:
+        value = json.loads(memo.read_text()) if memo is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write_memo(memo: Path, value: dict[str, Any]) -> None:
+    part = memo.with_name(f"{memo.name}.{os.getpid()}.part")
+    part.touch(mode=0o600)
+    part.write_text(json.dumps(value))
+    part.replace(memo)
