@@ -1,0 +1,97 @@
+"""The silo half of the kernel: one request parcel in, one reply parcel out, never an exception."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from consilo.contract import Contract
+from consilo.errors import (
+    BudgetExhausted,
+    ConsiloError,
+    InvalidInput,
+    ModelDiverged,
+    Refused,
+    ReplyInvalid,
+    SchemaDrift,
+    SourceUnreadable,
+    VersionUnsupported,
+)
+from consilo.job import Job
+from consilo.parcel import Answer, Fault, Parcel
+from consilo.protocols import find_protocol
+from consilo.silo import Message, SiloHost, SiloView
+from consilo.wire import Header, ReplyHeader, digest, fault_parcel, pack, unpack
+
+log = logging.getLogger(__name__)
+
+_DISCLOSED: dict[type[ConsiloError], str] = {
+    SchemaDrift: "contract",
+    BudgetExhausted: "budget_exhausted",
+    ModelDiverged: "diverged",
+    ReplyInvalid: "invalid_reply",
+    VersionUnsupported: "version",
+}
+"""Errors whose own words may travel: they are made of declared names and counts only."""
+
+
+def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) -> Answer:
+    """Return the function that answers requests on behalf of ``host``."""
+
+    def answer(parcel: Parcel) -> Parcel:
+        started = clock()
+        step_id = ""
+        try:
+            header = Header.decode(parcel.header)
+            step_id = header.step_id
+            known = host.remembered(step_id)
+            if known is not None:
+                return known
+            fields = _run(header, parcel.body, host)
+            reply = ReplyHeader(step_id, host.name, "ok", seconds=round(clock() - started, 3))
+            made = Parcel(reply.encode(), pack(fields))
+            host.remember(step_id, made)
+            return made
+        except Exception as cause:  # the boundary: nothing but a declared fault may leave
+            fault = disclose(cause)
+            log.exception("step %s: answered with the fault '%s'", step_id, fault.code)
+            return fault_parcel(silo=host.name, step_id=step_id, fault=fault)
+
+    return answer
+
+
+def disclose(cause: Exception) -> Fault:
+    """Return what a silo says of an exception; the text of an unknown one stays in its log."""
+    if isinstance(cause, Refused):
+        return Fault(cause.code if cause.code == "bundle_not_approved" else "refused", str(cause))
+    for kind, code in _DISCLOSED.items():
+        if isinstance(cause, kind):
+            return Fault(code, str(cause))
+    if isinstance(cause, SourceUnreadable):
+        return Fault("source", "the silo's data source cannot be read; its own log says why")
+    if isinstance(cause, InvalidInput):
+        return Fault("configuration", f"the silo's {cause.kind} is invalid; its own log says why")
+    return Fault("failed", "the silo's computation failed; its own log says why")
+
+
+def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
+    if header.silo != host.name:
+        raise Refused("the message is addressed to another silo", code="wrong_receiver")
+    if digest(body) != header.content:
+        raise ReplyInvalid("the request's body is not the one its header names")
+    content = unpack(body)
+    job = Job.from_json(content["job"])
+    contract = Contract.from_json(content["contract"])
+    kind = find_protocol(header.protocol)
+    verb = kind.verbs().get(header.verb)
+    if verb is None:
+        raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")
+    host.permit(header, job, verb)
+    protocol = kind.from_job(job)
+    view = SiloView(host, job, contract, header)
+    payload = content["payload"]
+    fields = dict(verb.function(protocol, view, Message(payload, header.round, header.cohort)))
+    verb.check(fields, payload)
+    return fields

@@ -1,0 +1,225 @@
+"""A job: one YAML file says what is trained, how, under which privacy and which quorum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from consilo.cohorts import Deadline, Quorum
+from consilo.config import Config, parse, read_yaml
+from consilo.errors import JobInvalid
+from consilo.wire import digest
+
+DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelSpec(Config):
+    """Which model: a `torch.nn.Module` by its dotted path.
+
+    The constructor gets ``num_inputs`` and ``num_outputs`` where it accepts them.
+    """
+
+    name: DottedPath = Field(
+        description="module:Class, of Consilo or beside the job file",
+        examples=["consilo.learners.tabular:MLP", "my_model:Net"],
+    )
+    args: dict[str, Any] = Field(default_factory=dict, description="further arguments, by name")
+
+
+class Features(Config):
+    """How the contract's columns become the model's inputs."""
+
+    standardize: Literal["global", "silo", "contract", "none"] = Field(
+        "global",
+        description="global: mean and deviation over all silos (their sums leave the silos); "
+        "silo: each silo its own (nothing leaves); contract: the contract's ranges scale to "
+        "[-1, 1] (nothing leaves); none",
+    )
+    missing: Literal["mean", "indicator", "drop"] = Field(
+        "mean",
+        description="mean: a missing number becomes the mean; indicator: besides, a column says "
+        "so; drop: rows with a missing feature are left out",
+    )
+    drop_first: bool = Field(False, description="a category's first allowed value gets no column")
+
+
+class ProtocolSpec(Config):
+    """Which algorithm trains, with its settings."""
+
+    name: str = Field(
+        "fedavg",
+        description="fedavg, fedprox, fedadam, fedyogi, fedadagrad, fedopt (any torch "
+        "optimiser), flower (any Flower strategy)",
+    )
+    rounds: int = Field(10, ge=1, le=100_000)
+    server_lr: Positive | None = Field(None, description="server learning rate (FedOpt family)")
+    betas: tuple[Share, Share] | None = Field(None, description="moment decays (FedAdam, FedYogi)")
+    tau: Positive | None = Field(None, description="adaptivity (FedOpt family)")
+    mu: float | None = Field(None, ge=0, description="proximal weight (FedProx)")
+    optimizer: DottedPath | None = Field(None, description="fedopt: a torch optimiser's path")
+    strategy: DottedPath | None = Field(None, description="flower: a strategy's path")
+    args: dict[str, Any] = Field(default_factory=dict, description="further arguments, by name")
+
+
+class Local(Config):
+    """What one silo computes in one round."""
+
+    batch_size: int = Field(32, ge=1)
+    steps: int | None = Field(None, ge=1, description="mini-batches a round")
+    epochs: int | None = Field(None, ge=1, description="passes over the silo's rows a round")
+    optimizer: str = Field("sgd", description="a torch.optim name or module:Class")
+    lr: Positive = 0.01
+    momentum: Share = 0.0
+    weight_decay: float = Field(0.0, ge=0)
+    args: dict[str, Any] = Field(default_factory=dict, description="the optimiser's other settings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            if value.get("steps") is not None and value.get("epochs") is not None:
+                raise ValueError("give either steps or epochs, not both")
+            if value.get("steps") is None and value.get("epochs") is None:
+                return {**value, "epochs": 1}
+        return value
+
+
+class Privacy(Config):
+    """Record-level differential privacy of every silo's updates, by DP-SGD."""
+
+    unit: Literal["record"] = "record"
+    epsilon: Positive
+    delta: float = Field(gt=0, lt=1)
+    max_grad_norm: Positive = 1.0
+    accountant: Literal["prv", "rdp"] = "prv"
+    reproducible: bool = Field(
+        False,
+        description="noise and sampling from the job's seed: for tests and published benchmarks "
+        "only, since whoever knows the seed can take the noise away; marked in the record and on "
+        "the model",
+    )
+
+
+class ReduceSpec(Config):
+    """How the silos' vectors are combined."""
+
+    rule: Literal["mean"] = "mean"
+    secure: bool = Field(False, description="the coordinator sees the sum only")
+    codec: Literal["none"] = "none"
+
+
+class QuorumSpec(Config):
+    """Who must take part for the run to count, before it and in every round."""
+
+    min_silos: int = Field(2, ge=1)
+    min_data_share: Share = 0.0
+    mandatory: tuple[str, ...] = ()
+    deadline: Literal["auto"] | Positive = Field(
+        "auto", description="seconds a round waits for its slowest silo; auto learns it"
+    )
+
+
+class Evaluation(Config):
+    """What is held out in every silo."""
+
+    holdout: float = Field(0.2, gt=0, lt=1, description="share of each silo's rows, by label")
+
+
+class Promotion(Config):
+    """What reviewers hold a candidate to; written on the registered model's tags."""
+
+    metric: str = "roc_auc"
+    per_silo_tolerance: float = Field(0.02, ge=0)
+    approvals: int = Field(1, ge=1)
+
+
+def _model_spec(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Job(Config):
+    """What is trained, how, under which privacy and which quorum."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="the registered model's name")
+    description: str = ""
+    contract: str = Field(description="name@version, or a path relative to the job file")
+    task: Literal["binary", "multiclass", "regression", "custom"] = "binary"
+    model: Annotated[
+        ModelSpec, BeforeValidator(_model_spec, json_schema_input_type=str | ModelSpec)
+    ]
+    loss: DottedPath | None = Field(None, description="module:function(outputs, targets)")
+    metrics: DottedPath | None = Field(None, description="module:function(outputs, targets)")
+    outputs: int | None = Field(None, ge=1, description="the model's outputs; needed for custom")
+    features: Features = Features()
+    protocol: ProtocolSpec = ProtocolSpec()
+    local: Local = Local(epochs=1)
+    privacy: Privacy | None = None
+    reduce: ReduceSpec = ReduceSpec()
+    quorum: QuorumSpec = QuorumSpec()
+    evaluation: Evaluation = Evaluation()
+    promotion: Promotion | None = None
+    seed: int = Field(0, ge=0)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the job's canonical JSON."""
+        return digest(self.to_json())
+
+    @property
+    def cohort_quorum(self) -> Quorum:
+        """The quorum that every step is held to."""
+        spec = self.quorum
+        return Quorum(spec.min_silos, spec.min_data_share, spec.mandatory)
+
+    @property
+    def deadline(self) -> Deadline:
+        """The rule for how long a step waits."""
+        fixed = None if self.quorum.deadline == "auto" else float(self.quorum.deadline)
+        return Deadline(fixed_s=fixed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the job as plain JSON values, every default filled in."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, value: Any) -> Job:
+        """Return the job that `to_json` wrote.
+
+        Raises:
+            JobInvalid: with every fault.
+        """
+        return parse(cls, value, where="(in a message)", error=JobInvalid)
+
+    @classmethod
+    def load(cls, path: str | Path, **changes: Any) -> Job:
+        """Return the job in a YAML file.
+
+        Args:
+            path: the file.
+            changes: top-level keys to replace, before validation.
+
+        Raises:
+            JobInvalid: with every fault, and the nearest known key for one that is unknown.
+        """
+        path = Path(path)
+        value = read_yaml(path, error=JobInvalid)
+        if isinstance(value, dict):
+            value = {**value, **changes}
+        return parse(cls, value, where=str(path), error=JobInvalid)
+
+    def changed(self, **changes: Any) -> Job:
+        """Return a copy with parts replaced; a mapping is merged into its section.
+
+        Raises:
+            JobInvalid: where a change does not validate.
+        """
+        value = self.to_json()
+        for key, change in changes.items():
+            old = value.get(key)
+            merge = isinstance(change, dict) and isinstance(old, dict)
+            value[key] = {**old, **change} if merge and isinstance(old, dict) else change
+        return parse(Job, value, where=self.name, error=JobInvalid)

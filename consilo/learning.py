@@ -1,0 +1,123 @@
+"""From a job to the learner, the fitting plan and the private fit; built alike on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from consilo import seeds
+from consilo.errors import BudgetExhausted
+from consilo.features import Encoding
+from consilo.job import Job
+from consilo.learners.modules import build_model
+from consilo.learners.tasks import Task
+from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, TorchLearner
+from consilo.privacy.accounting import noise_multiplier, spent
+from consilo.privacy.dpsgd import DPHook
+from consilo.privacy.noise import SecretStream
+from consilo.silo import SiloView
+
+_SLACK = 1e-6
+"""Relative; what summing the same history in another order may add to ε."""
+
+
+def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -> TorchLearner:
+    """Return the untrained learner of a job; its parameters depend on the job's seed alone.
+
+    Args:
+        job: names the model, the task, and if wanted loss and metrics.
+        encoding: gives the number of inputs, classes and targets.
+        search_path: where a user's own module lies.
+
+    Raises:
+        JobInvalid: where the model cannot be built.
+    """
+    task = Task.of(
+        job.task,
+        num_classes=len(encoding.classes) or 2,
+        num_targets=len(encoding.targets),
+        num_outputs=job.outputs,
+        loss=job.loss,
+        metrics=job.metrics,
+        search_path=search_path,
+    )
+    model = build_model(
+        {"class": job.model.name, "args": job.model.args},
+        num_inputs=len(encoding.inputs),
+        num_outputs=task.num_outputs,
+        seed=seeds.seed32(job.seed, "model"),
+        search_path=search_path,
+    )
+    return TorchLearner(model, task)
+
+
+def plan_of(job: Job) -> FitPlan:
+    """Return how a silo trains in one round."""
+    local = job.local
+    return FitPlan(
+        batch_size=local.batch_size,
+        steps=local.steps,
+        epochs=local.epochs,
+        optimizer=local.optimizer,
+        lr=local.lr,
+        momentum=local.momentum or None,
+        weight_decay=local.weight_decay or None,
+        optimizer_args=local.args,
+    )
+
+
+def private_fit(
+    silo: SiloView,
+    learner: TorchLearner,
+    data: Arrays,
+    *,
+    fingerprint: str,
+    hooks: Sequence[FitHook] = (),
+) -> tuple[FitReport, Mapping[str, float]]:
+    """Train by DP-SGD within the job's budget; book the cost before a row is touched.
+
+    The noise multiplier is calibrated so that all rounds of the job together cost the job's ε at
+    its δ, for this silo's number of rows.
+
+    Args:
+        silo: where; its secret keys sampling and noise.
+        learner: trained in place.
+        data: training rows.
+        fingerprint: of those rows.
+        hooks: what the protocol adds.
+
+    Returns:
+        The fit's report, and ``epsilon`` and ``epsilon_bound`` (RDP) spent so far in this run.
+
+    Raises:
+        BudgetExhausted: where this step would cost more than the job's ε; nothing was trained.
+    """
+    privacy = silo.job.privacy
+    assert privacy is not None
+    plan = plan_of(silo.job)
+    rate, steps = plan.sample_rate(len(data)), plan.num_steps(len(data))
+    settings: dict[str, Any] = {
+        "target_epsilon": privacy.epsilon,
+        "delta": privacy.delta,
+        "sample_rate": rate,
+        "steps": steps * silo.job.protocol.rounds,
+        "accountant": privacy.accountant,
+    }
+    sigma = silo.host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
+    history = silo.book(sigma=sigma, sample_rate=rate, steps=steps)
+    spend = spent(history, privacy.delta)
+    epsilon = spend.epsilon_prv if privacy.accountant == "prv" else spend.epsilon_rdp
+    if epsilon > privacy.epsilon * (1 + _SLACK):
+        raise BudgetExhausted(
+            f"this step would bring the run to ε {epsilon:.3f} at δ {privacy.delta:g}, the job "
+            f"allows {privacy.epsilon:g}; start a new run"
+        )
+    hook = DPHook(
+        sigma=sigma,
+        max_grad_norm=privacy.max_grad_norm,
+        sample_rate=rate,
+        stream=SecretStream(silo.secret_key(), f"{silo.noise_context}/{fingerprint}"),
+    )
+    report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
+    return report, {"epsilon": epsilon, "epsilon_bound": spend.epsilon_rdp}

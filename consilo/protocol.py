@@ -1,0 +1,278 @@
+"""What an algorithm is: a coordinator half and a silo half, side by side.
+
+The silo half's functions are *verbs*. A verb declares its reply fields, each with a disclosure
+class and a shape; both sides check an answer against that declaration, so an undeclared field never
+leaves a silo and an odd reply never reaches a sum.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+
+from consilo.errors import ReplyInvalid
+
+if TYPE_CHECKING:
+    from consilo.job import Job
+    from consilo.silo import Message, SiloView
+    from consilo.steps import Step
+
+_MAX_NAMES = 10_000
+
+
+class Disclosure(StrEnum):
+    """What kind of thing leaves the silo; a silo's policy allows classes, one by one."""
+
+    METRIC = "metric"
+    """A figure of merit of a model on the silo's held-out rows."""
+    STATISTIC = "statistic"
+    """A count or an aggregate over rows."""
+    UPDATE = "update"
+    """A change of model parameters."""
+    MASKED_UPDATE = "masked_update"
+    """An update that only a sum over silos reveals."""
+    EMBEDDING = "embedding"
+    """A per-row representation."""
+    LABEL = "label"
+    """A label, or something from which one can be computed."""
+    SEALED = "sealed"
+    """Bytes that only another silo can open."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A declared reply field.
+
+    Args:
+        disclosure: what kind of thing it is.
+        kind: ``count`` (int >= 0), ``number``, ``numbers`` (name → number), ``arrays`` (name →
+            numeric array, finite), ``tensors`` (arrays with the names, shapes and dtypes of the
+            payload entry ``like``), ``verdict`` (a contract check's findings), ``envelopes``
+            (receiver → sealed bytes).
+        like: for ``tensors``, the payload entry to compare with.
+        optional: may be absent.
+    """
+
+    disclosure: Disclosure
+    kind: str
+    like: str = ""
+    optional: bool = False
+
+    def check(self, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+        """Raise `ReplyInvalid` where ``value`` is not what the field declares."""
+        _CHECKS[self.kind](self, name, value, payload)
+
+
+def count(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
+    """A whole number, zero or more."""
+    return Field(disclosure, "count")
+
+
+def number(disclosure: Disclosure, *, optional: bool = False) -> Field:
+    """One finite number."""
+    return Field(disclosure, "number", optional=optional)
+
+
+def numbers(disclosure: Disclosure, *, optional: bool = False) -> Field:
+    """Finite numbers by name."""
+    return Field(disclosure, "numbers", optional=optional)
+
+
+def arrays(disclosure: Disclosure, *, optional: bool = False) -> Field:
+    """Finite numeric arrays by name."""
+    return Field(disclosure, "arrays", optional=optional)
+
+
+def tensors(disclosure: Disclosure, *, like: str) -> Field:
+    """Arrays with the names, shapes and dtypes of the payload's entry ``like``."""
+    return Field(disclosure, "tensors", like=like)
+
+
+def verdict(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
+    """A contract check's findings: rule, column, verdict, severity, safe counts."""
+    return Field(disclosure, "verdict")
+
+
+def envelopes() -> Field:
+    """Sealed bytes (uint8 arrays) by receiver."""
+    return Field(Disclosure.SEALED, "envelopes")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A silo half's function with what it declares.
+
+    Args:
+        name: as the coordinator asks for it.
+        replies: field name → declaration.
+        function: (protocol, silo, message) → reply fields.
+        private: it computes an update under the job's privacy section.
+    """
+
+    name: str
+    replies: Mapping[str, Field]
+    function: Callable[[Any, SiloView, Message], Mapping[str, Any]]
+
+    @property
+    def disclosures(self) -> frozenset[Disclosure]:
+        """Every class that an answer of this verb may hold."""
+        return frozenset(field.disclosure for field in self.replies.values())
+
+    def check(self, reply: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
+        """Raise `ReplyInvalid` unless ``reply`` holds just what was declared.
+
+        Args:
+            reply: the answer's fields.
+            payload: what was asked, for the fields that must be like a part of it.
+        """
+        undeclared = sorted(set(reply) - set(self.replies))
+        if undeclared:
+            raise ReplyInvalid(
+                f"verb '{self.name}': undeclared fields {_shown(undeclared)}; declared are "
+                f"{', '.join(sorted(self.replies))}"
+            )
+        for name, field in self.replies.items():
+            if name in reply:
+                field.check(f"verb '{self.name}', field '{name}'", reply[name], payload)
+            elif not field.optional:
+                raise ReplyInvalid(f"verb '{self.name}': the field '{name}' is missing")
+
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Mapping[str, Any]])
+
+
+def verb(name: str, *, replies: Mapping[str, Field]) -> Callable[[FunctionT], FunctionT]:
+    """Mark a protocol's method as the verb ``name`` that answers with ``replies``."""
+
+    def mark(function: FunctionT) -> FunctionT:
+        function.__consilo_verb__ = Verb(name, dict(replies), function)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+class Protocol:
+    """Base of every algorithm: `coordinate` runs at the coordinator, verbs run in the silos.
+
+    A protocol is built anew on each side from the job, so it holds settings and never state.
+    """
+
+    needs_vectors = False
+    """True where the coordinator half looks at single silos' vectors, not only at their sum."""
+
+    @classmethod
+    def from_job(cls, job: Job) -> Self:
+        """Return the protocol with the settings that a job gives; the same on both sides."""
+        return cls()
+
+    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Any]:
+        """Yield steps, receive their results, return the final state."""
+        raise NotImplementedError
+
+    @classmethod
+    def verbs(cls) -> dict[str, Verb]:
+        """Return the verbs by name."""
+        found: dict[str, Verb] = {}
+        for attribute in dir(cls):
+            each = getattr(getattr(cls, attribute), "__consilo_verb__", None)
+            if isinstance(each, Verb):
+                found[each.name] = each
+        return found
+
+
+def load_dotted(path: str) -> Any:
+    """Return the object at ``module:name``.
+
+    Raises:
+        ImportError: where there is no such module.
+        AttributeError: where the module has no such name.
+    """
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(name[:40] for name in names[:5])
+
+
+def _check_count(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ReplyInvalid(f"{name}: expected a count, found a {type(value).__name__}")
+
+
+def _check_number(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    if not _is_number(value):
+        raise ReplyInvalid(f"{name}: expected a finite number, found a {type(value).__name__}")
+
+
+def _check_mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or len(value) > _MAX_NAMES:
+        raise ReplyInvalid(f"{name}: expected a mapping, found a {type(value).__name__}")
+    return value
+
+
+def _check_numbers(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    if not all(_is_number(item) for item in _check_mapping(name, value).values()):
+        raise ReplyInvalid(f"{name}: expected finite numbers by name")
+
+
+def _check_arrays(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    for item in _check_mapping(name, value).values():
+        if not isinstance(item, np.ndarray) or item.dtype.kind not in "biuf":
+            raise ReplyInvalid(f"{name}: expected numeric arrays by name")
+        if item.dtype.kind == "f" and not np.isfinite(item).all():
+            raise ReplyInvalid(f"{name}: an array holds NaN or infinity")
+
+
+def _check_tensors(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    _check_arrays(field, name, value, payload)
+    model = payload[field.like]
+    if set(value) != set(model):
+        raise ReplyInvalid(
+            f"{name}: expected the {len(model)} tensors of '{field.like}', found {len(value)}"
+        )
+    for key, expected in model.items():
+        found = value[key]
+        if found.shape != expected.shape or found.dtype != expected.dtype:
+            raise ReplyInvalid(
+                f"{name}: tensor '{key}' is {found.dtype}{list(found.shape)}, "
+                f"expected {expected.dtype}{list(expected.shape)}"
+            )
+
+
+def _check_verdict(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    findings = _check_mapping(name, value).get("findings")
+    if not isinstance(findings, list):
+        raise ReplyInvalid(f"{name}: expected a report with findings")
+    allowed = {"rule", "column", "verdict", "severity", "counts"}
+    for finding in findings:
+        if not isinstance(finding, Mapping) or not set(finding) <= allowed:
+            raise ReplyInvalid(f"{name}: a finding may hold {', '.join(sorted(allowed))} only")
+        _check_numbers(field, f"{name}, counts", finding.get("counts", {}), payload)
+
+
+def _check_envelopes(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    for item in _check_mapping(name, value).values():
+        if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.ndim != 1:
+            raise ReplyInvalid(f"{name}: expected sealed bytes (uint8 arrays) by receiver")
+
+
+_CHECKS: dict[str, Callable[[Field, str, Any, Mapping[str, Any]], None]] = {
+    "count": _check_count,
+    "number": _check_number,
+    "numbers": _check_numbers,
+    "arrays": _check_arrays,
+    "tensors": _check_tensors,
+    "verdict": _check_verdict,
+    "envelopes": _check_envelopes,
+}

@@ -1,0 +1,407 @@
+"""One run of a job, stage by stage: check, standardise, train round by round, evaluate, close.
+
+It knows no orchestrator: a Prefect flow calls the stages as tasks, a notebook in a row.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo import params as tree
+from consilo.check_report import CheckReport
+from consilo.contract import Contract
+from consilo.errors import ConsiloError, QuorumLost
+from consilo.features import Scale
+from consilo.files import write_atomic
+from consilo.job import Job
+from consilo.kernel import Exchange, Federation, Kernel
+from consilo.outcome import RunResult, RunStatus, SiloOutcome
+from consilo.params import Params
+from consilo.parcel import Fault, Transport
+from consilo.plan import plan
+from consilo.protocols.contract_check import ContractCheck
+from consilo.protocols.evaluation import Evaluated, Evaluation
+from consilo.protocols.statistics import Statistics, Summary
+from consilo.protocols.training import TrainState
+from consilo.record import RunRecord
+from consilo.steps import Checkpoint, Publish
+from consilo.wire import pack
+
+LIBRARIES = ("consilo", "torch", "opacus", "numpy", "pandas", "flwr")
+
+
+class Run:
+    """One run of a job over a transport.
+
+    Args:
+        job: what is run.
+        contract: what every silo's data must obey.
+        transport: how the silos are reached.
+        silos: everybody who is registered, connected or not.
+        directory: where the run keeps record, checkpoint and model; made here.
+        run_id: unique.
+        key: signs the run record.
+        bundle: SHA-256 of the code that silos execute; empty in process.
+        search_path: where the job's own modules lie.
+
+    Raises:
+        IncompatibleJob: where the job's parts cannot work together; nothing was sent.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        contract: Contract,
+        transport: Transport,
+        *,
+        silos: Sequence[str],
+        directory: Path,
+        run_id: str,
+        key: Ed25519PrivateKey,
+        bundle: str = "",
+        search_path: Sequence[Path] = (),
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.job = job
+        self.contract = contract
+        self.run_id = run_id
+        self.directory = directory
+        self.silos = tuple(sorted(silos))
+        self.plan = plan(job, contract, self.silos, search_path)
+        self.outcomes = {name: SiloOutcome() for name in self.silos}
+        self.reports: dict[str, CheckReport] = {}
+        self.rounds: list[Mapping[str, Any]] = []
+        self.exchanges: list[Exchange] = []
+        self.summary: Summary | None = None
+        self.evaluated: Evaluated | None = None
+        self.state: TrainState | None = None
+        self.seconds: dict[str, float] = {}
+        self._clock = clock
+        self._transport = transport
+        self._training: Generator[Checkpoint, None, TrainState] | None = None
+        self._fed = Federation(self.silos, job, contract, transport.online)
+        self._kernel = Kernel(
+            transport,
+            run_id=run_id,
+            job=job,
+            contract=contract,
+            observe=self.exchanges.append,
+            publish=self._published,
+        )
+        self.record = RunRecord(directory / "record.jsonl", key)
+        self.record.add(
+            "opened",
+            run_id=run_id,
+            job=job.to_json(),
+            job_digest=job.digest,
+            contract=contract.ref,
+            contract_digest=contract.digest,
+            bundle=bundle,
+            silos=list(self.silos),
+            software=_software(),
+            reproducible=job.privacy is not None and job.privacy.reproducible,
+        )
+
+    def wait_for_silos(self, *, seconds: float, poll_s: float = 0.2) -> tuple[str, ...]:
+        """Return who is connected: everybody, or those who came within ``seconds``."""
+        with self._stage("wait"):
+            end = self._clock() + seconds
+            while True:
+                here = set(self._transport.online())
+                if here >= set(self.silos) or self._clock() >= end:
+                    return tuple(name for name in self.silos if name in here)
+                time.sleep(poll_s)
+
+    def check(self, silo: str) -> CheckReport | Fault:
+        """Ask one silo for its contract verdict; different silos may be asked from threads."""
+        if silo not in self._transport.online():
+            verdict: CheckReport | Fault = Fault("unreachable", "not connected")
+        else:
+            verdict = self._kernel.run("contract_check", ContractCheck(silo), self._fed)
+        outcome = self.outcomes[silo]
+        if isinstance(verdict, Fault):
+            self.outcomes[silo] = outcome.absent(verdict)
+        else:
+            self.reports[silo] = verdict
+            if verdict.passed:
+                self.outcomes[silo] = replace(outcome, contract="passed", reason="")
+            else:
+                fault = Fault("contract", verdict.reason())
+                self.outcomes[silo] = outcome.absent(fault, contract="failed")
+        return verdict
+
+    def admit(self) -> tuple[str, ...]:
+        """Narrow the run to the silos that keep the contract, and hold the quorum.
+
+        Raises:
+            QuorumLost: where too few are left.
+        """
+        for name in self.silos:
+            outcome = self.outcomes[name]
+            report = self.reports.get(name)
+            self.record.add(
+                "contract",
+                silo=name,
+                verdict=outcome.contract,
+                reason=outcome.reason,
+                findings=[] if report is None else [f.model_dump() for f in report.findings],
+            )
+        admitted = tuple(n for n in self.silos if self.outcomes[n].contract == "passed")
+        absent = {n: self.outcomes[n].reason for n in self.silos if n not in admitted}
+        self.job.cohort_quorum.require(
+            admitted, missing=absent, num_examples={}, where="before the run"
+        )
+        self._fed.silos = admitted
+        return admitted
+
+    def standardize(self, *, bins: int = 0) -> Summary:
+        """Learn the columns' moments over all silos; fixes the inputs' scale and the first model.
+
+        Args:
+            bins: bins of a histogram per column; 0 asks for none.
+
+        Raises:
+            QuorumLost: where too few silos answer.
+        """
+        with self._stage("standardize"):
+            summary: Summary = self._kernel.run("statistics", Statistics(bins), self._fed)
+            self._drop_absent("moments")
+            self.summary = summary
+            self._fed.num_examples.update(summary.rows)
+            self.state = self._first_state(self._scale(summary))
+            moments = summary.moments
+            self.record.add(
+                "standardized",
+                rows=dict(summary.rows),
+                mode=self.job.features.standardize,
+                mean=[float(each) for each in moments.mean],
+                variance=[float(each) for each in moments.variance],
+            )
+        return summary
+
+    @property
+    def rounds_left(self) -> int:
+        """How many rounds are still to do."""
+        done = 0 if self.state is None else self.state.round
+        return self.job.protocol.rounds - done
+
+    def train_round(self) -> Mapping[str, Any]:
+        """Do the next round and return its report; a repeat after a fault starts it anew.
+
+        Raises:
+            QuorumLost: where too few silos answer; the last checkpoint stands.
+            ModelDiverged: where the new global model is not finite.
+        """
+        if self.state is None:
+            raise ConsiloError("train_round comes after standardize")
+        with self._stage("train"):
+            if self._training is None:
+                name = self.job.protocol.name
+                self._training = self._kernel.drive(name, self.plan.protocol, self._fed, self.state)
+            try:
+                checkpoint = next(self._training)
+            except BaseException:
+                self._training = None
+                raise
+            state: TrainState = checkpoint.state
+            write_atomic(self.directory / "checkpoint.safetensors", pack(state.to_payload()))
+            self.state = state
+            report = self.rounds[-1]
+            self.record.add(
+                "round",
+                round=state.round,
+                silos={
+                    name: {"num_examples": each["num_examples"], "epsilon": each["epsilon"]}
+                    for name, each in report["silos"].items()
+                },
+                faults={
+                    each.silo: each.fault.code
+                    for each in self.exchanges
+                    if each.round == state.round and each.fault is not None
+                },
+                params=tree.digest(state.params),
+            )
+        return report
+
+    def evaluate(self) -> Evaluated:
+        """Evaluate the final model on every silo's held-out rows.
+
+        Raises:
+            QuorumLost: where too few silos answer.
+        """
+        with self._stage("evaluate"):
+            found: Evaluated = self._kernel.run("evaluation", Evaluation(self.state), self._fed)
+            self.evaluated = found
+            for name, metrics in found.silos.items():
+                self.outcomes[name] = replace(self.outcomes[name], metrics=metrics)
+            self.record.add("evaluated", metrics=dict(found.metrics), rows=dict(found.rows))
+        return found
+
+    @property
+    def params(self) -> Params:
+        """The global model as it stands, all entries."""
+        if self.state is None:
+            raise ConsiloError("there is no model before standardize")
+        return {**self.plan.learner.parameters(), **self.state.params}
+
+    def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
+        """End the run: settle every silo's part, close the record, return the result.
+
+        Args:
+            error: what ended it early; None for a run that went through.
+            extra: further entries of the summary: model, mlflow, prefect, …
+        """
+        self._settle()
+        status, reason = self._verdict(error)
+        metrics = {} if self.evaluated is None else dict(self.evaluated.metrics)
+        if status != "failed" and self.state is not None:
+            self.record.add("model", params=tree.digest(self.params), **_plain(extra))
+        self.record.close(
+            status=status,
+            reason=reason,
+            metrics=metrics,
+            silos={
+                name: {
+                    "status": each.status,
+                    "reason": each.reason,
+                    "rounds": list(each.rounds),
+                    "num_examples": each.num_examples,
+                    "epsilon": each.epsilon,
+                }
+                for name, each in self.outcomes.items()
+            },
+        )
+        return RunResult(
+            run_id=self.run_id,
+            status=status,
+            reason=reason,
+            silos=dict(self.outcomes),
+            metrics=metrics,
+            record=str(self.record.path),
+            directory=str(self.directory),
+            seconds=dict(self.seconds),
+            exchanges=tuple(self.exchanges),
+            rounds=tuple(self.rounds),
+            extra=extra,
+        )
+
+    def _first_state(self, scale: Scale | None) -> TrainState:
+        learner = self.plan.learner
+        first = tree.select(learner.parameters(), learner.updatable)
+        protocol = self.plan.protocol
+        return TrainState(
+            first, self.job.protocol.rounds, server=protocol.begin(first), scale=scale
+        )
+
+    def _scale(self, summary: Summary) -> Scale | None:
+        mode = self.job.features.standardize
+        if mode == "silo":
+            return None
+        if mode == "contract":
+            return Scale.of_ranges(self.plan.encoding)
+        if mode == "none":
+            return Scale.unit(len(summary.columns))
+        return Scale.of_moments(summary.moments.mean, summary.moments.variance)
+
+    def _published(self, step: Publish) -> None:
+        if step.name == "round":
+            self.rounds.append(step.value)
+
+    def _drop_absent(self, verb: str) -> None:
+        for each in self.exchanges:
+            if each.verb == verb and each.fault is not None:
+                self.outcomes[each.silo] = self.outcomes[each.silo].absent(each.fault)
+
+    def _settle(self) -> None:
+        """Work out each silo's status from the rounds whose reports count it."""
+        last = len(self.rounds)
+        for name in self.silos:
+            outcome = self.outcomes[name]
+            mine = [r for r in self.rounds if name in r["silos"]]
+            took = tuple(int(r["round"]) for r in mine)
+            if not mine:
+                faults = [e.fault for e in self.exchanges if e.silo == name and e.fault]
+                if outcome.status == "dropped" and outcome.contract == "passed" and faults:
+                    self.outcomes[name] = outcome.absent(faults[-1])
+                continue
+            newest, first = mine[-1]["silos"][name], mine[0]["silos"][name]
+            missed = [each for each in range(1, last + 1) if each not in took]
+            why = next(
+                (
+                    e.fault.reason
+                    for e in reversed(self.exchanges)
+                    if e.silo == name and e.fault is not None
+                ),
+                "not connected",
+            )
+            self.outcomes[name] = replace(
+                outcome,
+                status="dropped" if last in missed else "trained",
+                reason=f"missed round {_ranges(missed)}: {why}" if missed else "",
+                rounds=took,
+                num_examples=newest["num_examples"],
+                epsilon=newest["epsilon"],
+                epsilon_bound=newest["epsilon_bound"],
+                metrics_before=first["metrics"] if took[0] == 1 else {},
+            )
+
+    def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
+        if error is not None:
+            kind = type(error).__name__
+            said = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
+            return "failed", f"{kind}: {said}"
+        missing = [
+            f"{name} {each.status.replace('_', ' ')}: {each.reason}"
+            for name, each in self.outcomes.items()
+            if each.status != "trained" or each.reason
+        ]
+        return ("degraded", "; ".join(missing)) if missing else ("complete", "")
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        started = self._clock()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - started
+
+
+def run_all(run: Run, *, wait_s: float = 0.0) -> RunResult:
+    """Do every stage of a run in a row; a lost quorum is a result with the status ``failed``."""
+    try:
+        run.wait_for_silos(seconds=wait_s)
+        with run._stage("check"):
+            for name in run.silos:
+                run.check(name)
+        run.admit()
+        run.standardize()
+        while run.rounds_left:
+            run.train_round()
+        run.evaluate()
+    except QuorumLost as error:
+        return run.close(error)
+    except BaseException as error:
+        run.close(error)
+        raise
+    return run.close()
+
+
+def _software() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def _ranges(rounds: Sequence[int]) -> str:
+    return ", ".join(str(each) for each in rounds)
+
+
+def _plain(extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in extra.items() if key in ("model", "mlflow", "prefect")}

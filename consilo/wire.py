@@ -1,0 +1,230 @@
+"""The wire format: a payload of plain values and arrays, packed into bytes without pickle.
+
+A packed payload is one safetensors file whose metadata entry ``payload`` holds the plain values as
+canonical JSON, with ``{"$array": i}`` where array ``i`` belongs. The same payload always packs into
+the same bytes, so a hash of the bytes identifies it and a repeated step can answer the same bytes.
+
+Headers are canonical JSON; `Header` and `ReplyHeader` say what is in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from consilo.errors import ReplyInvalid, VersionUnsupported
+from consilo.parcel import Fault, Parcel
+
+WIRE_VERSION = 1
+_MARK = "$array"
+_MAX_HEADER_BYTES = 64 * 1024 * 1024
+
+
+def pack(payload: Mapping[str, Any]) -> bytes:
+    """Return ``payload`` as bytes.
+
+    Args:
+        payload: nested mappings (string keys) and lists of None, bool, int, float, str and numpy
+            arrays of any shape with a dtype among bool, (u)int8..64 and float16..64.
+
+    Raises:
+        ValueError: for a value that cannot travel: another type, a float that is NaN or infinite
+            outside an array, a key that is not a string.
+
+    >>> unpack(pack({"params": {"w": np.ones(2, np.float32)}, "round": 3}))
+    {'params': {'w': array([1., 1.], dtype=float32)}, 'round': 3}
+    """
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    plain = _strip(payload, arrays, "")
+    text = canonical_json(plain)
+    return bytes(safetensors.numpy.save(arrays, metadata={"payload": text.decode()}))
+
+
+def unpack(body: bytes) -> dict[str, Any]:
+    """Return the payload that `pack` made; the inverse, exactly.
+
+    Raises:
+        ReplyInvalid: where the bytes are not a packed payload.
+    """
+    try:
+        size = int.from_bytes(body[:8], "little")
+        if not 2 <= size <= min(len(body) - 8, _MAX_HEADER_BYTES):
+            raise ValueError("the header's length does not fit")
+        head = json.loads(body[8 : 8 + size])
+        plain = json.loads(head["__metadata__"]["payload"])
+        arrays = safetensors.numpy.load(body)
+        restored = _restore(plain, arrays)
+        if not isinstance(restored, dict):
+            raise ValueError("not a mapping")
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as cause:
+        raise ReplyInvalid(
+            f"a body of {len(body)} bytes is not a packed payload ({type(cause).__name__}); "
+            "both sides must run the same wire version"
+        ) from None
+    return restored
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return ``value`` as JSON with sorted keys and no blanks: equal values, equal bytes."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256, in hexadecimal, of a value's canonical JSON or of bytes."""
+    data = value if isinstance(value, bytes) else canonical_json(value)
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a request says of itself; the coordinator writes it, the silo's guard reads it.
+
+    Args:
+        run_id: the run.
+        scope: which step of it, ``protocol/round/index/verb``: the seed's second part.
+        content: SHA-256 of the body, so that noise is never used again for another question.
+        round: 1, 2, … within training; 0 outside of it.
+        silo: the receiver.
+        protocol: the protocol's name or dotted path.
+        verb: which silo half is asked.
+        cohort: everybody who is asked in this step.
+        wire: version of this format.
+    """
+
+    run_id: str
+    scope: str
+    content: str
+    round: int
+    silo: str
+    protocol: str
+    verb: str
+    cohort: tuple[str, ...]
+    wire: int = WIRE_VERSION
+
+    @property
+    def step_id(self) -> str:
+        """Names the question: asked it twice, a silo answers the same bytes and pays once."""
+        return digest([self.run_id, self.scope, self.content, self.silo])[:32]
+
+    def encode(self) -> bytes:
+        """Return the header as bytes."""
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Header:
+        """Return the header in ``data``.
+
+        Raises:
+            VersionUnsupported: where the coordinator speaks another wire version.
+            ReplyInvalid: where it is no header.
+        """
+        fields = _fields(data)
+        if fields.get("wire") != WIRE_VERSION:
+            raise VersionUnsupported(
+                f"this silo speaks wire version {WIRE_VERSION}, the coordinator "
+                f"{fields.get('wire')!r}; install the same Consilo release on both sides"
+            )
+        try:
+            return cls(**{**fields, "cohort": tuple(fields["cohort"])})
+        except (TypeError, KeyError):
+            raise ReplyInvalid("a request's header lacks a field or has one too many") from None
+
+
+@dataclass(frozen=True)
+class ReplyHeader:
+    """What a reply says of itself.
+
+    Args:
+        step_id: the step it answers.
+        silo: who answers.
+        status: ``ok`` or ``fault``.
+        seconds: the silo's own computing time, to a millisecond.
+        code: a fault's code, else empty.
+        reason: a fault's reason, else empty.
+        wire: version of this format.
+    """
+
+    step_id: str
+    silo: str
+    status: str
+    seconds: float = 0.0
+    code: str = ""
+    reason: str = ""
+    wire: int = WIRE_VERSION
+
+    def encode(self) -> bytes:
+        """Return the header as bytes."""
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def decode(cls, data: bytes) -> ReplyHeader:
+        """Return the header in ``data``.
+
+        Raises:
+            ReplyInvalid: where it is no reply header of this version.
+        """
+        fields = _fields(data)
+        try:
+            reply = cls(**fields)
+        except TypeError:
+            raise ReplyInvalid("a reply's header lacks a field or has one too many") from None
+        if reply.wire != WIRE_VERSION or reply.status not in ("ok", "fault"):
+            raise ReplyInvalid("a reply's header has an unknown version or status")
+        return reply
+
+
+def fault_parcel(*, silo: str, step_id: str, fault: Fault) -> Parcel:
+    """Return the parcel with which a silo says that it does not answer, and why."""
+    header = ReplyHeader(step_id, silo, "fault", code=fault.code, reason=fault.reason)
+    return Parcel(header.encode(), b"")
+
+
+def _fields(data: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+    except ValueError:
+        raise ReplyInvalid("a header is not JSON") from None
+    if not isinstance(fields, dict):
+        raise ReplyInvalid("a header is not a JSON object")
+    return fields
+
+
+def _strip(value: Any, arrays: dict[str, np.ndarray[Any, Any]], path: str) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype == object:
+            raise ValueError(f"{path}: an array of Python objects cannot travel")
+        name = str(len(arrays))
+        arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
+        return {_MARK: name}
+    if isinstance(value, np.generic):
+        return _strip(value.item(), arrays, path)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str) or key == _MARK:
+                raise ValueError(f"{path}: a key must be a string other than {_MARK!r}")
+        return {key: _strip(item, arrays, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strip(item, arrays, f"{path}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, float) and not np.isfinite(value):
+        raise ValueError(f"{path}: a number that is NaN or infinite cannot travel")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{path}: a {type(value).__name__} cannot travel")
+
+
+def _restore(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {_MARK}:
+            return arrays[value[_MARK]]
+        return {key: _restore(item, arrays) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restore(item, arrays) for item in value]
+    return value
