@@ -109,8 +109,14 @@ def take_down(main: int, grace_s: float) -> None:
 def start(command: list[str]) -> int:
     """Fork and exec ``command`` in a process group of its own; return its id."""
     parent = os.getpid()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # none is lost meanwhile
     pid = os.fork()
     if pid:
+        try:  # noqa: SIM105
+            os.setpgid(pid, pid)
+        except OSError:  # the child has done so itself and runs its command already
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return pid
     try:
         os.setpgid(0, 0)

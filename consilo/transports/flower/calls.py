@@ -1,0 +1,124 @@
+"""Calls to a SuperLink that survive its restart, stop when asked, and say what is wrong.
+
+Flower's own retry loop sends SIGINT to its process when a call is not authorised; ours raises.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from consilo.errors import CoordinatorUnreachable, RunCancelled, TransportError
+from consilo.transports.flower.version import require_flower
+
+require_flower()
+
+import httpx  # noqa: E402
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+RETRY_S = 90.0
+"""How long an exchange waits for a SuperLink that has gone away: it may be restarting."""
+
+
+class NotAuthorised(TransportError):
+    """The SuperLink does not accept who we are: the run ended, or the silo was struck off."""
+
+
+def connect(
+    kind: Any,
+    address: str,
+    ca_certificate: Path,
+    *,
+    component: str,
+    interceptors: tuple[Any, ...] = (),
+) -> Any:
+    """Return one of Flower's HTTP clients."""
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+
+    return kind.from_server_address(
+        address,
+        False,
+        ca_certificate.read_bytes(),
+        [RuntimeVersionHttpInterceptor(component_name=component), *interceptors],
+    )
+
+
+def call(
+    method: Callable[[Any], Any],
+    request: Any,
+    *,
+    address: str,
+    retry_s: float = 0.0,
+    give_up: Callable[[], None] = lambda: None,
+) -> Any:
+    """Call a method of a Flower client.
+
+    Args:
+        method: of the client.
+        request: protobuf.
+        address: for the message.
+        retry_s: how long to try again where nobody answers.
+        give_up: called before every try; raises when there is no point any more.
+
+    Raises:
+        CoordinatorUnreachable: where nobody answers.
+        NotAuthorised: where the SuperLink says 401 or 403.
+        TransportError: where it refuses the request.
+    """
+    deadline = time.monotonic() + retry_s
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        give_up()
+        try:
+            return method(request)
+        except httpx.TransportError as cause:
+            if time.monotonic() >= deadline or _is_tls(cause):
+                raise CoordinatorUnreachable(_unreachable(address, cause)) from None
+        except httpx.HTTPStatusError as cause:
+            status = cause.response.status_code
+            if status in (401, 403):
+                raise NotAuthorised(
+                    f"the SuperLink at {address} refuses the call ({status}): {_detail(cause)}"
+                ) from None
+            if status not in (502, 503, 504) or time.monotonic() >= deadline:
+                raise TransportError(
+                    f"the SuperLink at {address} answered {status}: {_detail(cause)}"
+                ) from None
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def cancelled_check(is_set: Callable[[], bool]) -> Callable[[], None]:
+    """Return a ``give_up`` that raises `RunCancelled` once ``is_set()``."""
+
+    def check() -> None:
+        if is_set():
+            raise RunCancelled("the run was cancelled")
+
+    return check
+
+
+def _is_tls(cause: Exception) -> bool:
+    return any(word in str(cause).lower() for word in ("certificate", "ssl"))
+
+
+def _unreachable(address: str, cause: Exception) -> str:
+    if _is_tls(cause):
+        return (
+            f"the coordinator at {address} shows a certificate that we do not trust ({cause}); "
+            "check that the CA certificate is the federation's"
+        )
+    return f"nobody answers at {address} ({cause}); is the coordinator up and the address right?"
+
+
+def _detail(cause: httpx.HTTPStatusError) -> str:
+    from flwr.supercore.error import FlowerError
+
+    try:
+        error = FlowerError.from_json(cause.response.text)
+    except ValueError:
+        error = None
+    return str(error.message) if error else cause.response.text[:200]

@@ -1,0 +1,268 @@
+"""The silo's end: a node's connection to the SuperLink.
+
+Flower's own SuperNode serves a local HTTP API without a login to processes that it starts per
+message, and sleeps 3 s and 0.5 s between looks. A Consilo node needs none of that: it speaks the
+fleet API itself, through Flower's client, authentication and message classes, and answers in the
+same process. So nothing in a silo listens on a port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from consilo.errors import CoordinatorUnreachable, Refused, RunCancelled, TransportError
+from consilo.parcel import Fault, Parcel
+from consilo.transports.flower.calls import NotAuthorised, call, connect
+from consilo.transports.flower.doorbell import MAX_WAIT_S, Waiter
+from consilo.transports.flower.packing import (
+    pack_body,
+    pack_fault,
+    pack_parcel,
+    pull_message,
+    push_objects,
+    unpack_content,
+)
+from consilo.transports.flower.version import require_flower
+
+require_flower()
+
+from flwr.app.message import Message, remove_content_from_message  # noqa: E402
+from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
+from flwr.proto.fab_pb2 import GetFabRequest  # noqa: E402
+from flwr.proto.fleet_pb2 import (  # noqa: E402
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest  # noqa: E402
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest  # noqa: E402
+from flwr.proto.node_pb2 import Node  # noqa: E402
+from flwr.proto.run_pb2 import GetRunRequest  # noqa: E402
+from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: E402
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # noqa: E402
+from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: E402
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor  # noqa: E402
+
+log = logging.getLogger("consilo.node")
+
+# The shortest interval a SuperLink accepts; a lost node counts as offline after twice as long.
+_HEARTBEAT_INTERVAL_S = 10.0
+_HEARTBEAT_EVERY_S = 6.0
+_RETRY_S = 120.0
+_HOLD_S = 20.0
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.02, 1.0
+_OBJECTS_S = 300.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """A message that arrived for this silo; its content is still at the SuperLink.
+
+    Args:
+        run_id: Flower's number of the run.
+        bundle_hash: the code that the run asks us to execute, as the SuperLink states it.
+    """
+
+    run_id: int
+    bundle_hash: str
+    _message: Any
+    _tree: Any
+
+
+class FleetLink:
+    """A node's authenticated connection to its SuperLink."""
+
+    def __init__(self, address: str, ca_certificate: Path, key: ec.EllipticCurvePrivateKey) -> None:
+        self._address = address
+        self._public = public_key_to_bytes(key.public_key())
+        self._waiter = Waiter()
+        self._pause_s = _FIRST_POLL_S
+        self._client = connect(
+            FleetHttpClient,
+            address,
+            ca_certificate,
+            component="SuperNode",
+            interceptors=(NodeAuthHttpInterceptor(key, key.public_key()), self._waiter),
+        )
+        self._node: Any = None
+        self._hashes: dict[int, str] = {}
+        self._closed = threading.Event()
+        self._refused = threading.Event()
+        self._heartbeat = threading.Thread(target=self._keep_alive, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def activate(self) -> int:
+        """Say that this silo is online; return its node id.
+
+        Raises:
+            CoordinatorUnreachable: where nobody answers.
+            TransportError: where the SuperLink does not know our key, or believes that this node
+                is still online, as it does for 20 s after an unclean death. Try again.
+        """
+        request = ActivateNodeRequest(
+            public_key=self._public, heartbeat_interval=_HEARTBEAT_INTERVAL_S
+        )
+        answer = call(self._client.ActivateNode, request, address=self._address)
+        self._node = Node(node_id=answer.node_id)
+        self._heartbeat.start()
+        return int(answer.node_id)
+
+    def receive(self) -> Request | None:
+        """Wait for a message; return None where none came within some seconds.
+
+        Raises:
+            NotAuthorised: where the coordinator has struck this silo off.
+        """
+        if self._refused.is_set():
+            raise NotAuthorised(f"the coordinator at {self._address} has struck this silo off")
+        self._waiter.expect(min(_HOLD_S, MAX_WAIT_S))
+        answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        if not answer.messages_list:
+            if not self._waiter.held:
+                time.sleep(self._pause_s)
+                self._pause_s = min(self._pause_s * 1.3, _LONGEST_POLL_S)
+            return None
+        self._pause_s = _FIRST_POLL_S
+        message = message_from_proto(answer.messages_list[0])
+        run_id = int(message.metadata.run_id)
+        try:
+            return Request(run_id, self._hash_of(run_id), message, answer.message_object_trees[0])
+        except (NotAuthorised, RunCancelled):
+            return None  # the run has ended meanwhile
+        finally:
+            self._waiter.look()  # there may be more
+
+    def _hash_of(self, run_id: int) -> str:
+        if run_id not in self._hashes:
+            request = GetRunRequest(node=self._node, run_id=run_id)
+            run = self._call(self._client.GetRun, request).run
+            while len(self._hashes) >= 64:
+                self._hashes.pop(next(iter(self._hashes)))
+            self._hashes[run_id] = str(run.fab_hash)
+        return self._hashes[run_id]
+
+    def bundle(self, request: Request) -> bytes:
+        """Fetch the code of a run; only bytes whose hash is what the request stated come back.
+
+        Raises:
+            Refused: where they are not.
+        """
+        message = GetFabRequest(
+            node=self._node, run_id=request.run_id, hash_str=request.bundle_hash
+        )
+        content = bytes(self._call(self._client.GetFab, message).fab.content)
+        if hashlib.sha256(content).hexdigest() != request.bundle_hash:
+            raise Refused("the bundle that arrived has another hash than announced", code="bundle")
+        return content
+
+    def fetch(self, request: Request) -> Parcel | Fault:
+        """Fetch a message's content."""
+        deadline = time.monotonic() + _OBJECTS_S
+
+        def give_up() -> None:
+            if time.monotonic() > deadline:
+                raise TransportError("a message was announced but did not arrive")
+
+        pull = make_pull_object_fn_protobuf(
+            lambda item: self._call(self._client.PullObject, item), self._node, request.run_id
+        )
+        message = pull_message(request._tree, pull, give_up=give_up)
+        self._call(
+            self._client.ConfirmMessageReceived,
+            ConfirmMessageReceivedRequest(
+                node=self._node, run_id=request.run_id, message_object_id=request._tree.object_id
+            ),
+        )
+        return unpack_content(message.content)
+
+    def answer(self, request: Request, result: Parcel | Fault, *, seconds: float) -> None:
+        """Send the answer to a message.
+
+        Args:
+            request: what is answered.
+            result: the silo's parcel, or why there is none.
+            seconds: what it took.
+        """
+        if isinstance(result, Fault):
+            content = pack_fault(result)
+        else:
+            content = pack_parcel(result, pack_body(result.body))
+        with no_object_id_recompute():
+            message = Message(content, reply_to=request._message)
+            message.metadata.__dict__["_message_id"] = message.object_id
+            objects = get_all_nested_objects(message)
+            answer = self._call(
+                self._client.PushMessages,
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(message))],
+                    message_object_trees=[get_object_tree(message)],
+                    clientapp_runtime_list=[seconds],
+                ),
+            )
+            push = make_push_object_fn_protobuf(
+                lambda item: self._call(self._client.PushObject, item),
+                self._node,
+                request.run_id,
+                answer.session_id,
+            )
+            push_objects(objects, set(answer.objects_to_push), push)
+
+    def close(self) -> None:
+        """Say goodbye, so that the coordinator knows at once, and let go of the connection."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        if self._node is not None:
+            goodbye = threading.Thread(target=self._say_goodbye, daemon=True)
+            goodbye.start()
+            goodbye.join(timeout=2.0)  # a coordinator that hangs does not keep us
+        self._client.close()
+
+    def _say_goodbye(self) -> None:
+        request = DeactivateNodeRequest(node_id=self._node.node_id)
+        with contextlib.suppress(Exception):
+            call(self._client.DeactivateNode, request, address=self._address)
+
+    def _keep_alive(self) -> None:
+        request = SendNodeHeartbeatRequest(
+            node=self._node, heartbeat_interval=_HEARTBEAT_INTERVAL_S
+        )
+        while not self._closed.wait(_HEARTBEAT_EVERY_S):
+            try:
+                call(self._client.SendNodeHeartbeat, request, address=self._address)
+            except NotAuthorised:
+                if not self._closed.is_set():
+                    self._refused.set()
+            except CoordinatorUnreachable:
+                continue
+            except Exception as cause:
+                if not self._closed.is_set():
+                    log.warning("heartbeat failed: %s", type(cause).__name__)
+
+    def _call(self, method: Callable[[Any], Any], request: Any) -> Any:
+        return call(method, request, address=self._address, retry_s=_RETRY_S)

@@ -1,0 +1,423 @@
+"""The coordinator's end: a flow opens a Flower run and holds it until it is finished.
+
+The caller stands where Flower's ServerApp process would: it submits the run, claims its task and
+keeps the task's heartbeat; messages go through the SuperLink's runtime API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from consilo.errors import (
+    CoordinatorUnreachable,
+    ReplyInvalid,
+    RunCancelled,
+    TransportError,
+)
+from consilo.parcel import Arrival, Fault, Parcel
+from consilo.transports.flower.calls import NotAuthorised, call, cancelled_check, connect
+from consilo.transports.flower.doorbell import Waiter
+from consilo.transports.flower.packing import (
+    pack_body,
+    pack_parcel,
+    pull_message,
+    push_objects,
+    unpack_content,
+)
+from consilo.transports.flower.version import require_flower
+
+require_flower()
+
+from flwr.app import Metadata  # noqa: E402
+from flwr.app.message import make_message, remove_content_from_message  # noqa: E402
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SubStatus  # noqa: E402
+from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
+from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest  # noqa: E402
+from flwr.proto.fab_pb2 import Fab  # noqa: E402
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest  # noqa: E402
+from flwr.proto.node_pb2 import Node  # noqa: E402
+from flwr.proto.runtime_pb2 import (  # noqa: E402
+    AcquireTaskRequest,
+    GetNodesRequest,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+    PushAppMessagesRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.control import ControlHttpClient  # noqa: E402
+from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: E402
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor  # noqa: E402
+from flwr.supercore.runtime import RuntimeHttpClient  # noqa: E402
+
+from consilo.transports.flower.bundle import bundle_hash  # noqa: E402
+
+_HEARTBEAT_S = 10.0
+_OPEN_S = 30.0
+_HOLD_S = 0.8  # a cancelled run is noticed within this
+_LOOK_S = 2.0  # every so often look past the door: Flower marks lost nodes only when asked
+_RETRY_S = 90.0  # a SuperLink that restarts with its database takes the run up again
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.5
+_TTL_MARGIN_S = 60.0
+_REPLY_GRACE_S = 60.0  # a reply that was announced before the deadline may take this long to fetch
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A message on its way."""
+
+    message_id: str
+    at: float
+
+
+class FlowerTransport:
+    """Moves parcels through a SuperLink; satisfies `consilo.parcel.Transport`.
+
+    Make one with `open`. Exchanges may run in several threads at once. Leaving the ``with`` block
+    by an exception finishes the run as failed.
+    """
+
+    def __init__(
+        self, address: str, ca_certificate: Path, bundle: bytes, cancelled: threading.Event | None
+    ) -> None:
+        self._address = address
+        self._ca_certificate = ca_certificate
+        self.bundle_hash = bundle_hash(bundle)
+        self._cancelled = cancelled or threading.Event()
+        self._closed = threading.Event()
+        self._ended = threading.Event()
+        self._finished = False
+        self._waiter = Waiter()
+        self._node = Node(node_id=SUPERLINK_NODE_ID)
+        self._control = connect(ControlHttpClient, address, ca_certificate, component="flwr CLI")
+        self._client: Any = None
+        self._heartbeat: threading.Thread | None = None
+        self.run_id = 0
+        self._names: dict[str, int] = {}
+
+    @classmethod
+    def open(
+        cls,
+        address: str,
+        ca_certificate: Path,
+        bundle: bytes,
+        *,
+        home: Path,
+        cancelled: threading.Event | None = None,
+    ) -> Self:
+        """Submit a run and claim it.
+
+        Args:
+            address: the SuperLink, ``host:port``.
+            ca_certificate: trusts its certificate.
+            bundle: what the silos are asked to execute; see `consilo.transports.flower.bundle`.
+            home: the coordinator's folder, shared by all flows of one SuperLink.
+            cancelled: once set, whatever waits raises `RunCancelled` within a second.
+
+        Raises:
+            CoordinatorUnreachable: where nobody answers at ``address``.
+        """
+        transport = cls(address, ca_certificate, bundle, cancelled)
+        try:
+            transport._claim(bundle, home)
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(TransportError):
+            self.finish(ok=kind is None, detail="" if kind is None else kind.__name__)
+        self.close()
+
+    # Opening: submit, claim, keep alive.
+
+    def _claim(self, bundle: bytes, home: Path) -> None:
+        """Submit the run and claim its task; one at a time, since a claim takes the oldest task."""
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / "claim.lock").open("w") as lock:
+            self._lock(lock)
+            fab = Fab(hash_str=self.bundle_hash, content=bundle)
+            self.run_id = int(self._call(self._control.StartRun, StartRunRequest(fab=fab)).run_id)
+            if self.run_id == 0:
+                raise TransportError(f"the SuperLink at {self._address} did not accept the run")
+            token = self._acquire()
+        self._client = self._runtime(token)
+        self._call(self._client.PullTaskInput, PullTaskInputRequest())
+        self._heartbeat = threading.Thread(
+            target=self._keep_alive, name=f"heartbeat-{self.run_id}", daemon=True
+        )
+        self._heartbeat.start()
+
+    def _lock(self, lock: Any) -> None:
+        deadline = time.monotonic() + _OPEN_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                self._check()
+                if time.monotonic() > deadline:
+                    raise TransportError("another flow holds the claim lock; try again") from None
+                time.sleep(0.05)
+
+    def _acquire(self) -> str:
+        """Return our task's token; tasks of flows that died before they claimed are closed."""
+        with contextlib.closing(self._runtime(None)) as client:
+            request = AcquireTaskRequest(supported_task_types=["flwr-serverapp"])
+            deadline = time.monotonic() + _OPEN_S
+            while time.monotonic() < deadline:
+                answer = self._call(client.AcquireTask, request)
+                if not answer.token:
+                    time.sleep(0.02)
+                elif answer.task.run_id == self.run_id:
+                    return str(answer.token)
+                else:
+                    self._fail_stale(answer.token)
+        raise TransportError(f"the SuperLink at {self._address} did not hand out run {self.run_id}")
+
+    def _fail_stale(self, token: str) -> None:
+        with (
+            contextlib.closing(self._runtime(token)) as client,
+            contextlib.suppress(TransportError),
+        ):
+            request = PushTaskOutputRequest(
+                sub_status=SubStatus.FAILED, details="its flow ended before it began"
+            )
+            self._call(client.PushTaskOutput, request)
+
+    def _runtime(self, token: str | None) -> Any:
+        extra = (RuntimeTokenHttpInterceptor(token), self._waiter) if token else ()
+        component = "flwr-serverapp" if token else "SuperExec"
+        return connect(
+            RuntimeHttpClient,
+            self._address,
+            self._ca_certificate,
+            component=component,
+            interceptors=extra,
+        )
+
+    def _keep_alive(self) -> None:
+        while not self._closed.wait(_HEARTBEAT_S):
+            try:
+                answer = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+                if not answer.success:
+                    self._ended.set()
+            except Exception:  # the next exchange says what is wrong
+                continue
+
+    # The transport.
+
+    def online(self) -> tuple[str, ...]:
+        """Return the names of the silos that can be asked now, sorted.
+
+        The names are those the coordinator registered the silos' public keys under.
+        """
+        return tuple(sorted(self._online()))
+
+    def _online(self) -> dict[str, int]:
+        answer = self._call(self._client.GetNodes, GetNodesRequest())
+        names = {str(node.name): int(node.node_id) for node in answer.nodes if node.name}
+        self._names.update(names)
+        return names
+
+    def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
+        """Send every parcel now, then yield one arrival per silo in the order of ``parcels``.
+
+        Raises:
+            RunCancelled: where the run was cancelled or stopped.
+            CoordinatorUnreachable: where the SuperLink has gone and does not come back.
+        """
+        started = time.monotonic()
+        sent = self._send(parcels, deadline_s)
+        return self._arrivals(list(parcels), sent, started, started + deadline_s)
+
+    def _send(self, parcels: Mapping[str, Parcel], deadline_s: float) -> dict[str, _Sent]:
+        if any(silo not in self._names for silo in parcels):
+            self._online()
+        bodies: dict[int, Any] = {}
+        messages = {}
+        objects: dict[str, Any] = {}
+        protos, trees = [], []
+        with no_object_id_recompute():
+            for silo, parcel in parcels.items():
+                if silo not in self._names:
+                    continue
+                if id(parcel.body) not in bodies:
+                    bodies[id(parcel.body)] = pack_body(parcel.body)
+                content = pack_parcel(parcel, bodies[id(parcel.body)])
+                message = make_message(self._metadata(self._names[silo], deadline_s), content)
+                message.metadata.__dict__["_message_id"] = message.object_id
+                messages[silo] = message.object_id
+                protos.append(message_to_proto(remove_content_from_message(message)))
+                trees.append(get_object_tree(message))
+                objects.update(get_all_nested_objects(message))
+            if not messages:
+                return {}
+            request = PushAppMessagesRequest(messages_list=protos, message_object_trees=trees)
+            answer = self._call(self._client.PushMessages, request)
+            push = make_push_object_fn_protobuf(
+                lambda item: self._call(self._client.PushObject, item),
+                self._node,
+                self.run_id,
+                answer.session_id,
+            )
+            push_objects(objects, set(answer.objects_to_push), push)
+        at = time.monotonic()
+        pairs = zip(messages, answer.message_ids, strict=True)
+        return {silo: _Sent(identifier, at) for silo, identifier in pairs if identifier}
+
+    def _metadata(self, node_id: int, deadline_s: float) -> Any:
+        return Metadata(
+            run_id=self.run_id,
+            message_id="",
+            src_node_id=SUPERLINK_NODE_ID,
+            dst_node_id=node_id,
+            reply_to_message_id="",
+            group_id="",
+            created_at=time.time(),
+            ttl=deadline_s + _TTL_MARGIN_S,
+            message_type="query",
+        )
+
+    def _arrivals(
+        self, silos: list[str], sent: Mapping[str, _Sent], started: float, deadline: float
+    ) -> Iterator[Arrival]:
+        for silo in silos:
+            result: Parcel | Fault
+            if silo in sent:
+                result = self._receive(sent[silo].message_id, deadline)
+            else:
+                result = Fault("unreachable", "the silo is not connected")
+            seconds = time.monotonic() - started
+            if isinstance(result, Fault):
+                yield Arrival(silo, None, result, seconds)
+            else:
+                yield Arrival(silo, result, None, seconds)
+            del result
+
+    def _receive(self, message_id: str, deadline: float) -> Parcel | Fault:
+        """Wait for the reply to one message and fetch it."""
+        request = PullAppMessagesRequest(message_ids=[message_id])
+        pause_s = _FIRST_POLL_S
+        looked = 0.0
+        while True:
+            now = time.monotonic()
+            left_s = deadline - now
+            if left_s <= 0 or now - looked > _LOOK_S:
+                self._waiter.look()
+                looked = now
+            else:
+                self._waiter.expect(min(_HOLD_S, left_s))
+            answer = self._call(self._client.PullMessages, request)
+            if answer.messages_list:
+                return self._fetch(answer.messages_list[0], answer.message_object_trees[0])
+            if left_s <= 0:
+                return Fault("deadline", "no answer before the deadline")
+            if not self._waiter.held:
+                time.sleep(min(pause_s, left_s))
+                pause_s = min(pause_s * 1.5, _LONGEST_POLL_S)
+
+    def _fetch(self, proto: Any, tree: Any) -> Parcel | Fault:
+        head = message_from_proto(proto)
+        if head.has_error():
+            return _fault_of(head.error.code)
+        give_up_at = time.monotonic() + _REPLY_GRACE_S
+
+        def give_up() -> None:
+            self._check()
+            if time.monotonic() > give_up_at:
+                raise ReplyInvalid("the reply was announced but did not arrive")
+
+        pull = make_pull_object_fn_protobuf(
+            lambda item: self._call(self._client.PullObject, item), self._node, self.run_id
+        )
+        try:
+            message = pull_message(tree, pull, give_up=give_up)
+            request = ConfirmMessageReceivedRequest(
+                node=self._node, run_id=self.run_id, message_object_id=tree.object_id
+            )
+            self._call(self._client.ConfirmMessageReceived, request)
+            return unpack_content(message.content)
+        except ReplyInvalid as cause:
+            return Fault("invalid_reply", str(cause))
+        except (CoordinatorUnreachable, RunCancelled):
+            raise
+        except Exception as cause:  # a silo can send anything; an odd reply drops that silo only
+            return Fault("invalid_reply", f"the reply cannot be read ({type(cause).__name__})")
+
+    # Ending.
+
+    def finish(self, *, ok: bool, detail: str = "") -> None:
+        """Say how the run ended; the first call counts."""
+        if self._finished or self._client is None:
+            return
+        self._finished = True
+        status = SubStatus.COMPLETED if ok else SubStatus.FAILED
+        request = PushTaskOutputRequest(sub_status=status, details=detail)
+        with contextlib.suppress(NotAuthorised):  # stopped from outside: it has ended already
+            call(self._client.PushTaskOutput, request, address=self._address, retry_s=2.0)
+
+    def stop(self) -> None:
+        """Stop the Flower run; whatever waits raises `RunCancelled`."""
+        self._finished = True
+        self._ended.set()
+        with contextlib.suppress(TransportError):
+            request = StopRunRequest(run_id=self.run_id)
+            call(self._control.StopRun, request, address=self._address)
+
+    def close(self) -> None:
+        """Let go of the connections; a run that is not finished counts as failed."""
+        if self._closed.is_set():
+            return
+        with contextlib.suppress(TransportError):
+            self.finish(ok=False, detail="closed before it was finished")
+        self._closed.set()
+        if self._heartbeat is not None:
+            self._heartbeat.join(timeout=6.0)
+        for client in (self._client, self._control):
+            if client is not None:
+                client.close()
+
+    def _check(self) -> None:
+        cancelled_check(self._cancelled.is_set)()
+        if self._ended.is_set():
+            raise RunCancelled(f"Flower run {self.run_id} was stopped")
+
+    def _call(self, method: Any, request: Any) -> Any:
+        retry_s = _RETRY_S if self._client is not None else 0.0
+        try:
+            return call(
+                method, request, address=self._address, retry_s=retry_s, give_up=self._check
+            )
+        except NotAuthorised as cause:
+            self._check()
+            raise RunCancelled(f"Flower run {self.run_id} has ended: {cause}") from None
+
+
+def _fault_of(code: int) -> Fault:
+    if code == ErrorCode.NODE_UNAVAILABLE:
+        return Fault("unreachable", "the silo's node has gone")
+    if code == ErrorCode.MESSAGE_UNAVAILABLE:
+        return Fault("deadline", "the message expired before the silo took it")
+    if code == ErrorCode.CLIENT_APP_CRASHED:
+        return Fault("crashed", "the silo's process ended without an answer")
+    return Fault("failed", f"the silo's node answered with Flower error {code}")

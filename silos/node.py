@@ -1,0 +1,357 @@
+"""The silo's node: takes messages from the coordinator and lets the silo answer them.
+
+``python -m silos.node --dir SILO_DIR`` runs until SIGTERM or Ctrl-C. Two processes: this one talks
+to the SuperLink and never imports what a message brings; `silos.warm` holds torch and the learner
+and forks one child per message. The bundle's hash is checked here, against what the operator has
+approved, before a byte of the bundle is fetched.
+
+```
+SILO_DIR/
+  node.yaml       who we are and where the coordinator is (`NodeConfig`)
+  bundles.yaml    approved bundles: a list of SHA-256
+  bundles/HASH/   unpacked bundles
+  flwr/           FLWR_HOME
+```
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field
+
+from consilo.config import Config, parse, read_yaml
+from consilo.environment import QUIET, child_environment
+from consilo.errors import ConfigInvalid, ConsiloError, Refused, ServiceFailed, TransportError
+from consilo.guard import become_subreaper, descendants
+from consilo.keys import load_silo_key
+from consilo.parcel import Fault, Parcel
+from silos.warm import read_parcel, write_parcel
+
+if TYPE_CHECKING:
+    from consilo.transports.flower.fleet import FleetLink, Request
+
+log = logging.getLogger("consilo.node")
+
+PRELOAD = ("torch", "torch._dynamo", "opacus")
+_PRELOAD_S = 180.0
+_ACTIVATE_FIRST_S, _ACTIVATE_LONGEST_S = 1.0, 10.0
+_STRUCK_OFF_EXIT = 3
+
+_OUTCOMES = {
+    "crashed": Fault("crashed", "the silo's process ended without an answer"),
+    "memory": Fault("crashed", "the silo's process was ended at its memory limit"),
+    "time": Fault("crashed", "the silo's process was ended at its time limit"),
+}
+
+
+class NodeConfig(Config):
+    """``node.yaml``. Paths are relative to the silo's folder."""
+
+    name: str = Field(min_length=1, max_length=64)
+    superlink: str = Field(description="host:port of the coordinator")
+    ca_certificate: Path = Path("ca.crt")
+    private_key: Path = Path("silo.key")
+    answerer: str = "silos.silo:answerer"
+    preload: tuple[str, ...] = PRELOAD
+    memory_limit_mib: int = Field(default=4096, gt=0)
+    wall_limit_s: float = Field(default=3600.0, gt=0)
+    threads: int = Field(default=1, gt=0)
+
+
+def load_node_config(folder: Path) -> NodeConfig:
+    """Return the configuration of the silo in ``folder``.
+
+    Raises:
+        ConfigInvalid: with every finding.
+    """
+    path = folder / "node.yaml"
+    return parse(NodeConfig, read_yaml(path), where=str(path))
+
+
+def approved_bundles(folder: Path) -> set[str]:
+    """Return the hashes that the operator has approved; none where there is no file.
+
+    Raises:
+        ConfigInvalid: where ``bundles.yaml`` is not a list of SHA-256 in hexadecimal.
+    """
+    path = folder / "bundles.yaml"
+    if not path.exists():
+        return set()
+    listed = read_yaml(path) or []
+    if not isinstance(listed, list):
+        raise ConfigInvalid(str(path), ["expected a list of SHA-256"])
+    wrong = [entry for entry in listed if not re.fullmatch(r"[0-9a-f]{64}", str(entry))]
+    if wrong:
+        raise ConfigInvalid(
+            str(path), [f"{entry}: expected 64 hexadecimal digits in lower case" for entry in wrong]
+        )
+    return {str(entry) for entry in listed}
+
+
+class Warm:
+    """The warm process, as the node sees it."""
+
+    def __init__(self, folder: Path, config: NodeConfig) -> None:
+        self._folder = folder
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until everything is imported.
+
+        Must be called on the main thread: the kernel ties the child's life to the thread.
+
+        Raises:
+            ServiceFailed: where the preload fails.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        answerer = self._config.answerer.partition(":")[0]
+        arguments = {
+            "--channel": str(theirs.fileno()),
+            "--parent": str(os.getpid()),
+            "--preload": json.dumps([*self._config.preload, answerer]),
+        }
+        flat = [part for pair in arguments.items() for part in pair]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "silos.warm", *flat],
+                cwd=self._folder,
+                env=child_environment(
+                    home=self._folder / "flwr",
+                    # A pool of threads made by a preload would be dead in every child.
+                    OMP_NUM_THREADS="1",
+                    OPENBLAS_NUM_THREADS="1",
+                    MKL_NUM_THREADS="1",
+                ),
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,
+            )
+        self._channel = ours
+        ours.settimeout(_PRELOAD_S)
+        if self._hear() != "ready":
+            self.stop()
+            raise ServiceFailed(
+                "the silo's warm process did not come up; see the lines above. "
+                f"It imports {', '.join([*self._config.preload, answerer])}"
+            )
+        ours.settimeout(None)
+
+    def answer(self, parcel: Parcel, bundle: Path) -> Parcel | Fault:
+        """Let a fresh child answer one parcel."""
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self.start()
+        assert self._channel is not None
+        job = {
+            "silo": str(self._folder),
+            "bundle": str(bundle),
+            "answerer": self._config.answerer,
+            "memory_limit_mib": self._config.memory_limit_mib,
+            "wall_limit_s": self._config.wall_limit_s,
+            "threads": self._config.threads,
+        }
+        question, reply = os.memfd_create("question"), os.memfd_create("reply")
+        try:
+            write_parcel(question, parcel)
+            try:
+                socket.send_fds(self._channel, [json.dumps(job).encode()], [question, reply])
+                outcome = self._hear()
+            except OSError:
+                outcome = None
+            if outcome != "done":
+                return _OUTCOMES.get(outcome or "crashed", _OUTCOMES["crashed"])
+            try:
+                return read_parcel(reply)
+            except ValueError:
+                return _OUTCOMES["crashed"]
+        finally:
+            os.close(question)
+            os.close(reply)
+
+    def _hear(self) -> str | None:
+        assert self._channel is not None
+        try:
+            text = self._channel.recv(65536)
+        except (TimeoutError, OSError):
+            return None
+        return str(json.loads(text)["outcome"]) if text else None
+
+    def stop(self) -> None:
+        """End it and every child of it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            try:
+                self._process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        for pid in descendants(os.getpid()):  # orphans come to us: we are their subreaper
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class Node:
+    """Answers one message after the other."""
+
+    def __init__(self, folder: Path, config: NodeConfig) -> None:
+        self._folder = folder
+        self._config = config
+
+    def run(self) -> None:
+        """Serve until the process is asked to stop.
+
+        Raises:
+            NotAuthorised: where the coordinator has struck this silo off.
+        """
+        from consilo.transports.flower.calls import NotAuthorised
+        from consilo.transports.flower.fleet import FleetLink
+
+        key = load_silo_key(self._folder / self._config.private_key)
+        ca_certificate = self._folder / self._config.ca_certificate
+        if not ca_certificate.is_file():
+            raise ConfigInvalid(str(ca_certificate), ["the CA certificate does not exist"])
+        with Warm(self._folder, self._config) as warm:
+            warm.start()
+            with FleetLink(self._config.superlink, ca_certificate, key) as link:
+                self._activate(link)
+                while True:
+                    request = link.receive()
+                    if request is None:
+                        continue
+                    try:
+                        self._serve(link, warm, request)
+                    except NotAuthorised:
+                        log.info("run %d has ended; its message is dropped", request.run_id)
+
+    def _activate(self, link: FleetLink) -> None:
+        """Go online; try again while the coordinator is away or believes that we still are."""
+        pause_s = _ACTIVATE_FIRST_S
+        while True:
+            try:
+                node_id = link.activate()
+            except TransportError as cause:
+                log.warning(
+                    "not online yet, next try in %.0f s: %s (not admitted yet, or not gone yet: "
+                    "after an unclean end the coordinator waits 20 s)",
+                    pause_s,
+                    cause,
+                )
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 1.5 + random.random(), _ACTIVATE_LONGEST_S)
+            else:
+                log.info("%s is online as node %d", self._config.name, node_id)
+                return
+
+    def _serve(self, link: FleetLink, warm: Warm, request: Request) -> None:
+        started = time.monotonic()
+        result = self._answer(link, warm, request)
+        seconds = time.monotonic() - started
+        link.answer(request, result, seconds=seconds)
+        verdict = f"fault {result.code}" if isinstance(result, Fault) else "answered"
+        log.info("run %d: %s in %.3f s", request.run_id, verdict, seconds)
+
+    def _answer(self, link: FleetLink, warm: Warm, request: Request) -> Parcel | Fault:
+        try:
+            bundle = self._bundle(link, request)
+        except Refused as cause:
+            log.warning("%s", cause)
+            return Fault("bundle_not_approved", str(cause))
+        except ConfigInvalid as cause:  # fail closed; what is wrong with the file stays here
+            log.error("%s", cause)
+            return Fault("bundle_not_approved", "the silo's list of approved bundles is invalid")
+        parcel = link.fetch(request)
+        if isinstance(parcel, Fault):
+            return parcel
+        return warm.answer(parcel, bundle)
+
+    def _bundle(self, link: FleetLink, request: Request) -> Path:
+        """Return the folder of the run's code, if the operator has approved its hash."""
+        from consilo.transports.flower.bundle import unpack_bundle
+
+        digest = request.bundle_hash
+        if digest not in approved_bundles(self._folder):
+            raise Refused(
+                f"the silo's operator has not approved bundle {digest}", code="bundle_not_approved"
+            )
+        bundles = self._folder / "bundles"
+        unpacked = bundles / digest
+        if not unpacked.is_dir():
+            unpack_bundle(link.bundle(request), bundles)
+        return unpacked
+
+
+def run_node(folder: Path) -> int:
+    """Run the node of the silo in ``folder`` until SIGTERM or Ctrl-C; return the exit code.
+
+    Raises:
+        ConsiloError: where it cannot run.
+    """
+    folder = folder.resolve()
+    config = load_node_config(folder)
+    os.environ.update(QUIET)
+    os.environ["FLWR_HOME"] = str(folder / "flwr")
+    become_subreaper()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+    try:
+        Node(folder, config).run()
+    except TransportError as cause:
+        log.error("%s", cause)
+        return _STRUCK_OFF_EXIT
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
+    raise SystemExit(0)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m silos.node", description="Run the node of one silo."
+    )
+    parser.add_argument("--dir", type=Path, required=True, help="the silo's folder")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        return run_node(options.dir)
+    except ConsiloError as cause:
+        sys.stderr.write(f"{cause}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
