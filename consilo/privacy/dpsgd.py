@@ -171,7 +171,6 @@ def check_private(model: nn.Module) -> None:
         IncompatibleJob: naming every layer that does not, and what to use instead.
     """
     from opacus.validators import ModuleValidator
-    from torch import nn
     from torch.nn.modules.batchnorm import _BatchNorm
 
     findings = []
@@ -181,22 +180,17 @@ def check_private(model: nn.Module) -> None:
             findings.append(
                 f"{where} mixes the rows of a batch: use torch.nn.GroupNorm or LayerNorm instead"
             )
-        elif not list(layer.children()) and any(p.requires_grad for p in layer.parameters()):
-            findings += [
-                f"{where}: {str(fault).split('. ')[0]}"
-                for fault in ModuleValidator.validate(_as_training(layer))
-            ]
-            if list(layer.buffers()) and not isinstance(layer, nn.modules.batchnorm._NormBase):
-                findings.append(f"{where} has buffers and parameters in one layer: split it in two")
+            continue
+        validate = ModuleValidator.VALIDATORS.get(type(layer))
+        faults = validate(layer) if validate is not None else []
+        findings += [f"{where}: {str(fault).split('. ')[0]}" for fault in faults]
+        trained = any(each.requires_grad for each in layer.parameters(recurse=False))
+        if trained and not faults and list(layer.buffers()):
+            findings.append(f"{where} has buffers beside its parameters: put them in a layer apart")
     if findings:
         raise IncompatibleJob(
             "the model cannot be trained with differential privacy: " + "; ".join(findings)
         )
-
-
-def _as_training(layer: nn.Module) -> nn.Module:
-    # The validator also objects to evaluation mode, which is not this check's business.
-    return layer if layer.training else layer.train()
 
 
 def _check_rows_apart(session: FitSession) -> None:
