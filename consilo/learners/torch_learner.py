@@ -45,6 +45,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 _EVALUATION_ROWS = 4096
+_MAX_LR = 3e38
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class FitPlan:
         for name, value in (("steps", self.steps), ("epochs", self.epochs)):
             if value is not None and value < 1:
                 findings.append(f"{name}: must be 1 or more, found {value}")
-        if not (math.isfinite(self.lr) and self.lr >= 0):
-            findings.append(f"lr: must be 0 or more, found {self.lr}")
+        if not 0 <= self.lr <= _MAX_LR:
+            findings.append(f"lr: must be 0 or more and fit float32, found {self.lr}")
         if findings:
             raise JobInvalid("local", findings)
 
@@ -470,7 +471,12 @@ def _run(session: FitSession, hooks: Sequence[FitHook]) -> list[float | None]:
         losses.append(session.gradient(next(session.batches)))
         for hook in hooks:
             hook.before_step(session)
-        session.optimizer.step()
+        try:
+            session.optimizer.step()
+        except (RuntimeError, TypeError) as cause:
+            raise JobInvalid(
+                "local", [f"optimizer {session.plan.optimizer!r} raised {describe(cause)}"]
+            ) from cause
     return losses
 
 
