@@ -1,0 +1,232 @@
+"""One silo, opened from its directory: what its organisation keeps, and what answers for it.
+
+```
+SILO_DIR/
+  silo.yaml      its name and where its rows are (`SiloConfig`)
+  mapping.yaml   its columns, units and codes → the contract's; without it, they are alike
+  policy.yaml    what may leave; without it, nothing
+  cache/         canonical tables and encoded rows
+  gx/            the contract check's full report, for people here
+  state.db       answers by step, privacy spent
+  secrets/       a secret per run: what keys the noise
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from consilo.check_report import CheckReport
+from consilo.config import Config, parse, read_yaml
+from consilo.contract import Contract
+from consilo.dispatch import answerer as dispatch_answerer
+from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadable
+from consilo.job import Job
+from consilo.parcel import Answer, Parcel
+from consilo.protocol import Verb
+from consilo.silo import Arrays
+from consilo.wire import Header
+from silos.cache import CanonicalCache
+from silos.mapping import Mapping
+from silos.policy import Policy
+from silos.sources import Source
+from silos.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+_KEPT_ENCODINGS = 16
+
+
+class SiloConfig(Config):
+    """``silo.yaml``. Paths are relative to the silo's directory.
+
+    Args:
+        name: as the coordinator knows it.
+        source: where the rows are.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")
+    source: Source
+
+
+class Silo:
+    """The software of one organisation, over its directory; a `consilo.silo.SiloHost`.
+
+    Args:
+        directory: the silo's own.
+        config: name and source.
+        policy: what may leave.
+        search_path: where a job's own modules lie.
+        docs: write the full report of a contract check for people in the silo.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: SiloConfig,
+        policy: Policy,
+        *,
+        search_path: tuple[Path, ...] = (),
+        docs: bool = True,
+    ) -> None:
+        self.name = config.name
+        self.directory = directory
+        self.policy = policy
+        self.search_path = search_path
+        self._source = config.source.resolve(directory)
+        self._docs = docs
+        self._store = Store(directory)
+        self._cache = CanonicalCache(directory / "cache")
+
+    @classmethod
+    def open(cls, directory: Path, *, search_path: tuple[Path, ...] = ()) -> Silo:
+        """Return the silo in ``directory``.
+
+        Raises:
+            InvalidInput: where its configuration or policy is not valid.
+        """
+        path = directory / "silo.yaml"
+        config = parse(SiloConfig, read_yaml(path), where=str(path))
+        policy = Policy.load(directory / "policy.yaml")
+        return cls(directory, config, policy, search_path=search_path)
+
+    def permit(self, header: Header, job: Job, verb: Verb) -> None:
+        """Raise `Refused` unless the silo's policy allows this verb."""
+        self.policy.permit(header, job, verb)
+
+    def check(self, contract: Contract) -> CheckReport:
+        """Return the verdict on the silo's rows; made once per (rows, contract, mapping).
+
+        Raises:
+            SourceUnreadable: where the rows cannot be read.
+            MappingInvalid: where the mapping does not fit.
+            Refused: where the silo has no mapping for this contract.
+        """
+        mapping = self.mapping(contract)
+        now = datetime.now(UTC)
+        known = self._known(self._cache.key(self._source, mapping, contract, now=now))
+        if known is not None:
+            return known
+        frame, report = self._cache.get_or_build(self._source, mapping, contract, now=now)
+        if self._docs:
+            from silos.check import write_docs
+
+            page = write_docs(frame, contract, self.directory, now=now)
+            log.info("contract check of %s: %s; see %s", contract.ref, report.verdict, page)
+        return report
+
+    def frame(self, contract: Contract) -> pd.DataFrame:
+        """Return the canonical rows, memory-mapped.
+
+        Raises:
+            SchemaDrift: where they break the contract.
+        """
+        mapping = self.mapping(contract)
+        key = self._cache.key(self._source, mapping, contract, now=datetime.now(UTC))
+        try:
+            return self._cache.frame(key)
+        except SourceUnreadable:  # not there, or damaged: build it
+            frame, report = self._cache.get_or_build(self._source, mapping, contract)
+        if not report.passed:
+            raise SchemaDrift(report.reason())
+        return frame
+
+    def mapping(self, contract: Contract) -> Mapping:
+        """Return the silo's mapping to ``contract``; without a file, names and units are alike."""
+        path = self.directory / "mapping.yaml"
+        if not path.exists():
+            return Mapping(contract=contract.ref)
+        value = read_yaml(path, error=MappingInvalid)
+        if isinstance(value, dict) and value.get("contract") not in (None, contract.ref):
+            raise Refused(
+                f"this silo has no mapping to the contract {contract.ref}", code="mapping"
+            )
+        return Mapping.load(path, contract)
+
+    def encoded(self, key: str, build: Callable[[], Arrays]) -> Arrays:
+        """Return arrays kept under ``key`` for the present rows, memory-mapped and read-only."""
+        fingerprint = self._source.fingerprint(self.directory / "cache" / "fingerprints.json")
+        mapping = self.directory / "mapping.yaml"
+        how = mapping.read_bytes() if mapping.exists() else b""
+        name = hashlib.sha256(f"{fingerprint} {key} ".encode() + how).hexdigest()
+        shelf = self.directory / "cache" / "encoded"
+        place = shelf / name
+        if not place.exists():
+            self._keep(place, build())
+            _prune(shelf, _KEPT_ENCODINGS)
+        return {file.stem: np.load(file, mmap_mode="r") for file in sorted(place.glob("*.npy"))}
+
+    def kept_number(self, key: str, build: Callable[[], float]) -> float:
+        """Return the number kept under ``key``, or build and keep it."""
+        return self._store.kept_number(key, build)
+
+    def secret(self, run_id: str) -> bytes:
+        """Return the run's 32 secret bytes; they never leave the silo."""
+        return self._store.secret(run_id)
+
+    def spend(
+        self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int
+    ) -> list[tuple[float, float, int]]:
+        """Book one training step, once per ``step_id``; return the run's whole history."""
+        return self._store.spend(run_id, step_id, sigma=sigma, sample_rate=sample_rate, steps=steps)
+
+    def remembered(self, step_id: str) -> Parcel | None:
+        """Return what was answered to ``step_id`` before."""
+        return self._store.remembered(step_id)
+
+    def remember(self, step_id: str, reply: Parcel) -> None:
+        """Keep the answer to ``step_id`` before it is sent."""
+        self._store.remember(step_id, reply)
+
+    def _known(self, key: str) -> CheckReport | None:
+        with contextlib.suppress(SourceUnreadable):
+            return self._cache.report(key)
+        return None
+
+    def _keep(self, place: Path, arrays: Arrays) -> None:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=place.parent, prefix="building-"))
+        try:
+            for name, value in arrays.items():
+                with (made / f"{name}.npy").open("xb") as file:
+                    os.fchmod(file.fileno(), 0o600)
+                    np.save(file, value, allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())
+            # Another process may have been faster with the same rows.
+            with contextlib.suppress(OSError):
+                made.rename(place)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def answerer(silo_dir: Path, bundle_dir: Path | None = None) -> Answer:
+    """Return what answers requests for the silo in ``silo_dir``; the node calls it in a child.
+
+    Args:
+        silo_dir: the silo's directory.
+        bundle_dir: where the approved bundle is unpacked; its modules can be a job's own.
+    """
+    path = () if bundle_dir is None else (Path(bundle_dir),)
+    return dispatch_answerer(Silo.open(Path(silo_dir), search_path=path))
+
+
+def _prune(shelf: Path, kept: int) -> None:
+    entries = sorted(shelf.iterdir(), key=lambda place: place.stat().st_mtime_ns, reverse=True)
+    for place in entries[kept:]:
+        shutil.rmtree(place, ignore_errors=True)
