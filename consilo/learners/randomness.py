@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,14 +11,18 @@ import numpy as np
 import torch
 
 
+_GLOBAL_GENERATORS = threading.RLock()
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch, numpy's legacy generator and `random`, and restore them on the way out.
 
-    Not for secrets: torch takes 32 bits of the seed on a CPU.
+    Not for secrets: torch takes 32 bits of the seed on a CPU. Threads take turns, because the
+    generators are the process's.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with _GLOBAL_GENERATORS, torch.random.fork_rng(devices=[]):
+        python_state, numpy_state = random.getstate(), np.random.get_state()
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from consilo.errors import IncompatibleJob, JobInvalid, ModelDiverged, SchemaDrift
+from consilo.learners.modules import build_model
 from consilo.learners.tabular import MLP, LogisticRegression
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import (
@@ -316,3 +318,20 @@ def test_arrays_are_checked() -> None:
         Arrays(np.zeros((2, 2)), np.zeros(2))
     with pytest.raises(ValueError, match="3 targets"):
         Arrays(np.zeros((2, 2), np.float32), np.zeros(3))
+
+
+def test_threads_do_not_disturb_one_another() -> None:
+    """Global generators belong to the process; two silos of one process must not share draws."""
+
+    def fit(seed: int) -> bytes:
+        learner = TorchLearner(_learner_of(seed), Task.of("binary"))
+        learner.fit(_data(), PLAN, rng=np.random.default_rng(seed))
+        return b"".join(value.tobytes() for value in learner.parameters().values())
+
+    def _learner_of(seed: int) -> nn.Module:
+        spec = {"class": "consilo.learners.tabular:MLP", "args": {"dropout": 0.5}}
+        return build_model(spec, num_inputs=4, num_outputs=1, seed=seed)
+
+    alone = [fit(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(fit, range(4))) == alone
