@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-
 _GLOBAL_GENERATORS = threading.RLock()
 
 

@@ -14,11 +14,9 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib
-import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -27,7 +25,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from consilo.config import nearest
 from consilo.errors import (
     ConsiloError,
     IncompatibleJob,
@@ -36,107 +33,31 @@ from consilo.errors import (
     SchemaDrift,
 )
 from consilo.learners.modules import describe
+from consilo.learners.optimizers import make_optimizer
+from consilo.learners.plans import Array, Arrays, FitPlan, FitReport
 from consilo.learners.randomness import seeded
 from consilo.learners.tasks import Task
 from consilo.metrics import Tally
 from consilo.params import Params, check_finite
 
-Array: TypeAlias = npt.NDArray[Any]
+__all__ = [
+    "Arrays",
+    "FitHook",
+    "FitPlan",
+    "FitReport",
+    "FitSession",
+    "Gradient",
+    "Indices",
+    "ProximalHook",
+    "TorchLearner",
+    "backward",
+    "call_loss",
+    "check_loss",
+]
+
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 _EVALUATION_ROWS = 4096
-_MAX_LR = 3e38
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """Features and targets of some rows; both may be memory maps and are never written.
-
-    Args:
-        features: (n, d) or (n, ...) float32.
-        targets: (n,) class indices or values, or (n, m) values.
-    """
-
-    features: Array
-    targets: Array
-
-    def __post_init__(self) -> None:
-        if self.features.dtype != np.float32 or self.features.ndim < 2:
-            raise ValueError(
-                f"features must be float32 of shape (n, d), found {self.features.dtype}"
-                f" {self.features.shape}"
-            )
-        if len(self.features) != len(self.targets):
-            raise ValueError(f"{len(self.features)} rows but {len(self.targets)} targets")
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-
-@dataclass(frozen=True)
-class FitPlan:
-    """How one silo trains in one round.
-
-    Args:
-        batch_size: rows of a step; under differential privacy, the expected number.
-        steps: optimiser steps; exactly one of steps and epochs is given.
-        epochs: passes over the rows.
-        optimizer: a name in ``torch.optim`` in any case, or ``module:Class``.
-        lr: learning rate.
-        momentum: passed on where given.
-        weight_decay: passed on where given.
-        optimizer_args: further arguments of the optimiser.
-    """
-
-    batch_size: int
-    steps: int | None = None
-    epochs: int | None = None
-    optimizer: str = "sgd"
-    lr: float = 0.01
-    momentum: float | None = None
-    weight_decay: float | None = None
-    optimizer_args: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        findings = []
-        if self.batch_size < 1:
-            findings.append(f"batch_size: must be 1 or more, found {self.batch_size}")
-        if (self.steps is None) == (self.epochs is None):
-            findings.append("steps, epochs: give exactly one of the two")
-        for name, value in (("steps", self.steps), ("epochs", self.epochs)):
-            if value is not None and value < 1:
-                findings.append(f"{name}: must be 1 or more, found {value}")
-        if not 0 <= self.lr <= _MAX_LR:
-            findings.append(f"lr: must be 0 or more and fit float32, found {self.lr}")
-        if findings:
-            raise JobInvalid("local", findings)
-
-    def num_steps(self, num_examples: int) -> int:
-        """Return the optimiser steps that the plan means for that many rows."""
-        if self.steps is not None:
-            return self.steps
-        return (self.epochs or 0) * math.ceil(num_examples / self.batch_size)
-
-    def sample_rate(self, num_examples: int) -> float:
-        """Return the probability of each row to join a step under Poisson sampling."""
-        return min(1.0, self.batch_size / num_examples)
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What a fit did.
-
-    Args:
-        num_examples: rows that were trained on.
-        steps: optimiser steps taken.
-        mean_loss: over the batches; None where a hook keeps it private.
-        seconds: wall time.
-    """
-
-    num_examples: int
-    steps: int
-    mean_loss: float | None
-    seconds: float
 
 
 class FitHook:
@@ -338,7 +259,7 @@ class TorchLearner:
             model=self.model,
             data=data,
             plan=plan,
-            optimizer=_optimizer(plan, self.model),
+            optimizer=make_optimizer(plan, self.model),
             rng=rng,
             num_steps=plan.num_steps(len(data)),
             batches=_shuffled(len(data), plan.batch_size, rng),
@@ -491,59 +412,3 @@ def _shuffled(num_rows: int, batch_size: int, rng: np.random.Generator) -> Itera
 def _chunks(features: Array) -> Iterator[Array]:
     for start in range(0, max(len(features), 1), _EVALUATION_ROWS):
         yield features[start : start + _EVALUATION_ROWS]
-
-
-def _optimizer(plan: FitPlan, model: nn.Module) -> torch.optim.Optimizer:
-    found = _optimizer_class(plan.optimizer)
-    args: dict[str, Any] = {"lr": plan.lr}
-    if plan.momentum is not None:
-        args["momentum"] = plan.momentum
-    if plan.weight_decay is not None:
-        args["weight_decay"] = plan.weight_decay
-    args |= plan.optimizer_args
-    known = list(inspect.signature(found).parameters)
-    findings = []
-    for name in args:
-        if name not in known and "kwargs" not in known:
-            guess = nearest(name, known)
-            hint = f"; did you mean '{guess}'?" if guess else ""
-            findings.append(f"optimizer {plan.optimizer!r} has no argument {name!r}{hint}")
-    closure = inspect.signature(found.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        findings.append(
-            f"optimizer {plan.optimizer!r} evaluates the loss several times a step, which is not"
-            " supported; choose one like sgd or adam"
-        )
-    if findings:
-        raise JobInvalid("local", findings)
-    try:
-        return found([each for each in model.parameters() if each.requires_grad], **args)
-    except (TypeError, ValueError) as cause:
-        raise JobInvalid("local", [f"optimizer {plan.optimizer!r}: {cause}"]) from cause
-
-
-def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    if ":" in name or "." in name:
-        module_name, _, class_name = name.replace(":", ".").rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module_name), class_name, None)
-        except ImportError:
-            found = None
-    else:
-        module_name = "torch.optim"
-        known = {
-            each.lower(): value
-            for each, value in vars(torch.optim).items()
-            if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
-        }
-        known.pop("optimizer", None)
-        found = known.get(name.lower())
-        if found is None:
-            guess = nearest(name.lower(), sorted(known))
-            hint = f"; did you mean '{guess}'?" if guess else f"; known: {', '.join(sorted(known))}"
-            raise JobInvalid("local", [f"unknown optimizer {name!r}{hint}"])
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise JobInvalid(
-            "local", [f"optimizer {name!r} is not a class made from torch's Optimizer"]
-        )
-    return found

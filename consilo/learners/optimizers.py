@@ -1,0 +1,75 @@
+"""Make a torch optimiser from its name in a plan."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from consilo.config import nearest
+from consilo.errors import JobInvalid
+from consilo.learners.plans import FitPlan
+
+
+def make_optimizer(plan: FitPlan, model: nn.Module) -> torch.optim.Optimizer:
+    """Return a new optimiser over the parameters of ``model`` that require gradients.
+
+    Raises:
+        JobInvalid: where there is no such optimiser, or it does not take the arguments.
+    """
+    found = _optimizer_class(plan.optimizer)
+    args: dict[str, Any] = {"lr": plan.lr}
+    if plan.momentum is not None:
+        args["momentum"] = plan.momentum
+    if plan.weight_decay is not None:
+        args["weight_decay"] = plan.weight_decay
+    args |= plan.optimizer_args
+    known = list(inspect.signature(found).parameters)
+    findings = []
+    for name in args:
+        if name not in known and "kwargs" not in known:
+            guess = nearest(name, known)
+            hint = f"; did you mean '{guess}'?" if guess else ""
+            findings.append(f"optimizer {plan.optimizer!r} has no argument {name!r}{hint}")
+    closure = inspect.signature(found.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        findings.append(
+            f"optimizer {plan.optimizer!r} evaluates the loss several times a step, which is not"
+            " supported; choose one like sgd or adam"
+        )
+    if findings:
+        raise JobInvalid("local", findings)
+    try:
+        return found([each for each in model.parameters() if each.requires_grad], **args)
+    except (TypeError, ValueError) as cause:
+        raise JobInvalid("local", [f"optimizer {plan.optimizer!r}: {cause}"]) from cause
+
+
+def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    if ":" in name or "." in name:
+        module_name, _, class_name = name.replace(":", ".").rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name, None)
+        except ImportError:
+            found = None
+    else:
+        module_name = "torch.optim"
+        known = {
+            each.lower(): value
+            for each, value in vars(torch.optim).items()
+            if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+        }
+        known.pop("optimizer", None)
+        found = known.get(name.lower())
+        if found is None:
+            guess = nearest(name.lower(), sorted(known))
+            hint = f"; did you mean '{guess}'?" if guess else f"; known: {', '.join(sorted(known))}"
+            raise JobInvalid("local", [f"unknown optimizer {name!r}{hint}"])
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise JobInvalid(
+            "local", [f"optimizer {name!r} is not a class made from torch's Optimizer"]
+        )
+    return found
