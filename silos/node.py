@@ -249,6 +249,8 @@ class Node:
                         self._serve(link, warm, request)
                     except NotAuthorised:
                         log.info("run %d has ended; its message is dropped", request.run_id)
+                    except TransportError as cause:
+                        log.warning("run %d: a message is lost: %s", request.run_id, cause)
 
     def _activate(self, link: FleetLink) -> None:
         """Go online; try again while the coordinator is away or believes that we still are."""

@@ -25,12 +25,13 @@ from consilo.parcel import Fault, Parcel
 from consilo.transports.flower.calls import NotAuthorised, call, connect
 from consilo.transports.flower.doorbell import MAX_WAIT_S, Waiter
 from consilo.transports.flower.packing import (
+    in_order,
     pack_body,
     pack_fault,
     pack_parcel,
-    pull_message,
+    pull_records,
     push_objects,
-    unpack_content,
+    unpack,
 )
 from consilo.transports.flower.version import require_flower
 
@@ -50,7 +51,6 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest  # noqa: E402
 from flwr.proto.node_pb2 import Node  # noqa: E402
 from flwr.proto.run_pb2 import GetRunRequest  # noqa: E402
 from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
-    get_all_nested_objects,
     get_object_tree,
     no_object_id_recompute,
 )
@@ -139,22 +139,25 @@ class FleetLink:
         """
         if self._refused.is_set():
             raise NotAuthorised(f"the coordinator at {self._address} has struck this silo off")
-        self._waiter.expect(min(_HOLD_S, MAX_WAIT_S))
+        if self._waiter.drained:
+            self._waiter.expect(min(_HOLD_S, MAX_WAIT_S))
+        else:
+            self._waiter.look()
         answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
         if not answer.messages_list:
             if not self._waiter.held:
                 time.sleep(self._pause_s)
                 self._pause_s = min(self._pause_s * 1.3, _LONGEST_POLL_S)
+            self._waiter.found_nothing()
             return None
         self._pause_s = _FIRST_POLL_S
+        self._waiter.took()
         message = message_from_proto(answer.messages_list[0])
         run_id = int(message.metadata.run_id)
         try:
             return Request(run_id, self._hash_of(run_id), message, answer.message_object_trees[0])
         except (NotAuthorised, RunCancelled):
             return None  # the run has ended meanwhile
-        finally:
-            self._waiter.look()  # there may be more
 
     def _hash_of(self, run_id: int) -> str:
         if run_id not in self._hashes:
@@ -190,14 +193,14 @@ class FleetLink:
         pull = make_pull_object_fn_protobuf(
             lambda item: self._call(self._client.PullObject, item), self._node, request.run_id
         )
-        message = pull_message(request._tree, pull, give_up=give_up)
+        result = unpack(pull_records(request._tree, pull, give_up=give_up))
         self._call(
             self._client.ConfirmMessageReceived,
             ConfirmMessageReceivedRequest(
                 node=self._node, run_id=request.run_id, message_object_id=request._tree.object_id
             ),
         )
-        return unpack_content(message.content)
+        return result
 
     def answer(self, request: Request, result: Parcel | Fault, *, seconds: float) -> None:
         """Send the answer to a message.
@@ -207,14 +210,15 @@ class FleetLink:
             result: the silo's parcel, or why there is none.
             seconds: what it took.
         """
+        to = str(request._message.metadata.message_id)
         if isinstance(result, Fault):
-            content = pack_fault(result)
+            content = pack_fault(result, to=to)
         else:
-            content = pack_parcel(result, pack_body(result.body))
+            content = pack_parcel(result, pack_body(result.body), to=to)
         with no_object_id_recompute():
             message = Message(content, reply_to=request._message)
             message.metadata.__dict__["_message_id"] = message.object_id
-            objects = get_all_nested_objects(message)
+            objects = in_order(message)
             answer = self._call(
                 self._client.PushMessages,
                 PushMessagesRequest(

@@ -166,24 +166,39 @@ class Registry:
         return [node for node in answer.nodes_info if node.status != _UNREGISTERED]
 
 
+# Which API each of Flower's layers acts on; each asks for it in its own first lines.
+_LAYERS = {
+    "ControlSensitiveResponseMiddleware": "/v1/control/",
+    "ControlAuthenticationMiddleware": "/v1/control/",
+    "ControlLicenseMiddleware": "/v1/control/",
+    "ControlEventLogMiddleware": "/v1/control/",
+    "RuntimeTracingMiddleware": "/v1/runtime/",
+    "NodeAuthMiddleware": "/v1/fleet/",
+    "FleetEventLogMiddleware": "/v1/fleet/",
+}
+
+
 def main() -> None:
     """Run Flower's SuperLink with a door before it."""
     require_flower()
     quieten()
     import uvicorn
-    from flwr.superlink import extensions
+    from flwr.superlink import main as application
     from starlette.middleware import Middleware
 
-    from consilo.transports.flower.doorbell import Bell, Door
+    from consilo.transports.flower.doorbell import Bell, Door, Only
 
     # The package exports a function of the same name.
-    flower_superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
-
-    for module, name in ((extensions, "get_middleware"), (flower_superlink, "uvicorn")):
+    command = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    for module, name in (
+        (application, "_get_middleware"),
+        (command, "uvicorn"),
+        *((application, layer) for layer in _LAYERS),
+    ):
         if not hasattr(module, name):
             raise VersionUnsupported(f"{module.__name__} has no '{name}'; flwr has changed")
     bell = Bell()
-    others = extensions.get_middleware
+    flowers = application._get_middleware
 
     class Server:
         """Stands for the module ``uvicorn`` where Flower calls ``uvicorn.run``."""
@@ -195,10 +210,23 @@ def main() -> None:
             bell.closing = lambda: server.should_exit
             server.run()
 
-    extensions.get_middleware = lambda: (Middleware(Door, bell=bell), *others())
-    flower_superlink.uvicorn = Server
+    def only(layer: Any) -> Any:
+        prefix = _LAYERS.get(layer.cls.__name__)
+        if prefix is None:
+            return layer
+
+        def build(app: Any) -> Only:
+            return Only(app, prefix, layer.cls(app, *layer.args, **layer.kwargs))
+
+        return Middleware(build)
+
+    application._get_middleware = lambda: [
+        Middleware(Door, bell=bell),
+        *(only(layer) for layer in flowers()),
+    ]
+    vars(command)["uvicorn"] = Server
     threading.current_thread().name = "superlink"
-    flower_superlink.flower_superlink()
+    command.flower_superlink()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import fcntl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,11 +24,12 @@ from consilo.parcel import Arrival, Fault, Parcel
 from consilo.transports.flower.calls import NotAuthorised, call, cancelled_check, connect
 from consilo.transports.flower.doorbell import Waiter
 from consilo.transports.flower.packing import (
+    in_order,
     pack_body,
     pack_parcel,
-    pull_message,
+    pull_records,
     push_objects,
-    unpack_content,
+    unpack,
 )
 from consilo.transports.flower.version import require_flower
 
@@ -54,7 +54,6 @@ from flwr.proto.runtime_pb2 import (  # noqa: E402
 )
 from flwr.supercore.control import ControlHttpClient  # noqa: E402
 from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
-    get_all_nested_objects,
     get_object_tree,
     no_object_id_recompute,
 )
@@ -77,12 +76,23 @@ _TTL_MARGIN_S = 60.0
 _REPLY_GRACE_S = 60.0  # a reply that was announced before the deadline may take this long to fetch
 
 
-@dataclass(frozen=True)
-class _Sent:
-    """A message on its way."""
+class _Replies:
+    """What came back in one exchange: heads only, until their turn comes.
 
-    message_id: str
-    at: float
+    Args:
+        sent: silo → message.
+    """
+
+    def __init__(self, sent: Mapping[str, str]) -> None:
+        self.out = set(sent.values())
+        self.arrived: dict[str, tuple[Any, Any, float]] = {}
+
+    def note(self, head: Any, tree: Any, at: float) -> None:
+        """Keep a reply's head and object tree under the message that it answers."""
+        message_id = str(head.metadata.reply_to_message_id)
+        if message_id in self.out:
+            self.out.discard(message_id)
+            self.arrived[message_id] = (head, tree, at)
 
 
 class FlowerTransport:
@@ -250,7 +260,7 @@ class FlowerTransport:
         sent = self._send(parcels, deadline_s)
         return self._arrivals(list(parcels), sent, started, started + deadline_s)
 
-    def _send(self, parcels: Mapping[str, Parcel], deadline_s: float) -> dict[str, _Sent]:
+    def _send(self, parcels: Mapping[str, Parcel], deadline_s: float) -> dict[str, str]:
         if any(silo not in self._names for silo in parcels):
             self._online()
         bodies: dict[int, Any] = {}
@@ -263,13 +273,13 @@ class FlowerTransport:
                     continue
                 if id(parcel.body) not in bodies:
                     bodies[id(parcel.body)] = pack_body(parcel.body)
-                content = pack_parcel(parcel, bodies[id(parcel.body)])
+                content = pack_parcel(parcel, bodies[id(parcel.body)], to=str(self._names[silo]))
                 message = make_message(self._metadata(self._names[silo], deadline_s), content)
                 message.metadata.__dict__["_message_id"] = message.object_id
                 messages[silo] = message.object_id
                 protos.append(message_to_proto(remove_content_from_message(message)))
                 trees.append(get_object_tree(message))
-                objects.update(get_all_nested_objects(message))
+                objects.update(in_order(message))
             if not messages:
                 return {}
             request = PushAppMessagesRequest(messages_list=protos, message_object_trees=trees)
@@ -281,9 +291,8 @@ class FlowerTransport:
                 answer.session_id,
             )
             push_objects(objects, set(answer.objects_to_push), push)
-        at = time.monotonic()
         pairs = zip(messages, answer.message_ids, strict=True)
-        return {silo: _Sent(identifier, at) for silo, identifier in pairs if identifier}
+        return {silo: identifier for silo, identifier in pairs if identifier}
 
     def _metadata(self, node_id: int, deadline_s: float) -> Any:
         return Metadata(
@@ -299,27 +308,25 @@ class FlowerTransport:
         )
 
     def _arrivals(
-        self, silos: list[str], sent: Mapping[str, _Sent], started: float, deadline: float
+        self, silos: list[str], sent: Mapping[str, str], started: float, deadline: float
     ) -> Iterator[Arrival]:
+        replies = _Replies(sent)
         for silo in silos:
-            result: Parcel | Fault
             if silo in sent:
-                result = self._receive(sent[silo].message_id, deadline)
+                self._await(sent[silo], replies, deadline)
+                result, at = self._fetch(sent[silo], replies)
             else:
-                result = Fault("unreachable", "the silo is not connected")
-            seconds = time.monotonic() - started
-            if isinstance(result, Fault):
-                yield Arrival(silo, None, result, seconds)
-            else:
-                yield Arrival(silo, result, None, seconds)
+                result, at = Fault("unreachable", "the silo is not connected"), time.monotonic()
+            parcel, fault = (None, result) if isinstance(result, Fault) else (result, None)
             del result
+            yield Arrival(silo, parcel, fault, at - started)
+            del parcel
 
-    def _receive(self, message_id: str, deadline: float) -> Parcel | Fault:
-        """Wait for the reply to one message and fetch it."""
-        request = PullAppMessagesRequest(message_ids=[message_id])
+    def _await(self, message_id: str, replies: _Replies, deadline: float) -> None:
+        """Wait until the reply to a message is there, or the deadline; note all that come."""
         pause_s = _FIRST_POLL_S
-        looked = 0.0
-        while True:
+        looked = time.monotonic()
+        while message_id not in replies.arrived:
             now = time.monotonic()
             left_s = deadline - now
             if left_s <= 0 or now - looked > _LOOK_S:
@@ -327,19 +334,24 @@ class FlowerTransport:
                 looked = now
             else:
                 self._waiter.expect(min(_HOLD_S, left_s))
+            request = PullAppMessagesRequest(message_ids=sorted(replies.out))
             answer = self._call(self._client.PullMessages, request)
-            if answer.messages_list:
-                return self._fetch(answer.messages_list[0], answer.message_object_trees[0])
+            at = time.monotonic()
+            for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
+                replies.note(message_from_proto(proto), tree, at)
             if left_s <= 0:
-                return Fault("deadline", "no answer before the deadline")
-            if not self._waiter.held:
+                return
+            if not answer.messages_list and not self._waiter.held:
                 time.sleep(min(pause_s, left_s))
                 pause_s = min(pause_s * 1.5, _LONGEST_POLL_S)
 
-    def _fetch(self, proto: Any, tree: Any) -> Parcel | Fault:
-        head = message_from_proto(proto)
+    def _fetch(self, message_id: str, replies: _Replies) -> tuple[Parcel | Fault, float]:
+        """Return the reply's content and when it was there."""
+        if message_id not in replies.arrived:
+            return Fault("deadline", "no answer before the deadline"), time.monotonic()
+        head, tree, at = replies.arrived.pop(message_id)
         if head.has_error():
-            return _fault_of(head.error.code)
+            return _fault_of(head.error.code), at
         give_up_at = time.monotonic() + _REPLY_GRACE_S
 
         def give_up() -> None:
@@ -351,18 +363,18 @@ class FlowerTransport:
             lambda item: self._call(self._client.PullObject, item), self._node, self.run_id
         )
         try:
-            message = pull_message(tree, pull, give_up=give_up)
+            result = unpack(pull_records(tree, pull, give_up=give_up))
             request = ConfirmMessageReceivedRequest(
                 node=self._node, run_id=self.run_id, message_object_id=tree.object_id
             )
             self._call(self._client.ConfirmMessageReceived, request)
-            return unpack_content(message.content)
         except ReplyInvalid as cause:
-            return Fault("invalid_reply", str(cause))
+            result = Fault("invalid_reply", str(cause))
         except (CoordinatorUnreachable, RunCancelled):
             raise
         except Exception as cause:  # a silo can send anything; an odd reply drops that silo only
-            return Fault("invalid_reply", f"the reply cannot be read ({type(cause).__name__})")
+            result = Fault("invalid_reply", f"the reply cannot be read ({type(cause).__name__})")
+        return result, time.monotonic()
 
     # Ending.
 
