@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from consilo.contract import Severity
 
 Verdict = Literal["pass", "fail", "not_checked"]
+RuleName = Literal[
+    "present",
+    "type",
+    "nulls",
+    "range",
+    "typical",
+    "allowed",
+    "not_future",
+    "min_rows",
+    "not_empty",
+    "unique",
+    "class_balance",
+    "classes",
+    "freshness",
+    "cross_column",
+]
 
 COUNT_GRAIN = 5
 """Counts leave a silo rounded up to a multiple of this."""
@@ -54,8 +70,8 @@ class Finding(_Travels):
         counts: coarse numbers of rows.
     """
 
-    rule: str
-    column: str | None
+    rule: RuleName
+    column: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_+]*$")] | None
     verdict: Verdict
     severity: Severity
     counts: Counts

@@ -89,6 +89,10 @@ class CanonicalCache:
             if not self._is_sound(key):
                 self._build(key, source, mapping, contract, moment)
                 self._prune(key)
+                if self.key(source, mapping, contract, now=moment) != key:
+                    # Which rows were read is not known; the entry could hold any mixture.
+                    shutil.rmtree(self._directory / key)
+                    raise SourceUnreadable("the source changed while it was read; try again")
             os.utime(self._directory / key)
             return self._load(key), self.report(key)
 

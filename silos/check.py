@@ -8,6 +8,7 @@ itself returns holds values of rows and never leaves: `check` reads booleans and
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consilo.check_report import CheckReport, Counts, Finding, Verdict, coarse, verdict_of
+from consilo.check_report import (
+    CheckReport,
+    Counts,
+    Finding,
+    RuleName,
+    Verdict,
+    coarse,
+    verdict_of,
+)
 from consilo.contract import Column, Contract, CrossColumn, Severity
 from silos.mapping import UNREADABLE, allowed_values
 
@@ -34,6 +43,8 @@ _GX_TYPES = {
 _OF_ROWS = frozenset({"type", "nulls", "range", "allowed", "not_future", "unique", "cross_column"})
 """Rules that single rows break; for the others a number of failed rows has no meaning."""
 _ROUNDING = 1e-9
+_ONE_AT_A_TIME = threading.RLock()
+"""Great Expectations keeps its current context in a global, and so do Python's warnings."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Rule:
         expectations: all must succeed.
     """
 
-    name: str
+    name: RuleName
     columns: tuple[str, ...]
     severity: Severity
     expectations: tuple[Any, ...]
@@ -142,14 +153,14 @@ def _column_rules(
 ) -> Iterator[Rule]:
     name = column.name
 
-    def rule(kind: str, *expectations: Any, severity: Severity | None = None) -> Rule:
+    def rule(kind: RuleName, *expectations: Any, severity: Severity | None = None) -> Rule:
         return Rule(kind, (name,), severity or column.severity, expectations)
 
     yield rule("present", expect.ExpectColumnToExist(column=name))
     kinds = [expect.ExpectColumnValuesToBeOfType(column=name, type_=_GX_TYPES[column.type])]
     if unreadable:
         rows = ", ".join(str(row + 1) for row in unreadable["rows"])
-        note = f"{unreadable['count']} values cannot be read as {column.type}; rows {rows}, …"
+        note = f"{unreadable['count']} not readable as {column.type}; first in rows {rows}"
         kinds.append(
             expect.ExpectColumnValuesToBeInSet(column=_mark(name), value_set=[False], notes=note)
         )
@@ -304,15 +315,20 @@ def _validate(
 
 
 def _suite(gx: Any, name: str, rules: Sequence[Rule]) -> Any:
-    suite = gx.ExpectationSuite(name=name)
-    for position, rule in enumerate(rules):
-        said = {
-            "meta": {"rule": rule.name, "position": position},
-            "severity": "critical" if rule.severity == "error" else "warning",
-        }
-        for expectation in rule.expectations:
-            suite.add_expectation(expectation.copy(update=said))
-    return suite
+    # All at once: adding them one by one compares, and on disk rewrites, all those before.
+    return gx.ExpectationSuite(
+        name=name,
+        expectations=[
+            expectation.copy(
+                update={
+                    "meta": {"rule": rule.name, "position": position},
+                    "severity": "critical" if rule.severity == "error" else "warning",
+                }
+            )
+            for position, rule in enumerate(rules)
+            for expectation in rule.expectations
+        ],
+    )
 
 
 def _mark(column: str) -> str:
@@ -339,7 +355,7 @@ def _hide_progress(gx: Any, context: Any) -> None:
 def _quiet_gx() -> Iterator[Any]:
     """Import Great Expectations with its usage reports off and its own warnings kept quiet."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with warnings.catch_warnings():
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
         # It warns of what its own dependencies will drop; nothing here can mend that.
         warnings.simplefilter("ignore")
         import great_expectations as gx

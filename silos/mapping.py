@@ -191,7 +191,7 @@ class Mapping(Config):
         return as_text
 
     def missing_columns(self, available: Sequence[str], contract: Contract) -> list[str]:
-        """Return one sentence for each local column that the source does not have."""
+        """Return, for the people in the silo, a sentence per local column that is not there."""
         findings = []
         for name, local in self.local_columns(contract).items():
             if local not in available:
@@ -256,7 +256,7 @@ def _faults(column: Column, how: ColumnMapping) -> list[str]:
         faults.append(f"date_format: the column is of type {column.type}, not date")
     if how.threshold and column.type not in ("boolean", "integer", "float"):
         faults.append(f"{how.threshold[0]}: gives yes or no, the column is of type {column.type}")
-    given = list((how.recode or {}).values()) if how.recode else []
+    given: list[Any] = list((how.recode or {}).values())
     given += [how.constant] if how.is_constant else []
     rule = "constant" if how.is_constant else "recode"
     for value in given:
@@ -455,18 +455,23 @@ def _booleans(series: pd.Series[Any]) -> pd.Series[Any]:
 def _dates(series: pd.Series[Any], date_format: str | None) -> pd.Series[Any]:
     import pandas as pd
 
-    if pd.api.types.is_numeric_dtype(series.dtype):
+    if not pd.api.types.is_datetime64_any_dtype(series.dtype):
         # 20240131 is a date, 1.7e9 could be seconds or days: a bare number needs a format.
-        series = (
-            series.astype("Int64").astype("str") if date_format else series.mask(series == series)
-        )
-    else:
-        series = _stripped(series)
+        series = series.map(lambda value: _date_text(value, date_format), na_action="ignore")
+        series = series.astype(object)
     read = pd.to_datetime(series, format=date_format or "ISO8601", errors="coerce", utc=True)
     naive = read.dt.tz_localize(None)
     # 9999-12-31 and its like are no dates but codes: they belong under missing.
     fits = naive.between(pd.Timestamp.min.ceil("s"), pd.Timestamp.max.floor("s"))
     return naive.where(fits).astype("datetime64[ns]")
+
+
+def _date_text(value: Any, date_format: str | None) -> Any:
+    if isinstance(value, date):
+        return value.strftime(date_format) if date_format else value.isoformat()
+    if isinstance(value, str):
+        return value.strip()
+    return _key(value) if date_format else None
 
 
 def _texts(series: pd.Series[Any], column: Column) -> pd.Series[Any]:

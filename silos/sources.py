@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from consilo.config import Config, nearest, parse, read_yaml
+from consilo.config import Config, parse, read_yaml
 from consilo.errors import ConfigInvalid, SourceUnreadable
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Source(Config):
         return self.model_copy(update={"path": tuple(directory / each for each in self.path)})
 
     def columns(self) -> list[str]:
-        """Return the names of the columns without reading the rows.
+        """Return the names of the columns without reading the rows; they stay in the silo.
 
         Raises:
             SourceUnreadable: where there is no such file or table.
@@ -138,9 +138,12 @@ class Source(Config):
         """
         known = self.columns()
         wanted = known if columns is None else list(columns)
-        unknown = [_unknown(name, known) for name in wanted if name not in known]
+        unknown = [f"'{name}'" for name in wanted if name not in known]
         if unknown:
-            raise SourceUnreadable(f"{self._where()}: {'; '.join(unknown)}")
+            # The names that are there stay unsaid: of a file whose header is not one, they are
+            # values of its first row, and this text may leave the silo.
+            hint = "check the mapping's names, and the source's header and names"
+            raise SourceUnreadable(f"{self._where()}: no column {', '.join(unknown)}; {hint}")
         with self._explained():
             if self.type in ("sqlite", "sql"):
                 quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in wanted)
@@ -248,13 +251,11 @@ class Source(Config):
 def _why(source: Source, cause: Exception) -> str:
     said = str(cause)
     if isinstance(cause, UnicodeDecodeError) or "UTF8" in said or "codec" in said:
-        return f"a file is not {source.encoding} text; set encoding"
+        return _not_text(source)
     if ragged := re.search(r"Expected (\d+) columns, got (\d+)", said):
-        row = re.search(r"Row #(\d+)", said)
-        place = f"line {row[1]}" if row else "a line"
         expected, found = ragged.groups()
         hint = "check separator, header and names"
-        return f"{place} has {found} fields where {expected} are expected; {hint}"
+        return f"a line has {found} fields where {expected} are expected; {hint}"
     if isinstance(cause, PermissionError):
         return "a file may not be read; check its permissions"
     if isinstance(cause, LookupError) and "encoding" in said:
@@ -268,24 +269,23 @@ def _why(source: Source, cause: Exception) -> str:
     return f"it cannot be read ({type(cause).__name__}); check its options"
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    guess = nearest(name, known)
-    hint = f"; did you mean '{guess}'?" if guess else f"; columns: {', '.join(known)}"
-    return f"there is no column '{name}'{hint}"
+def _not_text(source: Source) -> str:
+    return f"a file is not {source.encoding} text; set encoding, such as latin-1"
 
 
 def _csv_names(source: Source, path: Path) -> list[str]:
     if source.names is not None:
         return list(source.names)
     names = list(_open_csv(source, path).schema.names)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [at + 1 for at, name in enumerate(names) if name in names[:at]]
     if twice:
         hint = "rename it, or set header: false with names"
-        raise SourceUnreadable(f"{source._where()}: the header has {twice[0]!r} twice; {hint}")
+        said = f"column {twice[0]} has the name of one before it"
+        raise SourceUnreadable(f"{source._where()}: {said}; {hint}")
     return names
 
 
-def _csv_options(source: Source) -> tuple[Any, Any]:
+def _csv_options(source: Source) -> dict[str, Any]:
     from pyarrow import csv
 
     reading = csv.ReadOptions(
@@ -293,14 +293,16 @@ def _csv_options(source: Source) -> tuple[Any, Any]:
         autogenerate_column_names=not source.header and not source.names,
         encoding=source.encoding,
     )
-    return reading, csv.ParseOptions(delimiter=source.separator)
+    return {
+        "read_options": reading,
+        "parse_options": csv.ParseOptions(delimiter=source.separator),
+    }
 
 
 def _open_csv(source: Source, path: Path) -> Any:
     from pyarrow import csv
 
-    reading, parsing = _csv_options(source)
-    return csv.open_csv(path, read_options=reading, parse_options=parsing)
+    return csv.open_csv(path, **_csv_options(source))
 
 
 def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]) -> pa.Table:
@@ -308,7 +310,6 @@ def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]
     import pyarrow as pa
     from pyarrow import csv
 
-    reading, parsing = _csv_options(source)
     types = {name: pa.string() for name in text if name in wanted}
     names = _csv_names(source, path)
     while True:
@@ -319,14 +320,17 @@ def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]
             strings_can_be_null=True,
         )
         try:
-            return csv.read_csv(
-                path, read_options=reading, parse_options=parsing, convert_options=converting
-            )
+            table = csv.read_csv(path, convert_options=converting, **_csv_options(source))
+            break
         except pa.ArrowInvalid as cause:
             column = re.match(r"In CSV column #(\d+)", str(cause))
             if column is None or names[int(column[1])] in types:
                 raise
             types[names[int(column[1])]] = pa.string()
+    if any(pa.types.is_binary(kind) for kind in table.schema.types):
+        # What is no text in its encoding comes as bytes.
+        raise SourceUnreadable(f"{source._where()}: {_not_text(source)}")
+    return table
 
 
 def _stack(tables: list[pa.Table]) -> pa.Table:
