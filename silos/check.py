@@ -27,7 +27,8 @@ from consilo.check_report import (
     verdict_of,
 )
 from consilo.contract import Column, Contract, CrossColumn, Severity
-from silos.mapping import UNREADABLE, allowed_values
+from silos.canonical import allowed_values
+from silos.mapping import UNREADABLE
 
 if TYPE_CHECKING:
     import pandas as pd
