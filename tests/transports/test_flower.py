@@ -1,0 +1,363 @@
+"""A federation of real processes: TLS, node authentication, one folder and key per silo."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from consilo import keys
+from consilo.environment import child_environment
+from consilo.errors import ConfigInvalid, CoordinatorUnreachable, JobInvalid, Refused, RunCancelled
+from consilo.parcel import Arrival, Parcel, Transport
+from consilo.processes import Service, Supervisor, free_port
+from consilo.transports.flower.bundle import (
+    build_bundle,
+    bundle_hash,
+    read_modules,
+    unpack_bundle,
+)
+from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
+from consilo.transports.flower.transport import FlowerTransport
+
+ANSWERER = """
+import os, time
+from consilo.parcel import Parcel
+
+def answerer(silo, bundle):
+    def answer(parcel):
+        if b"sleep" in parcel.header and b"silo1" in parcel.header:
+            time.sleep(30)
+        if b"die" in parcel.header and b"silo2" in parcel.header:
+            os._exit(1)
+        if b"module" in parcel.header:
+            import brought
+            return Parcel(brought.NAME.encode(), b"")
+        return Parcel(silo.name.encode() + b" " + parcel.header, parcel.body)
+    return answer
+"""
+SILOS = ("silo0", "silo1", "silo2")
+PLAIN = build_bundle()
+WITH_MODULE = build_bundle({"brought.py": b"NAME = 'brought along'\n"})
+
+
+@dataclass
+class Federation:
+    root: Path
+    mark: str
+    link: SuperLink
+    supervisor: Supervisor
+    nodes: dict[str, Service]
+
+    def transport(
+        self, bundle: bytes = PLAIN, cancelled: threading.Event | None = None
+    ) -> FlowerTransport:
+        return FlowerTransport.open(
+            self.link.address,
+            self.link.ca_certificate,
+            bundle,
+            home=self.root / "coordinator",
+            cancelled=cancelled,
+        )
+
+    def start_node(self, name: str) -> None:
+        folder = self.root / name
+        self.nodes[name] = self.supervisor.start(
+            name,
+            [sys.executable, "-m", "silos.node", "--dir", str(folder)],
+            log=folder / "node.log",
+            env=child_environment(
+                home=folder / "flwr",
+                PYTHONPATH=str(self.root / "library"),
+                CONSILO_TEST_MARK=self.mark,
+            ),
+        )
+
+    def wait_online(self, names: tuple[str, ...], within_s: float = 30.0) -> None:
+        with Registry(self.link.address, self.link.ca_certificate) as registry:
+            wait_until(lambda: set(names) <= set(registry.online()), within_s)
+
+
+def wait_until(condition: Callable[[], bool], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def marked(mark: str) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("CONSILO_TEST_MARK") == mark:
+                found.append(" ".join(process.cmdline()))
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    root = tmp_path_factory.mktemp("federation")
+    mark = root.as_posix()
+    (root / "library").mkdir()
+    (root / "library" / "test_answerer.py").write_text(ANSWERER)
+    home = root / "coordinator"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONSILO_TEST_MARK", mark)
+        with Supervisor() as supervisor:
+            authority = keys.load_or_create_authority(home / "tls")
+            link = start_superlink(supervisor, home, authority, port=free_port())
+            federation = Federation(root, mark, link, supervisor, {})
+            with Registry(link.address, link.ca_certificate) as registry:
+                for name in SILOS:
+                    folder = root / name
+                    folder.mkdir()
+                    public = keys.load_or_create_silo_key(folder / "silo.key")
+                    (folder / "ca.crt").write_bytes(authority.ca_certificate.read_bytes())
+                    node = {
+                        "name": name,
+                        "superlink": link.address,
+                        "answerer": "test_answerer:answerer",
+                        "preload": [],
+                    }
+                    (folder / "node.yaml").write_text(yaml.safe_dump(node))
+                    approved = [bundle_hash(PLAIN)]
+                    (folder / "bundles.yaml").write_text(yaml.safe_dump(approved))
+                    registry.register(name, public)
+                    federation.start_node(name)
+            federation.wait_online(SILOS)
+            yield federation
+            begin = time.monotonic()
+    assert time.monotonic() - begin < 10
+    left = [command for command in marked(mark) if "pytest" not in command]
+    assert not left
+
+
+def parcels(order: str, body: bytes = b"", silos: tuple[str, ...] = SILOS) -> dict[str, Parcel]:
+    return {
+        silo: Parcel(json.dumps({"silo": silo, "order": order}).encode(), body) for silo in silos
+    }
+
+
+def check(arrivals: list[Arrival], sent: dict[str, Parcel]) -> None:
+    assert [arrival.silo for arrival in arrivals] == list(sent)
+    for arrival in arrivals:
+        assert arrival.fault is None
+        expected = arrival.silo.encode() + b" " + sent[arrival.silo].header
+        assert arrival.parcel == Parcel(expected, sent[arrival.silo].body)
+
+
+@pytest.mark.federation
+def test_parcels_reach_the_silos_they_name_and_come_back_unchanged(federation: Federation) -> None:
+    with federation.transport() as transport:
+        assert isinstance(transport, Transport)
+        assert transport.online() == SILOS
+        for body in (b"", os.urandom(50_000), os.urandom(9_000_000), bytes(9_000_000)):
+            sent = parcels("echo", body)
+            check(list(transport.exchange(sent, deadline_s=30)), sent)
+        seconds = []
+        for _ in range(5):
+            begin = time.monotonic()
+            sent = parcels("echo", os.urandom(8_000))
+            check(list(transport.exchange(sent, deadline_s=30)), sent)
+            seconds.append(time.monotonic() - begin)
+        assert sorted(seconds)[2] < 2.0  # 0.4 s on a quiet machine
+        transport.finish(ok=True)
+
+
+@pytest.mark.federation
+def test_exchanges_run_side_by_side_and_flows_do_not_mix(federation: Federation) -> None:
+    with federation.transport() as one, federation.transport() as other:
+        assert one.run_id != other.run_id
+        failures: list[BaseException] = []
+
+        def work(transport: FlowerTransport, size: int) -> None:
+            try:
+                for _ in range(3):
+                    sent = parcels("echo", os.urandom(size))
+                    check(list(transport.exchange(sent, deadline_s=60)), sent)
+            except BaseException as cause:
+                failures.append(cause)
+
+        pairs = [(one, 10), (one, 200_000), (other, 10)]
+        threads = [threading.Thread(target=work, args=pair) for pair in pairs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+
+
+@pytest.mark.federation
+def test_a_bundle_is_refused_until_the_operator_approves_its_hash(federation: Federation) -> None:
+    digest = bundle_hash(WITH_MODULE)
+    with federation.transport(WITH_MODULE) as transport:
+        assert transport.bundle_hash == digest
+        for arrival in transport.exchange(parcels("module"), deadline_s=30):
+            assert arrival.fault is not None
+            assert arrival.fault.code == "bundle_not_approved"
+            assert digest in arrival.fault.reason
+            assert not (federation.root / arrival.silo / "bundles" / digest).exists()
+        approved = [bundle_hash(PLAIN), digest]
+        (federation.root / "silo1" / "bundles.yaml").write_text(yaml.safe_dump(approved))
+        codes = {}
+        for arrival in transport.exchange(parcels("module"), deadline_s=30):
+            codes[arrival.silo] = arrival.fault.code if arrival.fault else arrival.parcel
+        assert codes.pop("silo1") == Parcel(b"brought along", b"")
+        assert set(codes.values()) == {"bundle_not_approved"}
+
+
+@pytest.mark.federation
+def test_faults_are_arrivals_and_the_others_answer(federation: Federation) -> None:
+    with federation.transport() as transport:
+        begin = time.monotonic()
+        sent = parcels("die", silos=("silo2", "nobody", "silo0"))
+        arrivals = {each.silo: each for each in transport.exchange(sent, deadline_s=30)}
+        assert time.monotonic() - begin < 10
+        faults = {silo: each.fault.code for silo, each in arrivals.items() if each.fault}
+        assert faults == {"silo2": "crashed", "nobody": "unreachable"}
+
+
+@pytest.mark.federation
+def test_a_cancelled_run_stops_waiting_within_a_second(federation: Federation) -> None:
+    cancelled = threading.Event()
+    with federation.transport(cancelled=cancelled) as transport:
+        arrivals = transport.exchange(parcels("echo", silos=("silo0",)), deadline_s=60)
+        next(arrivals)
+        os.kill(node_pid(federation, "silo0"), signal.SIGSTOP)
+        try:
+            arrivals = transport.exchange(parcels("echo", silos=("silo0",)), deadline_s=60)
+            threading.Timer(0.5, cancelled.set).start()
+            begin = time.monotonic()
+            with pytest.raises(RunCancelled):
+                next(arrivals)
+            assert time.monotonic() - begin < 2
+        finally:
+            os.kill(node_pid(federation, "silo0"), signal.SIGCONT)
+
+
+@pytest.mark.federation
+def test_a_run_that_is_stopped_from_outside_ends_as_cancelled(federation: Federation) -> None:
+    with federation.transport() as transport:
+        transport.stop()
+        with pytest.raises(RunCancelled):
+            list(transport.exchange(parcels("echo"), deadline_s=5))
+
+
+@pytest.mark.federation
+def test_a_node_that_is_killed_costs_the_deadline_and_comes_back(federation: Federation) -> None:
+    with federation.transport() as transport:
+        exchange = transport.exchange(parcels("sleep"), deadline_s=5)
+        begin = time.monotonic()
+        assert next(exchange).fault is None
+        os.kill(node_pid(federation, "silo1"), signal.SIGKILL)
+        killed, other = list(exchange)
+        assert killed.fault is not None
+        assert killed.fault.code in ("deadline", "unreachable")
+        assert other.fault is None
+        assert time.monotonic() - begin < 7
+        wait_until(lambda: federation.nodes["silo1"].returncode is not None, 5)
+        assert not federation.nodes["silo1"].pids()
+        federation.start_node("silo1")  # refused for 20 s, then taken; it tries again by itself
+        wait_until(lambda: "is online as" in federation.nodes["silo1"].last_lines(1), 40)
+        federation.wait_online(SILOS)
+        sent = parcels("echo")
+        check(list(transport.exchange(sent, deadline_s=30)), sent)
+
+
+@pytest.mark.federation
+def test_a_node_goes_at_once_when_asked_and_says_goodbye(federation: Federation) -> None:
+    begin = time.monotonic()
+    federation.nodes["silo2"].stop()
+    assert time.monotonic() - begin < 5
+    with federation.transport() as transport:
+        assert transport.online() == ("silo0", "silo1")
+        (arrival,) = transport.exchange(parcels("echo", silos=("silo2",)), deadline_s=10)
+        assert arrival.fault is not None
+        assert arrival.fault.code == "unreachable"
+    federation.start_node("silo2")
+    federation.wait_online(SILOS)
+
+
+@pytest.mark.federation
+def test_names_belong_to_keys(federation: Federation, tmp_path: Path) -> None:
+    other = keys.load_or_create_silo_key(tmp_path / "other")
+    known = (federation.root / "silo0" / "silo.key.pub").read_bytes()
+    with Registry(federation.link.address, federation.link.ca_certificate) as registry:
+        registry.register("silo0", known)
+        with pytest.raises(ConfigInvalid, match="another key"):
+            registry.register("silo0", other)
+        with pytest.raises(ConfigInvalid, match="already, as 'silo0'"):
+            registry.register("mallory", known)
+        registry.register("guest", other)
+        assert registry.silos()["guest"] == "registered"
+        assert registry.remove("guest")
+        assert "guest" not in registry.silos()
+
+
+@pytest.mark.federation
+def test_a_stranger_with_another_authority_is_not_trusted(
+    federation: Federation, tmp_path: Path
+) -> None:
+    stranger = keys.load_or_create_authority(tmp_path / "tls")
+    with pytest.raises(CoordinatorUnreachable, match="certificate"):
+        FlowerTransport.open(federation.link.address, stranger.ca_certificate, PLAIN, home=tmp_path)
+
+
+def test_nobody_at_the_address_is_a_clear_error(tmp_path: Path) -> None:
+    authority = keys.load_or_create_authority(tmp_path / "tls")
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(CoordinatorUnreachable, match=f"nobody answers at {address}"):
+        FlowerTransport.open(address, authority.ca_certificate, PLAIN, home=tmp_path)
+
+
+def test_the_same_content_is_the_same_bundle(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("")
+    (tmp_path / "package" / "model.py").write_text("x = 1\n")
+    (tmp_path / "single.py").write_text("y = 2\n")
+    paths = [tmp_path / "single.py", tmp_path / "package"]
+    modules = read_modules(paths)
+    assert sorted(modules) == ["package/__init__.py", "package/model.py", "single.py"]
+    bundle = build_bundle(modules)
+    os.utime(tmp_path / "single.py", (0, 0))
+    assert build_bundle(read_modules(reversed(paths))) == bundle
+    assert bundle_hash(bundle) not in (bundle_hash(PLAIN), bundle_hash(build_bundle(version="9")))
+    unpacked = unpack_bundle(bundle, tmp_path / "bundles")
+    assert unpacked.name == bundle_hash(bundle)
+    assert (unpacked / "package" / "model.py").read_text() == "x = 1\n"
+    assert unpack_bundle(bundle, tmp_path / "bundles") == unpacked
+    assert [entry.name for entry in (tmp_path / "bundles").iterdir()] == [unpacked.name]
+
+
+def test_a_bundle_cannot_leave_its_folder(tmp_path: Path) -> None:
+    import io
+    import zipfile
+
+    with pytest.raises(JobInvalid):
+        build_bundle({"../outside.py": b""})
+    with pytest.raises(JobInvalid, match="missing"):
+        read_modules([tmp_path / "missing.py"])
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("../outside.py", "")
+    with pytest.raises(Refused, match="outside"):
+        unpack_bundle(target.getvalue(), tmp_path / "bundles")
+    with pytest.raises(Refused, match="not a zip"):
+        unpack_bundle(b"no zip", tmp_path / "bundles")
+    assert not list(tmp_path.rglob("outside.py"))
+
+
+def node_pid(federation: Federation, name: str) -> int:
+    """Return the process id of the node itself: the guard's only direct child."""
+    (child,) = psutil.Process(federation.nodes[name].pid).children()
+    return child.pid
