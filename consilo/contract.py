@@ -239,7 +239,14 @@ def _rule_faults(value: Any) -> list[str]:
 def _candidates(directories: Sequence[Path], name: str, version: int) -> list[Path]:
     files = (f"{name}@{version}.yaml", f"{name}.yaml")
     places = [place for each in directories for place in (each / "contracts", each)]
-    return [place / file for place in places for file in files if (place / file).is_file()]
+    found = [place / file for place in places for file in files if (place / file).is_file()]
+    return [path for path in found if not _is_job_or_mapping(path)]
+
+
+def _is_job_or_mapping(path: Path) -> bool:
+    """Return whether a file beside the contracts refers to one instead of being one."""
+    value = read_yaml(path, error=ContractInvalid)
+    return isinstance(value, Mapping) and "contract" in value and "columns" not in value
 
 
 def _peek(path: Path) -> tuple[Any, Any] | None:

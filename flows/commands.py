@@ -1,0 +1,313 @@
+"""The coordinator's commands: demo, up, job, run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from consilo.errors import ConfigInvalid, RecordTampered
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Directory = Annotated[
+    Path | None,
+    typer.Option("--dir", help="Work directory of the coordinator.", show_default=False),
+]
+
+job_app = typer.Typer(
+    help="Validate and run jobs.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+run_app = typer.Typer(
+    help="Look at what a run left.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+def demo(
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="A fresh work directory.", show_default=False)
+    ] = None,
+    silos: Annotated[int, typer.Option(help="Hospitals, the broken one included.")] = 4,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of training.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy budget of every silo.")] = None,
+    no_dp: Annotated[bool, typer.Option("--no-dp", help="Without differential privacy.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of data and job.")] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave services up until Ctrl-C.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a whole federation on this machine: four hospitals, contracts, privacy, registry.
+
+    Example: consilo demo --keep    (then look at both pages it names)
+    """
+    from consilo.processes import Supervisor
+    from flows.demo import DemoOptions, run_demo
+
+    options = DemoOptions(directory, silos, rounds, epsilon, not no_dp, seed)
+    with Supervisor() as supervisor:
+        summary, addresses = run_demo(supervisor, options, _say())
+        _print(summary, as_json=as_json)
+        if keep:
+            print(
+                f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}",
+                file=sys.stderr,
+            )
+            _until_stopped()
+    raise typer.Exit(_code(summary))
+
+
+def up(
+    silos: Annotated[Path, typer.Option(help="Folder of silo directories on this machine.")],
+    directory: Annotated[Path, typer.Option("--dir", help="Work directory of the coordinator.")],
+    worker: Annotated[bool, typer.Option(help="Also run what is deployed in Prefect.")] = False,
+) -> None:
+    """Start the coordinator's services and the silos below a folder; runs until Ctrl-C.
+
+    Example: consilo up --silos silos/ --dir coordinator/
+    """
+    from consilo.environment import quieten
+    from consilo.processes import Supervisor
+    from flows.federation import bring_up, find_silos
+    from flows.services import start_worker
+
+    quieten()
+    home, say = directory.resolve(), _say()
+    (home / "federation.json").unlink(missing_ok=True)
+    with Supervisor() as supervisor:
+        try:
+            addresses = bring_up(supervisor, home, find_silos(silos), say=say)
+            if worker:
+                start_worker(supervisor, home, addresses.prefect_api)
+            say(f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}")
+            _until_stopped()
+        finally:
+            (home / "federation.json").unlink(missing_ok=True)
+
+
+@job_app.command()
+def validate(
+    job: Annotated[Path, typer.Argument(help="The job file.")], as_json: JsonFlag = False
+) -> None:
+    """Check a job file, its contract and whether its parts fit together; every fault at once.
+
+    Example: consilo job validate job.yaml
+    """
+    from consilo.contract import Contract
+    from consilo.job import Job
+    from consilo.plan import plan
+
+    loaded = Job.load(job)
+    contract = Contract.load(loaded.contract, search=(job.parent,))
+    made = plan(loaded, contract, (), search_path=(job.parent,))
+    found = {
+        "job": loaded.name,
+        "job_digest": loaded.digest,
+        "contract": contract.ref,
+        "contract_digest": contract.digest,
+        "inputs": len(made.encoding.inputs),
+        "parameters": sum(v.size for v in made.learner.parameters().values()),
+    }
+    if as_json:
+        print(json.dumps(found))
+    else:
+        print(
+            f"job {loaded.name} is valid: contract {contract.ref}, {found['inputs']} inputs, "
+            f"{found['parameters']} parameters, {loaded.protocol.rounds} rounds of "
+            f"{loaded.protocol.name}"
+        )
+
+
+@job_app.command("run")
+def job_run(
+    job: Annotated[Path, typer.Argument(help="The job file.")],
+    directory: Directory = None,
+    silos: Annotated[
+        Path | None,
+        typer.Option(help="Folder of silo directories: start a federation for this run."),
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="With --silos: in this process, no services.")
+    ] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="In place of the job's.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a job: on the federation that is up in --dir, or on one started for it.
+
+    Example: consilo job run job.yaml --silos silos/
+    """
+    from consilo.job import Job
+
+    changes: dict[str, Any] = {} if rounds is None else {"protocol": {"rounds": rounds}}
+    loaded = Job.load(job).changed(**changes)
+    if local:
+        summary = _run_local(loaded, job, silos, directory)
+    elif silos is not None:
+        summary = _run_alone(loaded, job, silos, directory, rounds)
+    elif directory is not None:
+        summary = _run_connected(job, directory, rounds)
+    else:
+        raise ConfigInvalid(
+            "job run", ["give --dir of a federation that is up, or --silos to start one"]
+        )
+    _print(summary, as_json=as_json)
+    raise typer.Exit(_code(summary))
+
+
+@run_app.command("show")
+def run_show(
+    record: Annotated[Path, typer.Argument(help="A run's directory or its record.jsonl.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what a run record says: who took part, under which contract and code, at what cost.
+
+    Example: consilo run show coordinator/runs/RUN
+    """
+    from consilo.record import read
+
+    entries = read(_record(record))
+    if as_json:
+        print(json.dumps(entries))
+        return
+    for entry in entries:
+        said = json.dumps(entry["body"], ensure_ascii=False)
+        print(f"{entry['seq']:>3}  {entry['time']}  {entry['kind']:<13} {said[:300]}")
+
+
+@run_app.command("verify")
+def run_verify(
+    record: Annotated[Path, typer.Argument(help="A run's directory or its record.jsonl.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(help="The coordinator's public key; else keys/record.pub beside the runs."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check that a run record is whole: no line edited, removed, added or moved.
+
+    Example: consilo run verify coordinator/runs/RUN
+    """
+    from consilo.record import verify
+
+    path = _record(record)
+    beside = path.parent.parent.parent / "keys" / "record.pub"
+    chosen = key or (beside if beside.exists() else None)
+    body = verify(path, _public_key(chosen))
+    trusted = "signed by the coordinator" if chosen else "signed (by the key it names itself)"
+    if as_json:
+        print(json.dumps({"verified": True, "key": str(chosen) if chosen else None, **body}))
+    else:
+        print(f"whole: {body['entries']} entries, {trusted}, run {body['status']}")
+        if chosen is None:
+            print("to check who signed it, give the coordinator's --key", file=sys.stderr)
+
+
+def _record(path: Path) -> Path:
+    found = path / "record.jsonl" if path.is_dir() else path
+    if not found.is_file():
+        raise ConfigInvalid(str(path), ["no run record here; give a run's directory"])
+    return found
+
+
+def _public_key(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError):
+        raise ConfigInvalid(
+            str(path), ["not a public key: expected 64 hexadecimal digits"]
+        ) from None
+    if len(key) != 32:
+        raise RecordTampered(f"{path}: a public key has 32 bytes, found {len(key)}")
+    return key
+
+
+def _run_local(loaded: Any, job: Path, silos: Path | None, directory: Path | None) -> Any:
+    from flows.federation import find_silos
+    from silos import simulate
+
+    if silos is None:
+        raise ConfigInvalid("job run --local", ["give the silos with --silos"])
+    found = find_silos(silos)
+    result = simulate(loaded, found, directory=directory, search_path=(job.parent,))
+    return result.to_json()
+
+
+def _run_alone(
+    loaded: Any, job: Path, silos: Path, directory: Path | None, rounds: int | None
+) -> Any:
+    import tempfile
+
+    from consilo.environment import quieten
+    from consilo.processes import Supervisor
+    from consilo.transports.flower.bundle import bundle_hash
+    from flows.federation import bring_up, find_silos, job_bundle
+    from flows.launch import launch
+    from silos.bundles import approve
+
+    quieten()
+    say = _say()
+    home = (directory or Path(tempfile.mkdtemp(prefix="consilo-"))).resolve()
+    (home / "federation.json").unlink(missing_ok=True)
+    found = find_silos(silos)
+    digest = bundle_hash(job_bundle(loaded, (job.parent,)))
+    for place in found.values():
+        approve(place, digest)  # all these silos are ours: we gave them by their directories
+    say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(found)} silos")
+    with Supervisor() as supervisor:
+        running = launch(supervisor, home, _parameters(job, rounds))
+        try:
+            bring_up(supervisor, home, found, say=say)
+            return running.wait(say)
+        finally:
+            (home / "federation.json").unlink(missing_ok=True)
+
+
+def _run_connected(job: Path, directory: Path, rounds: int | None) -> Any:
+    from consilo.processes import Supervisor
+    from flows.federation import Addresses
+    from flows.launch import launch
+
+    home = directory.resolve()
+    Addresses.load(home)
+    with Supervisor() as supervisor:
+        return launch(supervisor, home, _parameters(job, rounds)).wait(_say())
+
+
+def _parameters(job: Path, rounds: int | None) -> dict[str, Any]:
+    return {"job": str(job.resolve()), **({} if rounds is None else {"rounds": rounds})}
+
+
+def _say() -> Callable[[str], None]:
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - started:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _print(summary: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary), flush=True)
+        return
+    from rich.console import Console
+
+    from flows.summary import show
+
+    show(summary, Console())
+
+
+def _code(summary: Any) -> int:
+    return 1 if summary.get("status") == "failed" else 0
+
+
+def _until_stopped() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopping", file=sys.stderr)

@@ -1,0 +1,241 @@
+"""A federation on this machine: the coordinator's services, and silos that each run on their own.
+
+``HOME/federation.json`` says where everything answers; a flow that has it can connect.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from consilo.config import parse, read_yaml
+from consilo.environment import child_environment
+from consilo.errors import ConfigInvalid, CoordinatorUnreachable, ServiceFailed
+from consilo.files import write_atomic
+from consilo.job import Job
+from consilo.keys import (
+    load_or_create_authority,
+    load_or_create_signing_key,
+    load_or_create_silo_key,
+)
+from consilo.processes import Service, Supervisor, free_port
+from flows.modules import local_modules
+
+if TYPE_CHECKING:
+    from flows.connection import Connection, Order
+
+_ONLINE_S = 180.0
+
+Say = Callable[[str], None]
+"""Takes one line for the person who waits."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a federation answers.
+
+    Args:
+        superlink: host:port.
+        ca_certificate: path of what its certificate is checked with.
+        tracking_uri: the MLflow server.
+        prefect_api: the Prefect API.
+        silos: name → directory, for the silos that run on this machine.
+    """
+
+    superlink: str
+    ca_certificate: str
+    tracking_uri: str
+    prefect_api: str
+    silos: Mapping[str, str]
+
+    @property
+    def prefect_ui(self) -> str:
+        """The Prefect pages for people."""
+        return self.prefect_api.removesuffix("/api")
+
+    @classmethod
+    def load(cls, home: Path) -> Addresses:
+        """Return the addresses of the federation in ``home``.
+
+        Raises:
+            CoordinatorUnreachable: where none is up.
+        """
+        try:
+            return cls(**json.loads((home / "federation.json").read_text()))
+        except FileNotFoundError:
+            raise CoordinatorUnreachable(
+                f"no federation is up in {home}; start one with 'consilo up --dir {home} "
+                "--silos FOLDER', or give the job its silos with --silos"
+            ) from None
+        except (ValueError, TypeError):
+            raise ConfigInvalid(
+                str(home / "federation.json"), ["not what 'consilo up' writes; start it again"]
+            ) from None
+
+
+def find_silos(folder: Path) -> dict[str, Path]:
+    """Return name → directory of every silo below ``folder``.
+
+    Raises:
+        ConfigInvalid: where there is none, or two have the same name.
+    """
+    from silos.silo import SiloConfig
+
+    files = sorted(folder.glob("*/silo.yaml"))
+    if not files:
+        raise ConfigInvalid(str(folder), ["no silo here: expected directories with a silo.yaml"])
+    found: dict[str, Path] = {}
+    for file in files:
+        name = parse(SiloConfig, read_yaml(file), where=str(file)).name
+        if name in found:
+            raise ConfigInvalid(str(file), [f"the name '{name}' is taken by {found[name]}"])
+        found[name] = file.parent.resolve()
+    return found
+
+
+def bring_up(
+    supervisor: Supervisor, home: Path, silos: Mapping[str, Path], *, say: Say
+) -> Addresses:
+    """Start everything, side by side, and return where it answers.
+
+    Args:
+        supervisor: stops it again.
+        home: the coordinator's directory.
+        silos: name → directory.
+        say: told what happens.
+
+    Raises:
+        ServiceFailed: where something does not come up.
+    """
+    from flows.services import prepare_prefect, start_mlflow, start_prefect
+
+    home.mkdir(parents=True, exist_ok=True)
+    prefect, mlflow = start_prefect(supervisor, home), start_mlflow(supervisor, home)
+    superlink, certificate = _start_silos(supervisor, home, silos, say)
+    addresses = Addresses(
+        superlink,
+        certificate,
+        mlflow.url,
+        prefect.url,
+        {name: str(path) for name, path in silos.items()},
+    )
+    prefect.wait()
+    prepare_prefect(addresses.prefect_api)
+    say(f"Prefect on {addresses.prefect_ui}")
+    mlflow.wait()
+    say(f"MLflow on {addresses.tracking_uri}")
+    wait_online(superlink, Path(certificate), silos, supervisor.services)
+    say(f"{len(silos)} silos are online")
+    write_atomic(home / "federation.json", json.dumps(asdict(addresses), indent=1).encode())
+    return addresses
+
+
+def _start_silos(
+    supervisor: Supervisor, home: Path, silos: Mapping[str, Path], say: Say
+) -> tuple[str, str]:
+    from consilo.transports.flower.superlink import Registry, start_superlink
+
+    authority = load_or_create_authority(home / "keys")
+    link = start_superlink(supervisor, home / "superlink", authority, port=free_port())
+    with Registry(link.address, link.ca_certificate) as registry:
+        for name, directory in silos.items():
+            registry.register(name, load_or_create_silo_key(directory / "silo.key"))
+            shutil.copyfile(link.ca_certificate, directory / "ca.crt")
+            node = {"name": name, "superlink": link.address}
+            write_atomic(directory / "node.yaml", yaml.safe_dump(node).encode())
+            start_node(supervisor, name, directory)
+    say(f"SuperLink on {link.address}, {len(silos)} silos starting")
+    return link.address, str(link.ca_certificate)
+
+
+def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
+    """Start a silo's node: its own process tree, directory, keys and FLWR_HOME."""
+    import sys
+
+    return supervisor.start(
+        f"silo {name}",
+        [sys.executable, "-m", "silos.node", "--dir", str(directory)],
+        log=directory / "node.log",
+        env=child_environment(home=directory / "flwr"),
+        cwd=directory,
+    )
+
+
+def wait_online(
+    superlink: str, certificate: Path, silos: Mapping[str, Path], services: Sequence[Service]
+) -> None:
+    """Wait until every silo is online.
+
+    Raises:
+        ServiceFailed: where a node ends first, or it takes too long.
+    """
+    from consilo.transports.flower.superlink import Registry
+
+    nodes = {service.name.removeprefix("silo "): service for service in services}
+    deadline = time.monotonic() + _ONLINE_S
+    with Registry(superlink, certificate) as registry:
+        while True:
+            missing = sorted(set(silos) - set(registry.online()))
+            if not missing:
+                return
+            dead = [n for n in missing if n in nodes and nodes[n].returncode is not None]
+            if dead or time.monotonic() > deadline:
+                name = (dead or missing)[0]
+                raise ServiceFailed(
+                    f"silo {name} did not come online; the end of {silos[name] / 'node.log'}:\n"
+                    f"{nodes[name].last_lines() if name in nodes else ''}"
+                )
+            time.sleep(0.1)
+
+
+def job_bundle(job: Job, search_path: Sequence[Path]) -> bytes:
+    """Return the bundle of a job: Consilo's frame and the job's own modules."""
+    from consilo.transports.flower.bundle import build_bundle, read_modules
+
+    files = [file for folder in search_path for file in local_modules(job, folder)]
+    return build_bundle(read_modules(files))
+
+
+@contextmanager
+def connect(order: Order) -> Iterator[Connection]:
+    """Open a Flower run on the federation in ``order.home``; the job's modules are its bundle.
+
+    Raises:
+        CoordinatorUnreachable: where nothing answers.
+    """
+    from consilo.transports.flower.superlink import Registry
+    from consilo.transports.flower.transport import FlowerTransport
+    from flows.connection import Connection
+
+    home = order.home
+    addresses = Addresses.load(home)
+    certificate = Path(addresses.ca_certificate)
+    with Registry(addresses.superlink, certificate) as registry:
+        registered = tuple(registry.silos())
+    transport = FlowerTransport.open(
+        addresses.superlink,
+        certificate,
+        job_bundle(order.job, order.search_path),
+        home=home / "superlink",
+        cancelled=order.cancelled,
+    )
+    try:
+        yield Connection(
+            transport=transport,
+            silos=registered,
+            bundle=transport.bundle_hash,
+            signing_key=load_or_create_signing_key(home / "keys" / "record.key"),
+            tracking_uri=addresses.tracking_uri,
+            home=home,
+            finish=lambda ok, detail: transport.finish(ok=ok, detail=detail),
+        )
+    finally:
+        transport.close()

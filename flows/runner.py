@@ -1,0 +1,70 @@
+"""Run one flow in a process of its own and leave its summary in a file; the command line's child.
+
+Its imports (Prefect, MLflow, torch) take seconds, so it is started before the services answer and
+waits for ``federation.json``. Standard output stays empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from consilo.environment import quieten
+from consilo.errors import ConsiloError
+from consilo.files import write_atomic
+
+_WAIT_S = 300.0
+
+
+def main() -> int:
+    """Run the pipeline; return 0 unless it failed."""
+    parser = argparse.ArgumentParser(prog="python -m flows.runner", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True, help="the coordinator's directory")
+    parser.add_argument("--parameters", required=True, help="the flow's parameters, as JSON")
+    parser.add_argument("--result", type=Path, required=True, help="where the summary goes")
+    options = parser.parse_args()
+    quieten()
+    summary = _run(options.home, json.loads(options.parameters), options.result.parent)
+    write_atomic(options.result, json.dumps(summary, indent=1).encode())
+    return 0 if summary.get("status") != "failed" else 1
+
+
+def _run(home: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
+    try:
+        _import_early()
+        addresses = _addresses(home)
+        from flows.services import prefect_environment
+
+        os.environ.update(prefect_environment(home, addresses.prefect_api))
+        from flows.pipeline import run_pipeline
+
+        return run_pipeline(home=home, **parameters)
+    except ConsiloError as error:
+        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+
+
+def _import_early() -> None:
+    """Import what is slow and does not look at Prefect's settings."""
+    import mlflow  # noqa: F401
+    import torch  # noqa: F401
+
+    import consilo.run
+    import consilo.transports.flower.transport  # noqa: F401
+
+
+def _addresses(home: Path) -> Any:
+    from flows.federation import Addresses
+
+    deadline = time.monotonic() + _WAIT_S
+    while not (home / "federation.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return Addresses.load(home)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
