@@ -204,7 +204,7 @@ def split_rows(
 
     The split depends on the job's seed and the silo, never on the run, so that a later run is not
     tested on what an earlier one has learnt. With ``stratify`` each class is split by itself; of
-    two rows or more at least one goes to each side.
+    two rows or more at least one goes to each side; a single row is trained on.
 
     Args:
         labels: one per row.
@@ -221,9 +221,7 @@ def split_rows(
     )
     held = []
     for rows in groups:
-        size = round(holdout * len(rows))
-        if len(rows) >= 2:
-            size = min(max(size, 1), len(rows) - 1)
+        size = min(max(round(holdout * len(rows)), 1), len(rows) - 1)
         held.append(rng.permutation(rows)[:size])
     test = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
     return np.setdiff1d(np.arange(len(labels)), test), test

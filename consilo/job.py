@@ -41,8 +41,9 @@ class Features(Config):
     )
     missing: Literal["mean", "indicator", "drop"] = Field(
         "mean",
-        description="mean: a missing number becomes the mean; indicator: besides, a column says "
-        "so; drop: rows with a missing feature are left out",
+        description="mean: a missing number becomes the mean that standardize takes off (contract: "
+        "the middle of the range; none: 0); indicator: besides, a column says so; drop: rows with "
+        "a missing feature are left out",
     )
     drop_first: bool = Field(False, description="a category's first allowed value gets no column")
 
@@ -221,5 +222,7 @@ class Job(Config):
         for key, change in changes.items():
             old = value.get(key)
             merge = isinstance(change, dict) and isinstance(old, dict)
+            if key == "local" and merge and {"steps", "epochs"} & set(change):
+                old = {**old, "steps": None, "epochs": None}
             value[key] = {**old, **change} if merge and isinstance(old, dict) else change
         return parse(Job, value, where=self.name, error=JobInvalid)

@@ -188,7 +188,7 @@ class Kernel:
         times: list[float] = []
         arrivals = self._transport.exchange(parcels, deadline_s=deadline.seconds(history))
         for arrival in arrivals:
-            reply, fault = self._open(arrival, verb, step, place)
+            reply, fault = self._open(arrival, verb, step, parcels[arrival.silo])
             self._note(arrival, reply, fault, parcels[arrival.silo], step, place)
             if reply is None:
                 faults[arrival.silo] = fault or Fault("failed", "no answer")
@@ -228,16 +228,18 @@ class Kernel:
         return parcels
 
     def _open(
-        self, arrival: Arrival, verb: Verb, step: Ask, place: _Place
+        self, arrival: Arrival, verb: Verb, step: Ask, request: Parcel
     ) -> tuple[Reply | None, Fault | None]:
         if arrival.parcel is None:
             return None, arrival.fault
         try:
             header = ReplyHeader.decode(arrival.parcel.header)
-            if header.status == "fault":
-                return None, Fault(header.code, header.reason)
             if header.silo != arrival.silo:
                 raise ReplyInvalid("the reply names another silo than the one that sent it")
+            if header.status == "fault":
+                return None, Fault(header.code or "failed", header.reason)
+            if header.step_id != Header.decode(request.header).step_id:
+                raise ReplyInvalid("the reply answers another step than the one that was asked")
             fields = unpack(arrival.parcel.body)
             verb.check(fields, {**step.payload, **step.own.get(arrival.silo, {})})
         except ConsiloError as cause:

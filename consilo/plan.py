@@ -85,7 +85,9 @@ def _protocol(job: Job) -> Training:
     kind = find_protocol(job.protocol.name)
     if not issubclass(kind, Training):
         raise IncompatibleJob(f"protocol.name: '{job.protocol.name}' does not train a model")
-    return kind.from_job(job)
+    protocol = kind.from_job(job)
+    protocol.prepare()
+    return protocol
 
 
 def _quorum_faults(job: Job, silos: Sequence[str]) -> list[str]:

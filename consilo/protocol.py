@@ -8,7 +8,7 @@ leaves a silo and an odd reply never reaches a sum.
 from __future__ import annotations
 
 import importlib
-import math
+import json
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
+from consilo.check_report import CheckReport
 from consilo.errors import ReplyInvalid
+from consilo.metrics import NUM_BINS
 
 if TYPE_CHECKING:
     from consilo.job import Job
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from consilo.steps import Step
 
 _MAX_NAMES = 10_000
+_MAX_NUMBER = 1e100
+"""No honest figure is larger; its square and sums of squares are still finite."""
+_MAX_COUNT = 2**53
 
 
 class Disclosure(StrEnum):
@@ -53,8 +58,8 @@ class Field:
         disclosure: what kind of thing it is.
         kind: ``count`` (int >= 0), ``number``, ``numbers`` (name → number), ``arrays`` (name →
             numeric array, finite), ``tensors`` (arrays with the names, shapes and dtypes of the
-            payload entry ``like``), ``verdict`` (a contract check's findings), ``envelopes``
-            (receiver → sealed bytes).
+            payload entry ``like``), ``tally`` (sums over rows by name), ``verdict`` (a contract
+            check's findings), ``envelopes`` (receiver → sealed bytes).
         like: for ``tensors``, the payload entry to compare with.
         optional: may be absent.
     """
@@ -92,6 +97,11 @@ def arrays(disclosure: Disclosure, *, optional: bool = False) -> Field:
 def tensors(disclosure: Disclosure, *, like: str) -> Field:
     """Arrays with the names, shapes and dtypes of the payload's entry ``like``."""
     return Field(disclosure, "tensors", like=like)
+
+
+def tally(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
+    """Sums over rows from which `consilo.metrics` computes figures of merit."""
+    return Field(disclosure, "tally")
 
 
 def verdict(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
@@ -171,6 +181,13 @@ class Protocol:
         """Return the protocol with the settings that a job gives; the same on both sides."""
         return cls()
 
+    def prepare(self) -> None:
+        """Check at the coordinator, before any message, what only its half needs.
+
+        Raises:
+            IncompatibleJob: where the coordinator half cannot work.
+        """
+
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Any]:
         """Yield steps, receive their results, return the final state."""
         raise NotImplementedError
@@ -198,7 +215,10 @@ def load_dotted(path: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # The comparison, unlike math.isfinite, also holds for integers too large for a float.
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
+    )
 
 
 def _shown(names: list[str]) -> str:
@@ -206,7 +226,7 @@ def _shown(names: list[str]) -> str:
 
 
 def _check_count(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
         raise ReplyInvalid(f"{name}: expected a count, found a {type(value).__name__}")
 
 
@@ -232,6 +252,19 @@ def _check_arrays(field: Field, name: str, value: Any, payload: Mapping[str, Any
             raise ReplyInvalid(f"{name}: expected numeric arrays by name")
         if item.dtype.kind == "f" and not np.isfinite(item).all():
             raise ReplyInvalid(f"{name}: an array holds NaN or infinity")
+        if item.dtype == np.float64 and (np.abs(item) > _MAX_NUMBER).any():
+            raise ReplyInvalid(f"{name}: an array holds a number above {_MAX_NUMBER:g}")
+
+
+def _check_tally(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    _check_arrays(field, name, value, payload)
+    for key, item in value.items():
+        if item.shape != ((NUM_BINS,) if key in ("scores_0", "scores_1") else ()):
+            raise ReplyInvalid(f"{name}: '{key[:40]}' has the shape {list(item.shape)}")
+        signed = key == "target_sum" or key.startswith("metric_sum/")
+        whole = key in ("n", "values", "correct")
+        if (not signed and (item < 0).any()) or (whole and item != np.floor(item)):
+            raise ReplyInvalid(f"{name}: '{key[:40]}' is no sum over rows")
 
 
 def _check_tensors(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
@@ -251,14 +284,13 @@ def _check_tensors(field: Field, name: str, value: Any, payload: Mapping[str, An
 
 
 def _check_verdict(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
-    findings = _check_mapping(name, value).get("findings")
-    if not isinstance(findings, list):
-        raise ReplyInvalid(f"{name}: expected a report with findings")
-    allowed = {"rule", "column", "verdict", "severity", "counts"}
-    for finding in findings:
-        if not isinstance(finding, Mapping) or not set(finding) <= allowed:
-            raise ReplyInvalid(f"{name}: a finding may hold {', '.join(sorted(allowed))} only")
-        _check_numbers(field, f"{name}, counts", finding.get("counts", {}), payload)
+    try:
+        CheckReport.from_json(json.dumps(value))
+    except (ValueError, TypeError, RecursionError):
+        raise ReplyInvalid(
+            f"{name}: expected a contract report; a finding holds rule, column, verdict, severity "
+            "and counts, and nothing else"
+        ) from None
 
 
 def _check_envelopes(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
@@ -273,6 +305,7 @@ _CHECKS: dict[str, Callable[[Field, str, Any, Mapping[str, Any]], None]] = {
     "numbers": _check_numbers,
     "arrays": _check_arrays,
     "tensors": _check_tensors,
+    "tally": _check_tally,
     "verdict": _check_verdict,
     "envelopes": _check_envelopes,
 }

@@ -1,8 +1,9 @@
 """The run record: what happened, as hash-chained JSON lines that end with a signature.
 
 Line k holds the SHA-256 of line k-1; the last line, ``closed``, states how many there are and
-carries an Ed25519 signature of the chain's head. An edit, a removal, a cut or a reordering breaks
-a hash, the count or the signature; who rewrites the whole chain lacks the coordinator's key.
+carries an Ed25519 signature of itself, and by its link of all lines before it. An edit, a removal,
+a cut or a reordering breaks a hash, the count or the signature; who rewrites the whole chain lacks
+the coordinator's key.
 """
 
 from __future__ import annotations
@@ -65,48 +66,58 @@ class RunRecord:
             kind: what happened: ``opened``, ``contract``, ``round``, ``model``, ``closed``, …
             body: plain JSON values; names, counts, hashes, ε; never a row or a value of one.
         """
-        entry = {"seq": self._count, "time": self._now(), "kind": kind, "body": body}
-        entry["prev"] = self._head
-        self._head = digest(entry)
-        line = canonical_json({**entry, "hash": self._head}).decode()
-        self._file.write(line + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._count += 1
-        return self._head
+        return self._write(self._entry(kind, body))
 
     def close(self, **body: Any) -> str:
         """Append the signed closing line and return its hash; a second call changes nothing."""
         if not self._closed:
             public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-            signature = self._key.sign(bytes.fromhex(self._head)).hex()
-            self.add(
-                "closed",
-                **body,
-                entries=self._count + 1,
-                signed_head=self._head,
-                signature=signature,
-                public_key=public.hex(),
-            )
+            body = {**body, "entries": self._count + 1, "public_key": public.hex()}
+            entry = self._entry("closed", body)
+            signature = self._key.sign(bytes.fromhex(digest(entry))).hex()
+            self._write({**entry, "body": {**body, "signature": signature}})
             self._closed = True
             self._file.close()
         return self._head
+
+    def _entry(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "seq": self._count,
+            "time": self._now(),
+            "kind": kind,
+            "body": dict(body),
+            "prev": self._head,
+        }
+
+    def _write(self, entry: dict[str, Any]) -> str:
+        # Encoded before anything changes, so that an entry that cannot be written leaves no gap.
+        head = digest(entry)
+        line = canonical_json({**entry, "hash": head}).decode()
+        self._file.write(line + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._head = head
+        self._count += 1
+        return head
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the entries of a record file, unverified.
 
     Raises:
-        RecordTampered: where a line is not JSON.
+        RecordTampered: where a line is not canonical JSON, or the last one has no end.
     """
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest or not lines:
+        raise RecordTampered(f"{path.name}: the end is missing, or the run never closed")
+    for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-        except ValueError:
-            raise RecordTampered(f"{path.name}, line {number}: not JSON") from None
-        if not isinstance(entry, dict):
-            raise RecordTampered(f"{path.name}, line {number}: not an entry")
+            if not isinstance(entry, dict) or canonical_json(entry) != line:
+                raise ValueError("not as it was written")
+        except (ValueError, RecursionError):
+            raise RecordTampered(f"{path.name}, line {number}: the line was edited") from None
         entries.append(entry)
     return entries
 
@@ -138,17 +149,22 @@ def verify(path: Path, public_key: bytes | None = None) -> Mapping[str, Any]:
     closing = entries[-1]
     if closing.get("kind") != "closed":
         raise RecordTampered(f"{path.name}: the end is missing, or the run never closed")
-    body = closing["body"]
-    if body.get("entries") != len(entries) or body.get("signed_head") != closing["prev"]:
+    try:
+        body = dict(closing["body"])
+        signature = bytes.fromhex(body.pop("signature"))
+        own = bytes.fromhex(body["public_key"])
+    except (KeyError, TypeError, ValueError):
+        raise RecordTampered(f"{path.name}: the closing line is not signed") from None
+    if body.get("entries") != len(entries):
         raise RecordTampered(f"{path.name}: the closing line does not fit the lines before it")
-    own = bytes.fromhex(body["public_key"])
     if public_key is not None and own != public_key:
         raise RecordTampered(f"{path.name}: signed by another key than the coordinator's")
+    signed = {key: value for key, value in closing.items() if key != "hash"}
     try:
         Ed25519PublicKey.from_public_bytes(own).verify(
-            bytes.fromhex(body["signature"]), bytes.fromhex(closing["prev"])
+            signature, bytes.fromhex(digest({**signed, "body": body}))
         )
     except (InvalidSignature, ValueError):
         raise RecordTampered(f"{path.name}: the signature does not verify") from None
-    result: Mapping[str, Any] = body
+    result: Mapping[str, Any] = closing["body"]
     return result

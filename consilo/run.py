@@ -226,7 +226,9 @@ class Run:
                 faults={
                     each.silo: each.fault.code
                     for each in self.exchanges
-                    if each.round == state.round and each.fault is not None
+                    if each.round == state.round
+                    and each.fault is not None
+                    and each.silo not in report["silos"]
                 },
                 params=tree.digest(state.params),
             )
@@ -314,7 +316,9 @@ class Run:
 
     def _published(self, step: Publish) -> None:
         if step.name == "round":
-            self.rounds.append(step.value)
+            # A round that is done again after a fault replaces its first report.
+            done = [each for each in self.rounds if each["round"] != step.value["round"]]
+            self.rounds = [*done, step.value]
 
     def _drop_absent(self, verb: str) -> None:
         for each in self.exchanges:
@@ -328,25 +332,26 @@ class Run:
             outcome = self.outcomes[name]
             mine = [r for r in self.rounds if name in r["silos"]]
             took = tuple(int(r["round"]) for r in mine)
+            faults = [e for e in self.exchanges if e.silo == name and e.fault is not None]
             if not mine:
-                faults = [e.fault for e in self.exchanges if e.silo == name and e.fault]
-                if outcome.status == "dropped" and outcome.contract == "passed" and faults:
-                    self.outcomes[name] = outcome.absent(faults[-1])
+                if outcome.status == "dropped" and outcome.contract == "passed":
+                    ended = "not connected" if last else "the run ended before its first round"
+                    why = next((e.fault for e in reversed(faults)), None)
+                    self.outcomes[name] = outcome.absent(why or Fault("unreachable", ended))
                 continue
             newest, first = mine[-1]["silos"][name], mine[0]["silos"][name]
             missed = [each for each in range(1, last + 1) if each not in took]
-            why = next(
-                (
-                    e.fault.reason
-                    for e in reversed(self.exchanges)
-                    if e.silo == name and e.fault is not None
-                ),
-                "not connected",
-            )
+            absences = [f"round {_ranges(missed)}"] if missed else []
+            if self.summary is not None and name not in self.summary.rows:
+                absences.insert(0, "the statistics")
+            if self.evaluated is not None and name not in self.evaluated.rows:
+                absences.append("the evaluation")
+            why = next((e.fault for e in reversed(faults) if e.round not in took), None)
+            said = "not connected" if why is None else why.reason
             self.outcomes[name] = replace(
                 outcome,
                 status="dropped" if last in missed else "trained",
-                reason=f"missed round {_ranges(missed)}: {why}" if missed else "",
+                reason=f"missed {' and '.join(absences)}: {said}" if absences else "",
                 rounds=took,
                 num_examples=newest["num_examples"],
                 epsilon=newest["epsilon"],

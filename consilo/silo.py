@@ -114,7 +114,7 @@ class SiloView:
     @property
     def noise_context(self) -> str:
         """What, with `secret_key`, keys this step's noise: unlike for every unlike question."""
-        return f"{self.header.scope}/{self.header.content}"
+        return "/".join(str(part) for part in self.header.question)
 
     def secret_key(self) -> bytes:
         """Return the 32-byte key of this run's noise and sampling.

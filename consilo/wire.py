@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,16 @@ from consilo.parcel import Fault, Parcel
 WIRE_VERSION = 1
 _MARK = "$array"
 _MAX_HEADER_BYTES = 64 * 1024 * 1024
+_MAX_CODE = 40
+_MAX_REASON = 2000
+_NOT_A_PAYLOAD = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    safetensors.SafetensorError,
+)
 
 
 def pack(payload: Mapping[str, Any]) -> bytes:
@@ -57,12 +68,12 @@ def unpack(body: bytes) -> dict[str, Any]:
         if not 2 <= size <= min(len(body) - 8, _MAX_HEADER_BYTES):
             raise ValueError("the header's length does not fit")
         head = json.loads(body[8 : 8 + size])
-        plain = json.loads(head["__metadata__"]["payload"])
+        plain = json.loads(head["__metadata__"]["payload"], parse_constant=_no_constant)
         arrays = safetensors.numpy.load(body)
         restored = _restore(plain, arrays)
         if not isinstance(restored, dict):
             raise ValueError("not a mapping")
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as cause:
+    except _NOT_A_PAYLOAD as cause:
         raise ReplyInvalid(
             f"a body of {len(body)} bytes is not a packed payload ({type(cause).__name__}); "
             "both sides must run the same wire version"
@@ -111,8 +122,17 @@ class Header:
 
     @property
     def step_id(self) -> str:
-        """Names the question: asked it twice, a silo answers the same bytes and pays once."""
-        return digest([self.run_id, self.scope, self.content, self.silo])[:32]
+        """Names the question: asked it twice, a silo answers the same bytes and pays once.
+
+        The cohort is left out: a round that lost its quorum is asked again of fewer silos, and is
+        the same question to those that answered before.
+        """
+        return digest([self.run_id, *self.question, self.silo])[:32]
+
+    @property
+    def question(self) -> tuple[str | int, ...]:
+        """What is asked, whatever the run and the silo: all that an answer may depend on."""
+        return (self.protocol, self.verb, self.round, self.scope, self.content)
 
     def encode(self) -> bytes:
         """Return the header as bytes."""
@@ -133,9 +153,17 @@ class Header:
                 f"{fields.get('wire')!r}; install the same Consilo release on both sides"
             )
         try:
-            return cls(**{**fields, "cohort": tuple(fields["cohort"])})
+            header = cls(**{**fields, "cohort": tuple(fields["cohort"])})
         except (TypeError, KeyError):
             raise ReplyInvalid("a request's header lacks a field or has one too many") from None
+        texts = (*fields["cohort"], *(fields[name] for name in _HEADER_TEXTS))
+        if not (
+            isinstance(fields["cohort"], list)
+            and all(isinstance(each, str) for each in texts)
+            and type(header.round) is int
+        ):
+            raise ReplyInvalid("a request's header has a field of the wrong type")
+        return header
 
 
 @dataclass(frozen=True)
@@ -178,7 +206,20 @@ class ReplyHeader:
             raise ReplyInvalid("a reply's header lacks a field or has one too many") from None
         if reply.wire != WIRE_VERSION or reply.status not in ("ok", "fault"):
             raise ReplyInvalid("a reply's header has an unknown version or status")
-        return reply
+        texts = (reply.step_id, reply.silo, reply.code, reply.reason)
+        seconds = reply.seconds
+        if (
+            not all(isinstance(each, str) for each in texts)
+            or type(seconds) not in (int, float)
+            or not 0 <= seconds < math.inf
+        ):
+            raise ReplyInvalid("a reply's header has a field of the wrong type")
+        return replace(
+            reply,
+            seconds=float(seconds),
+            code=_printable(reply.code)[:_MAX_CODE],
+            reason=_printable(reply.reason)[:_MAX_REASON],
+        )
 
 
 def fault_parcel(*, silo: str, step_id: str, fault: Fault) -> Parcel:
@@ -187,10 +228,22 @@ def fault_parcel(*, silo: str, step_id: str, fault: Fault) -> Parcel:
     return Parcel(header.encode(), b"")
 
 
+_HEADER_TEXTS = ("run_id", "scope", "content", "silo", "protocol", "verb")
+
+
+def _printable(text: str) -> str:
+    """Return a silo's words without what would move a terminal's cursor."""
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
 def _fields(data: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(data)
-    except ValueError:
+        fields = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
         raise ReplyInvalid("a header is not JSON") from None
     if not isinstance(fields, dict):
         raise ReplyInvalid("a header is not a JSON object")
@@ -199,8 +252,8 @@ def _fields(data: bytes) -> dict[str, Any]:
 
 def _strip(value: Any, arrays: dict[str, np.ndarray[Any, Any]], path: str) -> Any:
     if isinstance(value, np.ndarray):
-        if value.dtype == object:
-            raise ValueError(f"{path}: an array of Python objects cannot travel")
+        if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+            raise ValueError(f"{path}: an array of {value.dtype} cannot travel")
         name = str(len(arrays))
         arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
         return {_MARK: name}

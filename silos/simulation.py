@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contract import Contract
 from consilo.dispatch import answerer
+from consilo.errors import ConfigInvalid
 from consilo.job import Job
 from consilo.outcome import RunResult
 from consilo.run import Run, run_all
@@ -54,7 +55,7 @@ def simulate(
         path = Path(job)
         job = Job.load(path)
         modules.append(path.parent)
-    contract = contract or Contract.load(job.contract, search=modules)
+    contract = contract or load_contract(job, modules)
     with ExitStack() as stack:
         if directory is None:
             made = tempfile.TemporaryDirectory(prefix="consilo-")
@@ -76,12 +77,28 @@ def simulate(
         return run_all(run)
 
 
+def load_contract(job: Job, folders: Sequence[Path]) -> Contract:
+    """Return the contract that a job names: ``name@version``, or a file in one of ``folders``.
+
+    Raises:
+        ContractInvalid: with one finding per fault.
+    """
+    places = [folder / job.contract for folder in folders]
+    beside = next((place for place in places if place.is_file()), None)
+    return Contract.load(job.contract if beside is None else beside, search=folders)
+
+
 def _silo(
     name: str, rows: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, ...]
 ) -> Silo:
     if isinstance(rows, str | Path):
-        return Silo.open(Path(rows), search_path=modules)
+        silo = Silo.open(Path(rows), search_path=modules)
+        if silo.name != name:
+            raise ConfigInvalid(
+                str(Path(rows) / "silo.yaml"), [f"name: expected '{name}', found '{silo.name}'"]
+            )
+        return silo
     place.mkdir(parents=True, mode=0o700)
-    rows.to_parquet(place / "rows.parquet")
+    rows.to_parquet(place / "rows.parquet", index=False)
     config = SiloConfig(name=name, source=Source(type="parquet", path=(Path("rows.parquet"),)))
     return Silo(place, config, Policy.simulation(), search_path=modules, docs=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consilo import metrics as figures
-from consilo.protocol import Disclosure, Protocol, arrays, count, numbers, verb
+from consilo.protocol import Disclosure, Protocol, count, numbers, tally, verb
 from consilo.protocols.training import TrainState, as_arrays, loaded, request
 from consilo.silo import Message, SiloView
 from consilo.steps import Ask, Step
@@ -56,12 +56,12 @@ class Evaluation(Protocol):
         "evaluate",
         replies={
             "metrics": numbers(Disclosure.METRIC),
-            "tally": arrays(Disclosure.STATISTIC),
+            "tally": tally(),
             "num_examples": count(Disclosure.STATISTIC),
         },
     )
     def evaluate(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return the model's figures on this silo's held-out rows."""
         learner, rows = loaded(silo, message.payload)
-        measured, tally = learner.evaluate(rows.test)
-        return {"metrics": measured, "tally": as_arrays(tally), "num_examples": len(rows.test)}
+        measured, sums = learner.evaluate(rows.test)
+        return {"metrics": measured, "tally": as_arrays(sums), "num_examples": len(rows.test)}

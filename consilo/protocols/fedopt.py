@@ -35,33 +35,46 @@ class FedOpt(Training):
             )
         if spec.server_lr is None:
             raise IncompatibleJob(f"protocol.server_lr: {spec.name} needs a server learning rate")
-        try:
-            self.kind = load_dotted(path)
-        except (ImportError, AttributeError) as cause:
-            raise IncompatibleJob(
-                f"protocol.optimizer: '{path}' cannot be loaded: {cause}"
-            ) from None
+        self.path = path
         self.settings = {"lr": spec.server_lr, **spec.args}
         if spec.betas is not None:
             self.settings["betas"] = spec.betas
         if spec.tau is not None:
             self.settings["tau"] = spec.tau
+
+    def prepare(self) -> None:
+        """Check the optimiser and its settings by a step on nothing.
+
+        Raises:
+            IncompatibleJob: where the optimiser cannot be the server's.
+        """
         try:
-            self.kind([torch.zeros(1)], **self.settings)
+            kind = load_dotted(self.path)
+        except (ImportError, AttributeError) as cause:
+            raise IncompatibleJob(
+                f"protocol.optimizer: '{self.path}' cannot be loaded: {cause}"
+            ) from None
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+            raise IncompatibleJob(
+                f"protocol.optimizer: '{self.path}' is not a class made from torch.optim.Optimizer"
+            )
+        try:
+            zero = {"weight": np.zeros(1, np.float32)}
+            self.step(TrainState(zero, 1), zero)
         except (TypeError, ValueError) as cause:
-            raise IncompatibleJob(f"protocol: {path} refuses these settings: {cause}") from None
+            raise IncompatibleJob(f"protocol: {self.path} refuses: {cause}") from None
 
     def step(self, state: TrainState, mean_delta: Params) -> TrainState:
         """Return the state after one server step along the mean delta."""
         tensors = {name: torch.from_numpy(value.copy()) for name, value in state.params.items()}
         parameters = [torch.nn.Parameter(value) for value in tensors.values()]
-        optimizer = self.kind(parameters, **self.settings)
+        optimizer = load_dotted(self.path)(parameters, **self.settings)
         if state.server:
             kept = optimizer.state_dict()
             kept["state"] = {int(key): _tensors(value) for key, value in state.server.items()}
             optimizer.load_state_dict(kept)
         for parameter, name in zip(parameters, tensors, strict=True):
-            parameter.grad = torch.from_numpy(mean_delta[name])
+            parameter.grad = torch.from_numpy(mean_delta[name]).to(parameter.dtype)
         optimizer.step()
         server = {
             str(key): _arrays(value) for key, value in optimizer.state_dict()["state"].items()

@@ -16,7 +16,7 @@ import numpy as np
 
 from consilo.dataset import training_frame
 from consilo.features import Encoding, Floats, class_codes
-from consilo.protocol import Disclosure, Protocol, arrays, count, verb
+from consilo.protocol import Disclosure, Protocol, count, tensors, verb
 from consilo.silo import Message, SiloView
 from consilo.steps import Ask, Step
 
@@ -51,7 +51,7 @@ class Moments:
     @property
     def variance(self) -> Floats:
         """Population variance per column."""
-        return self.m2 / np.maximum(self.count, 1.0)
+        return np.maximum(self.m2, 0.0) / np.maximum(self.count, 1.0)
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,23 @@ class Statistics(Protocol):
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Summary]:
         """Merge the silos' moments; then, with ``bins``, ask for counts per bin."""
         cohort, quorum = fed.cohort(), fed.job.cohort_quorum
-        answers = yield Ask(cohort, "moments", {}, quorum=quorum)
+        encoding = Encoding.plan(fed.contract, fed.job)
+        columns = encoding.numeric
+        wanted = _templates(encoding)
+        answers = yield Ask(cohort, "moments", wanted, quorum=quorum)
         parts = {name: reply.fields for name, reply in answers.replies.items()}
         merged: Moments | None = None
         for fields in parts.values():
             part = Moments(**{key: fields["moments"][key] for key in ("count", "mean", "m2")})
             merged = part if merged is None else merged.merge(part)
-        columns = Encoding.plan(fed.contract, fed.job).numeric
         moments = merged or Moments.of(np.empty((0, len(columns))))
         edges: dict[str, Floats] = {}
         histogram: dict[str, Floats] = {}
         if self.bins:
             edges = _edges(columns, moments, self.bins)
-            counted = yield Ask(tuple(parts), "histogram", {"edges": edges}, quorum=quorum)
+            empty = {name: np.zeros(self.bins) for name in columns}
+            question = {"edges": edges, "counts": empty}
+            counted = yield Ask(tuple(parts), "histogram", question, quorum=quorum)
             for reply in counted.replies.values():
                 for name, counts in reply.fields["counts"].items():
                     histogram[name] = histogram.get(name, np.zeros(self.bins)) + counts
@@ -122,8 +126,8 @@ class Statistics(Protocol):
     @verb(
         "moments",
         replies={
-            "moments": arrays(STATISTIC),
-            "classes": arrays(STATISTIC),
+            "moments": tensors(STATISTIC, like="moments"),
+            "classes": tensors(STATISTIC, like="classes"),
             "rows": count(STATISTIC),
         },
     )
@@ -139,7 +143,7 @@ class Statistics(Protocol):
         moments = {"count": part.count, "mean": part.mean, "m2": part.m2}
         return {"moments": moments, "classes": classes, "rows": len(frame)}
 
-    @verb("histogram", replies={"counts": arrays(STATISTIC)})
+    @verb("histogram", replies={"counts": tensors(STATISTIC, like="counts")})
     def silo_histogram(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return counts per bin of this silo's training rows."""
         encoding = Encoding.plan(silo.contract, silo.job)
@@ -151,6 +155,13 @@ class Statistics(Protocol):
             bins = np.searchsorted(edges[1:-1], values[~np.isnan(values)], side="right")
             counts[name] = np.bincount(bins, minlength=len(edges) - 1).astype(np.float64)
         return {"counts": counts}
+
+
+def _templates(encoding: Encoding) -> dict[str, Any]:
+    """Return arrays of zeros like those of an answer, to check answers by."""
+    zeros = np.zeros(len(encoding.numeric))
+    counts = {"counts": np.zeros(len(encoding.classes), np.int64)} if encoding.classes else {}
+    return {"moments": {name: zeros for name in ("count", "mean", "m2")}, "classes": counts}
 
 
 def _edges(columns: tuple[str, ...], moments: Moments, bins: int) -> dict[str, Floats]:

@@ -19,7 +19,7 @@ from consilo.job import Job
 from consilo.learners.torch_learner import FitHook, TorchLearner
 from consilo.learning import learner_of, plan_of, private_fit
 from consilo.params import Params, check_finite, num_bytes, select, subtract
-from consilo.protocol import Disclosure, Protocol, arrays, count, number, numbers, tensors, verb
+from consilo.protocol import Disclosure, Protocol, count, number, numbers, tally, tensors, verb
 from consilo.reduce import Reduced
 from consilo.reduce.mean import WeightedMean
 from consilo.silo import Message, SiloView
@@ -72,7 +72,7 @@ TRAIN_REPLIES = {
     "num_examples": count(Disclosure.STATISTIC),
     "loss": number(Disclosure.METRIC, optional=True),
     "metrics": numbers(Disclosure.METRIC),
-    "tally": arrays(Disclosure.STATISTIC),
+    "tally": tally(),
     "epsilon": number(Disclosure.STATISTIC, optional=True),
     "epsilon_bound": number(Disclosure.STATISTIC, optional=True),
 }
@@ -146,7 +146,7 @@ def train_locally(
         hooks: what the protocol adds to the training.
     """
     learner, rows = loaded(silo, message.payload)
-    measured, tally = learner.evaluate(rows.test)
+    measured, sums = learner.evaluate(rows.test)
     before = select(learner.parameters(), learner.updatable)
     extra: dict[str, float] = {}
     if silo.job.privacy is None:
@@ -166,7 +166,7 @@ def train_locally(
         "delta": delta,
         "num_examples": len(rows.train),
         "metrics": measured,
-        "tally": as_arrays(tally),
+        "tally": as_arrays(sums),
         **extra,
     }
 
