@@ -289,6 +289,29 @@ def test_a_node_goes_at_once_when_asked_and_says_goodbye(federation: Federation)
 
 
 @pytest.mark.federation
+def test_a_run_outlives_its_superlink(federation: Federation) -> None:
+    with federation.transport() as transport:
+        sent = parcels("echo")
+        check(list(transport.exchange(sent, deadline_s=30)), sent)
+        for pid in federation.link.service.pids():
+            os.kill(pid, signal.SIGKILL)
+        federation.link.service.stop()
+        arrivals: list[Arrival] = []
+
+        def work() -> None:
+            arrivals.extend(transport.exchange(sent, deadline_s=60))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        home = federation.root / "coordinator"
+        authority = keys.load_or_create_authority(home / "tls")
+        port = int(federation.link.address.rpartition(":")[2])
+        federation.link = start_superlink(federation.supervisor, home, authority, port=port)
+        thread.join()
+        check(arrivals, sent)
+
+
+@pytest.mark.federation
 def test_names_belong_to_keys(federation: Federation, tmp_path: Path) -> None:
     other = keys.load_or_create_silo_key(tmp_path / "other")
     known = (federation.root / "silo0" / "silo.key.pub").read_bytes()

@@ -291,8 +291,11 @@ class FlowerTransport:
                 answer.session_id,
             )
             push_objects(objects, set(answer.objects_to_push), push)
-        pairs = zip(messages, answer.message_ids, strict=True)
-        return {silo: identifier for silo, identifier in pairs if identifier}
+        accepted = dict(zip(messages, answer.message_ids, strict=True))
+        for silo in [silo for silo, identifier in accepted.items() if not identifier]:
+            del accepted[silo]
+            self._names.pop(silo, None)  # struck off, or admitted again as another node
+        return accepted
 
     def _metadata(self, node_id: int, deadline_s: float) -> Any:
         return Metadata(
