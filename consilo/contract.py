@@ -179,6 +179,8 @@ class Contract(Config):
     def load(cls, ref_or_path: str | Path, search: Sequence[Path] = ()) -> Self:
         """Return the contract of a reference such as ``heart@1``, or of a YAML file.
 
+        A relative path is looked up in each directory of ``search`` first: beside the job file.
+
         A reference is looked up in each directory of ``search`` and then among the contracts that
         come with the project, as ``contracts/heart@1.yaml``, ``contracts/heart.yaml``,
         ``heart@1.yaml`` or ``heart.yaml``; the first file that holds this version is taken, so
@@ -193,7 +195,8 @@ class Contract(Config):
             if path.suffix not in (".yaml", ".yml"):
                 hint = "give name@version, such as heart@1, or the path of a .yaml file"
                 raise ContractInvalid(str(ref_or_path), [hint])
-            return cls._read(path)
+            beside = [each / path for each in search if (each / path).is_file()]
+            return cls._read(beside[0] if beside else path)
         directories = [*search, SHIPPED]
         name, version = reference["name"], int(reference["version"])
         others = []
@@ -246,7 +249,7 @@ def _candidates(directories: Sequence[Path], name: str, version: int) -> list[Pa
 def _is_job_or_mapping(path: Path) -> bool:
     """Return whether a file beside the contracts refers to one instead of being one."""
     value = read_yaml(path, error=ContractInvalid)
-    return isinstance(value, Mapping) and "contract" in value and "columns" not in value
+    return isinstance(value, Mapping) and "contract" in value
 
 
 def _peek(path: Path) -> tuple[Any, Any] | None:

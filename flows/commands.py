@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from consilo.errors import ConfigInvalid, RecordTampered
+from consilo.errors import ConfigInvalid
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Directory = Annotated[
@@ -181,7 +181,7 @@ def run_verify(
     record: Annotated[Path, typer.Argument(help="A run's directory or its record.jsonl.")],
     key: Annotated[
         Path | None,
-        typer.Option(help="The coordinator's public key; else keys/record.pub beside the runs."),
+        typer.Option(help="The coordinator's public key; else keys/record.key.pub beside the runs."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -192,7 +192,7 @@ def run_verify(
     from consilo.record import verify
 
     path = _record(record)
-    beside = path.parent.parent.parent / "keys" / "record.pub"
+    beside = path.parent.parent.parent / "keys" / "record.key.pub"
     chosen = key or (beside if beside.exists() else None)
     body = verify(path, _public_key(chosen))
     trusted = "signed by the coordinator" if chosen else "signed (by the key it names itself)"
@@ -214,15 +214,17 @@ def _record(path: Path) -> Path:
 def _public_key(path: Path | None) -> bytes | None:
     if path is None:
         return None
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        PublicFormat,
+        load_pem_public_key,
+    )
+
     try:
-        key = bytes.fromhex(path.read_text().strip())
+        key = load_pem_public_key(path.read_bytes())
+        return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     except (OSError, ValueError):
-        raise ConfigInvalid(
-            str(path), ["not a public key: expected 64 hexadecimal digits"]
-        ) from None
-    if len(key) != 32:
-        raise RecordTampered(f"{path}: a public key has 32 bytes, found {len(key)}")
-    return key
+        raise ConfigInvalid(str(path), ["expected the PEM file of an Ed25519 public key"]) from None
 
 
 def _run_local(loaded: Any, job: Path, silos: Path | None, directory: Path | None) -> Any:

@@ -1,0 +1,57 @@
+# Everything runs in .venv; only python3.11 and make are assumed.
+SHELL  := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+READY  := $(VENV)/ready-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
+
+.PHONY: help setup demo test test-slow check format lock clean
+
+help:
+	@echo "make setup   install everything into $(VENV), once"
+	@echo "make demo    run a whole federation on this machine"
+	@echo "make test    run the tests"
+	@echo "make check   lint and types, as CI does"
+	@echo "make format  format the code"
+	@echo "make lock    pin what is installed now into requirements.lock"
+
+setup: $(READY)
+
+# The mark is made last, so an interrupted set-up starts over where pip left off.
+$(READY):
+	@echo "setup 1/3: virtual environment in $(VENV)"
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || python3.11 -m venv --clear $(VENV)
+	@echo "setup 2/3: locked packages (about 2 GB on disk, some minutes the first time)"
+	@$(PYTHON) -m pip install --disable-pip-version-check --no-input --progress-bar off \
+	    -r requirements.lock | sed '/already satisfied/d'
+	@$(PYTHON) -m pip check --disable-pip-version-check
+	@echo "setup 3/3: consilo itself"
+	@$(PYTHON) -m pip install --disable-pip-version-check --no-input -q --no-deps \
+	    --no-build-isolation -e .
+	@rm -f $(VENV)/ready-* && touch $@
+	@echo "setup done"
+
+demo: setup
+	@$(VENV)/bin/consilo demo
+
+test: setup
+	@$(PYTHON) -m pytest
+
+test-slow: setup
+	@$(PYTHON) -m pytest -m slow
+
+check: setup
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+format: setup
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+lock:
+	@$(PYTHON) -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' \
+	    | grep -v -i -E '^(pip)==' > requirements.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
