@@ -47,7 +47,7 @@ class RunRecord:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("x", encoding="utf-8")
+        path.open("x").close()
         self._key = key
         self._now = now
         self._head = _START
@@ -77,7 +77,6 @@ class RunRecord:
             signature = self._key.sign(bytes.fromhex(digest(entry))).hex()
             self._write({**entry, "body": {**body, "signature": signature}})
             self._closed = True
-            self._file.close()
         return self._head
 
     def _entry(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,9 +92,10 @@ class RunRecord:
         # Encoded before anything changes, so that an entry that cannot be written leaves no gap.
         head = digest(entry)
         line = canonical_json({**entry, "hash": head}).decode()
-        self._file.write(line + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self._head = head
         self._count += 1
         return head
