@@ -1,0 +1,316 @@
+"""What a round costs beside the silos' own computing: Consilo against stock Flower, in one run.
+
+Three silos on this machine, each its own processes, directory and keys, with TLS and node
+authentication, train a perceptron of 2,114 parameters. Consilo: SuperLink, three nodes, a run over
+the Flower transport. Stock: Flower's SuperLink and SuperNodes as they come (subprocess isolation),
+``flwr run``, Flower's FedAvg. The first round of each is left out.
+
+    overhead_s_per_round   median of the round's wall time less the slowest silo's own computing
+    cpu_s_per_round        CPU-seconds of all processes of the federation, ended children included
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import yaml
+from report import Report, columns, load_now, options, say
+from trees import cpu_seconds
+
+from consilo.contract import Contract
+from consilo.environment import child_environment, quieten
+from consilo.errors import ConsiloError, ServiceFailed
+from consilo.features import Encoding, Scale
+from consilo.job import Job
+from consilo.keys import (
+    Authority,
+    load_or_create_authority,
+    load_or_create_signing_key,
+    load_or_create_silo_key,
+)
+from consilo.processes import Service, Supervisor, free_port, listens
+
+quieten()
+
+from consilo.run import Run  # noqa: E402
+from consilo.transports.flower.bundle import build_bundle, bundle_hash  # noqa: E402
+from consilo.transports.flower.superlink import Registry, start_superlink  # noqa: E402
+from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
+from flows.demo_data import Hospital, write_hospitals  # noqa: E402
+from flows.federation import start_node, wait_online  # noqa: E402
+
+SILOS = 3
+STEPS, BATCH, LR, MOMENTUM = 8, 32, 0.05, 0.5
+_STOCK_APP = Path(__file__).parent / "stock_flower"
+_ONLINE_S, _ROUND_S = 180.0, 300.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the rounds after the first cost.
+
+    Args:
+        wall_s: of each round.
+        overhead_s: the same, less the slowest silo's own computing.
+        cpu_s: CPU-seconds of all processes, over all these rounds.
+    """
+
+    wall_s: Sequence[float]
+    overhead_s: Sequence[float]
+    cpu_s: float
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures per round."""
+        return {
+            "s_per_round": median(self.wall_s),
+            "overhead_s_per_round": median(self.overhead_s),
+            "cpu_s_per_round": self.cpu_s / len(self.wall_s),
+        }
+
+
+def job_of(rounds: int) -> Job:
+    """Return the job that is measured."""
+    return Job.from_json(
+        {
+            "name": "rounds",
+            "contract": "breast_cancer@1",
+            "model": "consilo.learners.tabular:MLP",
+            "outputs": 2,
+            "protocol": {"name": "fedavg", "rounds": rounds},
+            "local": {
+                "batch_size": BATCH,
+                "steps": STEPS,
+                "optimizer": "sgd",
+                "lr": LR,
+                "momentum": MOMENTUM,
+            },
+            "quorum": {"min_silos": SILOS, "deadline": _ROUND_S},
+        }
+    )
+
+
+def ours(folder: Path, hospitals: Sequence[Hospital], rounds: int) -> Cost:
+    """Return the cost of ``rounds`` rounds after the first, with Consilo."""
+    bundle = build_bundle()
+    job, contract = job_of(rounds + 1), Contract.load("breast_cancer@1")
+    directories = {each.name: each.directory for each in hospitals}
+    with Supervisor() as supervisor:
+        authority = load_or_create_authority(folder / "keys")
+        link = start_superlink(supervisor, folder / "superlink", authority, port=free_port())
+        with Registry(link.address, link.ca_certificate) as registry:
+            for name, directory in directories.items():
+                registry.register(name, load_or_create_silo_key(directory / "silo.key"))
+                shutil.copyfile(link.ca_certificate, directory / "ca.crt")
+                node = yaml.safe_dump({"name": name, "superlink": link.address})
+                (directory / "node.yaml").write_text(node)
+                (directory / "bundles.yaml").write_text(yaml.safe_dump([bundle_hash(bundle)]))
+                start_node(supervisor, name, directory)
+        wait_online(link.address, link.ca_certificate, directories, supervisor.services)
+        say("consilo: federation is up")
+        with FlowerTransport.open(
+            link.address, link.ca_certificate, bundle, home=folder / "superlink"
+        ) as transport:
+            run = Run(
+                job,
+                contract,
+                transport,
+                silos=tuple(directories),
+                directory=folder / "run",
+                run_id="rounds",
+                key=load_or_create_signing_key(folder / "record.key"),
+                bundle=bundle_hash(bundle),
+            )
+            for name in directories:
+                run.check(name)
+            run.admit()
+            run.standardize()
+            cost = _our_rounds(run, rounds, [each.pid for each in supervisor.services])
+            run.close()
+    return cost
+
+
+def _our_rounds(run: Run, rounds: int, roots: Sequence[int]) -> Cost:
+    run.train_round()
+    wall_s, overhead_s = [], []
+    cpu_before = cpu_seconds(roots) + time.process_time()
+    for _ in range(rounds):
+        started = time.perf_counter()
+        report = run.train_round()
+        wall_s.append(time.perf_counter() - started)
+        if len(report["silos"]) < SILOS:
+            raise ServiceFailed(f"round {report['round']}: only {len(report['silos'])} answered")
+        overhead_s.append(wall_s[-1] - max(each["seconds"] for each in report["silos"].values()))
+    cost = Cost(wall_s, overhead_s, cpu_seconds(roots) + time.process_time() - cpu_before)
+    say(f"consilo: {rounds} rounds, median {median(wall_s):.3f} s")
+    return cost
+
+
+def stock(folder: Path, hospitals: Sequence[Hospital], rounds: int) -> Cost:
+    """Return the cost of ``rounds`` rounds after the first, with Flower alone."""
+    with Supervisor() as supervisor:
+        authority = load_or_create_authority(folder / "keys")
+        address = _start_stock_superlink(supervisor, folder, authority)
+        names = {}
+        with Registry(address, authority.ca_certificate) as registry:
+            for hospital in hospitals:
+                silo = folder / hospital.name
+                silo.mkdir()
+                _write_arrays(hospital, silo / "rows.npz")
+                registry.register(hospital.name, load_or_create_silo_key(silo / "silo.key"))
+                names[hospital.name] = silo
+                _start_stock_node(supervisor, hospital.name, silo, address, authority)
+        wait_online(address, authority.ca_certificate, names, supervisor.services)
+        say("stock: federation is up")
+        marks = folder / "marks.jsonl"
+        marks.touch()
+        _submit(folder, address, authority, marks, rounds + 1)
+        return _stock_rounds(marks, rounds, supervisor.services)
+
+
+def _start_stock_superlink(supervisor: Supervisor, folder: Path, authority: Authority) -> str:
+    port = free_port()
+    command = [
+        *("flower-superlink", "--enable-supernode-auth", "--port", str(port)),
+        *("--ssl-ca-certfile", str(authority.ca_certificate)),
+        *("--ssl-certfile", str(authority.server_certificate)),
+        *("--ssl-keyfile", str(authority.server_key)),
+        *("--database", str(folder / "superlink.db")),
+    ]
+    supervisor.start(
+        "stock superlink",
+        command,
+        log=folder / "superlink.log",
+        env=child_environment(home=folder / "flwr"),
+        healthy=lambda: listens(port),
+        timeout_s=_ONLINE_S,
+        port=port,
+    )
+    return f"127.0.0.1:{port}"
+
+
+def _start_stock_node(
+    supervisor: Supervisor, name: str, silo: Path, address: str, authority: Authority
+) -> None:
+    data = silo / "rows.npz"
+    command = [
+        *("flower-supernode", "--superlink", address),
+        *("--root-certificates", str(authority.ca_certificate)),
+        *("--auth-supernode-private-key", str(silo / "silo.key")),
+        *("--port", str(free_port()), "--node-config", f'data="{data}"'),
+    ]
+    supervisor.start(
+        f"silo {name}", command, log=silo / "node.log", env=child_environment(home=silo / "flwr")
+    )
+
+
+def _submit(folder: Path, address: str, authority: Authority, marks: Path, rounds: int) -> None:
+    app, home = folder / "app", folder / "user"
+    shutil.copytree(_STOCK_APP, app, ignore=shutil.ignore_patterns("__pycache__"))
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "stock"\n\n[superlink.stock]\naddress = "{address}"\n'
+        f'root-certificates = "{authority.ca_certificate}"\n'
+    )
+    settings = (
+        f"rounds={rounds} silos={SILOS} steps={STEPS} batch-size={BATCH} lr={LR} "
+        f'momentum={MOMENTUM} marks="{marks}"'
+    )
+    done = subprocess.run(
+        ["flwr", "run", str(app), "stock", "--run-config", settings, "--format", "json"],
+        env=child_environment(home=home),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode != 0 or not json.loads(done.stdout).get("success", False):
+        raise ServiceFailed(f"flwr run refused the app: {done.stdout}{done.stderr}")
+
+
+def _stock_rounds(marks: Path, rounds: int, services: Sequence[Service]) -> Cost:
+    """Follow the marks that the server app leaves at the end of each round."""
+    roots = [each.pid for each in services]
+    at: list[float] = []
+    cpu_s: list[float] = []
+    slowest_s: list[float] = []
+    deadline = time.monotonic() + _ROUND_S
+    while len(at) < rounds + 2:  # one mark before the first round
+        lines = marks.read_text().splitlines()
+        if len(lines) > len(at):
+            at.append(time.perf_counter())
+            cpu_s.append(cpu_seconds(roots))
+            slowest_s.append(json.loads(lines[len(at) - 1])["slowest_s"])
+            say(f"stock: {len(at) - 1} of {rounds + 1} rounds")
+            deadline = time.monotonic() + _ROUND_S
+        elif time.monotonic() > deadline:
+            raise ServiceFailed(f"stock Flower: no round in {_ROUND_S:.0f} s; log: {marks.parent}")
+        time.sleep(0.05)
+    wall_s = list(np.diff(at)[1:])
+    overhead_s = [wall - own for wall, own in zip(wall_s, slowest_s[2:], strict=True)]
+    return Cost(wall_s, overhead_s, cpu_s[-1] - cpu_s[1])
+
+
+def _write_arrays(hospital: Hospital, path: Path) -> None:
+    contract, job = Contract.load("breast_cancer@1"), job_of(1)
+    encoding = Encoding.plan(contract, job)
+    raw = encoding.raw_numeric(hospital.rows)
+    features = encoding.features(hospital.rows, Scale.of_moments(raw.mean(0), raw.var(0)))
+    np.savez(path, features=features, labels=encoding.target(hospital.rows))
+
+
+def measure(folder: Path, *, our_rounds: int, stock_rounds: int, load: float) -> Report:
+    """Return the report; everything that is started is stopped again."""
+    hospitals = write_hospitals(folder / "silos", count=SILOS + 1, seed=0)
+    good = [each for each in hospitals if not each.broken]
+    (folder / "ours").mkdir()
+    (folder / "stock").mkdir()
+    mine = ours(folder / "ours", good, our_rounds).figures()
+    theirs = stock(folder / "stock", good, stock_rounds).figures()
+    ratios = {
+        "overhead_vs_stock_flower": theirs["overhead_s_per_round"] / mine["overhead_s_per_round"],
+        "cpu_vs_stock_flower": theirs["cpu_s_per_round"] / mine["cpu_s_per_round"],
+    }
+    figures = {**mine, **{f"stock_{name}": value for name, value in theirs.items()}}
+    return Report("rounds", load, figures, ratios)
+
+
+def table_of(report: Report) -> str:
+    """Return the report as a table."""
+    rows = [("per round, 3 silos", "consilo", "stock Flower", "ratio")]
+    for label, name, ratio in (
+        ("wall, s", "s_per_round", None),
+        ("wall less the slowest silo, s", "overhead_s_per_round", "overhead_vs_stock_flower"),
+        ("CPU of all processes, s", "cpu_s_per_round", "cpu_vs_stock_flower"),
+    ):
+        mine, theirs = report.figures[name], report.figures[f"stock_{name}"]
+        factor = f"{report.ratios[ratio]:.1f}" if ratio else f"{theirs / mine:.1f}"
+        rows.append((label, f"{mine:.3f}", f"{theirs:.2f}", factor))
+    return columns(rows)
+
+
+def main() -> int:
+    """Run from the command line."""
+    chosen = options(__doc__).parse_args()
+    load = load_now()
+    ours_, stock_ = (3, 1) if chosen.quick else (10, 3)
+    try:
+        with tempfile.TemporaryDirectory(prefix="consilo-rounds-") as folder:
+            report = measure(Path(folder), our_rounds=ours_, stock_rounds=stock_, load=load)
+    except ConsiloError as cause:
+        print(cause, file=sys.stderr)
+        return 1
+    report.show(as_json=chosen.json, table=table_of(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
