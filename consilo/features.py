@@ -110,8 +110,8 @@ class Encoding:
         standard = (raw - scale.mean) / scale.deviation
         parts = [np.where(np.isnan(raw), 0.0, standard)]
         for name, values in self.categories.items():
-            column = frame[name].to_numpy(dtype=object)
-            parts += [(column == value).astype(np.float64)[:, None] for value in values]
+            codes = class_codes(frame[name].to_numpy(dtype=object), values)
+            parts.append((codes[:, None] == np.arange(len(values))).astype(np.float64))
         if self.indicators:
             places = [self.numeric.index(name) for name in self.indicators]
             parts.append(np.isnan(raw[:, places]).astype(np.float64))

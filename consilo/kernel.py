@@ -200,9 +200,10 @@ class Kernel:
         if step.quorum is not None:
             where = f"round {place.round}" if place.round else f"'{step.verb}' before the rounds"
             reasons = {name: f"{fault.code}: {fault.reason}" for name, fault in faults.items()}
+            connected = set(fed.online())
             for name in fed.silos:
                 if name not in answered and name not in reasons:
-                    reasons[name] = "not connected"
+                    reasons[name] = "not asked" if name in connected else "not connected"
             step.quorum.require(
                 answered, missing=reasons, num_examples=fed.num_examples, where=where
             )

@@ -1,0 +1,167 @@
+"""A small made-up contract with rows, jobs and silos; a seam for many tests, not a test itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.check_report import CheckReport
+from consilo.contract import Contract
+from consilo.dispatch import answerer
+from consilo.errors import Refused
+from consilo.job import Job
+from consilo.parcel import Answer, Parcel
+from consilo.run import Run
+from consilo.transports.local import LocalTransport
+
+CONTRACT = """
+name: clinic
+version: 1
+columns:
+  age: {type: float, range: {min: 0, max: 120}, nullable_share: 0.9}
+  smoker: {type: boolean}
+  ward: {type: category, allowed: [a, b, c], nullable_share: 0.9}
+  ill: {type: integer, role: target, allowed: [0, 1]}
+"""
+JOB = {
+    "name": "clinic",
+    "contract": "clinic@1",
+    "model": "consilo.learners.tabular:LogisticRegression",
+    "protocol": {"name": "fedavg", "rounds": 3},
+    "local": {"batch_size": 8, "epochs": 1, "lr": 0.3},
+    "quorum": {"min_silos": 1},
+}
+
+
+def contract(text: str = CONTRACT) -> Contract:
+    return Contract.parse(yaml.safe_load(text), where="clinic.yaml")
+
+
+def job(**changes: Any) -> Job:
+    return Job.from_json(JOB).changed(**changes)
+
+
+def frame(rows: int, seed: int = 0, *, missing: float = 0.2) -> pd.DataFrame:
+    """Rows that keep the contract, with gaps."""
+    rng = np.random.default_rng(seed)
+    age = rng.uniform(20, 90, rows)
+    ill = (age + rng.normal(0, 10, rows) > 55).astype(int)
+    ward = rng.choice(np.array(["a", "b", "c"], dtype=object), rows)
+    ward[rng.random(rows) < missing] = None
+    age[rng.random(rows) < missing] = np.nan
+    return pd.DataFrame(
+        {
+            "age": age,
+            "smoker": rng.random(rows) < 0.3,
+            "ward": pd.Series(ward, dtype="string"),
+            "ill": ill,
+        }
+    )
+
+
+def frames(*sizes: int) -> dict[str, pd.DataFrame]:
+    names = ("east", "north", "south", "west", "zenith")
+    return {name: frame(size, seed) for seed, (name, size) in enumerate(zip(names, sizes))}
+
+
+@dataclass
+class Host:
+    """A `consilo.silo.SiloHost` in memory: no files, no contract check; fast."""
+
+    name: str
+    rows: pd.DataFrame
+    search_path: tuple[Path, ...] = ()
+    refusal: str = ""
+    replies: dict[str, Parcel] = field(default_factory=dict)
+    spends: dict[str, list[tuple[str, tuple[float, float, int]]]] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
+    secrets: dict[str, bytes] = field(default_factory=dict)
+    keep_replies: bool = True
+    encodings: int = 0
+
+    def permit(self, header, job, verb) -> None:
+        if self.refusal:
+            raise Refused(self.refusal)
+
+    def check(self, contract) -> CheckReport:
+        return CheckReport(
+            contract=contract.ref, contract_digest=contract.digest, verdict="passed", findings=()
+        )
+
+    def frame(self, contract) -> pd.DataFrame:
+        return self.rows
+
+    def encoded(self, key: str, build: Callable[[], Any]) -> Any:
+        if key not in self.arrays:
+            self.encodings += 1
+            self.arrays[key] = build()
+        return self.arrays[key]
+
+    def kept_number(self, key: str, build: Callable[[], float]) -> float:
+        return self.numbers.setdefault(key, build() if key not in self.numbers else 0.0)
+
+    def secret(self, run_id: str) -> bytes:
+        return self.secrets.setdefault(run_id, np.random.default_rng().bytes(32))
+
+    def spend(self, run_id, step_id, *, sigma, sample_rate, steps):
+        booked = self.spends.setdefault(run_id, [])
+        if step_id not in {step for step, _ in booked}:
+            booked.append((step_id, (sigma, sample_rate, steps)))
+        return [row for _, row in booked]
+
+    def remembered(self, step_id: str) -> Parcel | None:
+        return self.replies.get(step_id)
+
+    def remember(self, step_id: str, reply: Parcel) -> None:
+        if self.keep_replies:
+            self.replies[step_id] = reply
+
+
+def hosts(rows: Mapping[str, pd.DataFrame], **settings: Any) -> dict[str, Host]:
+    return {name: Host(name, each, **settings) for name, each in rows.items()}
+
+
+def run_of(
+    job: Job,
+    answers: Mapping[str, Answer | Host],
+    directory: Path,
+    *,
+    run_id: str = "r1",
+    contract_: Contract | None = None,
+    key: Ed25519PrivateKey | None = None,
+    search_path: tuple[Path, ...] = (),
+    silos: tuple[str, ...] = (),
+) -> Run:
+    """A run over hosts in memory, past its statistics: ready for `train_round`."""
+    made = {n: answerer(each) if isinstance(each, Host) else each for n, each in answers.items()}
+    run = Run(
+        job,
+        contract_ or contract(),
+        LocalTransport(made),
+        silos=silos or tuple(made),
+        directory=directory,
+        run_id=run_id,
+        key=key or Ed25519PrivateKey.generate(),
+        search_path=search_path,
+    )
+    for name in run.silos:
+        run.check(name)
+    return run
+
+
+def trained(job: Job, answers: Mapping[str, Any], directory: Path, **settings: Any) -> Run:
+    """A run that has done all its rounds."""
+    run = run_of(job, answers, directory, **settings)
+    run.admit()
+    run.standardize()
+    while run.rounds_left:
+        run.train_round()
+    return run
