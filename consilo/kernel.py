@@ -211,7 +211,7 @@ class Kernel:
     def _parcels(self, step: Ask, place: _Place) -> dict[str, Parcel]:
         header = Header(
             run_id=self._run_id,
-            scope=f"{place.name}/{place.round}/{place.index}/{step.verb}",
+            scope=f"{place.round}/{place.index}/{step.verb}",
             content="",
             round=place.round,
             silo="",

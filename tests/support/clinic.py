@@ -68,7 +68,9 @@ def frame(rows: int, seed: int = 0, *, missing: float = 0.2) -> pd.DataFrame:
 
 def frames(*sizes: int) -> dict[str, pd.DataFrame]:
     names = ("east", "north", "south", "west", "zenith")
-    return {name: frame(size, seed) for seed, (name, size) in enumerate(zip(names, sizes))}
+    return {
+        name: frame(size, seed) for seed, (name, size) in enumerate(zip(names, sizes, strict=False))
+    }
 
 
 @dataclass
