@@ -27,3 +27,28 @@ def cpu_seconds(roots: Iterable[int]) -> float:
                 continue
             total += sum(int(each) for each in fields[11:15])
     return total / _TICKS
+
+
+def reset_peak() -> int:
+    """Let this process's peak memory start anew; return what it holds now, in bytes."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return resident_bytes()
+
+
+def resident_bytes() -> int:
+    """Return what this process holds in memory."""
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Return the most that this process has held since `reset_peak`."""
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {key}")

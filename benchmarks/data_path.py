@@ -1,0 +1,180 @@
+"""A silo's data path: a CSV file, mapped, checked against its contract, cached, and read again.
+
+A table of 30 columns (28 features, half of them in another unit than the contract's, an id and a
+target). Beside it, in the same run, what a person would write by hand: pandas and Great
+Expectations with the same rules. Each runs in a process of its own, so that memory is its own.
+
+    rows_per_s            rows a second from the file to a checked, cached table
+    second_read_ms        what every later round pays
+    memory_in_tables      growth of peak memory, in canonical tables
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from report import Report, load_now, options, say
+from trees import peak_bytes, reset_peak
+
+from consilo.contract import Contract
+from consilo.environment import quieten
+
+FEATURES = tuple(f"measure_{place:02d}" for place in range(28))
+_LOW, _HIGH = 0.0, 1000.0
+
+
+def contract() -> Contract:
+    """Return the contract: lengths in millimetres within a range, an id, a target."""
+    column = {"type": "float", "unit": "mm", "range": {"min": _LOW, "max": _HIGH}}
+    columns: dict[str, Any] = {"row_id": {"type": "integer", "role": "id"}}
+    columns |= {name: column for name in FEATURES}
+    columns["label"] = {"type": "integer", "allowed": [0, 1], "role": "target"}
+    return Contract.model_validate({"name": "data_path", "version": 1, "columns": columns})
+
+
+def write_csv(path: Path, num_rows: int) -> None:
+    """Write the silo's file; every other feature is in centimetres."""
+    rng = np.random.default_rng(0)
+    for start in range(0, num_rows, 100_000):
+        size = min(100_000, num_rows - start)
+        frame = pd.DataFrame({"row_id": np.arange(start, start + size)})
+        for place, name in enumerate(FEATURES):
+            top = _HIGH / 10 if place % 2 else _HIGH
+            frame[name] = (rng.random(size) * top).round(4)
+        frame["label"] = rng.integers(0, 2, size)
+        frame.to_csv(path, mode="a", header=start == 0, index=False)
+
+
+def consilo_path(path: Path, folder: Path) -> dict[str, float]:
+    """Measure ours."""
+    from silos import check
+    from silos.cache import CanonicalCache
+    from silos.mapping import Mapping
+    from silos.sources import Source
+
+    agreed = contract()
+    columns = {name: {"unit": "cm"} for place, name in enumerate(FEATURES) if place % 2}
+    mapping = Mapping.parse({"contract": agreed.ref, "columns": columns}, agreed, where="mapping")
+    source = Source(type="csv", path=(path,))
+    cache = CanonicalCache(folder / "cache")
+    check.check(_few(), agreed, now=datetime.now(UTC))  # imports what a first use imports
+    before = reset_peak()
+    started = time.perf_counter()
+    frame, report = cache.get_or_build(source, mapping, agreed)
+    seconds = time.perf_counter() - started
+    grown = peak_bytes() - before
+    if not report.passed:
+        raise RuntimeError(report.reason())
+    table_bytes = int(frame.memory_usage(deep=True).sum())
+    del frame
+    time.sleep(2.1)  # a file that has just changed is hashed again: its time stamp is not settled
+    cache.frame(cache.key(source, mapping, agreed, now=datetime.now(UTC)))
+    reads = []
+    for _ in range(5):
+        started = time.perf_counter()
+        again = cache.frame(cache.key(source, mapping, agreed, now=datetime.now(UTC)))
+        float(again[FEATURES[0]].to_numpy()[-1])
+        reads.append(time.perf_counter() - started)
+    return {
+        "seconds": seconds,
+        "second_read_ms": 1000 * median(reads),
+        "memory_in_tables": grown / table_bytes,
+    }
+
+
+def plain_path(path: Path, folder: Path) -> dict[str, float]:
+    """Measure pandas and Great Expectations, used as their guides say."""
+    import great_expectations as gx
+    from great_expectations import expectations as gxe
+
+    rules: list[Any] = [gxe.ExpectColumnValuesToNotBeNull(column="row_id")]
+    for name in FEATURES:
+        rules.append(gxe.ExpectColumnValuesToNotBeNull(column=name))
+        rules.append(
+            gxe.ExpectColumnValuesToBeBetween(column=name, min_value=_LOW, max_value=_HIGH)
+        )
+    rules.append(gxe.ExpectColumnValuesToNotBeNull(column="label"))
+    rules.append(gxe.ExpectColumnValuesToBeInSet(column="label", value_set=[0, 1]))
+
+    def validate(frame: pd.DataFrame) -> bool:
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False}
+        asset = context.data_sources.add_pandas("silo").add_dataframe_asset("rows")
+        batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+        return bool(batch.validate(gx.ExpectationSuite(name="rules", expectations=rules)).success)
+
+    validate(_few())
+    before = reset_peak()
+    started = time.perf_counter()
+    frame = pd.read_csv(path)
+    for place, name in enumerate(FEATURES):
+        if place % 2:
+            frame[name] = frame[name] * 10
+    passed = validate(frame)
+    frame.to_parquet(folder / "plain.parquet")
+    seconds = time.perf_counter() - started
+    grown = peak_bytes() - before
+    if not passed:
+        raise RuntimeError("the plain check failed")
+    return {"seconds": seconds, "memory_in_tables": grown / int(frame.memory_usage().sum())}
+
+
+def _few() -> pd.DataFrame:
+    frame = pd.DataFrame({"row_id": [1, 2]})
+    for name in FEATURES:
+        frame[name] = [1.0, 2.0]
+    return frame.assign(label=[0, 1])
+
+
+def _in_process(
+    target: Callable[[Path, Path], dict[str, float]], *places: Path
+) -> dict[str, float]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(target, *places).result()
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = options(__doc__)
+    parser.add_argument("--rows", type=int, help="rows of the table; default 1,000,000")
+    chosen = parser.parse_args()
+    load = load_now()
+    quieten()
+    num_rows = chosen.rows or (50_000 if chosen.quick else 1_000_000)
+    with tempfile.TemporaryDirectory(prefix="consilo-data-") as folder:
+        path = Path(folder) / "rows.csv"
+        write_csv(path, num_rows)
+        say(f"{num_rows:,} rows, {path.stat().st_size / 2**20:.0f} MiB of CSV")
+        mine = _in_process(consilo_path, path, Path(folder))
+        say(f"consilo: {mine['seconds']:.1f} s")
+        plain = _in_process(plain_path, path, Path(folder))
+        say(f"pandas and Great Expectations: {plain['seconds']:.1f} s")
+    figures = {
+        "rows_per_s": num_rows / mine["seconds"],
+        "second_read_ms": mine["second_read_ms"],
+        "memory_in_tables": mine["memory_in_tables"],
+        "plain_rows_per_s": num_rows / plain["seconds"],
+        "plain_memory_in_tables": plain["memory_in_tables"],
+    }
+    ratios = {
+        "rows_per_s_vs_plain": plain["seconds"] / mine["seconds"],
+        "memory_vs_plain": plain["memory_in_tables"] / mine["memory_in_tables"],
+    }
+    Report("data_path", load, figures, ratios).show(as_json=chosen.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
