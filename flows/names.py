@@ -36,6 +36,7 @@ BYTES_UP = "bytes_up"
 SILO_SECONDS = "silo_seconds"
 SECONDS = "seconds"
 NUM_EXAMPLES = "num_examples"
+MAX_DRIFT = "max_drift"
 SILO_METRICS = (
     LOSS,
     EPSILON,
@@ -45,6 +46,7 @@ SILO_METRICS = (
     SILO_SECONDS,
     SECONDS,
     NUM_EXAMPLES,
+    MAX_DRIFT,
 )
 
 # Tags of the MLflow run and of the registered model version.

@@ -1,0 +1,56 @@
+"""The weekly report: does every silo still keep the contract, and do their data drift apart?
+
+No model is trained. What leaves the silos is what the pipeline's standardisation needs, and counts
+per bin of a histogram.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from consilo.errors import ConsiloError
+from consilo.job import Job
+from flows import names
+from flows.connection import home_directory, job_file
+from flows.session import final_state, flow_run_name, opened, order_of, refused
+from flows.tasks import admit, check, show_statistics, standardize, wait_for_silos
+
+Bins = Annotated[int, Field(ge=2, le=200)]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+
+
+@flow(
+    name="analytics",
+    flow_run_name=flow_run_name,
+    persist_result=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]
+)
+def analytics(job: str, bins: Bins = 20, wait_s: Seconds = 60.0, home: str | None = None) -> Any:
+    """Check every silo, then report each column over all silos; nothing is trained.
+
+    Args:
+        job: the job file, whose contract and features are reported on: a path, a path below home,
+            or the name of a job that comes with Consilo.
+        bins: of the histogram of each column.
+        wait_s: how long to wait for silos that are not connected yet, in seconds.
+        home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
+    """
+    try:
+        place = home_directory(home)
+        path = job_file(job, place)
+        asked = Job.load(path)
+        order = order_of(asked, home=place, search_path=(path.parent,))
+        with opened(order, experiment=names.analytics_experiment(asked.name)) as session:
+            wait_for_silos(session, wait_s)
+            check(session)
+            admit(session)
+            standardize(session, bins)
+            show_statistics(session)
+            session.all_answered()
+    except ConsiloError as error:
+        return refused(error)
+    return final_state(session)

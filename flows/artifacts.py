@@ -1,0 +1,128 @@
+"""What a run leaves in Prefect for people: progress, verdicts, participation, metrics, links.
+
+Names, verdicts, counts and figures about models; no value of any row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from consilo.check_report import CheckReport
+from consilo.outcome import RunResult, SiloOutcome
+from consilo.protocols.statistics import Summary
+from flows import names
+from flows.drift import column_table
+
+
+def progress_begins(rounds: int) -> UUID:
+    """Show a bar at round 0 and return its id."""
+    return create_progress_artifact(0.0, key="rounds", description=f"round 0 of {rounds}")
+
+
+def progress(bar: UUID, done: int, rounds: int) -> None:
+    """Move the bar to round ``done``."""
+    update_progress_artifact(bar, 100.0 * done / rounds, description=f"round {done} of {rounds}")
+
+
+def contract_verdicts(
+    outcomes: Mapping[str, SiloOutcome], reports: Mapping[str, CheckReport]
+) -> None:
+    """Show each silo's verdict, with the rules it broke."""
+    rows = [
+        {
+            "silo": name,
+            "verdict": each.contract,
+            "broken rules": _told(reports[name].failures if name in reports else ()),
+            "warnings": _told(reports[name].warnings if name in reports else ()),
+            "reason": each.reason,
+        }
+        for name, each in outcomes.items()
+    ]
+    create_table_artifact(
+        rows, key=names.CONTRACTS_ARTIFACT, description="Does each silo's table keep the contract?"
+    )
+
+
+def participation(result: RunResult) -> None:
+    """Show each silo's part in the run."""
+    rows = [
+        {
+            "silo": name,
+            "status": each.status,
+            "reason": each.reason,
+            "rounds": len(each.rounds),
+            "examples": each.num_examples,
+            "epsilon": _figure(each.epsilon),
+            "epsilon (RDP bound)": _figure(each.epsilon_bound),
+        }
+        for name, each in result.silos.items()
+    ]
+    create_table_artifact(
+        rows, key=names.PARTICIPATION_ARTIFACT, description="Who took part, and at which cost"
+    )
+
+
+def metrics(result: RunResult) -> None:
+    """Show the final model's figures over all silos and in each, beside the untrained model's."""
+    rows: list[dict[str, Any]] = [
+        {"silo": "all", **{key: _figure(value) for key, value in sorted(result.metrics.items())}}
+    ]
+    for name, each in result.silos.items():
+        if each.metrics:
+            row = {key: _figure(value) for key, value in sorted(each.metrics.items())}
+            before = {
+                f"{key} before": _figure(value)
+                for key, value in sorted(each.metrics_before.items())
+                if key in each.metrics
+            }
+            rows.append({"silo": name, **row, **before})
+    create_table_artifact(
+        rows, key=names.METRICS_ARTIFACT, description="The final model on held-out rows"
+    )
+
+
+def summary(result: RunResult, *, mlflow_url: str, model: Mapping[str, str] | None) -> None:
+    """Show how the run ended and where the rest lies."""
+    lines = [f"# {result.status}", ""]
+    if result.reason:
+        lines += [_quoted(result.reason), ""]
+    registered = f"`{model['name']}` version {model['version']}" if model else "none registered"
+    lines += [
+        f"- run `{result.run_id}`",
+        f"- model: {registered}",
+        f"- [MLflow run]({mlflow_url})",
+        f"- record: `{result.record.rpartition('/')[2]}` among the MLflow run's files",
+    ]
+    create_markdown_artifact("\n".join(lines), key=names.SUMMARY_ARTIFACT)
+    create_link_artifact(mlflow_url, link_text="MLflow run", key="mlflow-run")
+
+
+def column_statistics(found: Summary) -> None:
+    """Show count, mean and deviation of each column, and how far each silo's mean is off."""
+    create_table_artifact(
+        column_table(found),
+        key=names.STATISTICS_ARTIFACT,
+        description="Over all silos; a drift is a silo's mean minus the global one, in deviations",
+    )
+
+
+def _told(findings: Any) -> str:
+    return ", ".join(f"{each.rule} ({each.column or 'table'})" for each in findings)
+
+
+def _figure(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}" for line in text.splitlines())

@@ -1,0 +1,118 @@
+"""The main job: train one model over all silos that keep the contract, and register it.
+
+The flow is Flower's ServerApp: it opens the run and holds the transport itself, so that a contract
+check is a Prefect task per silo, a round is a task, and logs, retries and cancelling are Prefect's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.states import State
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from consilo.errors import ConsiloError
+from consilo.job import Job
+from flows import names
+from flows.connection import home_directory, job_file
+from flows.session import final_state, flow_run_name, opened, order_of, refused
+from flows.tasks import (
+    admit,
+    check,
+    evaluate,
+    register,
+    report,
+    standardize,
+    train,
+    wait_for_silos,
+)
+
+Rounds = Annotated[int, Field(ge=1, le=100_000)]
+Epsilon = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+
+
+@flow(
+    name="pipeline",
+    flow_run_name=flow_run_name,
+    persist_result=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]
+)
+def pipeline(
+    job: str,
+    rounds: Rounds | None = None,
+    epsilon: Epsilon | None = None,
+    private: bool = True,
+    seed: Seed | None = None,
+    wait_s: Seconds = 60.0,
+    home: str | None = None,
+) -> Any:
+    """Check every silo, train round by round, evaluate, register, report.
+
+    Args:
+        job: the job file: a path, a path below home, or the name of a job that comes with Consilo.
+        rounds: in place of the job's number of rounds.
+        epsilon: in place of the job's privacy budget ε.
+        private: off trains without differential privacy, whatever the job says.
+        seed: in place of the job's seed.
+        wait_s: how long to wait for silos that are not connected yet, in seconds.
+        home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
+    """
+    try:
+        place = home_directory(home)
+        path = job_file(job, place)
+        asked = changed(Job.load(path), rounds=rounds, epsilon=epsilon, private=private, seed=seed)
+        order = order_of(asked, home=place, search_path=(path.parent,))
+        with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
+            wait_for_silos(session, wait_s)
+            check(session)
+            admit(session)
+            standardize(session)
+            train(session)
+            evaluate(session)
+            register(session)
+            report(session)
+    except ConsiloError as error:
+        return refused(error)
+    return final_state(session)
+
+
+def run_pipeline(*, home: Path | str, **parameters: Any) -> dict[str, Any]:
+    """Run the pipeline in this process and return its summary, whatever its state.
+
+    Args:
+        home: the coordinator's directory.
+        parameters: the flow's others.
+    """
+    state: State[Any] = pipeline(home=str(home), return_state=True, **parameters)
+    summary: dict[str, Any] = state.result(raise_on_failure=False)
+    return summary
+
+
+def changed(
+    job: Job,
+    *,
+    rounds: int | None = None,
+    epsilon: float | None = None,
+    private: bool = True,
+    seed: int | None = None,
+) -> Job:
+    """Return the job with what a person asks for in place of what its file says.
+
+    Raises:
+        JobInvalid: where a change does not fit the job.
+    """
+    changes: dict[str, Any] = {}
+    if rounds is not None:
+        changes["protocol"] = {"rounds": rounds}
+    if not private:
+        changes["privacy"] = None
+    elif epsilon is not None:
+        changes["privacy"] = {"epsilon": epsilon}
+    if seed is not None:
+        changes["seed"] = seed
+    return job.changed(**changes) if changes else job

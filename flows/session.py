@@ -1,0 +1,265 @@
+"""What the tasks of one flow run share: the run, its tracker, its federation; opened and closed."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import get_run_logger, runtime
+from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
+from prefect.settings import get_current_settings
+from prefect.states import Cancelled, Completed, Failed, State
+
+from consilo.contract import Contract
+from consilo.errors import ConsiloError, RunCancelled
+from consilo.job import Job
+from consilo.outcome import RunResult
+from consilo.run import Run
+from flows import artifacts
+from flows.cancellation import Cancellable, watching
+from flows.connection import Connection, Order, connect
+from flows.registry import Registered
+from flows.tracking import Ending, Tracker, run_tags
+
+
+class Session:
+    """One flow run at work; a plain object, so that Prefect hands it on as it is.
+
+    Args:
+        run: the stages.
+        tracker: the MLflow run.
+        connection: the open federation.
+        flow_run_id: of Prefect.
+        cancelled: somebody asked the run to stop.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        tracker: Tracker,
+        connection: Connection,
+        flow_run_id: UUID,
+        cancelled: threading.Event,
+    ) -> None:
+        self.run = run
+        self.tracker = tracker
+        self.connection = connection
+        self.flow_run_id = flow_run_id
+        self.cancelled = cancelled
+        self.model: Registered | None = None
+        self.result: RunResult | None = None
+        self.error: BaseException | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the block's wall seconds to a stage that the run itself does not time."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.run.seconds[stage] = time.perf_counter() - started
+
+    def all_answered(self) -> None:
+        """Count who gave statistics as having done its part, where nothing is trained."""
+        rows = {} if self.run.summary is None else self.run.summary.rows
+        for name, count in rows.items():
+            self.run.outcomes[name] = replace(
+                self.run.outcomes[name], status="trained", reason="", num_examples=count
+            )
+
+    def close(self, error: BaseException | None = None) -> RunResult:
+        """Close the run and its record, once; later calls return the first one's result."""
+        if self.result is None:
+            self.error = error
+            self.result = self.run.close(
+                error,
+                model=None if self.model is None else self.model.to_json(),
+                mlflow=self.tracker.to_json(),
+                prefect=prefect_place(self.flow_run_id),
+            )
+        return self.result
+
+
+@contextmanager
+def opened(order: Order, *, experiment: str) -> Iterator[Session]:
+    """Open the federation, a run and its MLflow run; close all three however the block ends.
+
+    An error of Consilo's own, or a cancellation, ends the block quietly: `final_state` tells it.
+    """
+    flow_run_id = flow_run()
+    quiet_errors()
+    with watching(flow_run_id, order.cancelled), connect(order) as connection:
+        run = _run(order, connection)
+        tags = run_tags(
+            run,
+            bundle=connection.bundle,
+            flow_run_id=str(flow_run_id),
+            prefect_url=prefect_place(flow_run_id)["url"],
+        )
+        tracker = Tracker.open(
+            connection.tracking_uri, experiment=experiment, name=run.run_id, tags=tags
+        )
+        session = Session(run, tracker, connection, flow_run_id, order.cancelled)
+        get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
+        try:
+            tracker.log_job(order.job, order.contract)
+            yield session
+            session.close()
+        except (ConsiloError, TerminationSignal) as error:
+            session.close(_cause(error, order.cancelled))
+            order.cancelled.set()  # what still waits in a thread stops
+        except BaseException as error:
+            session.close(error)
+            order.cancelled.set()
+            raise
+        finally:
+            _settle(session)
+
+
+def final_state(session: Session) -> State[Any]:
+    """Return how the flow run ends; a run on a subset never reads as plain success."""
+    result = session.close()
+    summary = result.to_json()
+    if isinstance(session.error, RunCancelled):
+        return Cancelled(message=result.reason, data=summary)
+    if result.status == "failed":
+        return Failed(message=result.reason, data=summary)
+    if result.status == "degraded":
+        return Completed(name="Degraded", message=f"degraded: {result.reason}", data=summary)
+    return Completed(message="complete", data=summary)
+
+
+def refused(error: ConsiloError) -> State[Any]:
+    """Return the state of a flow run whose job could not even begin."""
+    reason = f"{type(error).__name__}: {error}"
+    get_run_logger().error(reason)
+    summary = {
+        "status": "failed",
+        "reason": reason,
+        "silos": {},
+        "metrics": {},
+        "model": None,
+        "mlflow": None,
+        "prefect": prefect_place(flow_run()),
+        "record": None,
+        "seconds": {},
+    }
+    return Failed(message=reason, data=summary)
+
+
+def order_of(
+    job: Job,
+    *,
+    home: Path,
+    search_path: Sequence[Path],
+) -> Order:
+    """Return the order to run ``job`` on the federation in ``home``.
+
+    Raises:
+        ContractInvalid: where its contract is not found or not valid.
+    """
+    contract = Contract.load(_contract_path(job.contract, search_path), search=list(search_path))
+    return Order(home, job, contract, tuple(search_path), threading.Event())
+
+
+def flow_run_name() -> str:
+    """Return what Prefect calls a flow run: its job."""
+    return Path(runtime.flow_run.parameters["job"]).stem
+
+
+def flow_run() -> UUID:
+    """Return the id of the flow run that this code is part of."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("this runs inside a Prefect flow only")
+    return context.flow_run.id
+
+
+def prefect_place(flow_run_id: UUID) -> dict[str, str]:
+    """Return where people and programs find a flow run."""
+    api = get_current_settings().api.url or ""
+    page = f"{api.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
+    return {"api_url": api, "flow_run_id": str(flow_run_id), "url": page}
+
+
+class _WithoutTraceback(logging.Filter):
+    """Errors that Consilo raises on purpose say all in one sentence; their stack is noise."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if isinstance(error, ConsiloError):
+            record.exc_info, record.exc_text = None, None
+        return True
+
+
+_without_traceback = _WithoutTraceback()
+
+
+def quiet_errors() -> None:
+    """Keep tracebacks of Consilo's own errors out of Prefect's logs; safe to call again."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_traceback)
+
+
+def _run(order: Order, connection: Connection) -> Run:
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    run_id = f"{order.job.name}-{now}-{secrets.token_hex(3)}"
+    try:
+        return Run(
+            order.job,
+            order.contract,
+            Cancellable(connection.transport, order.cancelled),
+            silos=connection.silos,
+            directory=connection.home / "runs" / run_id,
+            run_id=run_id,
+            key=connection.signing_key,
+            bundle=connection.bundle,
+            search_path=order.search_path,
+        )
+    except ConsiloError as error:
+        connection.finish(False, type(error).__name__)
+        raise
+
+
+def _cause(error: BaseException, cancelled: threading.Event) -> BaseException:
+    """Return what ended the run: whatever breaks once it was cancelled is the cancellation."""
+    if isinstance(error, TerminationSignal) or cancelled.is_set():
+        return RunCancelled("the flow run was cancelled in Prefect, or its process was told to end")
+    return error
+
+
+def _settle(session: Session) -> None:
+    """Tell the federation, MLflow and Prefect how the run ended; each even if another fails."""
+    result = session.close()
+    stopped = isinstance(session.error, RunCancelled)
+    ended_well = result.status != "failed"
+    detail = "cancelled" if stopped else result.reason if not ended_well else result.status
+    ending: Ending = "KILLED" if stopped else "FINISHED" if ended_well else "FAILED"
+    try:
+        session.connection.finish(ended_well, detail)
+    finally:
+        session.tracker.tag_result(result)
+        session.tracker.log_result(result)
+        session.tracker.end(ending)
+    if not stopped:
+        model = None if session.model is None else session.model.to_json()
+        artifacts.summary(result, mlflow_url=session.tracker.url, model=model)
+
+
+def _contract_path(reference: str, search_path: Sequence[Path]) -> str:
+    """Return a contract's path relative to the job file as one that opens from here."""
+    if reference.endswith((".yaml", ".yml")):
+        for folder in search_path:
+            if (folder / reference).is_file():
+                return str(folder / reference)
+    return reference

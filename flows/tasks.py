@@ -1,0 +1,152 @@
+"""The pipeline's tasks: load, call one stage of the run, record. No maths here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import wait
+from prefect.tasks import Task
+
+from consilo import params as tree
+from consilo.errors import TransportError
+from consilo.parcel import Fault
+from flows import artifacts, names, registry
+from flows.registry import Scored
+from flows.session import Session
+
+
+def _travel_failed(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a task may be tried again: the network failed, not the quorum or the job."""
+    return isinstance(state.result(raise_on_failure=False), TransportError)
+
+
+@task(task_run_name="wait-for-silos", persist_result=False, cache_policy=NO_CACHE)
+def wait_for_silos(session: Session, seconds: float) -> None:
+    """Wait until every registered silo is connected, or ``seconds`` are over."""
+    online = session.run.wait_for_silos(seconds=seconds)
+    missing = sorted(set(session.run.silos) - set(online))
+    if missing:
+        get_run_logger().warning("not connected: %s", ", ".join(missing))
+
+
+@task(task_run_name="check-{silo}", persist_result=False, cache_policy=NO_CACHE)
+def check_silo(session: Session, silo: str) -> str:
+    """Ask one silo for its contract verdict and return it in words."""
+    verdict = session.run.check(silo)
+    said = f"{verdict.code}: {verdict.reason}" if isinstance(verdict, Fault) else verdict.reason()
+    get_run_logger().info("%s: %s", silo, said)
+    return said
+
+
+def check(session: Session) -> None:
+    """Check every silo, side by side."""
+    with session.timed("check"):
+        asked = [check_silo.submit(session, silo) for silo in session.run.silos]
+        wait(asked)
+        for each in asked:
+            each.result()
+
+
+@task(task_run_name="admit", persist_result=False, cache_policy=NO_CACHE)
+def admit(session: Session) -> list[str]:
+    """Admit the silos that keep the contract, and hold the quorum."""
+    artifacts.contract_verdicts(session.run.outcomes, session.run.reports)
+    session.tracker.log_contracts(session.run.reports, session.run.contract)
+    return list(session.run.admit())
+
+
+@task(task_run_name="standardize", persist_result=False, cache_policy=NO_CACHE)
+def standardize(session: Session, bins: int = 0) -> None:
+    """Learn the columns' moments over all silos, and with ``bins`` their histograms."""
+    session.run.standardize(bins=bins)
+
+
+@task(
+    task_run_name="round-{number}",
+    persist_result=False,
+    cache_policy=NO_CACHE,
+    # A repeat starts from the last checkpoint; silos that answered before answer the same bytes.
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=_travel_failed,
+)
+def train_round(session: Session, number: int) -> None:
+    """Train one round and track it."""
+    before = session.run.seconds.get("train", 0.0)
+    report = session.run.train_round()
+    seconds = session.run.seconds["train"] - before
+    session.tracker.log_round(report, session.run.exchanges, seconds=seconds)
+    told = ", ".join(f"{key} {value:.4f}" for key, value in sorted(report["metrics"].items()))
+    get_run_logger().info(
+        "round %d: %d silos, %.1f s; before it: %s", number, len(report["silos"]), seconds, told
+    )
+
+
+def train(session: Session) -> None:
+    """Train round by round, with a progress bar."""
+    rounds = session.run.job.protocol.rounds
+    bar = artifacts.progress_begins(rounds)
+    while session.run.rounds_left:
+        number = rounds - session.run.rounds_left + 1
+        train_round(session, number)
+        artifacts.progress(bar, number, rounds)
+
+
+@task(task_run_name="evaluate", persist_result=False, cache_policy=NO_CACHE)
+def evaluate(session: Session) -> None:
+    """Evaluate the final model in every silo and track it."""
+    found = session.run.evaluate()
+    rounds = session.run.job.protocol.rounds
+    session.tracker.log_evaluation(found.metrics, found.silos, step=rounds)
+
+
+@task(task_run_name="register", persist_result=False, cache_policy=NO_CACHE)
+def register(session: Session) -> dict[str, str]:
+    """Register the model, close the run, and point the alias at the version once it is labelled."""
+    run, tracker = session.run, session.tracker
+    with session.timed("register"):
+        metrics = {} if run.evaluated is None else run.evaluated.metrics
+        session.model = registry.register(
+            tracker.client, tracker.run_id, scored(session), metrics=metrics
+        )
+    result = session.close()
+    tags = registry.model_tags(
+        result,
+        run.job,
+        run.contract,
+        bundle=session.connection.bundle,
+        kind=session.model.format,
+        params_digest=tree.digest(run.params),
+        record_head=run.record.head,
+    )
+    registry.label(tracker.client, session.model, tags, alias=names.CANDIDATE)
+    return session.model.to_json()
+
+
+@task(task_run_name="report", persist_result=False, cache_policy=NO_CACHE)
+def report(session: Session) -> None:
+    """Show participation and metrics."""
+    result = session.close()
+    artifacts.participation(result)
+    artifacts.metrics(result)
+
+
+@task(task_run_name="show-statistics", persist_result=False, cache_policy=NO_CACHE)
+def show_statistics(session: Session) -> None:
+    """Show each column over all silos, and track it."""
+    found = session.run.summary
+    if found is not None:
+        artifacts.column_statistics(found)
+        session.tracker.log_statistics(found)
+
+
+def scored(session: Session) -> Scored:
+    """Return the run's model with its final parameters loaded."""
+    run = session.run
+    learner = run.plan.learner
+    learner.load(run.params)
+    scale = None if run.state is None else run.state.scale
+    return Scored(run.job, run.contract, run.plan.encoding, scale, learner)

@@ -1,0 +1,262 @@
+"""The pipeline flow over silos in memory: its graph, its endings, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.logging.handlers import APILogWorker
+from prefect.states import State
+
+from consilo import record
+from flows import names
+from flows.connection import connecting
+from flows.pipeline import pipeline
+
+pytestmark = pytest.mark.flow
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A finished flow run with what it said."""
+
+    state: State[Any]
+    summary: dict[str, Any]
+    federation: Any
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.federation.tracking_uri)
+
+    @property
+    def run_id(self) -> str:
+        return self.summary["mlflow"]["run_id"]
+
+    @property
+    def flow_run_id(self) -> str:
+        return self.summary["prefect"]["flow_run_id"]
+
+
+def run(federation, **parameters) -> Ended:
+    with connecting(federation.connect()):
+        state = pipeline(
+            str(federation.job),
+            home=str(federation.home),
+            wait_s=0,
+            return_state=True,
+            **parameters,
+        )
+    return Ended(state, state.result(raise_on_failure=False), federation)
+
+
+@pytest.fixture(scope="module")
+def complete(make_federation):
+    """One run of everybody, looked at by many tests."""
+    return run(make_federation("complete"))
+
+
+@pytest.fixture(scope="module")
+def degraded(make_federation):
+    federation = make_federation("degraded")
+    federation.silos["berta"].broken = True
+    return run(federation)
+
+
+@pytest.fixture(scope="module")
+def failed(make_federation):
+    federation = make_federation("failed")
+    federation.silos["berta"].broken = True
+    federation.absent = ("clara",)
+    return run(federation)
+
+
+def task_runs(ended: Ended) -> list[str]:
+    filters = FlowRunFilter(id=FlowRunFilterId(any_=[ended.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        return [each.name for each in client.read_task_runs(flow_run_filter=filters, limit=200)]
+
+
+def everything_left(ended: Ended, folder: Path) -> str:
+    """Return all text that a run left in Prefect and MLflow: the sentinel must not be in it."""
+    APILogWorker.drain_all(timeout=10)
+    told = []
+    with get_client(sync_client=True) as client:
+        flow_run_id = ended.flow_run_id
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id])),
+            limit=200,
+        )
+        told += [each.model_dump_json() for each in artifacts]
+        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id])))
+        told += [each.message for each in logs]
+        told.append(client.read_flow_run(flow_run_id).model_dump_json())
+    assert len(told) > 8
+    found = ended.client.get_run(ended.run_id)
+    told.append(json.dumps(found.to_dictionary()))
+    for name in found.data.metrics:
+        told += [str(m.value) for m in ended.client.get_metric_history(ended.run_id, name)]
+    mlflow.set_tracking_uri(ended.federation.tracking_uri)
+    ended.client.download_artifacts(ended.run_id, "", str(folder))
+    if ended.summary["model"]:
+        mlflow.artifacts.download_artifacts(
+            ended.summary["model"]["version_uri"], dst_path=str(folder / "model")
+        )
+    for file in folder.rglob("*"):
+        if file.is_file():
+            told.append(file.read_bytes().decode("utf-8", "replace"))
+    return "\n".join(told)
+
+
+def test_a_run_of_everybody_completes(complete):
+    assert complete.state.name == "Completed"
+    assert complete.summary["status"] == "complete"
+    assert complete.federation.finished == [(True, "complete")]
+    assert set(complete.summary["metrics"]) >= {"accuracy", "roc_auc", "log_loss"}
+    json.dumps(complete.summary, allow_nan=False)
+
+
+def test_the_graph_is_the_sentence_of_the_flow(complete):
+    assert sorted(task_runs(complete)) == [
+        "admit",
+        "check-anna",
+        "check-berta",
+        "check-clara",
+        "evaluate",
+        "register",
+        "report",
+        "round-1",
+        "round-2",
+        "standardize",
+        "wait-for-silos",
+    ]
+
+
+def test_the_record_is_whole_and_names_model_and_runs(complete):
+    path = Path(complete.summary["record"])
+    closing = record.verify(path)
+    assert closing["status"] == "complete"
+    model = next(each for each in record.read(path) if each["kind"] == "model")
+    assert model["body"]["mlflow"]["run_id"] == complete.run_id
+    assert model["body"]["prefect"]["flow_run_id"] == complete.flow_run_id
+
+
+def test_a_silo_that_breaks_the_contract_makes_the_run_degraded(degraded):
+    assert degraded.state.is_completed()
+    assert degraded.state.name == "Degraded"
+    assert "berta left out: breaks toy@1: range (weight)" in degraded.state.message
+    assert degraded.summary["silos"]["berta"]["status"] == "left_out"
+    tags = degraded.client.get_run(degraded.run_id).data.tags
+    assert tags[names.TAG_STATUS] == "degraded"
+    assert "berta" in tags[names.TAG_REASON]
+
+
+def test_a_degraded_model_says_so(degraded):
+    model = degraded.summary["model"]
+    found = degraded.client.get_model_version(model["name"], model["version"])
+    assert found.tags[names.TAG_STATUS] == "degraded"
+    assert found.tags[names.TAG_SILOS] == "anna, clara"
+
+
+def test_below_the_quorum_the_run_fails_and_registers_nothing(failed):
+    assert failed.state.is_failed()
+    assert failed.state.message.startswith("QuorumLost: ")
+    assert "berta" in failed.state.message
+    assert "clara (not connected)" in failed.state.message
+    assert failed.summary["status"] == "failed"
+    assert failed.summary["model"] is None
+    assert failed.federation.finished[0][0] is False
+    assert failed.client.get_run(failed.run_id).info.status == "FAILED"
+    with pytest.raises(MlflowException, match="not found"):
+        failed.client.get_model_version_by_alias("failed-model", names.CANDIDATE)
+    assert record.verify(Path(failed.summary["record"]))["status"] == "failed"
+
+
+def test_the_candidate_leads_back_to_its_run(complete):
+    found = complete.client.get_model_version_by_alias("complete-model", names.CANDIDATE)
+    assert found.run_id == complete.run_id
+    assert set(names.MODEL_TAGS) <= set(found.tags)
+    assert found.tags[names.TAG_RUN] == complete.summary["run_id"]
+    assert found.tags[names.TAG_BUNDLE] == "b" * 64
+    assert found.tags[names.TAG_REPRODUCIBLE] == "true"
+    assert float(found.tags[names.TAG_EPSILON]) == pytest.approx(8.0, abs=0.05)
+    assert float(found.tags[names.TAG_DELTA]) == 1e-3
+
+
+def test_only_declared_metrics_are_tracked_and_the_curve_begins_untrained(complete):
+    found = complete.client.get_run(complete.run_id).data.metrics
+    silos = ("anna", "berta", "clara")
+    own = {re.sub("^global/", "", each) for each in found if each.startswith("global/")}
+    assert set(found) <= names.declared(own, silos)
+    for silo in silos:
+        assert found[names.silo_metric(silo, names.BYTES_UP)] > 0
+        assert found[names.silo_metric(silo, names.EPSILON_RDP)] > 0
+    history = complete.client.get_metric_history(complete.run_id, names.global_metric("roc_auc"))
+    assert sorted({each.step for each in history}) == [0, 1, 2]
+
+
+def test_params_files_and_lineage_are_there(complete):
+    found = complete.client.get_run(complete.run_id)
+    assert found.data.params["protocol.rounds"] == "2"
+    assert found.data.params["privacy.epsilon"] == "8.0"
+    files = {each.path for each in complete.client.list_artifacts(complete.run_id)}
+    assert files >= {
+        names.JOB_FILE,
+        names.CONTRACT_FILE,
+        names.REPORTS_FILE,
+        names.PARTICIPATION_FILE,
+        names.SUMMARY_FILE,
+        "record.jsonl",
+        "plots",
+    }
+    plots = {each.path for each in complete.client.list_artifacts(complete.run_id, "plots")}
+    assert plots == {names.CURVES_PLOT, names.HEATMAP_PLOT}
+    assert {each.dataset.name for each in found.inputs.dataset_inputs} == {
+        "anna (toy@1)",
+        "berta (toy@1)",
+        "clara (toy@1)",
+    }
+
+
+@pytest.mark.parametrize("ending", ["complete", "degraded", "failed"])
+def test_no_value_of_a_row_is_left_anywhere(ending, request, tmp_path, sentinel):
+    ended = request.getfixturevalue(ending)
+    told = everything_left(ended, tmp_path)
+    assert str(sentinel) not in told
+    assert f"{sentinel:.0f}" not in told
+    assert "patient-" not in told
+
+
+def test_changes_replace_what_the_job_says(federation):
+    ended = run(federation, rounds=1, private=False)
+    assert sorted(ended.summary["silos"]["anna"]["rounds"]) == [1]
+    assert ended.summary["silos"]["anna"]["epsilon"] is None
+    model = ended.summary["model"]
+    found = ended.client.get_model_version(model["name"], model["version"])
+    assert found.tags[names.TAG_EPSILON] == "no differential privacy"
+
+
+def test_a_job_that_cannot_begin_fails_with_its_reason_and_no_traceback(federation, capfd):
+    federation.job.write_text(federation.job.read_text().replace("rounds: 2", "round: 2"))
+    ended = run(federation)
+    assert ended.state.is_failed()
+    assert "did you mean 'rounds'" in ended.state.message
+    assert ended.summary["status"] == "failed"
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
