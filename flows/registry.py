@@ -113,7 +113,7 @@ def register(
         parts.mkdir()
         kind = write_model(scored, parts)
         example = example_frame(scored.contract, scored.encoding)
-        _pyfunc().save_model(
+        pyfunc().save_model(
             saved,
             python_model=str(_SCORING),
             artifacts={"model": str(parts)},
@@ -287,7 +287,8 @@ def requirements(kind: str) -> list[str]:
     return [f"{each}=={version(each).partition('+')[0]}" for each in wanted]
 
 
-def _pyfunc() -> ModuleType:
+def pyfunc() -> ModuleType:
+    """Return ``mlflow.pyfunc``, imported without its own warnings."""
     with warnings.catch_warnings():
         # On import MLflow warns of a type hint in its own code.
         warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType.*")
