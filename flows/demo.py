@@ -71,6 +71,7 @@ def run_demo(
     silos = {hospital.name: hospital.directory for hospital in hospitals}
     addresses = bring_up(supervisor, home, silos, say=say)
     summary = running.wait(say)
+    (home / "federation.json").unlink()  # nobody else is meant to connect
     if summary.get("status") != "failed":
         summary |= _baselines(comparing, figures, say)
     write_atomic(home / "summary.json", json.dumps(summary, indent=1).encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -158,8 +159,7 @@ def _start_silos(
 
 def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
     """Start a silo's node: its own process tree, directory, keys and FLWR_HOME."""
-    import sys
-
+    (directory / "flwr").mkdir(mode=0o700, exist_ok=True)
     return supervisor.start(
         f"silo {name}",
         [sys.executable, "-m", "silos.node", "--dir", str(directory)],

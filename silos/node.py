@@ -22,7 +22,6 @@ import json
 import logging
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -41,6 +40,7 @@ from consilo.errors import ConfigInvalid, ConsiloError, Refused, ServiceFailed, 
 from consilo.guard import become_subreaper, descendants
 from consilo.keys import load_silo_key
 from consilo.parcel import Fault, Parcel
+from silos.bundles import approved_bundles
 from silos.warm import read_parcel, write_parcel
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("consilo.node")
 
-PRELOAD = ("torch", "torch._dynamo", "opacus")
+PRELOAD = ("torch", "torch._dynamo", "opacus", "silos.ready")
 _PRELOAD_S = 180.0
 _ACTIVATE_FIRST_S, _ACTIVATE_LONGEST_S = 1.0, 10.0
 _STRUCK_OFF_EXIT = 3
@@ -82,26 +82,6 @@ def load_node_config(folder: Path) -> NodeConfig:
     """
     path = folder / "node.yaml"
     return parse(NodeConfig, read_yaml(path), where=str(path))
-
-
-def approved_bundles(folder: Path) -> set[str]:
-    """Return the hashes that the operator has approved; none where there is no file.
-
-    Raises:
-        ConfigInvalid: where ``bundles.yaml`` is not a list of SHA-256 in hexadecimal.
-    """
-    path = folder / "bundles.yaml"
-    if not path.exists():
-        return set()
-    listed = read_yaml(path) or []
-    if not isinstance(listed, list):
-        raise ConfigInvalid(str(path), ["expected a list of SHA-256"])
-    wrong = [entry for entry in listed if not re.fullmatch(r"[0-9a-f]{64}", str(entry))]
-    if wrong:
-        raise ConfigInvalid(
-            str(path), [f"{entry}: expected 64 hexadecimal digits in lower case" for entry in wrong]
-        )
-    return {str(entry) for entry in listed}
 
 
 class Warm:

@@ -1,0 +1,19 @@
+"""Import all that answering takes, so that a forked child starts with it: preloaded by the node."""
+
+from __future__ import annotations
+
+import pandas  # noqa: F401
+import pyarrow.ipc  # noqa: F401
+
+import consilo.dispatch
+import consilo.protocols.contract_check
+import consilo.protocols.evaluation
+import consilo.protocols.fedopt
+import consilo.protocols.fedprox
+import consilo.protocols.statistics  # noqa: F401
+import silos.silo  # noqa: F401
+from consilo.learners.warm import warm
+from consilo.privacy.accounting import spent
+
+warm()
+spent([(2.0, 0.1, 10)], 1e-3)  # imports what the PRV accountant needs

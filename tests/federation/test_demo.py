@@ -1,0 +1,167 @@
+"""The main job, as a newcomer sees it: real servers, a real SuperLink, four silos."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from consilo.record import verify
+from tests.federation.conftest import CONSILO, KeptDemo, end, run, start, wait_for
+
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(400)]
+
+
+def test_the_summary_says_who_took_part_and_why_not(demo: KeptDemo) -> None:
+    summary = demo.summary
+    assert summary["status"] == "degraded"
+    assert "west" in summary["reason"]
+    silos = summary["silos"]
+    assert {name: silo["status"] for name, silo in silos.items()} == {
+        "north": "trained",
+        "south": "trained",
+        "east": "trained",
+        "west": "left_out",
+    }
+    broken = silos["west"]
+    assert broken["rounds"] == []
+    assert broken["contract"] == "failed"
+    for rule in ("mean_radius", "mean_area", "patient_id"):
+        assert rule in broken["reason"]
+    for name in ("north", "south", "east"):
+        assert silos[name]["rounds"] == [1, 2, 3, 4]
+        assert 0 < silos[name]["epsilon"] <= 4.0
+        assert silos[name]["num_examples"] > 50
+        assert set(silos[name]["metrics"]) >= {"accuracy", "roc_auc", "log_loss"}
+    assert set(summary["metrics"]) >= {"accuracy", "roc_auc", "log_loss"}
+    assert summary["metrics"]["roc_auc"] > 0.9
+    assert set(summary["pooled_baseline"]) >= {"accuracy", "roc_auc", "log_loss"}
+    assert set(summary["local_baselines"]) == {"north", "south", "east"}
+    assert set(summary["seconds"]) >= {"check", "standardize", "train", "evaluate"}
+
+
+def test_both_pages_answer_and_know_the_run(demo: KeptDemo) -> None:
+    prefect, mlflow = demo.summary["prefect"], demo.summary["mlflow"]
+    url = f"{prefect['api_url']}/flow_runs/{prefect['flow_run_id']}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        flow_run = json.load(answer)
+    assert flow_run["state"]["name"] == "Degraded"
+    url = f"{mlflow['tracking_uri']}/api/2.0/mlflow/runs/get?run_id={mlflow['run_id']}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        data = json.load(answer)["run"]["data"]
+    assert {each["key"] for each in data["metrics"]} >= {"global/roc_auc"}
+
+
+def test_the_model_answers_probabilities_in_a_new_process(demo: KeptDemo) -> None:
+    code = """
+import sys, mlflow
+from flows.demo_data import hospital_rows
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/breast-cancer@candidate")
+rows = hospital_rows(count=4, seed=0)["north"]
+features = rows.drop(columns=["malignant", "patient_id"])
+found = model.predict(features)
+column = found.iloc[:, -1] if hasattr(found, "iloc") else found
+assert ((column >= 0) & (column <= 1)).all()
+agree = ((column > 0.5).astype(int).to_numpy() == rows["malignant"].to_numpy()).mean()
+assert agree > 0.85, agree
+"""
+    uri = demo.summary["mlflow"]["tracking_uri"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, uri], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_record_verifies_with_the_coordinators_key(demo: KeptDemo) -> None:
+    record = Path(demo.summary["record"])
+    assert verify(record)["status"] == "degraded"
+    done = subprocess.run(
+        [str(CONSILO), "run", "verify", str(record.parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "signed by the coordinator" in done.stdout
+
+
+def test_each_silo_has_its_own_keys_files_and_processes(demo: KeptDemo) -> None:
+    silos = sorted((demo.home / "silos").iterdir())
+    assert [place.name for place in silos] == ["east", "north", "south", "west"]
+    keys = {(place / "silo.key").read_bytes() for place in silos}
+    assert len(keys) == 4
+    for place in silos:
+        assert stat.S_IMODE((place / "silo.key").stat().st_mode) == 0o600
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+        assert (place / "flwr").is_dir()
+    nodes = [line for line in demo.watched.living() if "silos.node" in line]
+    assert len({line.split("--dir ")[1].split()[0] for line in nodes}) == 4
+
+
+def test_the_broken_hospital_can_read_its_full_report(demo: KeptDemo) -> None:
+    page = demo.home / "silos" / "west" / "gx/uncommitted/data_docs/local_site/index.html"
+    assert page.is_file()
+
+
+def test_nothing_but_loopback_is_reached_by_any_process(demo: KeptDemo) -> None:
+    lines = demo.watched.audit_log.read_text().splitlines()
+    hooked = [line for line in lines if line.startswith("hooked")]
+    for part in ("consilo demo", "silos.node", "superlink", "prefect", "mlflow", "flows.runner"):
+        assert any(part in line for line in hooked), f"no process of {part} was watched"
+    reached = [line for line in lines if line.startswith("reach")]
+    assert reached == []
+
+
+def test_no_patient_id_is_kept_outside_the_silos(demo: KeptDemo) -> None:
+    rows = (demo.home / "silos" / "north" / "patients.csv").read_text().splitlines()
+    marker = rows[1].split(",")[0].encode()
+    assert marker.startswith(b"P0")
+    for place in demo.home.rglob("*"):
+        inside = (demo.home / "silos") in place.parents
+        if place.is_file() and not inside:
+            assert marker not in place.read_bytes(), f"{place} holds a patient id"
+
+
+def test_a_kept_demo_stops_whole_on_ctrl_c(tmp_path: Path) -> None:
+    watched = start(["demo", "--dir", str(tmp_path / "work"), "--rounds", "2"], tmp_path)
+    try:
+        assert wait_for(lambda: any("silos.node" in line for line in watched.living()), 60)
+        os.kill(watched.process.pid, signal.SIGINT)
+        watched.process.communicate(timeout=15)
+        assert watched.process.returncode == 130
+        assert wait_for(lambda: not watched.living(), 5), watched.living()
+    finally:
+        end(watched)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["demo", "--silos", "2"], "3 to 10 silos"),
+        (["demo", "--dir", "{full}"], "not empty"),
+        (["job", "validate", "missing.yaml"], "does not exist"),
+        (["job", "run", "{job}", "--dir", "nowhere"], "no federation is up"),
+        (["job", "run", "{job}", "--silos", "nowhere"], "no silo here"),
+        (["run", "verify", "nowhere"], "no run record"),
+        (["silo", "approve", "abc"], "64 hexadecimal"),
+    ],
+)
+def test_a_users_mistake_is_one_message(tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    job = tmp_path / "job.yaml"
+    job.write_text("name: tiny\ncontract: breast_cancer@1\nmodel: consilo.learners.tabular:MLP\n")
+    filled = [each.format(full=tmp_path / "full", job=job) for each in arguments]
+    done = run(filled, tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
