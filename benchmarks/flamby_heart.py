@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from prepared import Arrays, PreparedSilo
 from report import Report, columns, load_now, options, say
 
 from consilo import seeds
@@ -29,16 +30,12 @@ from consilo.dispatch import answerer
 from consilo.errors import ConsiloError, SchemaDrift
 from consilo.job import Job
 from consilo.kernel import Federation, Kernel
-from consilo.parcel import Parcel
 from consilo.privacy.accounting import noise_multiplier
-from consilo.protocol import Verb
 from consilo.protocols import find_protocol
 from consilo.protocols.evaluation import Evaluated, Evaluation
 from consilo.protocols.training import TrainState
 from consilo.steps import Publish
 from consilo.transports.local import LocalTransport
-from consilo.wire import Header
-from silos.policy import Policy
 
 CENTRES = ("cleveland", "hungarian", "switzerland", "va")
 SEEDS = (42, 43, 44, 45, 46)
@@ -48,7 +45,6 @@ INPUTS = (
     *("age", "sex", "trestbps", "chol", "fbs", "thalach", "exang", "oldpeak"),
     *("cp_2", "cp_3", "cp_4", "restecg_1", "restecg_2"),
 )
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -90,71 +86,6 @@ METHODS = {
         {"name": "fedavg"}, 0.001, True, 0.6853, 0.028, flamby_noise=True, draws=3
     ),
 }
-
-
-@dataclass
-class PreparedSilo:
-    """A `consilo.silo.SiloHost` whose rows are prepared and split already, as FLamby does it.
-
-    Args:
-        name: the centre.
-        arrays: ``train_features``, ``train_targets``, ``test_features``, ``test_targets``,
-            ``fingerprint``: what `consilo.dataset.rows_of` keeps.
-        key: 32 bytes that make sampling and noise, the same in every run of the benchmark.
-        sigma: in place of the calibrated noise multiplier.
-    """
-
-    name: str
-    arrays: Arrays
-    key: bytes
-    sigma: float | None = None
-    search_path: tuple[Path, ...] = ()
-    _numbers: dict[str, float] = field(default_factory=dict)
-    _spends: dict[str, tuple[float, float, int]] = field(default_factory=dict)
-    _replies: dict[str, Parcel] = field(default_factory=dict)
-
-    def permit(self, header: Header, job: Job, verb: Verb) -> None:
-        """Hold the policy of a simulated silo."""
-        Policy.simulation().permit(header, job, verb)
-
-    def check(self, contract: Contract) -> Any:
-        """Refuse: there is no table to check."""
-        raise SchemaDrift("prepared rows have no contract check")
-
-    def frame(self, contract: Contract) -> Any:
-        """Refuse: there is no table."""
-        raise SchemaDrift("prepared rows have no table")
-
-    def encoded(self, key: str, build: Callable[[], Arrays]) -> Arrays:
-        """Return the prepared rows."""
-        return self.arrays
-
-    def kept_number(self, key: str, build: Callable[[], float]) -> float:
-        """Return the number kept under ``key``, or build and keep it."""
-        if self.sigma is not None and key.startswith("sigma "):
-            return self.sigma
-        if key not in self._numbers:
-            self._numbers[key] = build()
-        return self._numbers[key]
-
-    def secret(self, run_id: str) -> bytes:
-        """Return the silo's secret."""
-        return self.key
-
-    def spend(
-        self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int
-    ) -> list[tuple[float, float, int]]:
-        """Book a step once."""
-        self._spends.setdefault(step_id, (sigma, sample_rate, steps))
-        return list(self._spends.values())
-
-    def remembered(self, step_id: str) -> Parcel | None:
-        """Return the answer given before."""
-        return self._replies.get(step_id)
-
-    def remember(self, step_id: str, reply: Parcel) -> None:
-        """Keep an answer."""
-        self._replies[step_id] = reply
 
 
 def prepare(folder: Path) -> pd.DataFrame:
