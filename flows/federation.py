@@ -120,7 +120,7 @@ def bring_up(
 
     home.mkdir(parents=True, exist_ok=True)
     prefect, mlflow = start_prefect(supervisor, home), start_mlflow(supervisor, home)
-    superlink, certificate = _start_silos(supervisor, home, silos, say)
+    superlink, certificate = start_silos(supervisor, home, silos, say)
     addresses = Addresses(
         superlink,
         certificate,
@@ -139,9 +139,10 @@ def bring_up(
     return addresses
 
 
-def _start_silos(
+def start_silos(
     supervisor: Supervisor, home: Path, silos: Mapping[str, Path], say: Say
 ) -> tuple[str, str]:
+    """Start a SuperLink and the silos' nodes; return its address and its CA certificate."""
     from consilo.transports.flower.superlink import Registry, start_superlink
 
     authority = load_or_create_authority(home / "keys")
