@@ -264,7 +264,8 @@ def _strip(value: Any, arrays: dict[str, np.ndarray[Any, Any]], path: str) -> An
         for key in value:
             if not isinstance(key, str) or key == _MARK:
                 raise ValueError(f"{path}: a key must be a string other than {_MARK!r}")
-        return {key: _strip(item, arrays, f"{path}.{key}") for key, item in value.items()}
+        # In the order of keys, because arrays are numbered as they come.
+        return {key: _strip(value[key], arrays, f"{path}.{key}") for key in sorted(value)}
     if isinstance(value, list | tuple):
         return [_strip(item, arrays, f"{path}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, float) and not np.isfinite(value):
