@@ -10,9 +10,6 @@ from collections.abc import Iterable
 POOL = "consilo"
 """The Prefect work pool whose process workers run deployments."""
 
-RUNS_LIMIT = "consilo-runs"
-"""The Prefect concurrency limit on runs that use the federation at the same time."""
-
 HOME_VARIABLE = "CONSILO_HOME"
 """Environment variable that tells a flow where its federation lives."""
 

@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 import json
+import logging
 import shutil
 import tempfile
 import warnings
@@ -314,6 +315,9 @@ def _spec(scored: Scored) -> dict[str, Any]:
 
 def _export(model: torch.nn.Module, num_inputs: int, path: Path) -> bool:
     rows = torch.linspace(-1.0, 1.0, 5 * num_inputs).reshape(5, num_inputs)
+    exporter = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)  # a model that falls back to its source is no warning
     try:
         with torch.no_grad():
             program = torch.export.export(
@@ -326,6 +330,8 @@ def _export(model: torch.nn.Module, num_inputs: int, path: Path) -> bool:
             same = torch.allclose(again(rows), model(rows), rtol=1e-5, atol=1e-6)
     except Exception:  # whatever torch's exporter cannot do with a user's module
         same = False
+    finally:
+        exporter.setLevel(level)
     if not same:
         path.unlink(missing_ok=True)
     return same

@@ -141,41 +141,30 @@ def prefect_environment(home: Path, api_url: str) -> dict[str, str]:
 
 
 def prepare_prefect(api_url: str, *, runs_at_once: int = 1) -> None:
-    """Create what deployments need: the work pool and the limit on runs; safe to call again.
+    """Create the work pool that deployments name, or bring it up to date; safe to call again.
 
-    A named concurrency limit that is not there is skipped with a warning, so it is made here.
+    The pool holds all flows to ``runs_at_once`` together. Each deployment's own limit comes with
+    `prefect deploy`; a limit by name that nobody created would be skipped with a warning, so there
+    is none.
 
     Args:
         api_url: of the Prefect server.
-        runs_at_once: how many runs may use the federation at the same time.
+        runs_at_once: how many deployed runs may use the federation at the same time.
     """
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import (
-        GlobalConcurrencyLimitCreate,
-        GlobalConcurrencyLimitUpdate,
-        WorkPoolCreate,
-    )
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    said = "Runs Consilo's flows."
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
-        try:
-            client.read_work_pool(names.POOL)
-        except ObjectNotFound:
-            pool = WorkPoolCreate(
-                name=names.POOL, type="process", description="Runs Consilo's flows."
+        with contextlib.suppress(ObjectAlreadyExists):
+            client.create_work_pool(
+                WorkPoolCreate(name=names.POOL, type="process", description=said)
             )
-            with contextlib.suppress(ObjectAlreadyExists):  # somebody was faster
-                client.create_work_pool(pool)
-        try:
-            client.read_global_concurrency_limit_by_name(names.RUNS_LIMIT)
-            client.update_global_concurrency_limit(
-                names.RUNS_LIMIT, GlobalConcurrencyLimitUpdate(limit=runs_at_once)
-            )
-        except ObjectNotFound:
-            client.create_global_concurrency_limit(
-                GlobalConcurrencyLimitCreate(name=names.RUNS_LIMIT, limit=runs_at_once)
-            )
+        client.update_work_pool(
+            names.POOL, WorkPoolUpdate(description=said, concurrency_limit=runs_at_once)
+        )
 
 
 def _binary(name: str) -> str:

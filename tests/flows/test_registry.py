@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -238,4 +237,3 @@ def test_a_fresh_process_loads_the_alias_and_answers_the_same(source, services, 
     np.testing.assert_allclose(
         found["probability"], expected(scored, frame)[:, 0], rtol=1e-5, atol=1e-6
     )
-    assert os.environ.get("MLFLOW_TRACKING_URI") is None
