@@ -119,7 +119,7 @@ def opened(order: Order, *, experiment: str) -> Iterator[Session]:
             session.close(_cause(error, order.cancelled))
             order.cancelled.set()  # what still waits in a thread stops
         except BaseException as error:
-            session.close(error)
+            session.close(_cause(error, order.cancelled))
             order.cancelled.set()
             raise
         finally:
@@ -233,7 +233,8 @@ def _run(order: Order, connection: Connection) -> Run:
 
 def _cause(error: BaseException, cancelled: threading.Event) -> BaseException:
     """Return what ended the run: whatever breaks once it was cancelled is the cancellation."""
-    if isinstance(error, TerminationSignal) or cancelled.is_set():
+    told_to_end = isinstance(error, TerminationSignal | KeyboardInterrupt | SystemExit)
+    if told_to_end or cancelled.is_set():
         return RunCancelled("the flow run was cancelled in Prefect, or its process was told to end")
     return error
 
@@ -249,8 +250,12 @@ def _settle(session: Session) -> None:
         session.connection.finish(ended_well, detail)
     finally:
         session.tracker.tag_result(result)
-        session.tracker.log_result(result)
-        session.tracker.end(ending)
+        if stopped:  # whoever told the process to end may not wait long: the ending first
+            session.tracker.end(ending)
+            session.tracker.log_result(result, plots=False)
+        else:
+            session.tracker.log_result(result)
+            session.tracker.end(ending)
     if not stopped:
         model = None if session.model is None else session.model.to_json()
         artifacts.summary(result, mlflow_url=session.tracker.url, model=model)

@@ -157,8 +157,8 @@ class Tracker:
         ]
         self._log([*largest, *rows])
 
-    def log_result(self, result: RunResult) -> None:
-        """Log the run's end: summary, record, participation and plots."""
+    def log_result(self, result: RunResult, *, plots: bool = True) -> None:
+        """Log the run's end: summary, record, participation and, with ``plots``, pictures."""
         with tempfile.TemporaryDirectory(prefix="consilo-result-") as made:
             folder = Path(made)
             summary = json.dumps(result.to_json(), indent=2)
@@ -166,12 +166,12 @@ class Tracker:
             record = Path(result.record)
             if record.is_file():
                 (folder / record.name).write_bytes(record.read_bytes())
-            if result.rounds:
-                from flows import plots
+            if plots and result.rounds:
+                from flows.plots import learning_curves, participation
 
                 (folder / "plots").mkdir()
-                plots.learning_curves(result, folder / names.CURVES_PLOT)
-                plots.participation(result, folder / names.HEATMAP_PLOT)
+                learning_curves(result, folder / names.CURVES_PLOT)
+                participation(result, folder / names.HEATMAP_PLOT)
             table = json.dumps(participation_table(result), indent=1)
             (folder / names.PARTICIPATION_FILE).write_text(table, encoding="utf-8")
             self.client.log_artifacts(self.run_id, str(folder))
@@ -210,6 +210,8 @@ def _quieten() -> None:
     """Keep MLflow off stdout, which may hold a program's JSON, and its progress bars off stderr."""
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    # Its own seven retries hold a run for four minutes where the server is gone; four take 30 s.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
