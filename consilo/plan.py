@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from consilo.contract import Contract
-from consilo.errors import ConsiloError, IncompatibleJob
+from consilo.errors import ConsiloError, IncompatibleJob, ModelDiverged
 from consilo.features import Encoding
 from consilo.job import Job
 from consilo.learners.torch_learner import TorchLearner
@@ -55,6 +58,9 @@ def plan(
     if encoding is not None:
         usable: Encoding = encoding
         learner = _collect(faults, lambda: learner_of(job, usable, search_path))
+    if learner is not None:
+        built: TorchLearner = learner
+        _collect(faults, lambda: _rehearse(built, num_inputs=len(usable.inputs)))
     if learner is not None and job.privacy is not None:
         private: TorchLearner = learner
         _collect(faults, lambda: check_private(private.model))
@@ -88,6 +94,16 @@ def _protocol(job: Job) -> Training:
     protocol = kind.from_job(job)
     protocol.prepare()
     return protocol
+
+
+def _rehearse(learner: TorchLearner, *, num_inputs: int) -> None:
+    """Find the loss and run the model once, so that a wrong shape costs no round.
+
+    NaN is left to the silos: the model may be sound on real rows.
+    """
+    learner.task.loss_of(learner.model)
+    with suppress(ModelDiverged):
+        learner.predict(np.zeros((2, num_inputs), np.float32))
 
 
 def _quorum_faults(job: Job, silos: Sequence[str]) -> list[str]:
