@@ -27,7 +27,7 @@ Seconds = Annotated[float, Field(ge=0, le=86_400)]
     name="analytics",
     flow_run_name=flow_run_name,
     persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]
+    task_runner=ThreadPoolTaskRunner(max_workers=16),
 )
 def analytics(job: str, bins: Bins = 20, wait_s: Seconds = 60.0, home: str | None = None) -> Any:
     """Check every silo, then report each column over all silos; nothing is trained.

@@ -40,7 +40,7 @@ Seconds = Annotated[float, Field(ge=0, le=86_400)]
     name="pipeline",
     flow_run_name=flow_run_name,
     persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]
+    task_runner=ThreadPoolTaskRunner(max_workers=16),
 )
 def pipeline(
     job: str,

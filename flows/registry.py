@@ -379,5 +379,5 @@ def _middle(column: Column) -> float:
     bounds = column.typical or column.range
     if bounds is None:
         return 1.0
-    ends = [float(end) for end in (bounds.min, bounds.max) if end is not None]  # type: ignore[arg-type]
+    ends = [float(end) for end in (bounds.min, bounds.max) if end is not None]
     return sum(ends) / len(ends)

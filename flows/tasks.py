@@ -70,7 +70,7 @@ def standardize(session: Session, bins: int = 0) -> None:
     cache_policy=NO_CACHE,
     # A repeat starts from the last checkpoint; silos that answered before answer the same bytes.
     retries=1,
-    retry_delay_seconds=5,
+    retry_delay_seconds=2,
     retry_condition_fn=_travel_failed,
 )
 def train_round(session: Session, number: int) -> None:

@@ -18,7 +18,8 @@ from consilo.check_report import CheckReport, Counts, Finding
 from consilo.contract import Contract
 from consilo.dispatch import answerer
 from consilo.environment import quieten
-from consilo.parcel import Answer, Parcel
+from consilo.errors import CoordinatorUnreachable
+from consilo.parcel import Answer, Arrival, Parcel
 from consilo.processes import Supervisor
 from consilo.transports.local import LocalTransport
 from flows.connection import Connect, Connection, Order
@@ -149,6 +150,21 @@ class MemorySilo:
         pass
 
 
+class Outages(LocalTransport):
+    """A transport that fails the first ``count`` times that training is asked for."""
+
+    def __init__(self, answers: Mapping[str, Answer], count: int) -> None:
+        super().__init__(answers)
+        self.count = count
+
+    def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
+        for parcel in parcels.values():
+            if self.count and b'"verb":"train"' in parcel.header:
+                self.count -= 1
+                raise CoordinatorUnreachable("the SuperLink is away")
+        return super().exchange(parcels, deadline_s=deadline_s)
+
+
 @dataclass
 class Federation:
     """Silos in memory, a job file and an MLflow store: what one test's flows connect to."""
@@ -160,11 +176,12 @@ class Federation:
     finished: list[tuple[bool, str]] = field(default_factory=list)
     answer_s: float = 0.0
     absent: tuple[str, ...] = ()
+    outages: int = 0
 
     def connect(self) -> Connect:
         @contextmanager
         def opened(order: Order) -> Iterator[Connection]:
-            transport = LocalTransport(self._answers())
+            transport = Outages(self._answers(), self.outages)
             yield Connection(
                 transport=transport,
                 silos=tuple(sorted(self.silos)),

@@ -242,13 +242,29 @@ def test_no_value_of_a_row_is_left_anywhere(ending, request, tmp_path, sentinel)
     assert "patient-" not in told
 
 
-def test_changes_replace_what_the_job_says(federation):
+def test_changes_replace_what_the_job_says_and_stdout_stays_empty(federation, capfd):
     ended = run(federation, rounds=1, private=False)
+    assert capfd.readouterr().out == ""
     assert sorted(ended.summary["silos"]["anna"]["rounds"]) == [1]
     assert ended.summary["silos"]["anna"]["epsilon"] is None
     model = ended.summary["model"]
     found = ended.client.get_model_version(model["name"], model["version"])
     assert found.tags[names.TAG_EPSILON] == "no differential privacy"
+
+
+def test_a_round_is_tried_again_after_an_outage(federation):
+    federation.outages = 1
+    ended = run(federation)
+    assert ended.summary["status"] == "complete", ended.summary["reason"]
+    assert ended.summary["silos"]["anna"]["rounds"] == [1, 2]
+
+
+def test_an_outage_that_lasts_fails_the_run(federation):
+    federation.outages = 2
+    ended = run(federation, rounds=1)
+    assert ended.state.is_failed()
+    assert ended.state.message == "CoordinatorUnreachable: the SuperLink is away"
+    assert ended.summary["model"] is None
 
 
 def test_a_job_that_cannot_begin_fails_with_its_reason_and_no_traceback(federation, capfd):
