@@ -121,7 +121,9 @@ def test_a_split_covers_all_rows_once_and_never_changes(given_, holdout, seed, s
     train, test = split()
     assert sorted([*train, *test]) == list(range(len(given_)))
     assert len(train) >= 1
-    assert all(np.array_equal(left, right) for left, right in zip(split(), (train, test), strict=True))
+    assert all(
+        np.array_equal(left, right) for left, right in zip(split(), (train, test), strict=True)
+    )
     groups = [given_ == each for each in np.unique(given_)] if stratify else [given_ >= 0]
     for group in groups:
         rows = np.flatnonzero(group)
