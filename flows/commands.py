@@ -44,10 +44,12 @@ def demo(
     Example: consilo demo --keep    (then look at both pages it names)
     """
     from consilo.processes import Supervisor
-    from flows.demo import DemoOptions, run_demo
+    from flows.demo import DemoOptions, run_demo, work_directory
+    from flows.federation import taken_down
 
-    options = DemoOptions(directory, silos, rounds, epsilon, not no_dp, seed)
-    with Supervisor() as supervisor:
+    home = work_directory(directory)
+    options = DemoOptions(home, silos, rounds, epsilon, not no_dp, seed)
+    with taken_down(home), Supervisor() as supervisor:
         summary, addresses = run_demo(supervisor, options, _say())
         _print(summary, as_json=as_json)
         if keep:
@@ -70,21 +72,17 @@ def up(
     """
     from consilo.environment import quieten
     from consilo.processes import Supervisor
-    from flows.federation import bring_up, find_silos
+    from flows.federation import bring_up, find_silos, taken_down
     from flows.services import start_worker
 
     quieten()
     home, say = directory.resolve(), _say()
-    (home / "federation.json").unlink(missing_ok=True)
-    with Supervisor() as supervisor:
-        try:
-            addresses = bring_up(supervisor, home, find_silos(silos), say=say)
-            if worker:
-                start_worker(supervisor, home, addresses.prefect_api)
-            say(f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}")
-            _until_stopped()
-        finally:
-            (home / "federation.json").unlink(missing_ok=True)
+    with taken_down(home), Supervisor() as supervisor:
+        addresses = bring_up(supervisor, home, find_silos(silos), say=say)
+        if worker:
+            start_worker(supervisor, home, addresses.prefect_api)
+        say(f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}")
+        _until_stopped()
 
 
 @job_app.command()
@@ -181,7 +179,9 @@ def run_verify(
     record: Annotated[Path, typer.Argument(help="A run's directory or its record.jsonl.")],
     key: Annotated[
         Path | None,
-        typer.Option(help="The coordinator's public key; else keys/record.key.pub beside the runs."),
+        typer.Option(
+            help="The coordinator's public key; else keys/record.key.pub beside the runs."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -246,26 +246,22 @@ def _run_alone(
     from consilo.environment import quieten
     from consilo.processes import Supervisor
     from consilo.transports.flower.bundle import bundle_hash
-    from flows.federation import bring_up, find_silos, job_bundle
+    from flows.federation import bring_up, find_silos, job_bundle, taken_down
     from flows.launch import launch
     from silos.bundles import approve
 
     quieten()
     say = _say()
     home = (directory or Path(tempfile.mkdtemp(prefix="consilo-"))).resolve()
-    (home / "federation.json").unlink(missing_ok=True)
     found = find_silos(silos)
     digest = bundle_hash(job_bundle(loaded, (job.parent,)))
     for place in found.values():
         approve(place, digest)  # all these silos are ours: we gave them by their directories
     say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(found)} silos")
-    with Supervisor() as supervisor:
+    with taken_down(home), Supervisor() as supervisor:
         running = launch(supervisor, home, _parameters(job, rounds))
-        try:
-            bring_up(supervisor, home, found, say=say)
-            return running.wait(say)
-        finally:
-            (home / "federation.json").unlink(missing_ok=True)
+        bring_up(supervisor, home, found, say=say)
+        return running.wait(say)
 
 
 def _run_connected(job: Path, directory: Path, rounds: int | None) -> Any:

@@ -29,7 +29,7 @@ class DemoOptions:
     """What the command line may choose.
 
     Args:
-        directory: an empty or new work directory; None makes one.
+        directory: a fresh one; see `work_directory`.
         silos: how many, the broken one included.
         rounds: of training; None keeps the job's.
         epsilon: of differential privacy; None keeps the job's.
@@ -37,7 +37,7 @@ class DemoOptions:
         seed: of data and job.
     """
 
-    directory: Path | None = None
+    directory: Path
     silos: int = 4
     rounds: int | None = None
     epsilon: float | None = None
@@ -55,7 +55,7 @@ def run_demo(
         ServiceFailed: where something does not come up.
     """
     quieten()
-    home = _work_directory(options.directory)
+    home = options.directory
     say(f"work directory {home}")
     job_file = _write_job(home, options)
     hospitals = write_hospitals(home / "silos", count=options.silos, seed=options.seed)
@@ -71,14 +71,18 @@ def run_demo(
     silos = {hospital.name: hospital.directory for hospital in hospitals}
     addresses = bring_up(supervisor, home, silos, say=say)
     summary = running.wait(say)
-    (home / "federation.json").unlink()  # nobody else is meant to connect
     if summary.get("status") != "failed":
         summary |= _baselines(comparing, figures, say)
     write_atomic(home / "summary.json", json.dumps(summary, indent=1).encode())
     return summary, addresses
 
 
-def _work_directory(directory: Path | None) -> Path:
+def work_directory(directory: Path | None) -> Path:
+    """Return a fresh work directory: the one asked for, or one in the system's temporary place.
+
+    Raises:
+        ConfigInvalid: where it is not empty.
+    """
     if directory is None:
         return Path(tempfile.mkdtemp(prefix="consilo-demo-"))
     if directory.exists() and any(directory.iterdir()):

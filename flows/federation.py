@@ -27,7 +27,7 @@ from consilo.keys import (
     load_or_create_signing_key,
     load_or_create_silo_key,
 )
-from consilo.processes import Service, Supervisor, free_port
+from consilo.processes import Service, Supervisor, free_port, listens
 from flows.modules import local_modules
 
 if TYPE_CHECKING:
@@ -137,6 +137,28 @@ def bring_up(
     say(f"{len(silos)} silos are online")
     write_atomic(home / "federation.json", json.dumps(asdict(addresses), indent=1).encode())
     return addresses
+
+
+@contextmanager
+def taken_down(home: Path) -> Iterator[None]:
+    """Let nobody find a federation in ``home`` before the block brings it up, nor after it.
+
+    Raises:
+        ServiceFailed: where one is up there already.
+    """
+    file = home / "federation.json"
+    if file.exists() and _is_up(Addresses.load(home)):
+        raise ServiceFailed(f"a federation is up in {home} already; stop it, or use another --dir")
+    file.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _is_up(addresses: Addresses) -> bool:
+    host, _, port = addresses.superlink.partition(":")
+    return listens(int(port), host)
 
 
 def start_silos(
