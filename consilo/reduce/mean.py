@@ -71,10 +71,11 @@ def fold(total: Params | None, vector: Params, weight: float) -> Params:
     if total is None:
         return {name: value.astype(np.float64) * weight for name, value in vector.items()}
     for name, value in vector.items():
-        total[name] += weight * value
+        total[name] += np.multiply(value, weight, dtype=np.float64)
     return total
 
 
 def finish(total: Params, mass: float) -> Params:
-    """Return the mean as float32: ``total / mass``."""
-    return {name: (value / mass).astype(np.float32) for name, value in total.items()}
+    """Return the mean as float32: ``total / mass``; what is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return {name: (value / mass).astype(np.float32) for name, value in total.items()}

@@ -56,6 +56,16 @@ def test_one_silo_is_the_identity(values, weight):
     np.testing.assert_array_equal(mean([(values, weight)]), np.array(values, np.float32))
 
 
+def test_the_sum_is_kept_in_doubles_from_the_first_silo_to_the_last():
+    """It was kept in floats from the second silo on, so that the order of silos mattered."""
+    large, small = np.float32(2**24), np.float32(1.0)
+    parts = [({"w": np.array([large])}, 1), ({"w": np.array([small / 3])}, 3)]
+    total = None
+    for vector, weight in parts:
+        total = fold(total, vector, weight)
+    assert total["w"][0] == float(large) + 3 * float(small / 3)
+
+
 def test_fold_leaves_the_silos_vector_alone():
     vector = {"w": np.ones(2, np.float32)}
     total = fold(None, vector, 3)
