@@ -83,6 +83,20 @@ def test_rounds_compares_with_stock_flower() -> None:
     assert all(ratio > 1.0 for ratio in report["ratios"].values())
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_silos() -> None:
+    report = report_of(run("memory", "--quick", "--json"))
+    assert report["benchmark"] == "memory"
+    assert report["ratios"]["growth_with_silos"] < 1.25
+
+
+@pytest.mark.slow
+def test_data_path_reports_ours_and_plain() -> None:
+    report = report_of(run("data_path", "--quick", "--json"))
+    assert report["figures"]["second_read_ms"] < 50
+    assert {"rows_per_s_vs_plain", "memory_vs_plain"} == set(report["ratios"])
+
+
 class TestPreparation:
     """FLamby's preparation, by what its paper and its split say of the result."""
 
