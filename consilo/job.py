@@ -222,7 +222,8 @@ class Job(Config):
         for key, change in changes.items():
             old = value.get(key)
             merge = isinstance(change, dict) and isinstance(old, dict)
+            kept = old if merge and isinstance(old, dict) else {}
             if key == "local" and merge and {"steps", "epochs"} & set(change):
-                old = {**old, "steps": None, "epochs": None}
-            value[key] = {**old, **change} if merge and isinstance(old, dict) else change
+                kept = {**kept, "steps": None, "epochs": None}
+            value[key] = {**kept, **change} if merge else change
         return parse(Job, value, where=self.name, error=JobInvalid)

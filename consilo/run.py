@@ -113,7 +113,7 @@ class Run:
 
     def wait_for_silos(self, *, seconds: float, poll_s: float = 0.2) -> tuple[str, ...]:
         """Return who is connected: everybody, or those who came within ``seconds``."""
-        with self._stage("wait"):
+        with self.stage("wait"):
             end = self._clock() + seconds
             while True:
                 here = set(self._transport.online())
@@ -172,8 +172,9 @@ class Run:
         Raises:
             QuorumLost: where too few silos answer.
         """
-        with self._stage("standardize"):
-            summary: Summary = self._kernel.run("statistics", Statistics(bins), self._fed)
+        with self.stage("standardize"):
+            asked = Statistics(bins, moments=self.job.features.standardize == "global")
+            summary: Summary = self._kernel.run("statistics", asked, self._fed)
             self._drop_absent("moments")
             self.summary = summary
             self._fed.num_examples.update(summary.rows)
@@ -203,7 +204,7 @@ class Run:
         """
         if self.state is None:
             raise ConsiloError("train_round comes after standardize")
-        with self._stage("train"):
+        with self.stage("train"):
             if self._training is None:
                 name = self.job.protocol.name
                 self._training = self._kernel.drive(name, self.plan.protocol, self._fed, self.state)
@@ -240,7 +241,7 @@ class Run:
         Raises:
             QuorumLost: where too few silos answer.
         """
-        with self._stage("evaluate"):
+        with self.stage("evaluate"):
             found: Evaluated = self._kernel.run("evaluation", Evaluation(self.state), self._fed)
             self.evaluated = found
             for name, metrics in found.silos.items():
@@ -328,19 +329,29 @@ class Run:
     def _settle(self) -> None:
         """Work out each silo's status from the rounds whose reports count it."""
         last = len(self.rounds)
+        only_asked = not any(each.round for each in self.exchanges)
         for name in self.silos:
             outcome = self.outcomes[name]
             mine = [r for r in self.rounds if name in r["silos"]]
             took = tuple(int(r["round"]) for r in mine)
             faults = [e for e in self.exchanges if e.silo == name and e.fault is not None]
             if not mine:
-                if outcome.status == "dropped" and outcome.contract == "passed":
+                if self.summary is not None and only_asked and name in self.summary.rows:
+                    count = self.summary.rows[name]
+                    self.outcomes[name] = replace(
+                        outcome, status="answered", reason="", num_examples=count
+                    )
+                elif outcome.status == "dropped" and outcome.contract == "passed":
                     ended = "not connected" if last else "the run ended before its first round"
+                    if any(name in r.get("not_asked", ()) for r in self.rounds):
+                        ended = "the protocol never chose it"
                     why = next((e.fault for e in reversed(faults)), None)
                     self.outcomes[name] = outcome.absent(why or Fault("unreachable", ended))
                 continue
             newest, first = mine[-1]["silos"][name], mine[0]["silos"][name]
-            missed = [each for each in range(1, last + 1) if each not in took]
+            # A protocol may choose whom it asks; who was not chosen has missed nothing.
+            spared = {r["round"] for r in self.rounds if name in r.get("not_asked", ())}
+            missed = [n for n in range(1, last + 1) if n not in took and n not in spared]
             absences = [f"round {_ranges(missed)}"] if missed else []
             if self.summary is not None and name not in self.summary.rows:
                 absences.insert(0, "the statistics")
@@ -367,12 +378,13 @@ class Run:
         missing = [
             f"{name} {each.status.replace('_', ' ')}: {each.reason}"
             for name, each in self.outcomes.items()
-            if each.status != "trained" or each.reason
+            if each.status not in ("trained", "answered") or each.reason
         ]
         return ("degraded", "; ".join(missing)) if missing else ("complete", "")
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the block's wall seconds to the stage ``name``."""
         started = self._clock()
         try:
             yield
@@ -384,7 +396,7 @@ def run_all(run: Run, *, wait_s: float = 0.0) -> RunResult:
     """Do every stage of a run in a row; a lost quorum is a result with the status ``failed``."""
     try:
         run.wait_for_silos(seconds=wait_s)
-        with run._stage("check"):
+        with run.stage("check"):
             for name in run.silos:
                 run.check(name)
         run.admit()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from consilo.check_report import CheckReport
+from consilo.check_report import CheckReport, verdict_of
 from consilo.parcel import Fault
 from consilo.protocol import Protocol, verb, verdict
 from consilo.silo import Message, SiloView
@@ -29,7 +29,12 @@ class ContractCheck(Protocol):
         if self.silo in answers.missing:
             fault: Fault = answers.missing[self.silo]
             return fault
-        return CheckReport.from_json(json.dumps(answers.replies[self.silo].fields["report"]))
+        report = CheckReport.from_json(json.dumps(answers.replies[self.silo].fields["report"]))
+        if report.contract_digest != fed.contract.digest:
+            return Fault("invalid_reply", "the report is about another contract")
+        if report.verdict != verdict_of(report.findings):
+            return Fault("invalid_reply", "the report's verdict does not follow from its findings")
+        return report
 
     @verb("check", replies={"report": verdict()})
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:

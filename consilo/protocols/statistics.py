@@ -82,24 +82,27 @@ class Statistics(Protocol):
 
     Args:
         bins: bins per histogram over mean ± 4 deviations, the outer ones open; 0 asks for none.
+        moments: False asks for the number of rows, per class, and nothing of the features.
     """
 
-    def __init__(self, bins: int = 0) -> None:
+    def __init__(self, bins: int = 0, *, moments: bool = True) -> None:
         self.bins = bins
+        self.moments = moments or bins > 0
 
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Summary]:
         """Merge the silos' moments; then, with ``bins``, ask for counts per bin."""
         cohort, quorum = fed.cohort(), fed.job.cohort_quorum
         encoding = Encoding.plan(fed.contract, fed.job)
         columns = encoding.numeric
-        wanted = _templates(encoding)
+        wanted = _templates(encoding, moments=self.moments)
         answers = yield Ask(cohort, "moments", wanted, quorum=quorum)
         parts = {name: reply.fields for name, reply in answers.replies.items()}
         merged: Moments | None = None
-        for fields in parts.values():
+        for fields in parts.values() if self.moments else ():
             part = Moments(**{key: fields["moments"][key] for key in ("count", "mean", "m2")})
             merged = part if merged is None else merged.merge(part)
         moments = merged or Moments.of(np.empty((0, len(columns))))
+        unknown = np.full(len(columns), np.nan)
         edges: dict[str, Floats] = {}
         histogram: dict[str, Floats] = {}
         if self.bins:
@@ -120,7 +123,7 @@ class Statistics(Protocol):
             },
             edges,
             histogram,
-            {name: fields["moments"]["mean"] for name, fields in parts.items()},
+            {name: fields["moments"].get("mean", unknown) for name, fields in parts.items()},
         )
 
     @verb(
@@ -132,15 +135,17 @@ class Statistics(Protocol):
         },
     )
     def silo_moments(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Return the moments of this silo's training rows."""
+        """Return the number of this silo's training rows and, if asked, the features' moments."""
         encoding = Encoding.plan(silo.contract, silo.job)
         frame = training_frame(silo, encoding)
-        part = Moments.of(encoding.raw_numeric(frame))
+        moments: dict[str, Floats] = {}
+        if message.payload["moments"]:
+            part = Moments.of(encoding.raw_numeric(frame))
+            moments = {"count": part.count, "mean": part.mean, "m2": part.m2}
         classes = {}
         if encoding.classes:
             codes = class_codes(frame[encoding.targets[0]].to_numpy(object), encoding.classes)
             classes["counts"] = np.bincount(codes, minlength=len(encoding.classes))
-        moments = {"count": part.count, "mean": part.mean, "m2": part.m2}
         return {"moments": moments, "classes": classes, "rows": len(frame)}
 
     @verb("histogram", replies={"counts": tensors(STATISTIC, like="counts")})
@@ -157,11 +162,12 @@ class Statistics(Protocol):
         return {"counts": counts}
 
 
-def _templates(encoding: Encoding) -> dict[str, Any]:
+def _templates(encoding: Encoding, *, moments: bool) -> dict[str, Any]:
     """Return arrays of zeros like those of an answer, to check answers by."""
     zeros = np.zeros(len(encoding.numeric))
     counts = {"counts": np.zeros(len(encoding.classes), np.int64)} if encoding.classes else {}
-    return {"moments": {name: zeros for name in ("count", "mean", "m2")}, "classes": counts}
+    asked = ("count", "mean", "m2") if moments else ()
+    return {"moments": {name: zeros for name in asked}, "classes": counts}
 
 
 def _edges(columns: tuple[str, ...], moments: Moments, bins: int) -> dict[str, Floats]:

@@ -1,0 +1,143 @@
+"""One silo over its directory: what is kept, for whom to read, and what it refuses."""
+
+import stat
+
+import clinic
+import numpy as np
+import pytest
+import yaml
+
+from consilo.errors import ConfigInvalid, MappingInvalid, PolicyInvalid, Refused, SchemaDrift
+from consilo.parcel import Parcel
+from silos.silo import Silo, answerer
+
+POLICY = "jobs: ['*']\ndisclosures: [metric, statistic, update]\n"
+
+
+def make(path, rows=None, *, mapping=None, name="north", policy=POLICY):
+    path.mkdir(parents=True, exist_ok=True)
+    (clinic.frame(30) if rows is None else rows).to_csv(path / "rows.csv", index=False)
+    config = {"name": name, "source": {"type": "csv", "path": "rows.csv"}}
+    (path / "silo.yaml").write_text(yaml.safe_dump(config))
+    (path / "policy.yaml").write_text(policy)
+    if mapping is not None:
+        (path / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+    return Silo.open(path)
+
+
+@pytest.fixture
+def silo(tmp_path):
+    return make(tmp_path / "north")
+
+
+def test_the_canonical_rows_are_those_of_the_source(silo):
+    assert silo.check(clinic.contract()).passed
+    found = silo.frame(clinic.contract())
+    expected = clinic.frame(30)
+    np.testing.assert_allclose(found["age"], expected["age"])
+    assert found["ward"].isna().tolist() == expected["ward"].isna().tolist()
+    assert found["ill"].tolist() == expected["ill"].tolist()
+
+
+def test_rows_that_break_the_contract_are_not_handed_out(tmp_path):
+    silo = make(tmp_path / "north", clinic.frame(30).assign(age=500.0))
+    report = silo.check(clinic.contract())
+    assert not report.passed
+    for _ in range(2):
+        with pytest.raises(SchemaDrift, match=r"breaks clinic@1: range \(age\)"):
+            silo.frame(clinic.contract())
+    assert "500" not in report.to_json()
+
+
+def test_mended_rows_are_read_again(tmp_path):
+    path = tmp_path / "north"
+    assert not make(path, clinic.frame(30).assign(age=500.0)).check(clinic.contract()).passed
+    assert make(path).check(clinic.contract()).passed
+
+
+def test_encoded_rows_are_kept_until_rows_or_mapping_change(silo, tmp_path):
+    built = []
+
+    def build():
+        built.append(1)
+        return {"x": np.arange(3.0), "y": np.ones(1, np.int64)}
+
+    first = silo.encoded("key", build)
+    again = Silo.open(silo.directory).encoded("key", build)
+    assert len(built) == 1
+    np.testing.assert_array_equal(again["x"], first["x"])
+    assert isinstance(again["x"], np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        again["x"][0] = 1
+    silo.encoded("other", build)
+    (silo.directory / "mapping.yaml").write_text("contract: clinic@1\n")
+    silo.encoded("key", build)
+    make(silo.directory, clinic.frame(31)).encoded("key", build)
+    assert len(built) == 4
+
+
+def test_what_is_kept_is_for_the_owner_only(silo):
+    silo.encoded("key", lambda: {"x": np.ones(1)})
+    silo.frame(clinic.contract())
+    for file in (silo.directory / "cache").rglob("*"):
+        assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file
+
+
+def test_few_encodings_are_kept(silo):
+    for number in range(20):
+        silo.encoded(str(number), lambda: {"x": np.ones(1)})
+    assert len(list((silo.directory / "cache" / "encoded").iterdir())) == 16
+
+
+def test_a_mapping_to_another_contract_is_a_refusal(tmp_path):
+    silo = make(tmp_path / "north", mapping={"contract": "heart@1"})
+    with pytest.raises(Refused, match="no mapping to the contract clinic@1"):
+        silo.check(clinic.contract())
+
+
+def test_a_faulty_mapping_is_named(tmp_path):
+    silo = make(tmp_path / "north", mapping={"contract": "clinic@1", "column": {}})
+    with pytest.raises(MappingInvalid, match="did you mean 'columns'"):
+        silo.check(clinic.contract())
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "error", "why"),
+    [
+        ("silo.yaml", "name: North", ConfigInvalid, "2 faults"),
+        ("silo.yaml", "nam: north\nsource: {type: csv, path: x}", ConfigInvalid, "'name'"),
+        ("policy.yaml", "job: []", PolicyInvalid, "did you mean 'jobs'"),
+    ],
+)
+def test_a_faulty_file_is_named_with_every_fault(silo, file, text, error, why):
+    (silo.directory / file).write_text(text)
+    with pytest.raises(error, match=why):
+        Silo.open(silo.directory)
+
+
+def test_a_folder_without_a_silo_says_so(tmp_path):
+    with pytest.raises(ConfigInvalid, match="does not exist"):
+        answerer(tmp_path / "nowhere")
+
+
+def test_answers_spends_and_secrets_outlive_the_process(silo):
+    silo.remember("s", Parcel(b"h", b"b"))
+    silo.spend("run", "s", sigma=1.0, sample_rate=0.5, steps=2)
+    secret = silo.secret("run")
+    again = Silo.open(silo.directory)
+    assert again.remembered("s") == Parcel(b"h", b"b")
+    assert again.spend("run", "s", sigma=1.0, sample_rate=0.5, steps=2) == [(1.0, 0.5, 2)]
+    assert again.secret("run") == secret
+    assert again.kept_number("k", lambda: 2.0) == silo.kept_number("k", lambda: 3.0) == 2.0
+
+
+def test_a_silo_reads_a_source_with_more_columns_than_the_contract(tmp_path):
+    rows = clinic.frame(30).assign(name="SENTINEL", extra=1)
+    silo = make(tmp_path / "north", rows)
+    assert list(silo.frame(clinic.contract()).columns) == ["age", "smoker", "ward", "ill"]
+
+
+def test_a_missing_source_is_told_to_people_here(silo):
+    (silo.directory / "rows.csv").unlink()
+    with pytest.raises(Exception, match=r"rows\.csv"):
+        silo.check(clinic.contract())
