@@ -9,7 +9,7 @@ from typing import Any, Literal
 from consilo.kernel import Exchange
 from consilo.parcel import Fault
 
-SiloStatus = Literal["trained", "left_out", "dropped", "refused"]
+SiloStatus = Literal["trained", "answered", "left_out", "dropped", "refused"]
 RunStatus = Literal["complete", "degraded", "failed"]
 _REFUSALS = ("refused", "bundle_not_approved", "budget_exhausted")
 
@@ -19,7 +19,8 @@ class SiloOutcome:
     """One silo's part in a run.
 
     Args:
-        status: trained; left_out (contract); dropped (no answer); refused (its policy said no).
+        status: trained; left_out (contract); dropped (no answer); refused (its policy said no);
+            answered (gave statistics, in a run that trains nothing).
         reason: why not, or what it missed; empty for plain success.
         contract: passed, failed or not_checked.
         rounds: the rounds whose update counted.

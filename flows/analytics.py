@@ -50,7 +50,6 @@ def analytics(job: str, bins: Bins = 20, wait_s: Seconds = 60.0, home: str | Non
             admit(session)
             standardize(session, bins)
             show_statistics(session)
-            session.all_answered()
     except ConsiloError as error:
         return refused(error)
     return final_state(session)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,23 +57,6 @@ class Session:
         self.model: Registered | None = None
         self.result: RunResult | None = None
         self.error: BaseException | None = None
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Count the block's wall seconds to a stage that the run itself does not time."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.run.seconds[stage] = time.perf_counter() - started
-
-    def all_answered(self) -> None:
-        """Count who gave statistics as having done its part, where nothing is trained."""
-        rows = {} if self.run.summary is None else self.run.summary.rows
-        for name, count in rows.items():
-            self.run.outcomes[name] = replace(
-                self.run.outcomes[name], status="trained", reason="", num_examples=count
-            )
 
     def close(self, error: BaseException | None = None) -> RunResult:
         """Close the run and its record, once; later calls return the first one's result."""

@@ -43,7 +43,7 @@ def check_silo(session: Session, silo: str) -> str:
 
 def check(session: Session) -> None:
     """Check every silo, side by side."""
-    with session.timed("check"):
+    with session.run.stage("check"):
         asked = [check_silo.submit(session, silo) for silo in session.run.silos]
         wait(asked)
         for each in asked:
@@ -107,7 +107,7 @@ def evaluate(session: Session) -> None:
 def register(session: Session) -> dict[str, str]:
     """Register the model, close the run, and point the alias at the version once it is labelled."""
     run, tracker = session.run, session.tracker
-    with session.timed("register"):
+    with session.run.stage("register"):
         metrics = {} if run.evaluated is None else run.evaluated.metrics
         session.model = registry.register(
             tracker.client, tracker.run_id, scored(session), metrics=metrics

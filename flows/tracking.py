@@ -208,7 +208,6 @@ class Tracker:
 
 def _quieten() -> None:
     """Keep MLflow off stdout, which may hold a program's JSON, and its progress bars off stderr."""
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     # Its own seven retries hold a run for four minutes where the server is gone; four take 30 s.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")

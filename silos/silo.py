@@ -3,7 +3,8 @@
 ```
 SILO_DIR/
   silo.yaml      its name and where its rows are (`SiloConfig`)
-  mapping.yaml   its columns, units and codes → the contract's; without it, they are alike
+  mapping.yaml   its columns, units and codes → the contract's; without it, they are alike;
+                 several contracts: mappings/NAME@VERSION.yaml
   policy.yaml    what may leave; without it, nothing
   cache/         canonical tables and encoded rows
   gx/            the contract check's full report, for people here
@@ -148,8 +149,8 @@ class Silo:
 
     def mapping(self, contract: Contract) -> Mapping:
         """Return the silo's mapping to ``contract``; without a file, names and units are alike."""
-        path = self.directory / "mapping.yaml"
-        if not path.exists():
+        path = self._mapping_file(contract)
+        if path is None:
             return Mapping(contract=contract.ref)
         value = read_yaml(path, error=MappingInvalid)
         if isinstance(value, dict) and value.get("contract") not in (None, contract.ref):
@@ -161,8 +162,8 @@ class Silo:
     def encoded(self, key: str, build: Callable[[], Arrays]) -> Arrays:
         """Return arrays kept under ``key`` for the present rows, memory-mapped and read-only."""
         fingerprint = self._source.fingerprint(self.directory / "cache" / "fingerprints.json")
-        mapping = self.directory / "mapping.yaml"
-        how = mapping.read_bytes() if mapping.exists() else b""
+        files = [self.directory / "mapping.yaml", *sorted(self.directory.glob("mappings/*.yaml"))]
+        how = b"".join(file.read_bytes() for file in files if file.exists())
         name = hashlib.sha256(f"{fingerprint} {key} ".encode() + how).hexdigest()
         shelf = self.directory / "cache" / "encoded"
         place = shelf / name
@@ -192,6 +193,10 @@ class Silo:
     def remember(self, step_id: str, reply: Parcel) -> None:
         """Keep the answer to ``step_id`` before it is sent."""
         self._store.remember(step_id, reply)
+
+    def _mapping_file(self, contract: Contract) -> Path | None:
+        places = (self.directory / f"mappings/{contract.ref}.yaml", self.directory / "mapping.yaml")
+        return next((place for place in places if place.exists()), None)
 
     def _known(self, key: str) -> CheckReport | None:
         with contextlib.suppress(SourceUnreadable):

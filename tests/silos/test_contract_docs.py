@@ -1,5 +1,6 @@
 """What docs/contracts.md shows works as it is written there."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import yaml
 
 from consilo.contract import Contract
 from silos.mapping import Mapping
+from silos.silo import SiloConfig
 from silos.sources import Source
 
 DOCS = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text(encoding="utf-8")
-BLOCKS = [yaml.safe_load(part.split("```")[0]) for part in DOCS.split("```yaml\n")[1:]]
+_FENCE = re.compile(r'```yaml(?: title="([^"]+)")?\n(.*?)```', re.DOTALL)
+FILES = {name: text for name, text in _FENCE.findall(DOCS) if name}
+BLOCKS = [yaml.safe_load(text) for _, text in _FENCE.findall(DOCS)]
 SOURCES = [block for block in BLOCKS if "type" in block]
 CONTRACTS = [block for block in BLOCKS if "version" in block]
 MAPPINGS = [block for block in BLOCKS if isinstance(block.get("contract"), str)]
@@ -22,7 +26,7 @@ def contract_of(ref: str) -> Contract:
 
 
 def heart() -> tuple[Source, Mapping, Contract]:
-    source = Source.model_validate(SOURCES[0])
+    source = SiloConfig.model_validate(yaml.safe_load(FILES["silo.yaml"])).source
     contract = Contract.load("heart@1")
     mapping = next(each for each in MAPPINGS if each["contract"] == "heart@1")
     return source, Mapping.parse(mapping, contract, where="docs"), contract
@@ -32,7 +36,8 @@ def test_every_block_is_of_a_kind_we_know():
     assert len(SOURCES) == 3
     assert len(CONTRACTS) == 1
     assert len(MAPPINGS) == 2
-    assert len(BLOCKS) == 6
+    assert set(FILES) == {"silo.yaml", "mapping.yaml", "policy.yaml"}
+    assert len(BLOCKS) == 3 + 1 + 2 + 2
 
 
 @pytest.mark.parametrize("block", SOURCES)
