@@ -1,10 +1,14 @@
 import clinic
+import jsonschema
 import pytest
+import yaml
 
 from consilo.errors import PolicyInvalid, Refused
 from consilo.protocols import find_protocol
+from consilo.schema import stale
 from consilo.wire import Header
 from silos.policy import TEMPLATE, Policy
+from silos.schema import schemas
 
 TRAIN = find_protocol("fedavg").verbs()["train"]
 CHECK = find_protocol("contract_check").verbs()["check"]
@@ -104,3 +108,11 @@ def test_a_faulty_policy_is_no_policy(tmp_path):
     path.write_text("")
     with pytest.raises(PolicyInvalid, match="found nothing"):
         Policy.load(path)
+
+
+def test_the_silos_schemas_in_the_repository_are_fresh_and_fit_the_template():
+    written = schemas()
+    assert not stale(written), "run: python -m silos.schema --write"
+    jsonschema.validate(yaml.safe_load(TEMPLATE), written["policy"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"disclosures": ["everything"]}, written["policy"])

@@ -118,7 +118,7 @@ def test_bad_input_is_refused_before_anything_runs(folder):
 
 @pytest.mark.flow
 def test_many_silos_train_in_one_process(folder):
-    rows = {f"silo-{number}": clinic.frame(12, number) for number in range(30)}
+    rows = {f"silo-{number}": clinic.frame(12, number) for number in range(16)}
     result = simulate(folder / "job.yaml", rows)
     assert result.status == "complete", result.reason
-    assert len(result.silos) == 30
+    assert len(result.silos) == 16
