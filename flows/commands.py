@@ -296,7 +296,7 @@ def _print(summary: Any, *, as_json: bool) -> None:
 
     from flows.summary import show
 
-    show(summary, Console())
+    show(summary, Console(width=None if sys.stdout.isatty() else 100))
 
 
 def _code(summary: Any) -> int:

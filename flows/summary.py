@@ -16,7 +16,7 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         console.print(_silos(silos))
     for title, metrics in _metrics(summary):
         said = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        console.print(f"{title:<28}{said}")
+        console.print(f"{title:<30}{said}")
     places = {
         "model": _model(summary.get("model")),
         "Prefect run": (summary.get("prefect") or {}).get("url"),
