@@ -35,6 +35,7 @@ def test_in_secret_mode_two_runs_differ_and_in_reproducible_mode_they_are_equal(
                 clinic.hosts(ROWS),
                 run_id=f"run-{each}",
                 reproducible=reproducible,
+                protocol={"rounds": 1},
             )
             for each in range(2)
         ]
