@@ -1,29 +1,44 @@
-"""Run a job in this process, over silos made on the spot: for notebooks, tests and baselines."""
+"""Run a job on this machine, over silos made on the spot: for notebooks, tests and baselines.
+
+`simulate` opens a real silo per name, in this process. `simulate_cut` cuts one table into as many
+silos as wanted and runs them over a pool of processes, or on a Ray cluster; `silos.simulated` says
+what is real there and what is not.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contract import Contract
 from consilo.dispatch import answerer
-from consilo.errors import ConfigInvalid
+from consilo.errors import ConfigInvalid, SchemaDrift
+from consilo.features import Encoding
 from consilo.job import Job
 from consilo.outcome import RunResult
+from consilo.parcel import Transport
+from consilo.partition import Partition, cut, label_skew
 from consilo.run import Run, run_all
 from consilo.transports.local import LocalTransport
 from silos.policy import Policy
 from silos.silo import Silo, SiloConfig
+from silos.simulated import open_cut, write_cut
 from silos.sources import Source
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Engine: TypeAlias = Literal["processes", "ray", "inline"]
+
+_OPENER = "silos.simulated:open_cut"
 
 
 def simulate(
@@ -50,16 +65,10 @@ def simulate(
         InvalidInput: where job, contract or a silo's files are not valid.
         IncompatibleJob: where the parts cannot work together.
     """
-    modules = list(search_path)
-    if not isinstance(job, Job):
-        path = Path(job)
-        job = Job.load(path)
-        modules.append(path.parent)
+    job, modules = _opened(job, search_path)
     contract = contract or load_contract(job, modules)
     with ExitStack() as stack:
-        if directory is None:
-            made = tempfile.TemporaryDirectory(prefix="consilo-")
-            directory = Path(stack.enter_context(made))
+        directory = _home(stack, directory)
         answers = {
             name: answerer(_silo(name, rows, directory / "silos" / name, tuple(modules)))
             for name, rows in silos.items()
@@ -77,6 +86,76 @@ def simulate(
         return run_all(run)
 
 
+def simulate_cut(
+    job: Job | str | Path,
+    table: pd.DataFrame | str | Path,
+    partition: Partition,
+    *,
+    contract: Contract | None = None,
+    directory: Path | None = None,
+    search_path: Sequence[Path] = (),
+    engine: Engine = "processes",
+    workers: int | None = None,
+) -> RunResult:
+    """Cut one table into silos, run ``job`` over them and return its result.
+
+    Result and parameters do not depend on engine and workers. The result's ``extra`` has an entry
+    ``simulation``: how the table was cut, how unlike the silos are, and silo-rounds per second.
+
+    Args:
+        job: a job, or the path of a job file.
+        table: rows with the contract's columns; or the path of a CSV or Parquet file of such rows,
+            or the directory of a silo, whose mapping then applies.
+        partition: how many silos, and how they differ.
+        contract: in place of the one that the job names.
+        directory: where the run keeps record and model; None takes a temporary one that goes away.
+        search_path: where the job's own modules lie, besides the job file's directory.
+        engine: ``processes`` on this machine; ``ray``, on the cluster that ``RAY_ADDRESS`` names or
+            one that is started here; ``inline``, in this process.
+        workers: processes or actors; None takes one per CPU.
+
+    Raises:
+        InvalidInput: where job, contract, partition or the silo's files are not valid.
+        IncompatibleJob: where the job's parts cannot work together.
+        SchemaDrift: where the table breaks the contract.
+        SourceUnreadable: where it cannot be read.
+    """
+    job, modules = _opened(job, search_path)
+    contract = contract or load_contract(job, modules)
+    with ExitStack() as stack:
+        home = _home(stack, directory)
+        whole = _whole(table, home / "whole", tuple(modules))
+        report = whole.check(contract)
+        if not report.passed:
+            raise SchemaDrift(report.reason())
+        frame = whole.frame(contract)
+        parts = cut(_cut_by(partition, frame, table, contract), partition)
+        place = home / "silos"
+        write_cut(place, frame, parts, contract=contract, report=report, search_path=tuple(modules))
+        about = {**partition.model_dump(mode="json"), "engine": engine, "rows": len(frame)}
+        if Encoding.plan(contract, job).classes:
+            labels = frame[contract.targets[0]].astype(str).to_numpy(object)
+            about["label_skew"] = round(label_skew(labels, parts), 4)
+        del frame
+        transport = stack.enter_context(closing(_transport(engine, place, tuple(parts), workers)))
+        run = Run(
+            job,
+            contract,
+            transport,
+            silos=tuple(parts),
+            directory=home / "run",
+            run_id=uuid.uuid4().hex,
+            key=Ed25519PrivateKey.generate(),
+            search_path=modules,
+        )
+        result = run_all(run)
+    done = sum(len(each["silos"]) for each in result.rounds)
+    spent_s = result.seconds.get("train", 0.0)
+    about["silo_rounds"] = done
+    about["silo_rounds_per_s"] = round(done / spent_s, 1) if spent_s else 0.0
+    return replace(result, extra={**result.extra, "simulation": about})
+
+
 def load_contract(job: Job, folders: Sequence[Path]) -> Contract:
     """Return the contract that a job names: ``name@version``, or a file in one of ``folders``.
 
@@ -86,6 +165,93 @@ def load_contract(job: Job, folders: Sequence[Path]) -> Contract:
     places = [folder / job.contract for folder in folders]
     beside = next((place for place in places if place.is_file()), None)
     return Contract.load(job.contract if beside is None else beside, search=folders)
+
+
+def _opened(job: Job | str | Path, search_path: Sequence[Path]) -> tuple[Job, list[Path]]:
+    modules = [Path(each).resolve() for each in search_path]
+    if isinstance(job, Job):
+        return job, modules
+    path = Path(job)
+    return Job.load(path), [*modules, path.resolve().parent]
+
+
+def _home(stack: ExitStack, directory: Path | None) -> Path:
+    if directory is not None:
+        return Path(directory).resolve()
+    made = tempfile.TemporaryDirectory(prefix="consilo-")
+    return Path(stack.enter_context(made))
+
+
+def _whole(table: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, ...]) -> Silo:
+    """Return the table as one silo, which maps and checks it."""
+    if not isinstance(table, str | Path):
+        return _silo("whole", table, place, modules)
+    path = Path(table).resolve()
+    if path.is_dir():
+        return Silo.open(path, search_path=modules)
+    place.mkdir(parents=True, mode=0o700)
+    config = SiloConfig(name="whole", source=_file(path))
+    return Silo(place, config, Policy.simulation(), search_path=modules, docs=False)
+
+
+def _file(path: Path) -> Source:
+    kind = "parquet" if path.suffix in (".parquet", ".pq") else "csv"
+    return Source.model_validate({"type": kind, "path": [str(path)]})
+
+
+def _cut_by(
+    partition: Partition,
+    frame: pd.DataFrame,
+    table: pd.DataFrame | str | Path,
+    contract: Contract,
+) -> np.ndarray[Any, Any]:
+    """Return what decides where a row goes; see `consilo.partition.cut`."""
+    if partition.rule == "dirichlet":
+        column = frame[contract.targets[0]]
+        numeric = contract.columns[contract.targets[0]].type == "float"
+        return column.to_numpy(np.float64) if numeric else column.astype(str).to_numpy(object)
+    if partition.rule != "column":
+        return np.empty(len(frame))
+    if partition.column is None:
+        raise ConfigInvalid("partition", ["rule 'column' needs the name of a column"])
+    if partition.column in frame.columns:
+        return frame[partition.column].astype(str).to_numpy(object)
+    # A column that no model sees may still say where a row comes from.
+    if not isinstance(table, str | Path):
+        raw: pd.DataFrame | None = table
+    elif Path(table).is_dir():
+        raw = None
+    else:
+        source = _file(Path(table).resolve())
+        raw = source.read([partition.column]) if partition.column in source.columns() else None
+    if raw is None or partition.column not in raw.columns:
+        raise ConfigInvalid(
+            "partition",
+            [f"no column '{partition.column}' in the table; it has {', '.join(frame.columns)}"],
+        )
+    return raw[partition.column].astype(str).to_numpy(object)
+
+
+def _transport(
+    engine: Engine, place: Path, names: tuple[str, ...], workers: int | None
+) -> Transport:
+    if engine == "inline":
+        answer_of = open_cut(str(place))
+        return LocalTransport({name: answer_of(name) for name in names})
+    if engine == "ray":
+        from consilo.transports.ray_actors import RayTransport
+
+        return RayTransport(names, _OPENER, place, workers=workers)
+    from consilo.transports.pool import PoolTransport
+
+    return PoolTransport(
+        names,
+        _OPENER,
+        str(place),
+        workers=workers,
+        preload=("silos.ready",),
+        log=place / "workers.log",
+    )
 
 
 def _silo(

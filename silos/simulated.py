@@ -1,0 +1,316 @@
+"""Silos that exist in a simulation only: parts of one table, in one directory, hundreds at a time.
+
+```
+DIRECTORY/
+  table.arrow   the canonical rows, those of a silo beside each other; every silo maps its part
+  cut.json      names, where each part begins, the one contract report
+  state.db      what all silos remember: newest answer, privacy spent, secret
+  encoded/      a file of encoded rows per silo
+```
+
+Real, for every silo, as in `silos.silo.Silo`: its policy is asked, its rows are its own, its
+held-out rows, batches, noise and sampling are its own, its answers are idempotent, and its privacy
+is booked, calibrated and limited for its own number of rows. The bytes that travel are the same.
+
+Not real: there is no mapping per silo, and the contract is checked once, on the whole table. What
+holds for each row of the table holds in each part; what is judged over rows (shares of missing
+values, the least number of rows, uniqueness across silos) is judged for the table and not again
+for each part. Nothing is synced to disk, and the silos share processes, a user and a directory: a
+crash of the machine loses them, and one silo's code could read another's rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import mmap
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.numpy
+
+from consilo.check_report import CheckReport
+from consilo.contract import Contract
+from consilo.dispatch import answerer
+from consilo.errors import Refused, SourceUnreadable
+from consilo.job import Job
+from consilo.parcel import Answer, Parcel
+from consilo.partition import Rows
+from consilo.protocol import Verb
+from consilo.silo import Arrays
+from consilo.wire import Header
+from silos.policy import Policy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_KEPT_BYTES = 1 << 30
+"""Answers of all silos together; one that is larger than a silo's share is computed again."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS replies (
+    silo TEXT PRIMARY KEY, step_id TEXT, header BLOB, body BLOB);
+CREATE TABLE IF NOT EXISTS spends (
+    place INTEGER PRIMARY KEY, silo TEXT, run_id TEXT, step_id TEXT UNIQUE,
+    sigma REAL, sample_rate REAL, steps INTEGER);
+CREATE INDEX IF NOT EXISTS by_silo ON spends (silo, run_id);
+CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
+CREATE TABLE IF NOT EXISTS secret (place INTEGER PRIMARY KEY CHECK (place = 0), key BLOB);
+"""
+
+
+def write_cut(
+    directory: Path,
+    frame: pd.DataFrame,
+    parts: Mapping[str, Rows],
+    *,
+    contract: Contract,
+    report: CheckReport,
+    search_path: tuple[Path, ...] = (),
+) -> None:
+    """Make the directory of a simulation.
+
+    Args:
+        directory: new.
+        frame: the canonical rows of all silos.
+        parts: silo → its rows in ``frame``.
+        contract: what the rows obey.
+        report: the verdict on the whole table.
+        search_path: where a job's own modules lie.
+    """
+    from silos.cache import _to_arrow, _write_table
+
+    directory.mkdir(parents=True, mode=0o700)
+    order = np.concatenate(list(parts.values()))
+    _write_table(directory / "table.arrow", _to_arrow(frame.iloc[order]))
+    ends = np.cumsum([len(rows) for rows in parts.values()])
+    said = {
+        "names": list(parts),
+        "ends": [int(each) for each in ends],
+        "contract": contract.digest,
+        "report": report.to_json(),
+        "search_path": [str(each) for each in search_path],
+    }
+    (directory / "cut.json").write_text(json.dumps(said))
+    (directory / "encoded").mkdir(mode=0o700)
+    with State(directory, len(parts)).open() as database:
+        database.execute("INSERT INTO secret VALUES (0, ?)", (secrets.token_bytes(32),))
+
+
+def open_cut(directory: str) -> Callable[[str], Answer]:
+    """Return the function that gives the answer function of each silo in ``directory``."""
+    place = Path(directory)
+    said = json.loads((place / "cut.json").read_bytes())
+    starts = [0, *said["ends"][:-1]]
+    bounds = dict(zip(said["names"], zip(starts, said["ends"], strict=True), strict=True))
+    shared = _Shared(
+        place,
+        State(place, len(bounds)),
+        CheckReport.from_json(said["report"]),
+        said["contract"],
+        Policy.simulation(),
+        tuple(Path(each) for each in said["search_path"]),
+    )
+
+    def answer_of(name: str) -> Answer:
+        start, end = bounds[name]
+        return answerer(SimulatedSilo(name, start, end, shared))
+
+    return answer_of
+
+
+class State:
+    """What the silos of one simulation remember: one SQLite file for all of them.
+
+    Args:
+        directory: of the simulation.
+        num_silos: who share it.
+
+    A connection is kept per process. Nothing is synced: a worker's crash loses nothing, the
+    machine's does.
+    """
+
+    def __init__(self, directory: Path, num_silos: int) -> None:
+        self.most_bytes = _KEPT_BYTES // max(1, num_silos)
+        self._path = directory / "state.db"
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._owner = 0
+
+    @contextmanager
+    def open(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection of this process for one transaction."""
+        with self._lock:
+            if self._database is None or self._owner != os.getpid():
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+                self._database = sqlite3.connect(
+                    self._path, timeout=60.0, check_same_thread=False, isolation_level="IMMEDIATE"
+                )
+                self._owner = os.getpid()
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = OFF")
+                self._database.executescript(_TABLES)
+            with self._database:
+                yield self._database
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        with self._lock:
+            if self._database is not None and self._owner == os.getpid():
+                self._database.close()
+            self._database = None
+
+
+@dataclass(frozen=True)
+class _Shared:
+    directory: Path
+    state: State
+    report: CheckReport
+    contract_digest: str
+    policy: Policy
+    search_path: tuple[Path, ...]
+
+
+class SimulatedSilo:
+    """One part of the table; a `consilo.silo.SiloHost` that costs nothing to make."""
+
+    def __init__(self, name: str, start: int, end: int, shared: _Shared) -> None:
+        self.name = name
+        self.search_path = shared.search_path
+        self._start = start
+        self._end = end
+        self._shared = shared
+
+    def permit(self, header: Header, job: Job, verb: Verb) -> None:
+        """Raise `Refused` unless the policy of simulated silos allows this verb."""
+        self._shared.policy.permit(header, job, verb)
+
+    def check(self, contract: Contract) -> CheckReport:
+        """Return the verdict on the whole table."""
+        self._require(contract)
+        return self._shared.report
+
+    def frame(self, contract: Contract) -> pd.DataFrame:
+        """Return this silo's canonical rows."""
+        import pyarrow as pa
+
+        from silos.cache import _to_pandas
+
+        self._require(contract)
+        with pa.memory_map(str(self._shared.directory / "table.arrow")) as file:
+            table = pa.ipc.open_file(file).read_all()
+            return _to_pandas(table.slice(self._start, self._end - self._start))
+
+    def encoded(self, key: str, build: Callable[[], Arrays]) -> Arrays:
+        """Return this silo's arrays under ``key``, memory-mapped and read-only."""
+        name = hashlib.sha256(f"{self.name} {key}".encode()).hexdigest()
+        path = self._shared.directory / "encoded" / f"{name}.safetensors"
+        if not path.exists():
+            arrays = {each: np.ascontiguousarray(value) for each, value in build().items()}
+            made = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+            made.write_bytes(safetensors.numpy.save(arrays))
+            made.rename(path)
+        return _mapped(path)
+
+    def kept_number(self, key: str, build: Callable[[], float]) -> float:
+        """Return the number under ``key``; silos share them, since a key says all that counts."""
+        with self._shared.state.open() as database:
+            row = database.execute("SELECT value FROM numbers WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            return float(row[0])
+        value = float(build())
+        with self._shared.state.open() as database:
+            database.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (key, value))
+        return value
+
+    def secret(self, run_id: str) -> bytes:
+        """Return 32 bytes that depend on the simulation's random secret, the silo and the run."""
+        with self._shared.state.open() as database:
+            row = database.execute("SELECT key FROM secret").fetchone()
+        if row is None:
+            raise SourceUnreadable("the simulation has no secret; make its directory anew")
+        said = json.dumps([self.name, run_id]).encode()
+        return hmac.digest(bytes(row[0]), said, "sha256")
+
+    def spend(
+        self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int
+    ) -> list[tuple[float, float, int]]:
+        """Book one training step, once per ``step_id``; return this silo's history of the run."""
+        with self._shared.state.open() as database:
+            database.execute(
+                "INSERT OR IGNORE INTO spends (silo, run_id, step_id, sigma, sample_rate, steps)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (self.name, run_id, step_id, sigma, sample_rate, steps),
+            )
+            rows = database.execute(
+                "SELECT sigma, sample_rate, steps FROM spends WHERE silo = ? AND run_id = ?"
+                " ORDER BY place",
+                (self.name, run_id),
+            ).fetchall()
+        return [(float(sigma), float(rate), int(count)) for sigma, rate, count in rows]
+
+    def remembered(self, step_id: str) -> Parcel | None:
+        """Return this silo's newest answer, where it was to ``step_id``."""
+        with self._shared.state.open() as database:
+            row = database.execute(
+                "SELECT header, body FROM replies WHERE silo = ? AND step_id = ?",
+                (self.name, step_id),
+            ).fetchone()
+        return None if row is None else Parcel(bytes(row[0]), bytes(row[1]))
+
+    def remember(self, step_id: str, reply: Parcel) -> None:
+        """Keep the newest answer, if it is not too large; the same can be computed again."""
+        if reply.num_bytes > self._shared.state.most_bytes:
+            return
+        with self._shared.state.open() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)",
+                (self.name, step_id, reply.header, reply.body),
+            )
+
+    def _require(self, contract: Contract) -> None:
+        if contract.digest != self._shared.contract_digest:
+            raise Refused("the table was cut for another contract", code="mapping")
+
+
+def _mapped(path: Path) -> Arrays:
+    """Return the arrays of a safetensors file without reading them."""
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    size = 8 + int.from_bytes(data[:8], "little")
+    found: Arrays = {}
+    for name, entry in json.loads(data[8:size]).items():
+        if name == "__metadata__":
+            continue
+        start, end = entry["data_offsets"]
+        kind = _DTYPES[entry["dtype"]]
+        count = (end - start) // kind.itemsize
+        flat = np.frombuffer(data, kind, count, size + start) if count else np.empty(0, kind)
+        found[name] = flat.reshape(entry["shape"])
+    return found
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
