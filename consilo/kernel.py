@@ -7,9 +7,9 @@ keeps no model: replies are handed on one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from consilo.cohorts import Deadline
 from consilo.contract import Contract
@@ -18,7 +18,7 @@ from consilo.job import Job
 from consilo.parcel import Arrival, Fault, Parcel, Transport
 from consilo.protocol import Protocol, Verb
 from consilo.steps import Answers, Ask, Checkpoint, Publish, Relay, Reply, Step, Stream
-from consilo.wire import Header, ReplyHeader, digest, pack, unpack
+from consilo.wire import Header, ReplyHeader, digest, pack_pieces, unpack
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,7 @@ class Kernel:
             answered.append(arrival.silo)
             times.append(arrival.seconds)
             yield reply
+            del arrival, reply  # or it is held until the next one is here
         history.extend(times)
         if step.quorum is not None:
             where = f"round {place.round}" if place.round else f"'{step.verb}' before the rounds"
@@ -223,10 +224,18 @@ class Kernel:
         for name in step.members:
             if step.own or not parcels:
                 own = {**step.payload, **step.own.get(name, {})}
-                body = pack({**self._common, "payload": own})
-                content = digest(body)
+                content, body = self._body({**self._common, "payload": own})
             parcels[name] = Parcel(replace(header, silo=name, content=content).encode(), body)
         return parcels
+
+    def _body(self, payload: Mapping[str, Any]) -> tuple[str, bytes]:
+        """Return a request's body and its SHA-256; arrays are copied only where the transport must.
+
+        A transport that sends a body piece by piece says ``takes_pieces``.
+        """
+        pieces = pack_pieces(payload)
+        body = pieces if getattr(self._transport, "takes_pieces", False) else bytes(pieces)
+        return digest(body), cast(bytes, body)
 
     def _open(
         self, arrival: Arrival, verb: Verb, step: Ask, request: Parcel

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
+from consilo.buffers import Body, Pieces, Spool, sha256, whole
 from consilo.errors import ReplyInvalid, VersionUnsupported
 from consilo.parcel import Fault, Parcel
 
@@ -26,6 +26,8 @@ WIRE_VERSION = 1
 _MARK = "$array"
 _MAX_HEADER_BYTES = 64 * 1024 * 1024
 _MAX_CODE = 40
+_VIEW_BYTES = 64 * 1024
+_SIZES = (1, 2, 4, 8)
 _MAX_REASON = 2000
 _NOT_A_PAYLOAD = (
     ValueError,
@@ -33,8 +35,13 @@ _NOT_A_PAYLOAD = (
     TypeError,
     AttributeError,
     RecursionError,
-    safetensors.SafetensorError,
 )
+_KINDS = {
+    "BOOL": np.dtype("bool"),
+    **{f"{kind}{8 * size}": np.dtype(f"<{kind.lower()}{size}") for kind in "UI" for size in _SIZES},
+    **{f"F{8 * size}": np.dtype(f"<f{size}") for size in _SIZES[1:]},
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def pack(payload: Mapping[str, Any]) -> bytes:
@@ -51,26 +58,43 @@ def pack(payload: Mapping[str, Any]) -> bytes:
     >>> unpack(pack({"params": {"w": np.ones(2, np.float32)}, "round": 3}))
     {'params': {'w': array([1., 1.], dtype=float32)}, 'round': 3}
     """
+    return bytes(pack_pieces(payload))
+
+
+def pack_pieces(payload: Mapping[str, Any]) -> Pieces:
+    """Return what `pack` returns without a copy of the arrays, which must not change meanwhile."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     plain = _strip(payload, arrays, "")
-    text = canonical_json(plain)
-    return bytes(safetensors.numpy.save(arrays, metadata={"payload": text.decode()}))
+    head: dict[str, Any] = {"__metadata__": {"payload": canonical_json(plain).decode()}}
+    end, parts = 0, []
+    # The widest first, so that every array is aligned; safetensors does the same.
+    for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, int(name))):
+        value = arrays[name]
+        span = [end, end := end + value.nbytes]
+        head[name] = {"dtype": _NAMES[value.dtype], "shape": value.shape, "data_offsets": span}
+        parts.append(value.reshape(-1).view(np.uint8))
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return Pieces(len(text).to_bytes(8, "little") + text, *parts)
 
 
-def unpack(body: bytes) -> dict[str, Any]:
+def unpack(body: Body) -> dict[str, Any]:
     """Return the payload that `pack` made; the inverse, exactly.
+
+    Large arrays are read-only views of ``body``; small ones are copies, so that one which is kept
+    does not keep a large body.
 
     Raises:
         ReplyInvalid: where the bytes are not a packed payload.
     """
     try:
-        size = int.from_bytes(body[:8], "little")
-        if not 2 <= size <= min(len(body) - 8, _MAX_HEADER_BYTES):
+        buffer = whole(body)
+        size = int.from_bytes(buffer[:8], "little")
+        if not 2 <= size <= min(len(buffer) - 8, _MAX_HEADER_BYTES):
             raise ValueError("the header's length does not fit")
-        head = json.loads(body[8 : 8 + size])
-        plain = json.loads(head["__metadata__"]["payload"], parse_constant=_no_constant)
-        arrays = safetensors.numpy.load(body)
-        restored = _restore(plain, arrays)
+        head = json.loads(bytes(buffer[8 : 8 + size]))
+        plain = json.loads(head.pop("__metadata__")["payload"], parse_constant=_no_constant)
+        restored = _restore(plain, _arrays(head, buffer[8 + size :]))
         if not isinstance(restored, dict):
             raise ValueError("not a mapping")
     except _NOT_A_PAYLOAD as cause:
@@ -79,6 +103,24 @@ def unpack(body: bytes) -> dict[str, Any]:
             "both sides must run the same wire version"
         ) from None
     return restored
+
+
+def _arrays(head: Mapping[str, Any], data: memoryview) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the arrays that a head describes; together they must cover the data exactly."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    end = 0
+    for name, entry in sorted(head.items(), key=lambda item: item[1]["data_offsets"]):
+        kind, shape, (start, stop) = _KINDS[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        if any(type(each) is not int or each < 0 for each in (*shape, start, stop)):
+            raise ValueError("a shape or an offset is no count")
+        if start != end or stop - start != math.prod(shape) * kind.itemsize or stop > len(data):
+            raise ValueError("the arrays do not cover the data")
+        value = np.frombuffer(data[start:stop], kind).reshape(shape)
+        found[name] = value if value.nbytes >= _VIEW_BYTES and value.flags.aligned else value.copy()
+        end = stop
+    if end != len(data):
+        raise ValueError("there are data that belong to no array")
+    return found
 
 
 def canonical_json(value: Any) -> bytes:
@@ -90,8 +132,9 @@ def canonical_json(value: Any) -> bytes:
 
 def digest(value: Any) -> str:
     """Return the SHA-256, in hexadecimal, of a value's canonical JSON or of bytes."""
-    data = value if isinstance(value, bytes) else canonical_json(value)
-    return hashlib.sha256(data).hexdigest()
+    if isinstance(value, bytes | bytearray | memoryview | Pieces | Spool):
+        return sha256(value)
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -256,7 +299,8 @@ def _strip(value: Any, arrays: dict[str, np.ndarray[Any, Any]], path: str) -> An
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
             raise ValueError(f"{path}: an array of {value.dtype} cannot travel")
         name = str(len(arrays))
-        arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
+        little = value.dtype.newbyteorder("<")
+        arrays[name] = np.ascontiguousarray(value, little).reshape(value.shape)
         return {_MARK: name}
     if isinstance(value, np.generic):
         return _strip(value.item(), arrays, path)
