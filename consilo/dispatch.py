@@ -84,7 +84,7 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     content = unpack(body)
     job = Job.from_json(content["job"])
     contract = Contract.from_json(content["contract"])
-    kind = find_protocol(header.protocol)
+    kind = find_protocol(header.protocol, host.search_path)
     verb = kind.verbs().get(header.verb)
     if verb is None:
         raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from consilo.kernel import Exchange
+from consilo.params import Params
 from consilo.parcel import Fault
 
 SiloStatus = Literal["trained", "answered", "left_out", "dropped", "refused"]
@@ -65,6 +66,7 @@ class RunResult:
         seconds: stage → wall seconds.
         exchanges: every silo's part in every step, with measured bytes.
         rounds: one report per round: figures by silo and over all.
+        params: the global model as it stands, for a notebook; not in the summary.
         extra: what the pipeline adds: model, mlflow, prefect, baselines.
     """
 
@@ -78,6 +80,7 @@ class RunResult:
     seconds: Mapping[str, float]
     exchanges: tuple[Exchange, ...] = ()
     rounds: tuple[Mapping[str, Any], ...] = ()
+    params: Params = field(default_factory=dict, repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

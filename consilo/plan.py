@@ -53,7 +53,7 @@ def plan(
     """
     faults: list[str] = []
     encoding = _collect(faults, lambda: Encoding.plan(contract, job))
-    protocol = _collect(faults, lambda: _protocol(job))
+    protocol = _collect(faults, lambda: _protocol(job, search_path))
     learner = None
     if encoding is not None:
         usable: Encoding = encoding
@@ -87,8 +87,8 @@ def refuse_reduction(name: str, *, needs_vectors: bool, gives: Gives) -> list[st
     return []
 
 
-def _protocol(job: Job) -> Training:
-    kind = find_protocol(job.protocol.name)
+def _protocol(job: Job, search_path: Sequence[Path]) -> Training:
+    kind = find_protocol(job.protocol.name, search_path)
     if not issubclass(kind, Training):
         raise IncompatibleJob(f"protocol.name: '{job.protocol.name}' does not train a model")
     protocol = kind.from_job(job)

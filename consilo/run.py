@@ -294,6 +294,7 @@ class Run:
             seconds=dict(self.seconds),
             exchanges=tuple(self.exchanges),
             rounds=tuple(self.rounds),
+            params={} if self.state is None else self.params,
             extra=extra,
         )
 

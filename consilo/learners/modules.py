@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+OPEN_PACKAGES = ("consilo", "torch")
+"""Installed packages whose names a job may call by itself, without a module in its bundle."""
+
+
 def build_model(
     spec: str | Mapping[str, Any],
     *,
@@ -84,8 +88,9 @@ def build_model(
 def resolve(where: str, search_path: Sequence[Path] = (), *, what: str = "function") -> Any:
     """Return the object that ``module:name`` names.
 
-    A module in ``search_path`` wins over an installed one and is loaded under a name of its own, so
-    that two jobs may each have a ``model.py``.
+    With a ``search_path`` only modules there count, and those of `OPEN_PACKAGES`: so a silo runs
+    what its operator has seen in the bundle, and not whatever happens to be installed. A module
+    there is loaded under a name of its own, so that two jobs may each have a ``model.py``.
 
     Raises:
         JobInvalid: where the form is wrong, or there is no such module or name.
@@ -139,6 +144,15 @@ def _load(module_name: str, search_path: Sequence[Path], what: str) -> ModuleTyp
         file = _file_of(Path(directory), module_name)
         if file is not None:
             return _load_file(module_name, file, Path(directory), what)
+    if search_path and module_name.partition(".")[0] not in OPEN_PACKAGES:
+        raise JobInvalid(
+            what,
+            [
+                f"module '{module_name}' was not found beside the job file; a job names modules "
+                f"there, or in {' or '.join(OPEN_PACKAGES)}. Import what else it needs in one of "
+                "its own, which silos can look at before they approve it"
+            ],
+        )
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as cause:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from consilo.config import nearest
-from consilo.errors import IncompatibleJob
-from consilo.protocol import Protocol, load_dotted
+from consilo.errors import IncompatibleJob, JobInvalid
+from consilo.learners.modules import resolve
+from consilo.protocol import Protocol
 
 NAMES = {
     "fedavg": "consilo.protocols.fedavg:FedAvg",
@@ -20,8 +24,12 @@ NAMES = {
 }
 
 
-def find_protocol(name: str) -> type[Protocol]:
-    """Return the protocol class called ``name``, one of `NAMES` or a dotted path.
+def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol]:
+    """Return the protocol class called ``name``: one of `NAMES`, or ``module:Class``.
+
+    Args:
+        name: the name or path.
+        search_path: where a job's own modules lie; in a silo, the approved bundle.
 
     Raises:
         IncompatibleJob: where there is none.
@@ -32,9 +40,9 @@ def find_protocol(name: str) -> type[Protocol]:
         hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(NAMES)}"
         raise IncompatibleJob(f"protocol.name: there is no protocol '{name}'; {hint}")
     try:
-        found = load_dotted(path)
-    except (ImportError, AttributeError) as cause:
-        raise IncompatibleJob(f"protocol.name: '{name}' cannot be loaded: {cause}") from cause
+        found = resolve(path, search_path, what="protocol")
+    except JobInvalid as cause:
+        raise IncompatibleJob(f"protocol.name: {'; '.join(cause.findings)}") from cause
     if not (isinstance(found, type) and issubclass(found, Protocol)):
         raise IncompatibleJob(f"protocol.name: '{name}' is not a consilo.protocol.Protocol")
     return found

@@ -160,13 +160,18 @@ def test_every_protocol_has_verbs_with_declared_replies(name):
     assert all(each.replies for each in kind.verbs().values())
 
 
+def test_a_silo_takes_no_installed_module_that_is_not_in_its_bundle(tmp_path):
+    with pytest.raises(IncompatibleJob, match="not found beside the job file"):
+        find_protocol("subprocess:Popen", (tmp_path,))
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
         ("fedavgg", "did you mean 'fedavg'"),
         ("qqq", "known: fedavg"),
-        ("consilo.nowhere:X", "cannot be loaded"),
-        ("consilo.protocols.fedavg:Nothing", "cannot be loaded"),
+        ("consilo.nowhere:X", "module 'consilo.nowhere' was not found"),
+        ("consilo.protocols.fedavg:Nothing", "has no 'Nothing'"),
         ("subprocess:Popen", "not a consilo.protocol.Protocol"),
     ],
 )
