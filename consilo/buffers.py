@@ -14,6 +14,8 @@ from typing import Any, Self, TypeAlias
 
 Body: TypeAlias = "bytes | bytearray | memoryview | Pieces | Spool"
 
+_BLOCK_BYTES = 1024 * 1024
+
 
 class Pieces:
     """A body that lies in several places: a head of its own, then the arrays where they are.
@@ -86,7 +88,12 @@ class Spool:
         return memoryview(mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ))
 
     def __iter__(self) -> Iterator[memoryview]:
-        return iter((self.view(),))
+        # Read and not mapped: pages that are mapped count as memory of whoever only passes them on.
+        at, size = 0, len(self)
+        while at < size:
+            block = os.pread(self._descriptor, _BLOCK_BYTES, at)
+            at += len(block)
+            yield memoryview(block)
 
     def __bytes__(self) -> bytes:
         return bytes(self.view())

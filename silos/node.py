@@ -41,7 +41,7 @@ from consilo.guard import become_subreaper, descendants
 from consilo.keys import load_silo_key
 from consilo.parcel import Fault, Parcel
 from silos.bundles import approved_bundles
-from silos.warm import read_parcel, write_parcel
+from silos.warm import Files, read_parcel
 
 if TYPE_CHECKING:
     from consilo.transports.flower.fleet import FleetLink, Request
@@ -141,7 +141,7 @@ class Warm:
         ours.settimeout(None)
 
     def answer(self, parcel: Parcel, bundle: Path) -> Parcel | Fault:
-        """Let a fresh child answer one parcel."""
+        """Let a fresh child answer one parcel; a large body goes and comes in a `Spool`."""
         if self._process is None or self._process.poll() is not None:
             self.stop()
             self.start()
@@ -154,23 +154,23 @@ class Warm:
             "wall_limit_s": self._config.wall_limit_s,
             "threads": self._config.threads,
         }
-        question, reply = os.memfd_create("question"), os.memfd_create("reply")
+        question, reply = Files.of(parcel), Files.of()
         try:
-            write_parcel(question, parcel)
             try:
-                socket.send_fds(self._channel, [json.dumps(job).encode()], [question, reply])
+                descriptors = [*question.descriptors, *reply.descriptors]
+                socket.send_fds(self._channel, [json.dumps(job).encode()], descriptors)
                 outcome = self._hear()
             except OSError:
                 outcome = None
             if outcome != "done":
                 return _OUTCOMES.get(outcome or "crashed", _OUTCOMES["crashed"])
             try:
-                return read_parcel(reply)
+                return read_parcel(reply, mapped=False)
             except ValueError:
                 return _OUTCOMES["crashed"]
         finally:
-            os.close(question)
-            os.close(reply)
+            question.close()
+            reply.close()
 
     def _hear(self) -> str | None:
         assert self._channel is not None

@@ -1,6 +1,7 @@
 """What a silo remembers: answers by step, privacy spent, numbers that are dear to compute, secrets.
 
-One SQLite file in the silo's directory, readable by its owner only; every write is a transaction.
+One SQLite file in the silo's directory, readable by its owner only; every write is a transaction. A
+large answer lies in a file beside it, which is on the disk before the transaction that names it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,8 @@ from consilo.parcel import Parcel
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (
-    place INTEGER PRIMARY KEY, step_id TEXT UNIQUE, header BLOB, body BLOB);
+    place INTEGER PRIMARY KEY, step_id TEXT UNIQUE, header BLOB, body BLOB,
+    file TEXT, size INTEGER);
 CREATE TABLE IF NOT EXISTS spends (
     place INTEGER PRIMARY KEY, run_id TEXT, step_id TEXT UNIQUE,
     sigma REAL, sample_rate REAL, steps INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP);
@@ -26,18 +29,21 @@ CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
 """
 _KEPT_REPLIES = 16
 _KEPT_BYTES = 1 << 30
+_FILE_BYTES = 1 << 20
+_WRITING_S = 600.0
 
 
 class Store:
     """The memory of one silo.
 
     Args:
-        directory: the silo's; ``state.db`` and ``secrets/`` are made in it.
+        directory: the silo's; ``state.db``, ``replies/`` and ``secrets/`` are made in it.
     """
 
     def __init__(self, directory: Path) -> None:
         self._secrets = directory / "secrets"
         self._path = directory / "state.db"
+        self._files = directory / "replies"
         directory.mkdir(parents=True, exist_ok=True)
         self._secrets.mkdir(mode=0o700, exist_ok=True)
         if not self._path.exists():
@@ -45,31 +51,76 @@ class Store:
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with self._open() as database:
             database.executescript(_TABLES)
+            known = {row[1] for row in database.execute("PRAGMA table_info(replies)")}
+            for column in {"file TEXT", "size INTEGER"}:
+                if column.split()[0] not in known:  # made by an earlier version
+                    database.execute(f"ALTER TABLE replies ADD COLUMN {column}")
 
     def remembered(self, step_id: str) -> Parcel | None:
         """Return the answer that was given to a step, while it is kept."""
         with self._open() as database:
             row = database.execute(
-                "SELECT header, body FROM replies WHERE step_id = ?", (step_id,)
+                "SELECT header, body, file FROM replies WHERE step_id = ?", (step_id,)
             ).fetchone()
-        return None if row is None else Parcel(bytes(row[0]), bytes(row[1]))
+        if row is None:
+            return None
+        if row[2] is None:
+            return Parcel(bytes(row[0]), bytes(row[1]))
+        try:
+            return Parcel(bytes(row[0]), (self._files / row[2]).read_bytes())
+        except FileNotFoundError:  # it lapsed meanwhile
+            return None
 
     def remember(self, step_id: str, reply: Parcel) -> None:
         """Keep an answer; the newest 16 are kept, and no more than 1 GiB beside the newest."""
+        name = self._write(reply.body) if len(reply.body) > _FILE_BYTES else None
+        body = reply.body if name is None else b""
         with self._open() as database:
-            database.execute(
-                "INSERT OR IGNORE INTO replies (step_id, header, body) VALUES (?, ?, ?)",
-                (step_id, reply.header, reply.body),
-            )
+            kept = database.execute(
+                "INSERT OR IGNORE INTO replies (step_id, header, body, file, size)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (step_id, reply.header, body, name, len(reply.body)),
+            ).rowcount
             total, lapsed = 0, []
-            sizes = database.execute(
-                "SELECT place, length(body) FROM replies ORDER BY place DESC"
+            rows = database.execute(
+                "SELECT place, coalesce(size, length(body)), file FROM replies ORDER BY place DESC"
             ).fetchall()
-            for age, (place, size) in enumerate(sizes):
+            for age, (place, size, _) in enumerate(rows):
                 total += size
                 if age and (age >= _KEPT_REPLIES or total > _KEPT_BYTES):
                     lapsed.append((place,))
             database.executemany("DELETE FROM replies WHERE place = ?", lapsed)
+        gone = {place for (place,) in lapsed}
+        if name is not None and not kept:
+            (self._files / name).unlink(missing_ok=True)
+        for place, _, file in rows:
+            if file is not None and place in gone:
+                (self._files / file).unlink(missing_ok=True)
+        if lapsed:
+            self._sweep({file for _, _, file in rows})
+
+    def _write(self, body: bytes) -> str:
+        """Write an answer's body to the disk; return its file's name."""
+        self._files.mkdir(mode=0o700, exist_ok=True)
+        name = secrets.token_hex(16)
+        handle = os.open(self._files / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(self._files, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return name
+
+    def _sweep(self, named: set[str | None]) -> None:
+        """Delete what a process that died has left, but not what is just being written."""
+        for file in self._files.glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if file.name not in named and time.time() - file.stat().st_mtime > _WRITING_S:
+                    file.unlink()
 
     def spend(
         self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int

@@ -28,13 +28,15 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from consilo.buffers import Spool
 from consilo.environment import quieten
 from consilo.guard import become_subreaper, descendants, die_with_parent
 from consilo.parcel import Answer, Parcel
 
 MIB = 1024 * 1024
+_LARGE_BYTES = MIB
 _LOOK_S = 0.1
 _SLACK_BYTES = 1024 * MIB  # address space that threads and allocators reserve and never touch
 _PAGE_BYTES = resource.getpagesize()
@@ -42,28 +44,69 @@ _PAGE_BYTES = resource.getpagesize()
 CRASHED_EXIT = 70
 
 
-def write_parcel(descriptor: int, parcel: Parcel) -> None:
-    """Write a parcel into an anonymous file."""
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(len(parcel.header).to_bytes(8, "little"))
-        file.write(parcel.header)
-        file.write(parcel.body)
+class Files:
+    """A parcel in two anonymous files, as it passes between the node, this process and the child.
+
+    Args:
+        header: its descriptor.
+        body: its descriptor; of a parcel whose body is a `Spool`, the spool's own.
+    """
+
+    def __init__(self, header: int, body: Spool) -> None:
+        self.header = header
+        self.body = body
+
+    @classmethod
+    def of(cls, parcel: Parcel | None = None) -> Self:
+        """Return files with a parcel in them, or empty ones."""
+        given: Any = None if parcel is None else parcel.body
+        files = cls(os.memfd_create("header"), given if isinstance(given, Spool) else Spool.make())
+        if parcel is not None:
+            write_parcel(files, parcel)
+        return files
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Return both descriptors."""
+        return [self.header, self.body.fileno()]
+
+    def close(self) -> None:
+        """Let go of both."""
+        os.close(self.header)
+        self.body.close()
 
 
-def read_parcel(descriptor: int) -> Parcel:
-    """Read the parcel in an anonymous file.
+def write_parcel(files: Files, parcel: Parcel) -> None:
+    """Write a parcel into empty files; the header last, since its presence says that all is there.
+
+    A body that is in its file already stays there.
+    """
+    body: Any = parcel.body
+    if body is not files.body:
+        files.body.write(body)
+    with os.fdopen(os.dup(files.header), "wb") as file:
+        file.write(len(parcel.header).to_bytes(8, "little") + parcel.header)
+
+
+def read_parcel(files: Files, *, mapped: bool) -> Parcel:
+    """Return the parcel in files.
+
+    Args:
+        files: with one in them.
+        mapped: give a large body as a view of its file, and not as a `Spool`.
 
     Raises:
         ValueError: where there is none.
     """
-    total = os.fstat(descriptor).st_size
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        file.seek(0)
-        size = int.from_bytes(file.read(8), "little")
-        if total < 8 or size > total - 8:
-            raise ValueError("no parcel")
-        header = file.read(size)
-        return Parcel(header, file.read())
+    text = os.pread(files.header, os.fstat(files.header).st_size, 0)
+    if len(text) < 8 or int.from_bytes(text[:8], "little") != len(text) - 8:
+        raise ValueError("no parcel")
+    body: Any
+    if len(files.body) <= _LARGE_BYTES:
+        body = bytes(files.body)
+    else:
+        body = files.body.view() if mapped else Spool(os.dup(files.body.fileno()))
+    return Parcel(text[8:], body)
 
 
 def load(dotted: str) -> Any:
@@ -96,7 +139,7 @@ def serve(channel: socket.socket) -> None:
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
-        text, descriptors, _, _ = socket.recv_fds(channel, 65536, 2)
+        text, descriptors, _, _ = socket.recv_fds(channel, 65536, 4)
         if not text:
             return
         job = json.loads(text)
@@ -211,7 +254,8 @@ def _child(
             sys.path.insert(0, job["bundle"])
         factory: Callable[[Path, Path | None], Answer] = load(job["answerer"])
         answer = factory(Path(job["silo"]), Path(job["bundle"]) if job["bundle"] else None)
-        write_parcel(descriptors[1], answer(read_parcel(descriptors[0])))
+        question, reply = (Files(descriptors[at], Spool(descriptors[at + 1])) for at in (0, 2))
+        write_parcel(reply, answer(read_parcel(question, mapped=True)))
         code = 0
     except BaseException:  # stays in the silo's own log; only a code leaves
         with contextlib.suppress(BaseException):

@@ -35,9 +35,6 @@ _RINGS = {
 # Nothing new for a silo: an empty PullMessagesResponse is zero bytes of protobuf.
 _ANSWERED_AT_THE_DOOR = {"/v1/fleet/pull-messages"}
 
-# Bodies of megabytes come in pieces of 64 KiB, each of which every layer of middleware handles.
-_LARGE = {"/v1/fleet/push-object", "/v1/runtime/push-object"}
-
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -94,8 +91,6 @@ class Door:
         elif scope["type"] == "http" and path in _RINGS:
             await self._app(scope, receive, send)
             self._bell.ring(_RINGS[path])
-        elif scope["type"] == "http" and path in _LARGE:
-            await self._app(scope, _whole(receive), send)
         else:
             await self._app(scope, receive, send)
 
@@ -119,28 +114,6 @@ class Door:
             await send(message)
 
         await self._app(scope, receive, send_with_count)
-
-
-def _whole(receive: Receive) -> Receive:
-    """Return a ``receive`` that hands the request's body over in one piece."""
-    given = False
-
-    async def receive_whole() -> MutableMapping[str, Any]:
-        nonlocal given
-        if given:
-            return await receive()
-        pieces = []
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                return message
-            pieces.append(message.get("body", b""))
-            if not message.get("more_body", False):
-                break
-        given = True
-        return {"type": "http.request", "body": b"".join(pieces), "more_body": False}
-
-    return receive_whole
 
 
 class Only:

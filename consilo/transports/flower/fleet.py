@@ -18,18 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from consilo.buffers import Spool
 from consilo.errors import CoordinatorUnreachable, Refused, RunCancelled, TransportError
 from consilo.parcel import Fault, Parcel
 from consilo.transports.flower.calls import NotAuthorised, call, connect
+from consilo.transports.flower.carrier import Carrier
 from consilo.transports.flower.doorbell import MAX_WAIT_S, Waiter
 from consilo.transports.flower.packing import (
+    INLINE_BYTES,
     in_order,
-    pack_body,
     pack_fault,
     pack_parcel,
-    pull_records,
+    pull_record,
     push_objects,
     unpack,
 )
@@ -59,6 +62,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: E402
     make_push_object_fn_protobuf,
 )
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # noqa: E402
+from flwr.supercore.protobuf.client import ProtobufRequestContext  # noqa: E402
 from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: E402
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor  # noqa: E402
 
@@ -96,12 +100,16 @@ class FleetLink:
         self._public = public_key_to_bytes(key.public_key())
         self._waiter = Waiter()
         self._pause_s = _FIRST_POLL_S
+        signer = NodeAuthHttpInterceptor(key, key.public_key())
         self._client = connect(
             FleetHttpClient,
             address,
             ca_certificate,
             component="SuperNode",
-            interceptors=(NodeAuthHttpInterceptor(key, key.public_key()), self._waiter),
+            interceptors=(signer, self._waiter),
+        )
+        self._carrier = Carrier(
+            address, ca_certificate, "fleet", identify=lambda: _headers_of(signer)
         )
         self._node: Any = None
         self._hashes: dict[int, str] = {}
@@ -183,7 +191,7 @@ class FleetLink:
         return content
 
     def fetch(self, request: Request) -> Parcel | Fault:
-        """Fetch a message's content."""
+        """Fetch a message's content; a large body comes in a `Spool`."""
         deadline = time.monotonic() + _OBJECTS_S
 
         def give_up() -> None:
@@ -193,7 +201,10 @@ class FleetLink:
         pull = make_pull_object_fn_protobuf(
             lambda item: self._call(self._client.PullObject, item), self._node, request.run_id
         )
-        result = unpack(pull_records(request._tree, pull, give_up=give_up))
+        result = unpack(
+            pull_record(request._tree, pull, give_up=give_up),
+            lambda stored: self._carrier.get(request.run_id, stored, Spool.make()),
+        )
         self._call(
             self._client.ConfirmMessageReceived,
             ConfirmMessageReceivedRequest(
@@ -214,7 +225,9 @@ class FleetLink:
         if isinstance(result, Fault):
             content = pack_fault(result, to=to)
         else:
-            content = pack_parcel(result, pack_body(result.body), to=to)
+            small = len(result.body) <= INLINE_BYTES
+            body = bytes(result.body) if small else self._carrier.put(request.run_id, result.body)
+            content = pack_parcel(result.header, body, to=to)
         with no_object_id_recompute():
             message = Message(content, reply_to=request._message)
             message.metadata.__dict__["_message_id"] = message.object_id
@@ -246,6 +259,7 @@ class FleetLink:
             goodbye.start()
             goodbye.join(timeout=2.0)  # a coordinator that hangs does not keep us
         self._client.close()
+        self._carrier.close()
 
     def _say_goodbye(self) -> None:
         request = DeactivateNodeRequest(node_id=self._node.node_id)
@@ -270,3 +284,10 @@ class FleetLink:
 
     def _call(self, method: Callable[[Any], Any], request: Any) -> Any:
         return call(method, request, address=self._address, retry_s=_RETRY_S)
+
+
+def _headers_of(signer: Any) -> dict[str, str]:
+    """Return the headers with which Flower's interceptor signs a call."""
+    request = httpx.Request("GET", "https://superlink")
+    signer.intercept(ProtobufRequestContext("", None, request), lambda _: None)
+    return {name: value for name, value in request.headers.items() if name != "host"}

@@ -1,11 +1,12 @@
 """The coordinator's SuperLink: how to start it, and which silos are registered there.
 
 ``python -m consilo.transports.flower.superlink ARGUMENTS`` is Flower's own ``flower-superlink``
-with our `doorbell` before its application and without one log line per request.
+with our `doorbell` and `bodies` before its application and without one log line per request.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 import threading
@@ -55,7 +56,8 @@ def start_superlink(
 
     Args:
         supervisor: stops it again.
-        home: the coordinator's folder; keeps ``superlink.db``, ``superlink.log`` and ``flwr/``.
+        home: the coordinator's folder; keeps ``superlink.db``, ``bodies/``, ``superlink.log`` and
+            ``flwr/``.
         authority: certificate and key to serve with.
         port: to listen on.
         host: address to bind to.
@@ -89,7 +91,8 @@ def superlink_command(home: Path, authority: Authority, *, host: str, port: int)
     }
     flat = [str(part) for pair in options.items() for part in pair]
     module = "consilo.transports.flower.superlink"
-    return [sys.executable, "-m", module, "--enable-supernode-auth", *flat]
+    bodies = str(home.resolve() / "bodies")
+    return [sys.executable, "-m", module, "--bodies", bodies, "--enable-supernode-auth", *flat]
 
 
 class Registry:
@@ -180,7 +183,10 @@ _LAYERS = {
 
 
 def main() -> None:
-    """Run Flower's SuperLink with a door before it."""
+    """Run Flower's SuperLink with a door before it, and a place for large bodies."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--bodies", type=Path, required=True, help="folder for large bodies")
+    options, sys.argv[1:] = parser.parse_known_args()
     require_flower()
     quieten()
     import uvicorn
@@ -188,6 +194,7 @@ def main() -> None:
     from flwr.superlink import main as application
     from starlette.middleware import Middleware
 
+    from consilo.transports.flower.bodies import Bodies
     from consilo.transports.flower.doorbell import Bell, Door, Only
 
     # The package exports a function of the same name.
@@ -229,6 +236,7 @@ def main() -> None:
         return Middleware(build)
 
     application._get_middleware = lambda: [
+        Middleware(Bodies, folder=options.bodies),
         Middleware(Door, bell=bell),
         *(only(layer) for layer in flowers()),
     ]

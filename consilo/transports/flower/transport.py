@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from consilo.buffers import Body
 from consilo.errors import (
     CoordinatorUnreachable,
     ReplyInvalid,
@@ -22,12 +23,13 @@ from consilo.errors import (
 )
 from consilo.parcel import Arrival, Fault, Parcel
 from consilo.transports.flower.calls import NotAuthorised, call, cancelled_check, connect
+from consilo.transports.flower.carrier import Carrier, Stored
 from consilo.transports.flower.doorbell import Waiter
 from consilo.transports.flower.packing import (
+    INLINE_BYTES,
     in_order,
-    pack_body,
     pack_parcel,
-    pull_records,
+    pull_record,
     push_objects,
     unpack,
 )
@@ -52,6 +54,7 @@ from flwr.proto.runtime_pb2 import (  # noqa: E402
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
+from flwr.supercore.constant import TASK_TOKEN_HEADER  # noqa: E402
 from flwr.supercore.control import ControlHttpClient  # noqa: E402
 from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
     get_object_tree,
@@ -102,6 +105,8 @@ class FlowerTransport:
     by an exception finishes the run as failed.
     """
 
+    takes_pieces = True
+
     def __init__(
         self, address: str, ca_certificate: Path, bundle: bytes, cancelled: threading.Event | None
     ) -> None:
@@ -116,6 +121,7 @@ class FlowerTransport:
         self._node = Node(node_id=SUPERLINK_NODE_ID)
         self._control = connect(ControlHttpClient, address, ca_certificate, component="flwr CLI")
         self._client: Any = None
+        self._carrier: Any = None
         self._heartbeat: threading.Thread | None = None
         self.run_id = 0
         self._names: dict[str, int] = {}
@@ -171,6 +177,13 @@ class FlowerTransport:
                 raise TransportError(f"the SuperLink at {self._address} did not accept the run")
             token = self._acquire()
         self._client = self._runtime(token)
+        self._carrier = Carrier(
+            self._address,
+            self._ca_certificate,
+            "runtime",
+            identify=lambda: {TASK_TOKEN_HEADER: token},
+            give_up=self._check,
+        )
         self._call(self._client.PullTaskInput, PullTaskInputRequest())
         self._heartbeat = threading.Thread(
             target=self._keep_alive, name=f"heartbeat-{self.run_id}", daemon=True
@@ -257,13 +270,19 @@ class FlowerTransport:
             CoordinatorUnreachable: where the SuperLink has gone and does not come back.
         """
         started = time.monotonic()
-        sent = self._send(parcels, deadline_s)
-        return self._arrivals(list(parcels), sent, started, started + deadline_s)
+        bodies: dict[int, bytes | Stored] = {}
+        sent = self._send(parcels, bodies, deadline_s)
+        lying = [each for each in bodies.values() if isinstance(each, Stored)]
+        return self._arrivals(list(parcels), sent, lying, started, started + deadline_s)
 
-    def _send(self, parcels: Mapping[str, Parcel], deadline_s: float) -> dict[str, str]:
+    def _send(
+        self,
+        parcels: Mapping[str, Parcel],
+        bodies: dict[int, bytes | Stored],
+        deadline_s: float,
+    ) -> dict[str, str]:
         if any(silo not in self._names for silo in parcels):
             self._online()
-        bodies: dict[int, Any] = {}
         messages = {}
         objects: dict[str, Any] = {}
         protos, trees = [], []
@@ -271,9 +290,10 @@ class FlowerTransport:
             for silo, parcel in parcels.items():
                 if silo not in self._names:
                     continue
-                if id(parcel.body) not in bodies:
-                    bodies[id(parcel.body)] = pack_body(parcel.body)
-                content = pack_parcel(parcel, bodies[id(parcel.body)], to=str(self._names[silo]))
+                body = bodies.get(id(parcel.body))
+                if body is None:
+                    body = bodies[id(parcel.body)] = self._put(parcel.body)
+                content = pack_parcel(parcel.header, body, to=str(self._names[silo]))
                 message = make_message(self._metadata(self._names[silo], deadline_s), content)
                 message.metadata.__dict__["_message_id"] = message.object_id
                 messages[silo] = message.object_id
@@ -297,6 +317,17 @@ class FlowerTransport:
             self._names.pop(silo, None)  # struck off, or admitted again as another node
         return accepted
 
+    def _put(self, body: Body) -> bytes | Stored:
+        """Return a small body, or where a large one lies from now on."""
+        if len(body) <= INLINE_BYTES:
+            return bytes(body)
+        try:
+            stored: Stored = self._carrier.put(self.run_id, body)
+        except NotAuthorised as cause:
+            self._check()
+            raise RunCancelled(f"Flower run {self.run_id} has ended: {cause}") from None
+        return stored
+
     def _metadata(self, node_id: int, deadline_s: float) -> Any:
         return Metadata(
             run_id=self.run_id,
@@ -311,19 +342,28 @@ class FlowerTransport:
         )
 
     def _arrivals(
-        self, silos: list[str], sent: Mapping[str, str], started: float, deadline: float
+        self,
+        silos: list[str],
+        sent: Mapping[str, str],
+        lying: list[Stored],
+        started: float,
+        deadline: float,
     ) -> Iterator[Arrival]:
         replies = _Replies(sent)
-        for silo in silos:
-            if silo in sent:
-                self._await(sent[silo], replies, deadline)
-                result, at = self._fetch(sent[silo], replies)
-            else:
-                result, at = Fault("unreachable", "the silo is not connected"), time.monotonic()
-            parcel, fault = (None, result) if isinstance(result, Fault) else (result, None)
-            del result
-            yield Arrival(silo, parcel, fault, at - started)
-            del parcel
+        try:
+            for silo in silos:
+                if silo in sent:
+                    self._await(sent[silo], replies, deadline)
+                    result, at = self._fetch(sent[silo], replies)
+                else:
+                    result, at = Fault("unreachable", "the silo is not connected"), time.monotonic()
+                parcel, fault = (None, result) if isinstance(result, Fault) else (result, None)
+                del result
+                yield Arrival(silo, parcel, fault, at - started)
+                del parcel
+        finally:
+            for stored in lying:
+                self._carrier.drop(self.run_id, stored)
 
     def _await(self, message_id: str, replies: _Replies, deadline: float) -> None:
         """Wait until the reply to a message is there, or the deadline; note all that come."""
@@ -365,8 +405,14 @@ class FlowerTransport:
         pull = make_pull_object_fn_protobuf(
             lambda item: self._call(self._client.PullObject, item), self._node, self.run_id
         )
+
+        def fetch(stored: Stored) -> Body:
+            body: Body = self._carrier.get(self.run_id, stored)
+            self._carrier.drop(self.run_id, stored)
+            return body
+
         try:
-            result = unpack(pull_records(tree, pull, give_up=give_up))
+            result = unpack(pull_record(tree, pull, give_up=give_up), fetch)
             request = ConfirmMessageReceivedRequest(
                 node=self._node, run_id=self.run_id, message_object_id=tree.object_id
             )
@@ -375,6 +421,8 @@ class FlowerTransport:
             result = Fault("invalid_reply", str(cause))
         except (CoordinatorUnreachable, RunCancelled):
             raise
+        except NotAuthorised as cause:
+            raise RunCancelled(f"Flower run {self.run_id} has ended: {cause}") from None
         except Exception as cause:  # a silo can send anything; an odd reply drops that silo only
             result = Fault("invalid_reply", f"the reply cannot be read ({type(cause).__name__})")
         return result, time.monotonic()
@@ -408,7 +456,7 @@ class FlowerTransport:
         self._closed.set()
         if self._heartbeat is not None:
             self._heartbeat.join(timeout=6.0)
-        for client in (self._client, self._control):
+        for client in (self._client, self._carrier, self._control):
             if client is not None:
                 client.close()
 
