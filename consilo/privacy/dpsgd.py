@@ -2,8 +2,9 @@
 
 Unit of privacy: one row, added or removed. Each step samples rows independently (Poisson), clips
 each row's gradient to an L2 norm, adds Gaussian noise to the sum and divides by the expected
-batch size. Per-row gradients and clipping are Opacus'; sampling and noise come from a
-`SecretStream`, because the coordinator must not be able to guess them.
+batch size. `consilo.privacy.clipping` makes the clipped sum, in the fastest exact way for the
+model; sampling and noise come from a `SecretStream`, because the coordinator must not be able to
+guess them.
 
 What the guarantee covers: the parameters after the fit. So the training loss is not reported, and
 a model whose buffers change while training is refused. The number of rows is treated as public.
@@ -16,7 +17,6 @@ works on the noisy gradient, which is post-processing.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ from consilo.learners.torch_learner import (
     FitHook,
     FitSession,
     Indices,
-    backward,
     call_loss,
     check_loss,
 )
@@ -36,7 +35,12 @@ from consilo.privacy.accounting import HistoryRow
 from consilo.privacy.noise import SecretStream, add_gaussian
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from consilo.privacy.clipping import ClippedSums, RowLosses
+
+
+_NOISE_AT_ONCE = 1 << 16
 
 
 class DPHook(FitHook):
@@ -82,8 +86,8 @@ class DPHook(FitHook):
         self.max_physical_batch = max_physical_batch
         self._stream = stream
         self._steps_taken = 0
-        self._wrapped: Any = None
-        self._optimizer: Any = None
+        self._sums: ClippedSums | None = None
+        self._noise: SecretStream | None = None
         self._buffers: Params = {}
 
     @property
@@ -97,8 +101,6 @@ class DPHook(FitHook):
         Raises:
             IncompatibleJob: where the model or the loss mixes rows.
         """
-        from opacus.grad_sample import GradSampleModule
-
         check_private(session.model)
         session.replace_gradient("differential privacy", lambda rows: self._gradient(session, rows))
         _check_rows_apart(session)
@@ -112,24 +114,15 @@ class DPHook(FitHook):
         sampling = self._stream.child(f"sampling/{question}")
         session.batches = poisson_batches(len(session.data), self.sample_rate, sampling)
         self._buffers = _buffers(session.model)
-        self._wrapped = GradSampleModule(session.model, loss_reduction="sum")
-        self._optimizer = _secret_optimizer(
-            session.optimizer,
-            noise_multiplier=self.sigma,
-            max_grad_norm=self.max_grad_norm,
-            expected_batch_size=self.sample_rate * len(session.data),
-            stream=self._stream.child(f"noise/{question}"),
-        )
+        self._noise = self._stream.child(f"noise/{question}")
+        self._sums = _clipped_sums(session, self.max_grad_norm)
 
     def finish(self, session: FitSession) -> None:
         """Give the plain module back."""
-        if self._wrapped is None:
+        if self._sums is None:
             return
-        self._wrapped.cleanup()
-        for parameter in session.model.parameters():
-            if hasattr(parameter, "summed_grad"):
-                del parameter.summed_grad
-        self._wrapped = self._optimizer = None
+        self._sums.close()
+        self._sums = self._noise = None
         for name, value in _buffers(session.model).items():
             if not np.array_equal(value, self._buffers[name], equal_nan=True):
                 raise IncompatibleJob(
@@ -138,21 +131,84 @@ class DPHook(FitHook):
                 )
 
     def _gradient(self, session: FitSession, rows: Indices) -> None:
-        row_losses = session.learner.task.row_losses(session.model)
-        self._optimizer.zero_grad(set_to_none=True)
-        for start in range(0, len(rows), self.max_physical_batch):
-            features, targets = session.batch(rows[start : start + self.max_physical_batch])
-            outputs = session.learner.forward(self._wrapped, features)
-            loss = call_loss(row_losses, outputs, targets).sum()
-            check_loss(float(loss.detach()), step=session.step)
-            with warnings.catch_warnings():
-                # Opacus hooks the backward pass of the first layer, whose inputs are data and
-                # need no gradient; torch mentions it, Opacus does not use them.
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                backward(loss)
-            self._optimizer.accumulate(len(features))
-        self._optimizer.release()
+        from consilo.privacy.clipping import HookedRows, NotBookable
+
+        assert self._sums is not None
+        parameters = list(session.parameters().values())
+        try:
+            sums = self._clipped(session, rows)
+        except NotBookable:
+            # The forward took another way than for the rows that were tried before the fit.
+            self._sums.close()
+            self._sums = HookedRows(session.model, parameters, self.max_grad_norm)
+            sums = self._clipped(session, rows)
+        self._release(parameters, sums, self.sample_rate * len(session.data))
         self._steps_taken += 1
+
+    def _clipped(self, session: FitSession, rows: Indices) -> list[Tensor]:
+        assert self._sums is not None
+        for start in range(0, len(rows), self.max_physical_batch):
+            part = rows[start : start + self.max_physical_batch]
+            self._sums.add(_losses(session, part), len(part))
+        return self._sums.take()
+
+    def _release(
+        self, parameters: list[nn.Parameter], sums: list[Tensor], expected_batch_size: float
+    ) -> None:
+        """Put the noisy mean gradient into ``parameter.grad``."""
+        import torch
+
+        assert self._noise is not None
+        std = self.sigma * self.max_grad_norm
+        for group in _groups([each.numel() for each in parameters]):
+            members, flat = parameters[group], [each.detach().reshape(-1) for each in sums[group]]
+            noisy = add_gaussian(torch.cat(flat).numpy(), std, self._noise)
+            mean = torch.from_numpy(noisy / expected_batch_size)
+            parts = torch.split(mean, [len(each) for each in flat])
+            for parameter, part in zip(members, parts, strict=True):
+                parameter.grad = part.to(parameter.dtype).view_as(parameter)
+
+
+def _groups(sizes: list[int]) -> Iterator[slice]:
+    """Yield runs of parameters of at most `_NOISE_AT_ONCE` entries together, or one larger one.
+
+    Noise costs some 50 µs a call besides its numbers, as much as a small layer's whole gradient.
+    """
+    start, total = 0, 0
+    for place, size in enumerate(sizes):
+        if place > start and total + size > _NOISE_AT_ONCE:
+            yield slice(start, place)
+            start, total = place, 0
+        total += size
+    yield slice(start, len(sizes))
+
+
+def _clipped_sums(session: FitSession, max_norm: float) -> ClippedSums:
+    from consilo.privacy.clipping import clipped_sums
+
+    rows = np.arange(min(3, len(session.data)))
+    return clipped_sums(
+        session.model,
+        session.parameters().values(),
+        max_norm,
+        probe=_losses(session, rows),
+        num_probe_rows=len(rows),
+        probe_row=_losses(session, rows[:1]),
+    )
+
+
+def _losses(session: FitSession, rows: Indices) -> RowLosses:
+    """Return the function that gives the loss of each of ``rows`` under a model."""
+    features, targets = session.batch(rows)
+    row_losses = session.learner.task.row_losses(session.model)
+
+    def losses(model: Any) -> Tensor:
+        outputs = session.learner.forward(model, features)
+        found = call_loss(row_losses, outputs, targets)
+        check_loss(float(found.detach().sum()), step=session.step)
+        return found
+
+    return losses
 
 
 def poisson_batches(num_rows: int, sample_rate: float, stream: SecretStream) -> Iterator[Indices]:
@@ -228,52 +284,3 @@ def _check_rows_apart(session: FitSession) -> None:
 
 def _buffers(model: nn.Module) -> Params:
     return {name: value.detach().numpy().copy() for name, value in model.named_buffers()}
-
-
-def _secret_optimizer(
-    optimizer: Any,
-    *,
-    noise_multiplier: float,
-    max_grad_norm: float,
-    expected_batch_size: float,
-    stream: SecretStream,
-) -> Any:
-    """Return Opacus' DP optimiser whose noise comes from ``stream``.
-
-    The class is made here because Opacus takes seconds to import.
-    """
-    import torch
-    from opacus.optimizers import DPOptimizer
-
-    class SecretDPOptimizer(DPOptimizer):  # type: ignore[misc]
-        def accumulate(self, num_rows: int) -> None:
-            """Add the clipped gradients of one physical batch to the sum."""
-            for parameter in self.params:
-                if parameter.grad_sample is None:  # the forward did not use it
-                    parameter.grad_sample = parameter.new_zeros((num_rows, *parameter.shape))
-            self.clip_and_accumulate()
-            for parameter in self.params:
-                parameter.grad_sample = None
-
-        def release(self) -> None:
-            """Put the noisy mean gradient into ``parameter.grad``."""
-            for parameter in self.params:
-                if parameter.summed_grad is None:  # no row was sampled
-                    parameter.summed_grad = torch.zeros_like(parameter)
-            self.add_noise()
-
-        def add_noise(self) -> None:
-            std = self.noise_multiplier * self.max_grad_norm
-            for parameter in self.params:
-                noisy = add_gaussian(parameter.summed_grad.detach().numpy(), std, stream)
-                mean = torch.from_numpy(noisy / expected_batch_size)
-                parameter.grad = mean.to(parameter.dtype).view_as(parameter)
-                parameter.summed_grad = None
-
-    return SecretDPOptimizer(
-        optimizer,
-        noise_multiplier=noise_multiplier,
-        max_grad_norm=max_grad_norm,
-        expected_batch_size=None,
-        loss_reduction="sum",
-    )

@@ -39,6 +39,9 @@ from consilo.transports.pool_worker import (
 )
 
 _AHEAD = 4
+_MOST_ANSWERS = 500
+"""A worker makes room for a fresh one after so many answers, which bounds what leaks in it: torch
+2.13 keeps some 15 kB of text at every `torch.manual_seed` while no GPU is in use."""
 _LARGE_BYTES = 1 << 20
 _LOOK_S = 0.2
 _START_S = 120.0
@@ -75,6 +78,7 @@ class PoolTransport:
         self._known = frozenset(silos)
         self._lock = threading.Lock()
         self._closed = False
+        self._retired: list[_Worker] = []
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "consilo.transports.pool_worker"]
         command += ["--channel", str(theirs.fileno()), "--preload", json.dumps(list(preload))]
@@ -140,7 +144,7 @@ class PoolTransport:
                 return
             self._closed = True
         self._channel.close()
-        for worker in getattr(self, "_workers", ()):
+        for worker in [*getattr(self, "_workers", ()), *self._retired]:
             worker.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(3.0)
@@ -168,6 +172,9 @@ class PoolTransport:
     def _ask(self, asked: _Asked) -> None:
         while True:
             asked.worker = min(self._workers, key=lambda each: each.load)
+            if asked.worker.num_asked >= _MOST_ANSWERS:
+                self._replace(asked.worker)
+                continue
             try:
                 asked.number = asked.worker.send(asked.silo, asked.parcel)
                 return
@@ -199,8 +206,11 @@ class PoolTransport:
             if gone in self._workers:
                 if self._closed:
                     raise ServiceFailed("the pool of silos is closed")
-                gone.close()
                 self._workers[self._workers.index(gone)] = self._fork()
+                self._retired.append(gone)
+            for worker in [each for each in self._retired if not each.load or each.is_dead]:
+                worker.close()
+                self._retired.remove(worker)
 
     def _fork(self) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -264,6 +274,16 @@ class _Worker:
     def load(self) -> int:
         """How many questions are out, read or not."""
         return len(self._out) + len(self._arrived)
+
+    @property
+    def num_asked(self) -> int:
+        """How many questions it was sent so far."""
+        return self._next
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it cannot answer any more."""
+        return self._dead
 
     @property
     def holds_large(self) -> bool:

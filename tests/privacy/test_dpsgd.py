@@ -12,6 +12,7 @@ from consilo.learners.tabular import MLP, LogisticRegression
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitPlan, FitReport, ProximalHook, TorchLearner
 from consilo.params import Params
+from consilo.privacy import dpsgd
 from consilo.privacy.accounting import spent
 from consilo.privacy.dpsgd import DPHook, poisson_batches
 from consilo.privacy.noise import SecretStream, add_gaussian
@@ -70,9 +71,11 @@ def _slow(model: nn.Module, data: Arrays, plan: FitPlan, hook: DPHook) -> Params
             factor = min(1.0, hook.max_grad_norm / (norm + 1e-6))
             sums = [total + factor * each for total, each in zip(sums, grads, strict=True)]
         with torch.no_grad():
-            for each, total in zip(parameters, sums, strict=True):
-                noisy = add_gaussian(total, hook.sigma * hook.max_grad_norm, noise)
-                each -= plan.lr * torch.from_numpy(noisy / (hook.sample_rate * len(data))).float()
+            flat = np.concatenate([each.ravel() for each in sums])
+            noisy = add_gaussian(flat, hook.sigma * hook.max_grad_norm, noise)
+            mean = torch.from_numpy(noisy / (hook.sample_rate * len(data))).float()
+            for each, part in zip(parameters, mean.split([s.size for s in sums]), strict=True):
+                each -= plan.lr * part.view_as(each)
     return {name: value.numpy().copy() for name, value in model.state_dict().items()}
 
 
@@ -326,3 +329,28 @@ def test_odd_settings_are_refused_together() -> None:
 def test_two_hooks_cannot_both_define_the_gradient() -> None:
     with pytest.raises(IncompatibleJob, match="both define the gradient"):
         _fit(_mlp(), _data(), _hook(), _hook())
+
+
+def test_noise_is_drawn_in_runs_of_parameters() -> None:
+    most = dpsgd._NOISE_AT_ONCE
+    sizes = [3, 5, most, 1, most + 7, 2, most - 2, 1]
+    groups = [sizes[each] for each in dpsgd._groups(sizes)]
+    assert groups == [[3, 5], [most], [1], [most + 7], [2, most - 2], [1]]
+
+
+def test_a_forward_that_changes_its_way_is_still_clipped_row_by_row() -> None:
+    """The layer is used twice only where the probe, the first three rows, has not been."""
+
+    class Fickle(LogisticRegression):
+        def forward(self, features: Tensor) -> Tensor:
+            once = super().forward(features)
+            return once + super().forward(2 * features) if len(features) > 4 else once
+
+    data = _data()
+    plan = FitPlan(batch_size=40, steps=2, lr=0.1)
+    private, _ = _fit(
+        Fickle(3), data, _hook(sigma=0.0, max_grad_norm=1e6, sample_rate=1.0), plan=plan
+    )
+    plain, _ = _fit(Fickle(3), data, plan=plan)
+    for name, value in plain.items():
+        np.testing.assert_allclose(private[name], value, atol=1e-5)
