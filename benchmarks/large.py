@@ -1,0 +1,214 @@
+"""A round of a large model over the Flower transport: time, CPU and peak memory of every part.
+
+Three silos on this machine, each its own processes, directory and keys, with TLS and node
+authentication. First the parcels alone (every silo sends back what it got), then FedAvg of a
+perceptron of the same size, one step a round. The first round of each is left out.
+
+    echo_s_per_round            wall time of an exchange, nothing computed
+    s_per_round                 wall time of a training round
+    silo_s_per_round            of which the slowest silo's own computing
+    peak_models                 growth of the flow's peak memory over the process before the run
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import yaml
+from report import Report, load_now, options, say
+from trees import cpu_seconds, peak_bytes, reset_peak
+
+from consilo.contract import Contract
+from consilo.environment import quieten
+from consilo.errors import ConsiloError, ServiceFailed
+from consilo.guard import descendants
+from consilo.job import Job
+from consilo.keys import (
+    load_or_create_authority,
+    load_or_create_signing_key,
+    load_or_create_silo_key,
+)
+from consilo.parcel import Parcel
+from consilo.processes import Supervisor, free_port
+
+quieten()
+
+from consilo.learners.warm import warm  # noqa: E402
+from consilo.run import Run  # noqa: E402
+from consilo.transports.flower.bundle import build_bundle, bundle_hash  # noqa: E402
+from consilo.transports.flower.superlink import Registry, start_superlink  # noqa: E402
+from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
+from flows.demo_data import write_hospitals  # noqa: E402
+from flows.federation import start_node, wait_online  # noqa: E402
+
+SILOS = 3
+MIB = 1024 * 1024
+_ECHO = """
+def answerer(silo, bundle):
+    return lambda parcel: parcel
+"""
+
+
+def job_of(width: int, rounds: int) -> Job:
+    """Return a job whose perceptron has two hidden layers of ``width``."""
+    return Job.from_json(
+        {
+            "name": "large",
+            "contract": "breast_cancer@1",
+            "model": {"name": "consilo.learners.tabular:MLP", "args": {"hidden": [width, width]}},
+            "outputs": 2,
+            "protocol": {"name": "fedavg", "rounds": rounds},
+            "local": {"batch_size": 4, "steps": 1, "optimizer": "sgd", "lr": 0.001},
+            "quorum": {"min_silos": SILOS, "deadline": 600.0},
+        }
+    )
+
+
+def peaks(roots: Sequence[int]) -> dict[int, int]:
+    """Return the most that each process below ``roots`` has held, in bytes."""
+    found = {}
+    for pid in {each for root in roots for each in (root, *descendants(root))}:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        line = next((each for each in status.splitlines() if each.startswith("VmHWM")), "x 0")
+        found[pid] = int(line.split()[1]) * 1024
+    return found
+
+
+def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
+    """Return the report; everything that is started is stopped again."""
+    hospitals = [each for each in write_hospitals(folder, count=SILOS + 1, seed=0)]
+    directories = {each.name: each.directory for each in hospitals if not each.broken}
+    contract = Contract.load("breast_cancer@1")
+    job, bundle = job_of(width, rounds + 1), build_bundle()
+    figures: dict[str, float] = {}
+    (folder / "library").mkdir()
+    (folder / "library" / "echo_answerer.py").write_text(_ECHO)
+    os.environ["PYTHONPATH"] = str(folder / "library")
+    with Supervisor() as supervisor:
+        authority = load_or_create_authority(folder / "keys")
+        link = start_superlink(supervisor, folder / "superlink", authority, port=free_port())
+
+        def start(**settings: object) -> None:
+            with Registry(link.address, link.ca_certificate) as registry:
+                for name, directory in directories.items():
+                    registry.register(name, load_or_create_silo_key(directory / "silo.key"))
+                    shutil.copyfile(link.ca_certificate, directory / "ca.crt")
+                    node = {"name": name, "superlink": link.address, **settings}
+                    (directory / "node.yaml").write_text(yaml.safe_dump(node))
+                    (directory / "bundles.yaml").write_text(yaml.safe_dump([bundle_hash(bundle)]))
+                    start_node(supervisor, name, directory)
+            wait_online(link.address, link.ca_certificate, directories, supervisor.services)
+
+        def cpu() -> dict[str, float]:
+            found = {"flow": time.process_time()}
+            for each in supervisor.services:
+                name = "superlink" if each.name == "superlink" else "silos"
+                found[name] = found.get(name, 0.0) + cpu_seconds([each.pid])
+            return found
+
+        start(answerer="echo_answerer:answerer", preload=[])
+        body = os.urandom(4 * width * width)
+        figures["model_mib"] = len(body) / MIB
+        with FlowerTransport.open(
+            link.address, link.ca_certificate, bundle, home=folder / "superlink"
+        ) as transport:
+            seconds = []
+            for number in range(rounds + 1):
+                if number == 1:
+                    before = cpu()
+                began = time.perf_counter()
+                sent = {name: Parcel(f"{name} {number}".encode(), body) for name in directories}
+                for arrival in transport.exchange(sent, deadline_s=600.0):
+                    if arrival.parcel != sent[arrival.silo]:
+                        raise ServiceFailed(f"{arrival.silo}: {arrival.fault}")
+                    del arrival
+                seconds.append(time.perf_counter() - began)
+            after = cpu()
+        figures["echo_s_per_round"] = median(seconds[1:])
+        for name in after:
+            figures[f"echo_{name}_cpu_s"] = (after[name] - before[name]) / rounds
+        for service in [each for each in supervisor.services if each.name != "superlink"]:
+            service.stop()
+        say(f"echo: {figures['echo_s_per_round']:.2f} s a round")
+
+        start(memory_limit_mib=8192)
+        warm()
+        del body, sent
+        gc.collect()
+        base = reset_peak()
+        with FlowerTransport.open(
+            link.address, link.ca_certificate, bundle, home=folder / "superlink"
+        ) as transport:
+            run = Run(
+                job,
+                contract,
+                transport,
+                silos=tuple(directories),
+                directory=folder / "run",
+                run_id="large",
+                key=load_or_create_signing_key(folder / "record.key"),
+                bundle=bundle_hash(bundle),
+            )
+            for name in directories:
+                run.check(name)
+            run.admit()
+            run.standardize()
+            seconds, own = [], []
+            for number in range(rounds + 1):
+                if number == 1:
+                    before = cpu()
+                    figures["peak_models_first"] = (peak_bytes() - base) / (4 * width * width)
+                began = time.perf_counter()
+                report = run.train_round()
+                seconds.append(time.perf_counter() - began)
+                own.append(max(each["seconds"] for each in report["silos"].values()))
+                say(f"round {number}: {seconds[-1]:.2f} s, slowest silo {own[-1]:.2f} s")
+            after = cpu()
+            run.close()
+        figures["s_per_round"] = median(seconds[1:])
+        figures["silo_s_per_round"] = median(own[1:])
+        for name in after:
+            figures[f"{name}_cpu_s"] = (after[name] - before[name]) / rounds
+        figures["peak_models"] = (peak_bytes() - base) / (4 * width * width)
+        held = peaks([link.service.pid])
+        figures["superlink_peak_mib"] = max(held.values()) / MIB
+        nodes = peaks([each.pid for each in supervisor.services if each.name != "superlink"])
+        for pid, most in nodes.items():
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            for kind in ("silos.node", "silos.warm"):
+                if kind.encode() in command and b"consilo.guard" not in command:
+                    key = f"{kind.rpartition('.')[2]}_peak_mib"
+                    figures[key] = max(figures.get(key, 0.0), most / MIB)
+    return Report("large", load, figures)
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = options(__doc__)
+    parser.add_argument("--width", type=int, help="of the hidden layers")
+    chosen = parser.parse_args()
+    load = load_now()
+    width, rounds = (1600, 1) if chosen.quick else (5000, 3)
+    try:
+        with tempfile.TemporaryDirectory(prefix="consilo-large-") as folder:
+            report = measure(Path(folder), chosen.width or width, rounds, load)
+    except ConsiloError as cause:
+        print(cause, file=sys.stderr)
+        return 1
+    report.show(as_json=chosen.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
