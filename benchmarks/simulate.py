@@ -61,7 +61,7 @@ def run_once(silos: int, rounds: int, engine: str, epsilon: float | None) -> dic
         }
     )
     if engine == "inline":
-        import silos.ready  # noqa: F401  # what a worker starts with, so that imports do not count
+        import silos.ready  # what a worker starts with, so that imports do not count
 
     partition = Partition(silos=silos, rule="dirichlet", alpha=0.5)
     watch = _Watch()

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from consilo import seeds
-from consilo.config import Config
+from consilo.config import Config, parse
 from consilo.errors import ConfigInvalid
 
 Rows: TypeAlias = npt.NDArray[np.int64]
@@ -64,6 +64,28 @@ class Partition(Config):
     skew: float = Field(1.0, ge=0, le=20)
     min_rows: int = Field(2, ge=1)
     seed: int = Field(0, ge=0)
+
+    @classmethod
+    def parse(cls, text: str, *, silos: int, seed: int = 0) -> Partition:
+        """Return what a command line says: ``iid``, ``dirichlet:0.1``, ``column:ward``, …
+
+        Args:
+            text: a rule, and after a colon its alpha, column or skew; ``lognormal:1`` is the rule
+                ``quantity`` with that law.
+            silos: how many.
+            seed: of every draw.
+
+        Raises:
+            ConfigInvalid: with one finding per fault.
+        """
+        rule, _, value = text.partition(":")
+        said: dict[str, Any] = {"silos": silos, "rule": rule, "seed": seed}
+        if rule in ("power", "lognormal"):
+            said |= {"rule": "quantity", "law": rule}
+        if value:
+            key = {"dirichlet": "alpha", "column": "column"}.get(rule, "skew")
+            said[key] = value
+        return parse(cls, said, where=f"partition '{text}'")
 
 
 def cut(values: npt.NDArray[Any], partition: Partition) -> dict[str, Rows]:

@@ -130,9 +130,25 @@ def job_run(
         bool, typer.Option("--local", help="With --silos: in this process, no services.")
     ] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="In place of the job's.")] = None,
+    num_silos: Annotated[
+        int | None,
+        typer.Option("--simulate", min=1, metavar="N", help="Cut --data into N silos, here."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="With --simulate: a CSV or Parquet file, or a silo's directory."),
+    ] = None,
+    partition: Annotated[
+        str,
+        typer.Option(help="iid, dirichlet:ALPHA, column:NAME, power:SKEW or lognormal:SKEW."),
+    ] = "iid",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --simulate: processes; else one per CPU.")
+    ] = None,
+    on_ray: Annotated[bool, typer.Option("--ray", help="With --simulate: on Ray.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a job: on the federation that is up in --dir, or on one started for it.
+    """Run a job: on the federation that is up in --dir, on one started for it, or simulated.
 
     Example: consilo job run job.yaml --silos silos/
     """
@@ -140,7 +156,10 @@ def job_run(
 
     changes: dict[str, Any] = {} if rounds is None else {"protocol": {"rounds": rounds}}
     loaded = Job.load(job).changed(**changes)
-    if local:
+    if num_silos is not None:
+        engine = "ray" if on_ray else "processes"
+        summary = _run_cut(loaded, job, data, directory, (num_silos, partition), workers, engine)
+    elif local:
         summary = _run_local(loaded, job, silos, directory)
     elif silos is not None:
         summary = _run_alone(loaded, job, silos, directory, rounds)
@@ -148,7 +167,8 @@ def job_run(
         summary = _run_connected(job, directory, rounds)
     else:
         raise ConfigInvalid(
-            "job run", ["give --dir of a federation that is up, or --silos to start one"]
+            "job run",
+            ["give --dir of a federation that is up, --silos to start one, or --simulate"],
         )
     _print(summary, as_json=as_json)
     raise typer.Exit(_code(summary))
@@ -235,6 +255,37 @@ def _run_local(loaded: Any, job: Path, silos: Path | None, directory: Path | Non
         raise ConfigInvalid("job run --local", ["give the silos with --silos"])
     found = find_silos(silos)
     result = simulate(loaded, found, directory=directory, search_path=(job.parent,))
+    return result.to_json()
+
+
+def _run_cut(
+    loaded: Any,
+    job: Path,
+    data: Path | None,
+    directory: Path | None,
+    cut: tuple[int, str],
+    workers: int | None,
+    engine: Any,
+) -> Any:
+    from consilo.environment import quieten
+    from consilo.partition import Partition
+    from silos.simulation import simulate_cut
+
+    if data is None:
+        raise ConfigInvalid("job run --simulate", ["give the rows with --data"])
+    quieten()
+    partition = Partition.parse(cut[1], silos=cut[0], seed=loaded.seed)
+    result = simulate_cut(
+        loaded,
+        data,
+        partition,
+        directory=directory,
+        search_path=(job.parent,),
+        engine=engine,
+        workers=workers,
+    )
+    about = result.extra["simulation"]
+    _say()(f"{about['silo_rounds']} silo-rounds, {about['silo_rounds_per_s']:g} a second")
     return result.to_json()
 
 

@@ -101,9 +101,10 @@ def write_cut(
         "search_path": [str(each) for each in search_path],
     }
     (directory / "cut.json").write_text(json.dumps(said))
-    (directory / "encoded").mkdir(mode=0o700)
-    with State(directory, len(parts)).open() as database:
+    state = State(directory, len(parts))
+    with state.open() as database:
         database.execute("INSERT INTO secret VALUES (0, ?)", (secrets.token_bytes(32),))
+    state.close()  # the file is whole, for whoever copies it
 
 
 def open_cut(directory: str) -> Callable[[str], Answer]:
@@ -217,6 +218,7 @@ class SimulatedSilo:
         path = self._shared.directory / "encoded" / f"{name}.safetensors"
         if not path.exists():
             arrays = {each: np.ascontiguousarray(value) for each, value in build().items()}
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             made = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
             made.write_bytes(safetensors.numpy.save(arrays))
             made.rename(path)
