@@ -123,6 +123,8 @@ class Kernel:
         """
         generator = protocol.coordinate(fed, state)
         done, index, result = 0 if state is None else int(state.round), 0, None
+        in_rounds = state is not None
+        del state  # the first model would stay for as long as the run
         while True:
             try:
                 step = generator.send(result)
@@ -135,10 +137,11 @@ class Kernel:
             elif isinstance(step, Publish):
                 self._publish(step)
             else:
-                current = 0 if state is None else done + 1
+                current = done + 1 if in_rounds else 0
                 place = _Place(name, protocol, round=current, index=index)
                 result = self._carry(step, place, fed)
                 index += 1
+            del step
 
     def run(self, name: str, protocol: Protocol, fed: Federation, state: Any = None) -> Any:
         """Run ``protocol`` to its end, past any checkpoint, and return its final state."""

@@ -120,6 +120,7 @@ class Training(Protocol):
             state = replace(self.step(state, reduced.mean), round=state.round + 1)
             check_finite(state.params, where=f"global model after round {state.round}")
             yield Publish("round", report(state, reduced))
+            del reduced  # its mean is a model
             yield Checkpoint(state)
         return state
 
