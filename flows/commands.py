@@ -267,6 +267,8 @@ def _run_cut(
     workers: int | None,
     engine: Any,
 ) -> Any:
+    import tempfile
+
     from consilo.environment import quieten
     from consilo.partition import Partition
     from silos.simulation import simulate_cut
@@ -279,7 +281,7 @@ def _run_cut(
         loaded,
         data,
         partition,
-        directory=directory,
+        directory=directory or Path(tempfile.mkdtemp(prefix="consilo-")),
         search_path=(job.parent,),
         engine=engine,
         workers=workers,

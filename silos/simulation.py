@@ -108,7 +108,8 @@ def simulate_cut(
             or the directory of a silo, whose mapping then applies.
         partition: how many silos, and how they differ.
         contract: in place of the one that the job names.
-        directory: where the run keeps record and model; None takes a temporary one that goes away.
+        directory: where the run keeps record and model, and the workers their log; the silos' rows
+            go away after the run. None takes a temporary one that goes away too.
         search_path: where the job's own modules lie, besides the job file's directory.
         engine: ``processes`` on this machine; ``ray``, on the cluster that ``RAY_ADDRESS`` names or
             one that is started here; ``inline``, in this process.
@@ -124,20 +125,26 @@ def simulate_cut(
     contract = contract or load_contract(job, modules)
     with ExitStack() as stack:
         home = _home(stack, directory)
-        whole = _whole(table, home / "whole", tuple(modules))
+        home.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix="silos-", dir=home)
+        silos = Path(stack.enter_context(made))
+        whole = _whole(table, silos / "whole", tuple(modules))
         report = whole.check(contract)
         if not report.passed:
             raise SchemaDrift(report.reason())
         frame = whole.frame(contract)
         parts = cut(_cut_by(partition, frame, table, contract), partition)
-        place = home / "silos"
+        place = silos / "cut"
         write_cut(place, frame, parts, contract=contract, report=report, search_path=tuple(modules))
         about = {**partition.model_dump(mode="json"), "engine": engine, "rows": len(frame)}
         if Encoding.plan(contract, job).classes:
-            labels = frame[contract.targets[0]].astype(str).to_numpy(object)
+            labels = _texts(frame[contract.targets[0]])
             about["label_skew"] = round(label_skew(labels, parts), 4)
         del frame
-        transport = stack.enter_context(closing(_transport(engine, place, tuple(parts), workers)))
+        log = home / "workers.log"
+        transport = stack.enter_context(
+            closing(_transport(engine, place, tuple(parts), workers, log))
+        )
         run = Run(
             job,
             contract,
@@ -209,13 +216,13 @@ def _cut_by(
     if partition.rule == "dirichlet":
         column = frame[contract.targets[0]]
         numeric = contract.columns[contract.targets[0]].type == "float"
-        return column.to_numpy(np.float64) if numeric else column.astype(str).to_numpy(object)
+        return column.to_numpy(np.float64) if numeric else _texts(column)
     if partition.rule != "column":
         return np.empty(len(frame))
     if partition.column is None:
         raise ConfigInvalid("partition", ["rule 'column' needs the name of a column"])
     if partition.column in frame.columns:
-        return frame[partition.column].astype(str).to_numpy(object)
+        return _texts(frame[partition.column])
     # A column that no model sees may still say where a row comes from.
     if not isinstance(table, str | Path):
         raw: pd.DataFrame | None = table
@@ -229,11 +236,16 @@ def _cut_by(
             "partition",
             [f"no column '{partition.column}' in the table; it has {', '.join(frame.columns)}"],
         )
-    return raw[partition.column].astype(str).to_numpy(object)
+    return _texts(raw[partition.column])
+
+
+def _texts(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    """Return values that can be sorted; what is missing is a value of its own."""
+    return np.array([str(each) for each in column], dtype=object)
 
 
 def _transport(
-    engine: Engine, place: Path, names: tuple[str, ...], workers: int | None
+    engine: Engine, place: Path, names: tuple[str, ...], workers: int | None, log: Path
 ) -> Transport:
     if engine == "inline":
         answer_of = open_cut(str(place))
@@ -250,7 +262,7 @@ def _transport(
         str(place),
         workers=workers,
         preload=("silos.ready",),
-        log=place / "workers.log",
+        log=log,
     )
 
 
