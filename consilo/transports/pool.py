@@ -266,6 +266,7 @@ class _Worker:
     _body: bytes | None = None
     _next: int = 0
     _dead: bool = False
+    _broken: bool = False
     _late: bool = False
     _head: int = -1
     _head_since: float = 0.0
@@ -292,7 +293,7 @@ class _Worker:
     def send(self, silo: str, parcel: Parcel) -> int:
         """Ask, and return the question's number."""
         with self._sending:
-            if self._dead:
+            if self._dead or self._broken:
                 raise _Gone
             number, self._next = self._next, self._next + 1
             name = silo.encode()
@@ -305,7 +306,7 @@ class _Worker:
                 self._body = parcel.body
             except OSError:
                 self._out.pop(number, None)
-                self._dead = True
+                self._broken = True  # what it answered before can still be read
                 raise _Gone from None
             finally:
                 for each in files:
@@ -358,6 +359,8 @@ class _Worker:
             if not select.select([self.channel], [], [], wait_s)[0]:
                 return
             text, descriptors, _, _ = socket.recv_fds(self.channel, REPLY.size, 1)
+        except ConnectionResetError:
+            return  # said once of a dead worker with unread questions; its answers follow
         except (OSError, ValueError):
             text, descriptors = b"", []
         if not text:
