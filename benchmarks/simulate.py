@@ -9,6 +9,7 @@ evaluation over the pool of processes that ``consilo job run --simulate`` uses.
     workers_peak_mib       peak of all workers together, shared pages counted once (PSS)
     peak_ratio             coordinator's peak with all silos over that with a tenth of them
     workers_ratio          the same for the workers
+    cpu_ms_per_silo_round  CPU of all processes, start and imports and evaluation included
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import time
 from pathlib import Path
 
 from report import Report, load_now, options, say
-from trees import peak_bytes
+from trees import cpu_seconds, peak_bytes
 
 NUM_INPUTS = 30
+_OF_FEW = ("silo_rounds_per_s", "cpu_ms_per_silo_round", "coordinator_peak_mib")
 ROWS_PER_SILO = 60
 
 
@@ -86,6 +88,7 @@ def run_once(silos: int, rounds: int, engine: str, epsilon: float | None) -> dic
         "roc_auc": result.metrics["roc_auc"],
         "coordinator_peak_mib": peak_bytes() / 2**20,
         "workers_peak_mib": watch.peak_bytes / 2**20,
+        "cpu_ms_per_silo_round": 1000 * watch.cpu_s / (silos * rounds),
         "folder_mib": folder_bytes / 2**20,
     }
 
@@ -95,6 +98,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.peak_bytes = 0
+        self.cpu_s = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -112,6 +116,7 @@ class _Watch:
         while not self._stop.wait(0.5):
             total = sum(_pss_bytes(pid) for pid in descendants(os.getpid()))
             self.peak_bytes = max(self.peak_bytes, total)
+            self.cpu_s = max(self.cpu_s, cpu_seconds([os.getpid()]))
 
 
 def _pss_bytes(pid: int) -> int:
@@ -159,7 +164,8 @@ def main() -> int:
         "rounds": float(rounds),
         **large,
         "few_silos": float(few),
-        **{f"few_{name}": small[name] for name in ("silo_rounds_per_s", "coordinator_peak_mib")},
+        **{f"few_{name}": small[name] for name in _OF_FEW},
+        "few_inline_cpu_ms_per_silo_round": alone["cpu_ms_per_silo_round"],
         "few_inline_silo_rounds_per_s": alone["silo_rounds_per_s"],
         "few_private_silo_rounds_per_s": private["silo_rounds_per_s"],
     }
