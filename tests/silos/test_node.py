@@ -114,7 +114,7 @@ def test_a_child_that_dies_is_a_fault_without_its_words(warm: Warm, silo: Path, 
     assert isinstance(fault, Fault)
     assert fault.code == "crashed"
     assert "4711" not in fault.reason
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 30  # stock Flower takes about 60 s to tell
     assert ask(warm, silo, "echo") == Parcel(b"echo", b"")
 
 
