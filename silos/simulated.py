@@ -13,10 +13,11 @@ held-out rows, batches, noise and sampling are its own, its answers are idempote
 is booked, calibrated and limited for its own number of rows. The bytes that travel are the same.
 
 Not real: there is no mapping per silo, and the contract is checked once, on the whole table. What
-holds for each row of the table holds in each part; what is judged over rows (shares of missing
-values, the least number of rows, uniqueness across silos) is judged for the table and not again
-for each part. Nothing is synced to disk, and the silos share processes, a user and a directory: a
-crash of the machine loses them, and one silo's code could read another's rows.
+holds for each row of the table holds in each part (a silo's report is that verdict, without the
+table's list of findings); what is judged over rows (shares of missing values, the least number of
+rows, uniqueness across silos) is judged for the table and not again for each part. Nothing is
+synced to disk, and the silos share processes, a user and a directory: a crash of the machine loses
+them, and one silo's code could read another's rows.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def write_cut(
         "names": list(parts),
         "ends": [int(each) for each in ends],
         "contract": contract.digest,
-        "report": report.to_json(),
+        # A finding per rule and silo would be a thousand copies of the table's.
+        "report": report.model_copy(update={"findings": ()}).to_json(),
         "search_path": [str(each) for each in search_path],
     }
     (directory / "cut.json").write_text(json.dumps(said))
