@@ -40,8 +40,7 @@ from consilo.transports.pool_worker import (
 
 _AHEAD = 4
 _MOST_ANSWERS = 500
-"""A worker makes room for a fresh one after so many answers, which bounds what leaks in it: torch
-2.13 keeps some 15 kB of text at every `torch.manual_seed` while no GPU is in use."""
+"""A worker makes room for a fresh one after so many answers, which bounds what a model leaks."""
 _LARGE_BYTES = 1 << 20
 _LOOK_S = 0.2
 _START_S = 120.0
