@@ -240,6 +240,8 @@ class Carrier:
 
     def _judge(self, response: http.client.HTTPResponse, path: str) -> None:
         status = response.status
+        if status >= 300:
+            response.close()  # the connection no longer knows it where the SuperLink closes
         if status in (401, 403):
             raise NotAuthorised(f"the SuperLink at {self._address} refuses a body ({status})")
         if status in (409, 500, 502, 503, 504):
