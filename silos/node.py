@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Self
@@ -85,9 +86,16 @@ def load_node_config(folder: Path) -> NodeConfig:
 
 
 class Warm:
-    """The warm process, as the node sees it."""
+    """The warm process, as the node sees it.
 
-    def __init__(self, folder: Path, config: NodeConfig) -> None:
+    Args:
+        folder: the silo's.
+        config: what to load, and the limits of a message.
+        alone: nothing else runs below this process, so whatever is left there is ours to end.
+    """
+
+    def __init__(self, folder: Path, config: NodeConfig, *, alone: bool = False) -> None:
+        self._alone = alone
         self._folder = folder
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
@@ -186,15 +194,16 @@ class Warm:
             self._channel.close()
             self._channel = None
         if self._process is not None:
+            below = descendants(self._process.pid)
             try:
                 self._process.wait(1.0)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
             self._process = None
-        for pid in descendants(os.getpid()):  # orphans come to us: we are their subreaper
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+            # Orphans come to us: we are their subreaper.
+            left = set(descendants(os.getpid()))
+            _end(left if self._alone else left & set(below))
 
 
 class Node:
@@ -217,7 +226,7 @@ class Node:
         ca_certificate = self._folder / self._config.ca_certificate
         if not ca_certificate.is_file():
             raise ConfigInvalid(str(ca_certificate), ["the CA certificate does not exist"])
-        with Warm(self._folder, self._config) as warm:
+        with Warm(self._folder, self._config, alone=True) as warm:
             warm.start()
             with FleetLink(self._config.superlink, ca_certificate, key) as link:
                 self._activate(link)
@@ -309,6 +318,12 @@ def run_node(folder: Path) -> int:
         log.error("%s", cause)
         return _STRUCK_OFF_EXIT
     return 0
+
+
+def _end(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

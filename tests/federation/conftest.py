@@ -132,5 +132,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptDemo]:
         assert done, f"the demo did not finish:\n{err.read_text()[-3000:]}"
         assert process.poll() is None, f"the demo ended:\n{err.read_text()[-3000:]}"
         yield KeptDemo(json.loads(out.read_text()), home, watched, err)
+        assert process.poll() is None, f"ended by itself with {process.returncode}"
     finally:
         end(watched)
