@@ -1,0 +1,59 @@
+"""``consilo job run --simulate``: one JSON object, and a user's error without a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import clinic
+import pytest
+import yaml
+
+
+def _consilo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("consilo")), "job", "run", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "clinic.yaml").write_text(clinic.CONTRACT)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(clinic.JOB))
+    clinic.frame(100).to_csv(tmp_path / "rows.csv", index=False)
+    return tmp_path
+
+
+@pytest.mark.flow
+def test_a_table_becomes_silos(study: Path) -> None:
+    done = _consilo(
+        *(str(study / "job.yaml"), "--simulate", "12", "--data", str(study / "rows.csv")),
+        *("--partition", "power:0.5", "--rounds", "2", "--workers", "2", "--json"),
+        *("--dir", str(study / "out")),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads(done.stdout)
+    assert summary["status"] == "complete", summary["reason"]
+    assert len(summary["silos"]) == 12
+    assert summary["simulation"]["silo_rounds"] == 24
+    assert Path(summary["record"]).is_file()
+    assert "silo-rounds" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "give the rows with --data"),
+        (["--data", "rows.csv", "--partition", "dirichlt:1"], "dirichlet"),
+    ],
+)
+def test_wrong_usage_is_said_plainly(study: Path, options: list[str], said: str) -> None:
+    done = _consilo(str(study / "job.yaml"), "--simulate", "3", *options)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
