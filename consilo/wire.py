@@ -34,6 +34,8 @@ _NOT_A_PAYLOAD = (
     KeyError,
     TypeError,
     AttributeError,
+    IndexError,
+    OverflowError,
     RecursionError,
 )
 _KINDS = {

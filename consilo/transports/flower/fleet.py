@@ -70,9 +70,9 @@ log = logging.getLogger("consilo.node")
 
 # The shortest interval a SuperLink accepts; a lost node counts as offline after twice as long.
 _HEARTBEAT_INTERVAL_S = 10.0
-_HEARTBEAT_EVERY_S = 6.0
+_HEARTBEAT_EVERY_S = 8.0  # one may get lost
 _RETRY_S = 120.0
-_HOLD_S = 20.0
+_HOLD_S = 24.0
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.02, 1.0
 _OBJECTS_S = 300.0
 
