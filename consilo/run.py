@@ -331,11 +331,15 @@ class Run:
         """Work out each silo's status from the rounds whose reports count it."""
         last = len(self.rounds)
         only_asked = not any(each.round for each in self.exchanges)
+        faulty: dict[str, list[Exchange]] = {}
+        for each in self.exchanges:
+            if each.fault is not None:
+                faulty.setdefault(each.silo, []).append(each)
         for name in self.silos:
             outcome = self.outcomes[name]
             mine = [r for r in self.rounds if name in r["silos"]]
             took = tuple(int(r["round"]) for r in mine)
-            faults = [e for e in self.exchanges if e.silo == name and e.fault is not None]
+            faults = faulty.get(name, [])
             if not mine:
                 if self.summary is not None and only_asked and name in self.summary.rows:
                     count = self.summary.rows[name]
