@@ -22,6 +22,7 @@ from consilo.contract import Contract
 from consilo.errors import ConsiloError, QuorumLost
 from consilo.features import Scale
 from consilo.files import write_atomic
+from consilo.forecast import Forecast, forecast, link_rates, probe
 from consilo.job import Job
 from consilo.kernel import Exchange, Federation, Kernel
 from consilo.outcome import RunResult, RunStatus, SiloOutcome
@@ -36,6 +37,8 @@ from consilo.record import RunRecord
 from consilo.steps import Checkpoint, Publish
 from consilo.wire import pack
 
+PROBED_FROM_BYTES = 10_000_000
+"""A smaller model costs its links less than the probe would."""
 LIBRARIES = ("consilo", "torch", "opacus", "numpy", "pandas", "flwr")
 
 
@@ -188,6 +191,21 @@ class Run:
                 variance=[float(each) for each in moments.variance],
             )
         return summary
+
+    def forecast(self) -> Forecast:
+        """Return what a round will move, and how long that takes over the silos' links.
+
+        The rates are those of this run so far; before a large model's first round each link is
+        probed, one after the other.
+        """
+        if self.state is None:
+            raise ConsiloError("forecast comes after standardize")
+        size = tree.num_bytes(self.state.params)
+        rates = link_rates(self.exchanges)
+        unknown = [name for name in self._fed.cohort() if name not in rates]
+        if size >= PROBED_FROM_BYTES and unknown:
+            rates |= probe(self._transport, unknown)
+        return forecast(size, self._fed.silos, rates)
 
     @property
     def rounds_left(self) -> int:

@@ -94,12 +94,16 @@ def validate(
     Example: consilo job validate job.yaml
     """
     from consilo.contract import Contract
+    from consilo.forecast import forecast
     from consilo.job import Job
+    from consilo.params import num_bytes, select
     from consilo.plan import plan
 
     loaded = Job.load(job)
     contract = Contract.load(loaded.contract, search=(job.parent,))
     made = plan(loaded, contract, (), search_path=(job.parent,))
+    sent = select(made.learner.parameters(), made.learner.updatable)
+    moved = forecast(num_bytes(sent), (), {})
     found = {
         "job": loaded.name,
         "job_digest": loaded.digest,
@@ -107,6 +111,7 @@ def validate(
         "contract_digest": contract.digest,
         "inputs": len(made.encoding.inputs),
         "parameters": sum(v.size for v in made.learner.parameters().values()),
+        "bytes_per_round_and_silo": moved.bytes_down + moved.bytes_up,
     }
     if as_json:
         print(json.dumps(found))
@@ -114,7 +119,7 @@ def validate(
         print(
             f"job {loaded.name} is valid: contract {contract.ref}, {found['inputs']} inputs, "
             f"{found['parameters']} parameters, {loaded.protocol.rounds} rounds of "
-            f"{loaded.protocol.name}"
+            f"{loaded.protocol.name}; {moved}"
         )
 
 

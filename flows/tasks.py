@@ -62,6 +62,7 @@ def admit(session: Session) -> list[str]:
 def standardize(session: Session, bins: int = 0) -> None:
     """Learn the columns' moments over all silos, and with ``bins`` their histograms."""
     session.run.standardize(bins=bins)
+    get_run_logger().info("forecast: %s", session.run.forecast())
 
 
 @task(
