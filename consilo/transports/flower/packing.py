@@ -30,6 +30,10 @@ _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
 
 
+class Unwanted(TransportError):
+    """The SuperLink has forgotten the message whose content we send."""
+
+
 def pack_parcel(header: bytes, body: bytes | Stored, *, to: str) -> Any:
     """Return a record dictionary.
 
@@ -119,13 +123,13 @@ def push_objects(
     """Send the wanted objects, in their order.
 
     Raises:
-        TransportError: where the SuperLink no longer wants them.
+        Unwanted: where the SuperLink no longer wants them.
     """
     try:
         for identifier, each in objects.items():
             if identifier in wanted:
                 push(identifier, each.deflate())
     except ObjectPushError as cause:
-        raise TransportError(
+        raise Unwanted(
             "the SuperLink no longer wants what we send: the receiver or the run has gone"
         ) from cause

@@ -27,6 +27,7 @@ from consilo.transports.flower.carrier import Carrier, Stored
 from consilo.transports.flower.doorbell import Waiter
 from consilo.transports.flower.packing import (
     INLINE_BYTES,
+    Unwanted,
     in_order,
     pack_parcel,
     pull_record,
@@ -284,7 +285,7 @@ class FlowerTransport:
         if any(silo not in self._names for silo in parcels):
             self._online()
         messages = {}
-        objects: dict[str, Any] = {}
+        objects: list[dict[str, Any]] = []
         protos, trees = [], []
         with no_object_id_recompute():
             for silo, parcel in parcels.items():
@@ -299,7 +300,7 @@ class FlowerTransport:
                 messages[silo] = message.object_id
                 protos.append(message_to_proto(remove_content_from_message(message)))
                 trees.append(get_object_tree(message))
-                objects.update(in_order(message))
+                objects.append(in_order(message))
             if not messages:
                 return {}
             request = PushAppMessagesRequest(messages_list=protos, message_object_trees=trees)
@@ -310,7 +311,11 @@ class FlowerTransport:
                 self.run_id,
                 answer.session_id,
             )
-            push_objects(objects, set(answer.objects_to_push), push)
+            for each in objects:
+                # A node that turns a run's code down answers before the content is there, which
+                # the SuperLink then no longer wants: the reply says the rest.
+                with contextlib.suppress(Unwanted):
+                    push_objects(each, set(answer.objects_to_push), push)
         accepted = dict(zip(messages, answer.message_ids, strict=True))
         for silo in [silo for silo, identifier in accepted.items() if not identifier]:
             del accepted[silo]
