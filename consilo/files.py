@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[memoryview], *, mode: int = 0o644) -> None:
     """Replace ``path`` by ``data``; a reader sees the old content or the new, never a part.
 
     Args:
         path: the file; its directory is made where it is missing.
-        data: the whole content.
+        data: the whole content, or its parts in order.
         mode: permission bits; a secret gets 0o600.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,7 +21,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(data)
+            for part in (data,) if isinstance(data, bytes) else data:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from consilo.silo import Message, SiloView
     from consilo.steps import Step
 
+_BLOCK = 1 << 20
 _MAX_NAMES = 10_000
 _MAX_NUMBER = 1e100
 """No honest figure is larger; its square and sums of squares are still finite."""
@@ -246,11 +247,17 @@ def _check_numbers(field: Field, name: str, value: Any, payload: Mapping[str, An
         raise ReplyInvalid(f"{name}: expected finite numbers by name")
 
 
+def _all_finite(array: np.ndarray[Any, Any]) -> bool:
+    """Return whether every number is finite, block by block: no mask as large as the array."""
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[at : at + _BLOCK]).all() for at in range(0, flat.size, _BLOCK))
+
+
 def _check_arrays(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
     for item in _check_mapping(name, value).values():
         if not isinstance(item, np.ndarray) or item.dtype.kind not in "biuf":
             raise ReplyInvalid(f"{name}: expected numeric arrays by name")
-        if item.dtype.kind == "f" and not np.isfinite(item).all():
+        if item.dtype.kind == "f" and not _all_finite(item):
             raise ReplyInvalid(f"{name}: an array holds NaN or infinity")
         if item.dtype == np.float64 and (np.abs(item) > _MAX_NUMBER).any():
             raise ReplyInvalid(f"{name}: an array holds a number above {_MAX_NUMBER:g}")

@@ -25,6 +25,8 @@ from consilo.files import write_atomic
 from consilo.forecast import Forecast, forecast, link_rates, probe
 from consilo.job import Job
 from consilo.kernel import Exchange, Federation, Kernel
+from consilo.learners.torch_learner import TorchLearner
+from consilo.learning import learner_of
 from consilo.outcome import RunResult, RunStatus, SiloOutcome
 from consilo.params import Params
 from consilo.parcel import Fault, Transport
@@ -35,7 +37,7 @@ from consilo.protocols.statistics import Statistics, Summary
 from consilo.protocols.training import TrainState
 from consilo.record import RunRecord
 from consilo.steps import Checkpoint, Publish
-from consilo.wire import pack
+from consilo.wire import pack_pieces
 
 PROBED_FROM_BYTES = 10_000_000
 """A smaller model costs its links less than the probe would."""
@@ -79,7 +81,12 @@ class Run:
         self.run_id = run_id
         self.directory = directory
         self.silos = tuple(sorted(silos))
-        self.plan = plan(job, contract, self.silos, search_path)
+        made = plan(job, contract, self.silos, search_path)
+        self.encoding = made.encoding
+        self._protocol = made.protocol
+        self._untrained: TorchLearner | None = made.learner
+        self._fixed: Params = {}
+        self._search_path = tuple(search_path)
         self.outcomes = {name: SiloOutcome() for name in self.silos}
         self.reports: dict[str, CheckReport] = {}
         self.rounds: list[Mapping[str, Any]] = []
@@ -225,14 +232,14 @@ class Run:
         with self.stage("train"):
             if self._training is None:
                 name = self.job.protocol.name
-                self._training = self._kernel.drive(name, self.plan.protocol, self._fed, self.state)
+                self._training = self._kernel.drive(name, self._protocol, self._fed, self.state)
             try:
                 checkpoint = next(self._training)
             except BaseException:
                 self._training = None
                 raise
             state: TrainState = checkpoint.state
-            write_atomic(self.directory / "checkpoint.safetensors", pack(state.to_payload()))
+            write_atomic(self.directory / "checkpoint.safetensors", pack_pieces(state.to_payload()))
             self.state = state
             report = self.rounds[-1]
             self.record.add(
@@ -272,7 +279,13 @@ class Run:
         """The global model as it stands, all entries."""
         if self.state is None:
             raise ConsiloError("there is no model before standardize")
-        return {**self.plan.learner.parameters(), **self.state.params}
+        return {**self._fixed, **self.state.params}
+
+    def learner(self) -> TorchLearner:
+        """Return the job's model with the global parameters, made anew."""
+        learner = learner_of(self.job, self.encoding, self._search_path)
+        learner.load(self.params)
+        return learner
 
     def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
         """End the run: settle every silo's part, close the record, return the result.
@@ -317,9 +330,13 @@ class Run:
         )
 
     def _first_state(self, scale: Scale | None) -> TrainState:
-        learner = self.plan.learner
-        first = tree.select(learner.parameters(), learner.updatable)
-        protocol = self.plan.protocol
+        learner, self._untrained = self._untrained, None  # a model less to hold during the rounds
+        if learner is None:
+            raise ConsiloError("a run is standardised once")
+        whole = learner.parameters()
+        first = tree.select(whole, learner.updatable)
+        self._fixed = {name: value for name, value in whole.items() if name not in first}
+        protocol = self._protocol
         return TrainState(
             first, self.job.protocol.rounds, server=protocol.begin(first), scale=scale
         )
@@ -329,7 +346,7 @@ class Run:
         if mode == "silo":
             return None
         if mode == "contract":
-            return Scale.of_ranges(self.plan.encoding)
+            return Scale.of_ranges(self.encoding)
         if mode == "none":
             return Scale.unit(len(summary.columns))
         return Scale.of_moments(summary.moments.mean, summary.moments.variance)

@@ -147,7 +147,5 @@ def show_statistics(session: Session) -> None:
 def scored(session: Session) -> Scored:
     """Return the run's model with its final parameters loaded."""
     run = session.run
-    learner = run.plan.learner
-    learner.load(run.params)
     scale = None if run.state is None else run.state.scale
-    return Scored(run.job, run.contract, run.plan.encoding, scale, learner)
+    return Scored(run.job, run.contract, run.encoding, scale, run.learner())

@@ -16,10 +16,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from consilo.check_report import CheckReport
 from consilo.contract import Contract
@@ -145,11 +146,15 @@ class CanonicalCache:
     ) -> None:
         from silos.check import check
 
-        table, report = _standardised(source, mapping, contract, now, check)
+        frame = _standardised(source, mapping, contract)
         building = Path(tempfile.mkdtemp(prefix="building-", dir=self._directory))
         try:
-            _write_table(building / "table.arrow", table)
-            digest = _sha256(building / "table.arrow")
+            # Writing, hashing and syncing leave the interpreter to the check.
+            with ThreadPoolExecutor(1) as beside:
+                place, table = building / "table.arrow", to_arrow(frame)
+                written = beside.submit(write_table, place, table)
+                report = check(frame, contract, now=now)
+                digest = written.result()
             _write(building / "report.json", report.to_json())
             entry = {
                 "sha256": digest,
@@ -171,7 +176,7 @@ class CanonicalCache:
         import pyarrow as pa
 
         with pa.memory_map(str(self._table(key))) as file:
-            return _to_pandas(pa.ipc.open_file(file).read_all())
+            return to_pandas(pa.ipc.open_file(file).read_all())
 
     def _prune(self, kept: str) -> None:
         """Remove what the new entry replaces, what was left half built, and the oldest entries."""
@@ -199,17 +204,17 @@ class CanonicalCache:
             os.close(handle)
 
 
-def _standardised(
-    source: Source, mapping: Mapping, contract: Contract, now: datetime, check: Any
-) -> tuple[pa.Table, CheckReport]:
+def _standardised(source: Source, mapping: Mapping, contract: Contract) -> pd.DataFrame:
     available = source.columns()
     wanted = dict.fromkeys(mapping.local_columns(contract).values())
     # A column that is not there is a finding of the check, not an error of the source. With none
     # there at all, any one column still tells how many rows there are.
     there = [name for name in wanted if name in available] or available[:1]
     text = [name for name in mapping.text_columns(contract) if name in there]
-    frame = mapping.apply(source.read(there, text=text), contract)
-    return _to_arrow(frame), check(frame, contract, now=now)
+    frame = source.read(there, text=text)
+    rows, num_rows = dict(frame.items()), len(frame)
+    del frame  # else no column could go before the last one is mapped
+    return mapping.apply_columns(rows, num_rows, contract)
 
 
 def _slot(source: Source, contract: Contract) -> str:
@@ -217,7 +222,8 @@ def _slot(source: Source, contract: Contract) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _to_arrow(frame: pd.DataFrame) -> pa.Table:
+def to_arrow(frame: pd.DataFrame) -> pa.Table:
+    """Return a canonical table as Arrow, numbers without gaps uncopied; see `to_pandas`."""
     import pyarrow as pa
 
     columns = {}
@@ -232,7 +238,8 @@ def _to_arrow(frame: pd.DataFrame) -> pa.Table:
     return table.combine_chunks()
 
 
-def _to_pandas(table: pa.Table) -> pd.DataFrame:
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """Return the canonical table that `to_arrow` took, with its dtypes; numbers are mapped."""
     import pandas as pd
     import pyarrow as pa
 
@@ -249,13 +256,41 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> str:
+    """Write a table as an Arrow file that only the owner can read, and sync it to disk.
+
+    Returns:
+        The SHA-256 of the file, in hexadecimal.
+    """
     import pyarrow as pa
 
     path.touch(mode=0o600)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    _sync(path)
+    with path.open("wb") as file:
+        hashed = _Hashed(file)
+        with pa.PythonFile(hashed, mode="w") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        os.fsync(file.fileno())
+    return hashed.sha256.hexdigest()
+
+
+class _Hashed:
+    """A file for pyarrow to write to, hashed on the way; who opened it closes it."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
 
 
 def _write(path: Path, text: str) -> None:

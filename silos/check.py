@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -74,14 +74,15 @@ def check(frame: pd.DataFrame, contract: Contract, *, now: datetime) -> CheckRep
         now: for the rules about dates.
     """
     rules = compile_rules(contract, frame, now=now)
-    able = [index for index, rule in enumerate(rules) if _can_be_checked(rule, frame)]
+    nulls = {name: int(frame[name].isna().sum()) for name in frame.columns}
+    able = [index for index, rule in enumerate(rules) if _can_be_checked(rule, frame, nulls)]
     held = dict(zip(able, _hold(frame, [rules[index] for index in able]), strict=True))
     broken = [index for index in able if not held[index] and rules[index].name in _OF_ROWS]
     failed = dict(zip(broken, _count(frame, [rules[index] for index in broken]), strict=True))
     findings = []
     for index, rule in enumerate(rules):
         verdict: Verdict = "pass" if held.get(index) else "fail" if index in held else "not_checked"
-        findings.append(_finding(rule, frame, verdict, failed.get(index, 0)))
+        findings.append(_finding(rule, frame, nulls, verdict, failed.get(index, 0)))
     found = tuple(findings)
     return CheckReport(
         contract=contract.ref,
@@ -97,10 +98,11 @@ def write_docs(frame: pd.DataFrame, contract: Contract, silo_dir: Path, *, now: 
     The pages and all that Great Expectations keeps lie in ``silo_dir/gx``. They quote values of
     rows: they are not for anybody outside.
     """
+    nulls = {name: int(frame[name].isna().sum()) for name in frame.columns}
     rules = [
         rule
         for rule in compile_rules(contract, frame, now=now)
-        if rule.name == "present" or _can_be_checked(rule, frame)
+        if rule.name == "present" or _can_be_checked(rule, frame, nulls)
     ]
     silo_dir.mkdir(parents=True, exist_ok=True)
     (silo_dir / "gx").mkdir(mode=0o700, exist_ok=True)
@@ -109,12 +111,15 @@ def write_docs(frame: pd.DataFrame, contract: Contract, silo_dir: Path, *, now: 
         from great_expectations.checkpoint import UpdateDataDocsAction
 
         context = gx.get_context(mode="file", project_root_dir=silo_dir)
-        _hide_progress(gx, context)
+        context.variables.progress_bars = _no_progress(gx)
         name = f"{contract.name}_{contract.version}"
         source = context.data_sources.add_or_update_pandas("canonical")
         asset = source.add_dataframe_asset(name)
         batch = asset.add_batch_definition_whole_dataframe("whole")
-        suite = context.suites.add_or_update(_suite(gx, name, rules))
+        # All at once: adding them one by one compares, and rewrites, all those before.
+        expectations = _marked(enumerate(rules))
+        suite = gx.ExpectationSuite(name=name, expectations=expectations)
+        suite = context.suites.add_or_update(suite)
         definition = context.validation_definitions.add_or_update(
             gx.ValidationDefinition(name=name, data=batch, suite=suite)
         )
@@ -126,7 +131,7 @@ def write_docs(frame: pd.DataFrame, contract: Contract, silo_dir: Path, *, now: 
                 result_format="SUMMARY",
             )
         )
-        checkpoint.run(batch_parameters={"dataframe": _with_marks(frame)})
+        checkpoint.run(batch_parameters={"dataframe": _with_marks(frame, frame.columns)})
     return silo_dir / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
 
 
@@ -249,7 +254,7 @@ def _ends(end: Any) -> Any:
     return datetime(end.year, end.month, end.day)
 
 
-def _can_be_checked(rule: Rule, frame: pd.DataFrame) -> bool:
+def _can_be_checked(rule: Rule, frame: pd.DataFrame, nulls: dict[str, int]) -> bool:
     """Return whether there is something to check: a rule holds of nothing, and says nothing."""
     if rule.name in ("present", "min_rows", "not_empty"):
         return True
@@ -259,14 +264,19 @@ def _can_be_checked(rule: Rule, frame: pd.DataFrame) -> bool:
         return True
     if frame.empty:
         return False
-    all_null = any(bool(frame[column].isna().all()) for column in rule.columns)
+    all_null = any(nulls[column] == len(frame) for column in rule.columns)
     # Whether nothing may be recorded at all is for the rule "nulls" to judge.
     return not all_null or rule.name in ("nulls", "freshness")
 
 
-def _finding(rule: Rule, frame: pd.DataFrame, verdict: Verdict, failed: int) -> Finding:
+def _finding(
+    rule: Rule, frame: pd.DataFrame, nulls: dict[str, int], verdict: Verdict, failed: int
+) -> Finding:
     there = [column for column in rule.columns if column in frame.columns]
-    nulls = int(frame[there].isna().any(axis=1).sum()) if there else 0
+    if len(there) > 1:
+        empty = int(frame[there].isna().any(axis=1).sum())
+    else:
+        empty = nulls[there[0]] if there else 0
     if rule.name == "type" and there:
         failed = frame.attrs.get(UNREADABLE, {}).get(there[0], {}).get("count", failed)
     return Finding(
@@ -274,7 +284,7 @@ def _finding(rule: Rule, frame: pd.DataFrame, verdict: Verdict, failed: int) -> 
         column="+".join(rule.columns) or None,
         verdict=verdict,
         severity=rule.severity,
-        counts=Counts(rows=coarse(len(frame)), failed=coarse(failed), nulls=coarse(nulls)),
+        counts=Counts(rows=coarse(len(frame)), failed=coarse(failed), nulls=coarse(empty)),
     )
 
 
@@ -302,54 +312,75 @@ def _count(frame: pd.DataFrame, rules: Sequence[Rule]) -> list[int]:
 def _validate(
     frame: pd.DataFrame, rules: Sequence[Rule], result_format: dict[str, Any]
 ) -> list[tuple[int, Any]]:
-    """Return the results with the position of the rule that each belongs to."""
-    if not rules:
+    """Return the results with the position of the rule that each belongs to.
+
+    Great Expectations gets the columns of a rule and no others: where a column has a null, it
+    copies all columns that it was given, for every rule. It gets them as a `Validator`, since a
+    batch hashes all rows, twice, for a fingerprint that nobody asks for.
+    """
+    groups: dict[tuple[str, ...], list[tuple[int, Rule]]] = {}
+    for position, rule in enumerate(rules):
+        there = tuple(column for column in rule.columns if column in frame.columns)
+        groups.setdefault(there, []).append((position, rule))
+    results: list[Any] = []
+    if not groups:
         return []
     with _quiet_gx() as gx:
-        context = gx.get_context(mode="ephemeral")
-        _hide_progress(gx, context)
-        asset = context.data_sources.add_pandas("canonical").add_dataframe_asset("table")
-        whole = asset.add_batch_definition_whole_dataframe("whole")
-        batch = whole.get_batch({"dataframe": _with_marks(frame)})
-        results = batch.validate(_suite(gx, "contract", rules), result_format=result_format).results
+        from great_expectations.execution_engine import PandasExecutionEngine
+        from great_expectations.validator.validator import Validator
+
+        context = _passing_context(gx)
+        for columns, group in groups.items():
+            engine = PandasExecutionEngine(batch_data_dict={"rows": _with_marks(frame, columns)})
+            results += Validator(execution_engine=engine, data_context=context).graph_validate(
+                configurations=[each.configuration for each in _marked(group)],
+                runtime_configuration={"result_format": dict(result_format)},
+            )
     return [(int(each.expectation_config.meta["position"]), each) for each in results]
 
 
-def _suite(gx: Any, name: str, rules: Sequence[Rule]) -> Any:
-    # All at once: adding them one by one compares, and on disk rewrites, all those before.
-    return gx.ExpectationSuite(
-        name=name,
-        expectations=[
-            expectation.copy(
-                update={
-                    "meta": {"rule": rule.name, "position": position},
-                    "severity": "critical" if rule.severity == "error" else "warning",
-                }
-            )
-            for position, rule in enumerate(rules)
-            for expectation in rule.expectations
-        ],
-    )
+def _marked(rules: Iterable[tuple[int, Rule]]) -> list[Any]:
+    """Return the expectations of rules, each with its rule's name, position and severity."""
+    return [
+        expectation.copy(
+            update={
+                "meta": {"rule": rule.name, "position": position},
+                "severity": "critical" if rule.severity == "error" else "warning",
+            }
+        )
+        for position, rule in rules
+        for expectation in rule.expectations
+    ]
 
 
 def _mark(column: str) -> str:
     return f"{column} (unreadable)"
 
 
-def _with_marks(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with one column of marks for each column that had unreadable values."""
+def _with_marks(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Return some columns, uncopied, and one of marks for each that had unreadable values."""
+    import pandas as pd
+
     unreadable = frame.attrs.get(UNREADABLE, {})
-    marked = frame.copy(deep=False)
-    marked.attrs = {}
-    for column, lost in unreadable.items():
-        if column in frame.columns:
-            marked[_mark(column)] = frame.index.isin(lost["rows"])
-    return marked
+    shown: dict[str, Any] = {column: frame[column] for column in columns}
+    for column in list(shown):
+        if column in unreadable:
+            shown[_mark(column)] = frame.index.isin(unreadable[column]["rows"])
+    return pd.DataFrame(shown, index=frame.index, copy=False)
 
 
-def _hide_progress(gx: Any, context: Any) -> None:
-    bars = gx.data_context.types.base.ProgressBarsConfig(globally=False)
-    context.variables.progress_bars = bars
+def _passing_context(gx: Any) -> Any:
+    """Return a context that keeps nothing and makes no directory for pages."""
+    types = gx.data_context.types.base
+    config = types.DataContextConfig(
+        store_backend_defaults=types.InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        progress_bars=_no_progress(gx),
+    )
+    return gx.get_context(mode="ephemeral", project_config=config)
+
+
+def _no_progress(gx: Any) -> Any:
+    return gx.data_context.types.base.ProgressBarsConfig(globally=False)
 
 
 @contextmanager

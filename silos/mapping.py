@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -196,18 +197,33 @@ class Mapping(Config):
         the check fails the column's rule ``type`` for it. A column whose local column is not there
         is not there in the result, and fails the rule ``present``.
         """
+        return self.apply_columns(dict(frame.items()), len(frame), contract)
+
+    def apply_columns(
+        self, rows: dict[Any, pd.Series[Any]], num_rows: int, contract: Contract
+    ) -> pd.DataFrame:
+        """Return the canonical table as `apply` does, and take ``rows`` apart on the way.
+
+        Args:
+            rows: local name → column; a column is removed once it has been mapped for the last
+                time, so that its memory is free for what is made of the next one.
+            num_rows: of each column.
+            contract: the contract.
+        """
         import pandas as pd
 
         columns: dict[str, Any] = {}
         unreadable: dict[str, dict[str, Any]] = {}
+        uses = Counter(self.local_columns(contract).values())
         for column in contract.table:
             how = self._how(column)
             local = how.source or column.name
             if how.is_constant:
-                series = pd.Series([how.constant] * len(frame), index=frame.index, dtype=object)
+                series = pd.Series([how.constant] * num_rows, dtype=object)
                 how = ColumnMapping()
-            elif local in frame.columns:
-                series = frame[local]
+            elif local in rows:
+                uses[local] -= 1
+                series = rows[local] if uses[local] else rows.pop(local)
             else:
                 continue
             try:
@@ -222,8 +238,9 @@ class Mapping(Config):
             if lost.any():
                 rows = lost.nonzero()[0]
                 unreadable[column.name] = {"count": len(rows), "rows": rows[:_ROWS_SHOWN].tolist()}
-            columns[column.name] = values.set_axis(pd.RangeIndex(len(frame)))
-        table = pd.DataFrame(columns, index=pd.RangeIndex(len(frame)), copy=False)
+            columns[column.name] = values.set_axis(pd.RangeIndex(num_rows))
+            del series, present, values, empty, lost
+        table = pd.DataFrame(columns, index=pd.RangeIndex(num_rows), copy=False)
         if unreadable:
             table.attrs[UNREADABLE] = unreadable
         return table

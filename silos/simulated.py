@@ -88,11 +88,11 @@ def write_cut(
         report: the verdict on the whole table.
         search_path: where a job's own modules lie.
     """
-    from silos.cache import _to_arrow, _write_table
+    from silos.cache import to_arrow, write_table
 
     directory.mkdir(parents=True, mode=0o700)
     order = np.concatenate(list(parts.values()))
-    _write_table(directory / "table.arrow", _to_arrow(frame.iloc[order]))
+    write_table(directory / "table.arrow", to_arrow(frame.iloc[order]))
     ends = np.cumsum([len(rows) for rows in parts.values()])
     said = {
         "names": list(parts),
@@ -207,12 +207,12 @@ class SimulatedSilo:
         """Return this silo's canonical rows."""
         import pyarrow as pa
 
-        from silos.cache import _to_pandas
+        from silos.cache import to_pandas
 
         self._require(contract)
         with pa.memory_map(str(self._shared.directory / "table.arrow")) as file:
             table = pa.ipc.open_file(file).read_all()
-            return _to_pandas(table.slice(self._start, self._end - self._start))
+            return to_pandas(table.slice(self._start, self._end - self._start))
 
     def encoded(self, key: str, build: Callable[[], Arrays]) -> Arrays:
         """Return this silo's arrays under ``key``, memory-mapped and read-only."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
 _SETTLED_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again with the same time stamp."""
+_CSV_BLOCK = 4 << 20
 
 
 def _one_or_more(value: Any) -> Any:
@@ -312,6 +313,7 @@ def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]
 
     types = {name: pa.string() for name in text if name in wanted}
     names = _csv_names(source, path)
+    is_stream = True
     while True:
         converting = csv.ConvertOptions(
             include_columns=wanted,
@@ -320,9 +322,15 @@ def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]
             strings_can_be_null=True,
         )
         try:
-            table = csv.read_csv(path, convert_options=converting, **_csv_options(source))
+            if is_stream:
+                table = _stream_csv(source, path, converting)
+            else:
+                table = csv.read_csv(path, convert_options=converting, **_csv_options(source))
             break
         except pa.ArrowInvalid as cause:
+            if is_stream:
+                is_stream = False
+                continue
             column = re.match(r"In CSV column #(\d+)", str(cause))
             if column is None or names[int(column[1])] in types:
                 raise
@@ -331,6 +339,24 @@ def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]
         # What is no text in its encoding comes as bytes.
         raise SourceUnreadable(f"{source._where()}: {_not_text(source)}")
     return table
+
+
+def _stream_csv(source: Source, path: Path, converting: Any) -> pa.Table:
+    """Return the table, read a block at a time: `csv.read_csv` holds the whole text beside it.
+
+    The first block decides the types. They are those of `csv.read_csv` where every later block
+    fits them.
+
+    Raises:
+        pyarrow.ArrowInvalid: where one does not.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    options = _csv_options(source)
+    options["read_options"].block_size = _CSV_BLOCK
+    with csv.open_csv(path, convert_options=converting, **options) as reader:
+        return pa.Table.from_batches(reader, schema=reader.schema)
 
 
 def _stack(tables: list[pa.Table]) -> pa.Table:

@@ -159,7 +159,7 @@ def test_with_one_silo_fedavg_is_its_local_training(tmp_path):
     from consilo.learning import learner_of, plan_of
     from consilo.seeds import generator
 
-    encoding, host = run.plan.encoding, clinic.Host("east", rows["east"])
+    encoding, host = run.encoding, clinic.Host("east", rows["east"])
     learner = learner_of(run.job, encoding)
     from consilo.dataset import rows_of
     from consilo.silo import SiloView
