@@ -63,7 +63,7 @@ def digest(params: Params) -> str:
     for name, value in params.items():
         little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
         state.update(json.dumps([name, little.dtype.str, list(value.shape)]).encode())
-        state.update(memoryview(little))
+        state.update(little.data)
     return state.hexdigest()
 
 
