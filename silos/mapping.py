@@ -236,8 +236,9 @@ class Mapping(Config):
                 said = f"column '{local}' cannot be read as {column.type} for {column.name}"
                 raise SourceUnreadable(f"{said}; check the mapping") from None
             if lost.any():
-                rows = lost.nonzero()[0]
-                unreadable[column.name] = {"count": len(rows), "rows": rows[:_ROWS_SHOWN].tolist()}
+                which = lost.nonzero()[0]
+                first = which[:_ROWS_SHOWN].tolist()
+                unreadable[column.name] = {"count": len(which), "rows": first}
             columns[column.name] = values.set_axis(pd.RangeIndex(num_rows))
             del series, present, values, empty, lost
         table = pd.DataFrame(columns, index=pd.RangeIndex(num_rows), copy=False)

@@ -29,6 +29,7 @@ DEFAULT_NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
 _SETTLED_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again with the same time stamp."""
 _CSV_BLOCK = 4 << 20
+_AT_ONCE = 16 << 20
 
 
 def _one_or_more(value: Any) -> Any:
@@ -355,8 +356,21 @@ def _stream_csv(source: Source, path: Path, converting: Any) -> pa.Table:
 
     options = _csv_options(source)
     options["read_options"].block_size = _CSV_BLOCK
-    with csv.open_csv(path, convert_options=converting, **options) as reader:
+    with csv.open_csv(path, convert_options=converting, memory_pool=_pool(), **options) as reader:
         return pa.Table.from_batches(reader, schema=reader.schema)
+
+
+def _pool() -> pa.MemoryPool:
+    """Return where to keep what several threads make and one gives back column by column.
+
+    With mimalloc, the default, such memory stays with the threads that made it.
+    """
+    import pyarrow as pa
+
+    try:
+        return pa.jemalloc_memory_pool()
+    except NotImplementedError:
+        return pa.default_memory_pool()
 
 
 def _stack(tables: list[pa.Table]) -> pa.Table:
@@ -381,10 +395,25 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 
     # Whole numbers with gaps stay whole numbers, else large ones would lose their last digits.
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    frame: pd.DataFrame = table.to_pandas(
-        types_mapper=types.get, split_blocks=True, self_destruct=True, ignore_metadata=True
-    )
-    return frame
+    names, columns, num_rows = table.schema.names, table.columns, table.num_rows
+    del table
+    parts = [pd.DataFrame(index=pd.RangeIndex(num_rows))]
+    while columns:
+        # A few at a time, so that the table is never there twice.
+        some, size = [], 0
+        while columns and size < _AT_ONCE:
+            some.append(columns.pop(0))
+            size += some[-1].nbytes
+        part = pa.table(some, names=names[: len(some)])
+        names, some = names[len(some) :], []
+        parts.append(
+            part.to_pandas(
+                types_mapper=types.get, split_blocks=True, self_destruct=True, ignore_metadata=True
+            )
+        )
+        del part
+        _pool().release_unused()
+    return pd.concat(parts, axis="columns")
 
 
 def _remembered_hashes(paths: Sequence[Path], memo: Path | None) -> list[str]:
