@@ -24,12 +24,13 @@ from consilo.errors import ConfigInvalid, SourceUnreadable
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 DEFAULT_NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
 _SETTLED_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again with the same time stamp."""
 _CSV_BLOCK = 4 << 20
-_AT_ONCE = 16 << 20
+_NUMBERS = ("double", "int64")
 
 
 def _one_or_more(value: Any) -> Any:
@@ -154,7 +155,7 @@ class Source(Config):
                 if not everything and self.type == "sqlite":
                     return self._query(f"SELECT {quoted} FROM ({select}) AS t")
                 return self._query(select)[wanted]
-            return _to_pandas(self._read_files(wanted, text))
+            return self._read_files(wanted, text)
 
     def fingerprint(self, memo: Path | None = None) -> str:
         """Return a SHA-256 over the content and the reading options, in hexadecimal.
@@ -177,12 +178,20 @@ class Source(Config):
         said = json.dumps([options, content], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
-    def _read_files(self, wanted: list[str], text: Sequence[str]) -> pa.Table:
+    def _read_files(self, wanted: list[str], text: Sequence[str]) -> pd.DataFrame:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if self.type == "parquet":
-            return _stack([pq.read_table(path, columns=wanted) for path in self._files()])
-        return _stack([_read_csv(self, path, wanted, text) for path in self._files()])
+            tables = [pq.read_table(path, columns=wanted) for path in self._files()]
+            return _to_pandas(_stack(tables))
+        try:
+            return _stream_csv(self, wanted, text)
+        except pa.ArrowInvalid:
+            # It takes the types of the first rows for granted; this looks at all rows, and says
+            # what is wrong with them.
+            tables = [_read_csv(self, path, wanted, text) for path in self._files()]
+            return _to_pandas(_stack(tables))
 
     def _files(self) -> tuple[Path, ...]:
         for path in self.path:
@@ -307,6 +316,130 @@ def _open_csv(source: Source, path: Path) -> Any:
     return csv.open_csv(path, **_csv_options(source))
 
 
+def _stream_csv(source: Source, wanted: list[str], text: Sequence[str]) -> pd.DataFrame:
+    """Return what `_read_csv`, `_stack` and `_to_pandas` would, a block of text at a time.
+
+    So there is one copy of the table: reading a whole file holds its text and all that was parsed
+    from it beside that. The first block of the first file decides the types, and they are the
+    same as for the whole where every other block fits them.
+
+    Raises:
+        pyarrow.ArrowInvalid: where one does not.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    from pyarrow import csv
+
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise pa.ArrowInvalid("no column is wanted, or one twice")
+    schema: pa.Schema | None = None
+    columns: list[_Numbers | _Chunks] = []
+    num_bytes = sum(path.stat().st_size for path in source._files())
+    for path in source._files():
+        _csv_names(source, path)
+        types = {name: pa.string() for name in text if name in wanted}
+        options = _csv_options(source)
+        options["read_options"].block_size = _CSV_BLOCK
+        with csv.open_csv(
+            path, convert_options=_converting(source, wanted, types), **options
+        ) as reader:
+            if schema is None:
+                schema = reader.schema
+                columns = [_Numbers.of(field.type) or _Chunks(field) for field in schema]
+            if reader.schema != schema or any(map(pa.types.is_binary, schema.types)):
+                raise pa.ArrowInvalid("the types differ, or what is no text came as bytes")
+            for batch in reader:
+                about = num_bytes * batch.num_rows // _CSV_BLOCK
+                for column, values in zip(columns, batch.columns, strict=True):
+                    column.add(values, about)
+    made = {name: each.take() for name, each in zip(wanted, columns, strict=True)}
+    return pd.DataFrame(made, copy=False)
+
+
+class _Numbers:
+    """A column of numbers, filled block by block; integers may have gaps.
+
+    Args:
+        dtype: float64 or int64.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        import numpy as np
+
+        self._values = np.empty(0, dtype=dtype)
+        self._gaps = np.empty(0, dtype=bool)
+        self._has_gaps = dtype == "int64"
+        self._size = 0
+
+    @classmethod
+    def of(cls, kind: pa.DataType) -> Self | None:
+        """Return a column for the values of a type, None where it is no type of numbers."""
+        return cls(str(kind).replace("double", "float64")) if str(kind) in _NUMBERS else None
+
+    def add(self, values: pa.Array, about: int) -> None:
+        """Append values; ``about`` is a guess how many there will be in all."""
+        end = self._size + len(values)
+        if end > len(self._values):
+            # Memory that is never written to is never taken, so the guess may be generous.
+            capacity = max(end, 2 * self._size or about + about // 8)
+            self._values = _longer(self._values, self._size, capacity)
+            if self._has_gaps:
+                self._gaps = _longer(self._gaps, self._size, capacity)
+        if self._has_gaps:
+            self._gaps[self._size : end] = values.is_null().to_numpy(zero_copy_only=False)
+            values = values.fill_null(0) if values.null_count else values
+        self._values[self._size : end] = values.to_numpy(zero_copy_only=False)
+        self._size = end
+
+    def take(self) -> Any:
+        """Return all that was added, as pandas holds it."""
+        import pandas as pd
+
+        values = self._values[: self._size]
+        if not self._has_gaps:
+            return values
+        return pd.arrays.IntegerArray(values, self._gaps[: self._size])
+
+
+class _Chunks:
+    """A column of anything else."""
+
+    def __init__(self, field: pa.Field) -> None:
+        self._field = field
+        self._parts: list[pa.Array] = []
+
+    def add(self, values: pa.Array, about: int) -> None:
+        """Append values."""
+        self._parts.append(values)
+
+    def take(self) -> Any:
+        """Return all that was added, as pandas holds it."""
+        import pyarrow as pa
+
+        parts, self._parts = self._parts, []
+        column = pa.chunked_array(parts, type=self._field.type)
+        return _to_pandas(pa.table({self._field.name: column}))[self._field.name]
+
+
+def _longer(array: NDArray[Any], size: int, capacity: int) -> NDArray[Any]:
+    import numpy as np
+
+    longer = np.empty(capacity, dtype=array.dtype)
+    longer[:size] = array[:size]
+    return longer
+
+
+def _converting(source: Source, wanted: list[str], types: dict[str, pa.DataType]) -> Any:
+    from pyarrow import csv
+
+    return csv.ConvertOptions(
+        include_columns=wanted,
+        column_types=types,
+        null_values=sorted({"", *source.na_values}),
+        strings_can_be_null=True,
+    )
+
+
 def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]) -> pa.Table:
     """Return the table; a column whose later rows belie the type of the first ones becomes text."""
     import pyarrow as pa
@@ -314,24 +447,12 @@ def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]
 
     types = {name: pa.string() for name in text if name in wanted}
     names = _csv_names(source, path)
-    is_stream = True
     while True:
-        converting = csv.ConvertOptions(
-            include_columns=wanted,
-            column_types=types,
-            null_values=sorted({"", *source.na_values}),
-            strings_can_be_null=True,
-        )
+        converting = _converting(source, wanted, types)
         try:
-            if is_stream:
-                table = _stream_csv(source, path, converting)
-            else:
-                table = csv.read_csv(path, convert_options=converting, **_csv_options(source))
+            table = csv.read_csv(path, convert_options=converting, **_csv_options(source))
             break
         except pa.ArrowInvalid as cause:
-            if is_stream:
-                is_stream = False
-                continue
             column = re.match(r"In CSV column #(\d+)", str(cause))
             if column is None or names[int(column[1])] in types:
                 raise
@@ -340,37 +461,6 @@ def _read_csv(source: Source, path: Path, wanted: list[str], text: Sequence[str]
         # What is no text in its encoding comes as bytes.
         raise SourceUnreadable(f"{source._where()}: {_not_text(source)}")
     return table
-
-
-def _stream_csv(source: Source, path: Path, converting: Any) -> pa.Table:
-    """Return the table, read a block at a time: `csv.read_csv` holds the whole text beside it.
-
-    The first block decides the types. They are those of `csv.read_csv` where every later block
-    fits them.
-
-    Raises:
-        pyarrow.ArrowInvalid: where one does not.
-    """
-    import pyarrow as pa
-    from pyarrow import csv
-
-    options = _csv_options(source)
-    options["read_options"].block_size = _CSV_BLOCK
-    with csv.open_csv(path, convert_options=converting, memory_pool=_pool(), **options) as reader:
-        return pa.Table.from_batches(reader, schema=reader.schema)
-
-
-def _pool() -> pa.MemoryPool:
-    """Return where to keep what several threads make and one gives back column by column.
-
-    With mimalloc, the default, such memory stays with the threads that made it.
-    """
-    import pyarrow as pa
-
-    try:
-        return pa.jemalloc_memory_pool()
-    except NotImplementedError:
-        return pa.default_memory_pool()
 
 
 def _stack(tables: list[pa.Table]) -> pa.Table:
@@ -395,25 +485,10 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 
     # Whole numbers with gaps stay whole numbers, else large ones would lose their last digits.
     types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    names, columns, num_rows = table.schema.names, table.columns, table.num_rows
-    del table
-    parts = [pd.DataFrame(index=pd.RangeIndex(num_rows))]
-    while columns:
-        # A few at a time, so that the table is never there twice.
-        some, size = [], 0
-        while columns and size < _AT_ONCE:
-            some.append(columns.pop(0))
-            size += some[-1].nbytes
-        part = pa.table(some, names=names[: len(some)])
-        names, some = names[len(some) :], []
-        parts.append(
-            part.to_pandas(
-                types_mapper=types.get, split_blocks=True, self_destruct=True, ignore_metadata=True
-            )
-        )
-        del part
-        _pool().release_unused()
-    return pd.concat(parts, axis="columns")
+    frame: pd.DataFrame = table.to_pandas(
+        types_mapper=types.get, split_blocks=True, self_destruct=True, ignore_metadata=True
+    )
+    return frame
 
 
 def _remembered_hashes(paths: Sequence[Path], memo: Path | None) -> list[str]:
