@@ -7,7 +7,9 @@ itself returns holds values of rows and never leaves: `check` reads booleans and
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -390,7 +392,22 @@ def _quiet_gx() -> Iterator[Any]:
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         # It warns of what its own dependencies will drop; nothing here can mend that.
         warnings.simplefilter("ignore")
+        if "great_expectations.expectations" not in sys.modules:
+            _import_gx()
         import great_expectations as gx
-        import great_expectations.expectations
 
         yield gx
+
+
+def _import_gx() -> None:
+    logger = logging.getLogger("great_expectations")
+    if logger.level == logging.NOTSET:
+        # It tells of every step and directory.
+        logger.setLevel(logging.WARNING)
+    were_captured = warnings.showwarning.__module__ == "logging"
+    import great_expectations.expectations
+    import great_expectations.validator.validator  # noqa: F401
+
+    if not were_captured:
+        # Several of its modules send all warnings of the process to logging.
+        logging.captureWarnings(False)

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from consilo.contract import Contract
 from consilo.errors import SchemaDrift, SourceUnreadable
-from silos.cache import CanonicalCache
+from silos.cache import CanonicalCache, to_arrow, to_pandas, write_table
 from silos.mapping import Mapping
 from silos.sources import Source
 
@@ -96,7 +97,7 @@ def test_a_hit_neither_opens_the_source_nor_loads_great_expectations(silo):
         sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
         from pathlib import Path
         from consilo.contract import Contract
-        from silos.cache import CanonicalCache
+        from silos.cache import CanonicalCache, to_arrow, to_pandas, write_table
         from silos.mapping import Mapping
         from silos.sources import Source
         contract = Contract.from_json({silo.contract.to_json()!r})
@@ -230,5 +231,36 @@ class Restless(Source):
 def test_a_source_that_changes_while_it_is_read_leaves_no_entry(silo):
     silo.source = Restless(type="csv", path=silo.path)
     with pytest.raises(SourceUnreadable, match="changed while it was read"):
+        silo.build()
+    assert silo.entries() == set()
+
+
+def test_a_table_is_hashed_as_it_is_written(silo, tmp_path):
+    import pyarrow as pa
+
+    frame, _ = silo.build()
+    path = tmp_path / "table.arrow"
+    assert write_table(path, to_arrow(frame)) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pa.memory_map(str(path)) as file:
+        pd.testing.assert_frame_equal(to_pandas(pa.ipc.open_file(file).read_all()), frame)
+
+
+def test_a_check_that_fails_to_run_leaves_nothing_behind(silo, monkeypatch):
+    def breaks(*_, **__):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("silos.check.check", breaks)
+    with pytest.raises(RuntimeError):
+        silo.build()
+    assert silo.entries() == set()
+
+
+def test_a_disk_that_is_full_leaves_no_entry(silo, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("silos.cache.write_table", full)
+    with pytest.raises(OSError, match="No space"):
         silo.build()
     assert silo.entries() == set()

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -274,3 +277,46 @@ def test_threads_can_check_at_the_same_time():
     with ThreadPoolExecutor(4) as pool:
         reports = list(pool.map(reported, tables))
     assert [report.passed for report in reports] == [True, False, False, True]
+
+
+def test_a_check_copies_no_column_but_the_one_with_gaps(monkeypatch):
+    from great_expectations.execution_engine import PandasExecutionEngine
+
+    seen = []
+    load = PandasExecutionEngine.load_batch_data
+
+    def loaded(self, batch_id, batch_data):
+        seen.append(tuple(batch_data.columns))
+        return load(self, batch_id, batch_data)
+
+    monkeypatch.setattr(PandasExecutionEngine, "load_batch_data", loaded)
+    canonical = Mapping(contract="clinic@1").apply(good(), clinic())
+    assert check(canonical, clinic(), now=NOW).passed
+    assert ("waist", "height") in seen
+    assert max(len(columns) for columns in seen) == 2
+
+
+def test_great_expectations_leaves_the_logging_of_the_process_alone():
+    program = """
+        import logging, warnings
+        from datetime import UTC, datetime
+        lines = []
+        class Kept(logging.Handler):
+            def emit(self, record):
+                lines.append(record.getMessage())
+        logging.basicConfig(level=logging.INFO, handlers=[Kept()])
+        handlers, shown = list(logging.root.handlers), warnings.showwarning
+        import pandas as pd
+        from consilo.contract import Contract
+        from silos.check import check
+        columns = {"height": {"type": "float"}}
+        contract = Contract.parse({"name": "a", "version": 1, "columns": columns}, where="x")
+        report = check(pd.DataFrame({"height": [1.0]}), contract, now=datetime.now(UTC))
+        assert report.passed
+        assert not lines, lines
+        assert logging.root.handlers == handlers and logging.root.level == logging.INFO
+        assert warnings.showwarning is shown
+        logging.captureWarnings(True)
+        assert warnings.showwarning is not shown
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)

@@ -234,3 +234,12 @@ def test_text_columns_are_those_that_must_be_read_as_written():
     columns = {"beds": {"decimal": ","}, "height": {"from": "h"}, "ill": {"recode": {"j": 1}}}
     mapping = Mapping.parse({"contract": "clinic@1", "columns": columns}, CLINIC, where="m")
     assert mapping.text_columns(CLINIC) == ["patient_id", "beds", "ward", "visited", "ill"]
+
+
+def test_columns_are_let_go_once_they_are_mapped_for_the_last_time():
+    columns = {"height": {"from": "size"}, "beds": {"from": "size"}}
+    mapping = Mapping.parse({"contract": "clinic@1", "columns": columns}, CLINIC, where="m")
+    rows = {"size": pd.Series([1.0, 2.0]), "other": pd.Series([1, 2])}
+    frame = mapping.apply_columns(rows, 2, CLINIC)
+    assert list(frame["height"]) == list(frame["beds"]) == [1, 2]
+    assert list(rows) == ["other"]
