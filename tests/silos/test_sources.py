@@ -2,11 +2,13 @@ import os
 import sqlite3
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consilo.errors import ConfigInvalid, SourceUnreadable
+from silos import sources
 from silos.sources import Source
 
 SECRET = "SECRET-77"
@@ -209,3 +211,56 @@ def test_a_version_query_answers_for_the_rows(everywhere):
     connection.close()
     assert source.fingerprint() == before[0]
     assert everywhere["sql"].fingerprint() != before[1]
+
+
+CELLS = st.sampled_from(
+    ["1", "-7", "9007199254740993", "1.5", "nan", "", "true", "2020-01-31", "x"]
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.tuples(CELLS, CELLS), max_size=40),
+    st.lists(st.tuples(CELLS, CELLS), max_size=5),
+    st.sampled_from([(), ("b",)]),
+)
+def test_a_csv_file_read_in_blocks_is_the_one_read_whole(tmp_path, first, second, text):
+    paths = [tmp_path / "1.csv", tmp_path / "2.csv"]
+    for path, rows in zip(paths, (first, second), strict=True):
+        path.write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_CSV_BLOCK", 64)
+        in_blocks = _read_or_fault(paths, text)
+        patch.setattr(sources, "_stream_csv", _refuses)
+        whole = _read_or_fault(paths, text)
+    if isinstance(whole, str):
+        assert in_blocks == whole
+    else:
+        pd.testing.assert_frame_equal(in_blocks, whole)
+
+
+def _read_or_fault(paths, text):
+    try:
+        return Source(type="csv", path=paths).read(["b", "a"], text=text)
+    except SourceUnreadable as fault:
+        return str(fault)
+
+
+def _refuses(*_):
+    raise pa.ArrowInvalid("not in blocks")
+
+
+@pytest.mark.parametrize("kind", ["int64", "double"])
+def test_numbers_are_read_in_blocks_and_keep_their_gaps(tmp_path, monkeypatch, kind):
+    path = tmp_path / "rows.csv"
+    unit = "1" if kind == "int64" else "0.5"
+    path.write_text("a,b\n" + "".join(f"{unit if n % 3 else ''},{n}\n" for n in range(3000)))
+    monkeypatch.setattr(sources, "_CSV_BLOCK", 512)
+    monkeypatch.setattr(sources, "_read_csv", _refuses)
+    frame = Source(type="csv", path=path).read()
+    assert str(frame["a"].dtype) == ("Int64" if kind == "int64" else "float64")
+    assert frame["a"].isna().tolist() == [n % 3 == 0 for n in range(3000)]
+    assert frame["a"].sum() == 2000 * float(unit)
+    assert frame["b"].tolist() == list(range(3000))
