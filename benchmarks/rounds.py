@@ -62,12 +62,14 @@ class Cost:
     Args:
         wall_s: of each round.
         overhead_s: the same, less the slowest silo's own computing.
+        computing_s: of each round, all silos' own computing together.
         cpu_s: CPU-seconds of all processes, over all these rounds.
     """
 
     wall_s: Sequence[float]
     overhead_s: Sequence[float]
     cpu_s: float
+    computing_s: Sequence[float] = ()
 
     def figures(self) -> dict[str, float]:
         """Return the figures per round."""
@@ -141,16 +143,19 @@ def ours(folder: Path, hospitals: Sequence[Hospital], rounds: int) -> Cost:
 
 def _our_rounds(run: Run, rounds: int, roots: Sequence[int]) -> Cost:
     run.train_round()
-    wall_s, overhead_s = [], []
+    wall_s, overhead_s, computing_s = [], [], []
     cpu_before = cpu_seconds(roots) + time.process_time()
     for _ in range(rounds):
         started = time.perf_counter()
         report = run.train_round()
         wall_s.append(time.perf_counter() - started)
-        if len(report["silos"]) < SILOS:
+        if len(report["silos"]) < len(run.silos):
             raise ServiceFailed(f"round {report['round']}: only {len(report['silos'])} answered")
-        overhead_s.append(wall_s[-1] - max(each["seconds"] for each in report["silos"].values()))
-    cost = Cost(wall_s, overhead_s, cpu_seconds(roots) + time.process_time() - cpu_before)
+        seconds = [each["seconds"] for each in report["silos"].values()]
+        overhead_s.append(wall_s[-1] - max(seconds))
+        computing_s.append(sum(seconds))
+    cpu_s = cpu_seconds(roots) + time.process_time() - cpu_before
+    cost = Cost(wall_s, overhead_s, cpu_s, computing_s)
     say(f"consilo: {rounds} rounds, median {median(wall_s):.3f} s")
     return cost
 

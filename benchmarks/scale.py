@@ -1,0 +1,103 @@
+"""How the cost of a round grows with the number of silos, over the Flower transport.
+
+Real processes on this machine, TLS and node authentication: a SuperLink and N nodes, a perceptron
+of 2,114 parameters. All silos compute on the same cores, so a round's wall time has their
+computing in it; the overhead is the wall time less the sum of the silos' own computing over the
+cores.
+
+    overhead_s_per_round.N   median over rounds, the first left out
+    cpu_s_per_round.N        CPU-seconds of all processes
+    growth                   overhead per silo at the most silos, over that at the fewest: at most
+                             1 where the overhead grows no worse than linearly
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from report import Report, columns, load_now, options, say
+from rounds import Cost, ours
+
+from consilo import seeds
+from consilo.errors import ConsiloError
+from flows.demo_data import CONTRACT, Hospital, hospital_rows
+from silos.policy import TEMPLATE
+
+COUNTS = (3, 5, 10, 20)
+ROWS = 100
+
+
+def write_silos(folder: Path, count: int) -> list[Hospital]:
+    """Write ``count`` silos of `ROWS` rows each, drawn with replacement from the demo's table."""
+    import pandas as pd
+
+    table = pd.concat(list(hospital_rows(count=4, seed=0).values()), ignore_index=True)
+    made = []
+    for number in range(count):
+        name = f"silo{number:02d}"
+        directory = folder / name
+        directory.mkdir(parents=True, mode=0o700)
+        drawn = seeds.generator(0, "scale", number).integers(len(table), size=ROWS)
+        rows = table.iloc[drawn].reset_index(drop=True)
+        rows["patient_id"] = [f"{name}-{row}" for row in range(ROWS)]
+        rows.to_parquet(directory / "rows.parquet", index=False)
+        source = {"type": "parquet", "path": "rows.parquet"}
+        (directory / "silo.yaml").write_text(yaml.safe_dump({"name": name, "source": source}))
+        (directory / "mapping.yaml").write_text(yaml.safe_dump({"contract": CONTRACT}))
+        (directory / "policy.yaml").write_text(TEMPLATE)
+        made.append(Hospital(name, directory, rows, broken=False))
+    return made
+
+
+def shared_overhead(cost: Cost) -> float:
+    """Return the wall time that the silos' computing, spread over the cores, does not explain."""
+    cores = os.cpu_count() or 1
+    busy = sorted(
+        wall - computing / cores
+        for wall, computing in zip(cost.wall_s, cost.computing_s, strict=True)
+    )
+    return busy[len(busy) // 2]
+
+
+def main() -> int:
+    """Run from the command line."""
+    chosen = options(__doc__).parse_args()
+    load = load_now()
+    counts, rounds = (COUNTS[:1], 2) if chosen.quick else (COUNTS, 8)
+    figures: dict[str, float] = {}
+    rows: list[tuple[str, ...]] = [("silos", "wall s", "overhead s", "per silo ms", "CPU-s")]
+    try:
+        for count in counts:
+            with tempfile.TemporaryDirectory(prefix="consilo-scale-") as place:
+                folder = Path(place)
+                cost = ours(folder, write_silos(folder / "silos", count), rounds)
+            overhead, found = shared_overhead(cost), cost.figures()
+            figures[f"s_per_round.{count}"] = found["s_per_round"]
+            figures[f"overhead_s_per_round.{count}"] = overhead
+            figures[f"cpu_s_per_round.{count}"] = found["cpu_s_per_round"]
+            rows.append(
+                (
+                    str(count),
+                    f"{found['s_per_round']:.2f}",
+                    f"{overhead:.2f}",
+                    f"{1000 * overhead / count:.0f}",
+                    f"{found['cpu_s_per_round']:.2f}",
+                )
+            )
+            say(f"{count} silos: overhead {overhead:.2f} s")
+    except ConsiloError as cause:
+        print(cause, file=sys.stderr)
+        return 1
+    first, last = counts[0], counts[-1]
+    per_silo = {n: figures[f"overhead_s_per_round.{n}"] / n for n in (first, last)}
+    report = Report("scale", load, figures, {"growth": per_silo[last] / per_silo[first]})
+    report.show(as_json=chosen.json, table=columns(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
