@@ -31,7 +31,6 @@ _DISCLOSED: dict[type[ConsiloError], str] = {
     SchemaDrift: "contract",
     BudgetExhausted: "budget_exhausted",
     ModelDiverged: "diverged",
-    ReplyInvalid: "invalid_reply",
     VersionUnsupported: "version",
 }
 """Errors whose own words may travel: they are made of declared names and counts only."""
@@ -69,6 +68,11 @@ def disclose(cause: Exception) -> Fault:
     for kind, code in _DISCLOSED.items():
         if isinstance(cause, kind):
             return Fault(code, str(cause))
+    if isinstance(cause, ReplyInvalid):  # names the fields, which a job's own code may have named
+        return Fault(
+            "invalid_reply",
+            "what was asked, or would be answered, is not what was declared; the silo's log says",
+        )
     if isinstance(cause, SourceUnreadable):
         return Fault("source", "the silo's data source cannot be read; its own log says why")
     if isinstance(cause, InvalidInput):

@@ -149,7 +149,7 @@ def order_of(
     Raises:
         ContractInvalid: where its contract is not found or not valid.
     """
-    contract = Contract.load(_contract_path(job.contract, search_path), search=list(search_path))
+    contract = Contract.load(job.contract, search=list(search_path))
     return Order(home, job, contract, tuple(search_path), threading.Event())
 
 
@@ -240,12 +240,3 @@ def _settle(session: Session) -> None:
     if not stopped:
         model = None if session.model is None else session.model.to_json()
         artifacts.summary(result, mlflow_url=session.tracker.url, model=model)
-
-
-def _contract_path(reference: str, search_path: Sequence[Path]) -> str:
-    """Return a contract's path relative to the job file as one that opens from here."""
-    if reference.endswith((".yaml", ".yml")):
-        for folder in search_path:
-            if (folder / reference).is_file():
-                return str(folder / reference)
-    return reference

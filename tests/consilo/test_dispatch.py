@@ -13,6 +13,7 @@ from consilo.errors import (
     JobInvalid,
     ModelDiverged,
     Refused,
+    ReplyInvalid,
     SchemaDrift,
     SourceUnreadable,
 )
@@ -108,6 +109,7 @@ def test_the_text_of_an_exception_stays_in_the_silo(host, caplog):
         (SchemaDrift("range (age)"), "contract", True),
         (BudgetExhausted("too dear"), "budget_exhausted", True),
         (ModelDiverged("NaN in weight"), "diverged", True),
+        (ReplyInvalid("undeclared fields SENTINEL"), "invalid_reply", False),
         (SourceUnreadable("/data/SENTINEL.csv"), "source", False),
         (JobInvalid("x", ["SENTINEL"]), "configuration", False),
         (IncompatibleJob("SENTINEL"), "failed", False),
