@@ -8,10 +8,8 @@ the coordinator's key.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from consilo import chain
+from consilo.chain import now_utc, read
 from consilo.errors import RecordTampered
-from consilo.wire import canonical_json, digest
+from consilo.wire import digest
 
-_START = "0" * 64
-
-
-def now_utc() -> str:
-    """Return the time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+__all__ = ["RunRecord", "read", "verify"]
 
 
 class RunRecord:
@@ -50,7 +45,7 @@ class RunRecord:
         path.open("x").close()
         self._key = key
         self._now = now
-        self._head = _START
+        self._head = chain.START
         self._count = 0
         self._closed = False
 
@@ -66,60 +61,30 @@ class RunRecord:
             kind: what happened: ``opened``, ``contract``, ``round``, ``model``, ``closed``, …
             body: plain JSON values; names, counts, hashes, ε; never a row or a value of one.
         """
-        return self._write(self._entry(kind, body))
+        return self._write(self._now(), kind, body)
 
     def close(self, **body: Any) -> str:
         """Append the signed closing line and return its hash; a second call changes nothing."""
         if not self._closed:
             public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
             body = {**body, "entries": self._count + 1, "public_key": public.hex()}
-            entry = self._entry("closed", body)
-            signature = self._key.sign(bytes.fromhex(digest(entry))).hex()
-            self._write({**entry, "body": {**body, "signature": signature}})
+            time = self._now()
+            _, unsigned = chain.linked(self._count, time, "closed", body, self._head)
+            signature = self._key.sign(bytes.fromhex(unsigned)).hex()
+            self._write(time, "closed", {**body, "signature": signature})
             self._closed = True
         return self._head
 
-    def _entry(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "seq": self._count,
-            "time": self._now(),
-            "kind": kind,
-            "body": dict(body),
-            "prev": self._head,
-        }
-
-    def _write(self, entry: dict[str, Any]) -> str:
+    def _write(self, time: str, kind: str, body: Mapping[str, Any]) -> str:
         # Encoded before anything changes, so that an entry that cannot be written leaves no gap.
-        head = digest(entry)
-        line = canonical_json({**entry, "hash": head}).decode()
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(line + "\n")
+        line, head = chain.linked(self._count, time, kind, body, self._head)
+        with self.path.open("ab") as file:
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
         self._head = head
         self._count += 1
         return head
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a record file, unverified.
-
-    Raises:
-        RecordTampered: where a line is not canonical JSON, or the last one has no end.
-    """
-    entries = []
-    *lines, rest = path.read_bytes().split(b"\n")
-    if rest or not lines:
-        raise RecordTampered(f"{path.name}: the end is missing, or the run never closed")
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict) or canonical_json(entry) != line:
-                raise ValueError("not as it was written")
-        except (ValueError, RecursionError):
-            raise RecordTampered(f"{path.name}, line {number}: the line was edited") from None
-        entries.append(entry)
-    return entries
 
 
 def verify(path: Path, public_key: bytes | None = None) -> Mapping[str, Any]:
@@ -134,18 +99,7 @@ def verify(path: Path, public_key: bytes | None = None) -> Mapping[str, Any]:
         RecordTampered: naming the first line that does not fit.
     """
     entries = read(path)
-    if not entries:
-        raise RecordTampered(f"{path.name}: the record is empty")
-    prev = _START
-    for number, entry in enumerate(entries, start=1):
-        where = f"{path.name}, line {number}"
-        stated = entry.get("hash")
-        content = {key: value for key, value in entry.items() if key != "hash"}
-        if entry.get("seq") != number - 1 or entry.get("prev") != prev:
-            raise RecordTampered(f"{where}: a line before it was removed, added or moved")
-        if digest(content) != stated:
-            raise RecordTampered(f"{where}: the line was edited")
-        prev = stated
+    chain.check_links(entries, path.name)
     closing = entries[-1]
     if closing.get("kind") != "closed":
         raise RecordTampered(f"{path.name}: the end is missing, or the run never closed")
