@@ -11,10 +11,10 @@ import numpy as np
 
 from consilo.contract import Contract
 from consilo.errors import SchemaDrift
+from consilo.headers import Header
 from consilo.job import Job
 from consilo.parcel import Parcel
 from consilo.protocol import Verb
-from consilo.wire import Header
 from silos.policy import Policy
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -53,7 +53,11 @@ class PreparedSilo:
         """Refuse: there is no table."""
         raise SchemaDrift("prepared rows have no table")
 
-    def encoded(self, key: str, build: Callable[[], Arrays]) -> Arrays:
+    def dataset(self, contract: Contract) -> str:
+        """Return the name of the rows."""
+        return "data"
+
+    def encoded(self, contract: Contract, key: str, build: Callable[[], Arrays]) -> Arrays:
         """Return the prepared rows."""
         return self.arrays
 

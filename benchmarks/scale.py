@@ -46,7 +46,9 @@ def write_silos(folder: Path, count: int) -> list[Hospital]:
         rows["patient_id"] = [f"{name}-{row}" for row in range(ROWS)]
         rows.to_parquet(directory / "rows.parquet", index=False)
         source = {"type": "parquet", "path": "rows.parquet"}
-        (directory / "silo.yaml").write_text(yaml.safe_dump({"name": name, "source": source}))
+        (directory / "silo.yaml").write_text(
+            yaml.safe_dump({"name": name, "data": {"rows": source}})
+        )
         (directory / "mapping.yaml").write_text(yaml.safe_dump({"contract": CONTRACT}))
         (directory / "policy.yaml").write_text(TEMPLATE)
         made.append(Hospital(name, directory, rows, broken=False))

@@ -85,7 +85,7 @@ def rows_of(silo: SiloView, scale: Scale | None) -> Rows:
             "fingerprint": np.frombuffer(mark, dtype=np.uint8),
         }
 
-    kept = silo.host.encoded(key, build)
+    kept = silo.host.encoded(silo.contract, key, build)
     return Rows(
         Arrays(kept["train_features"], kept["train_targets"]),
         Arrays(kept["test_features"], kept["test_targets"]),

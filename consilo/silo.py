@@ -11,9 +11,9 @@ import numpy as np
 
 from consilo import seeds
 from consilo.contract import Contract
+from consilo.headers import Header
 from consilo.job import Job
 from consilo.protocol import Verb
-from consilo.wire import Header
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +44,12 @@ class SiloHost(Protocol):
         """Return the canonical rows; raises `SchemaDrift` where the contract check failed."""
         ...
 
-    def encoded(self, key: str, build: Callable[[], Arrays]) -> Arrays:
-        """Return the arrays cached under ``key`` for the present data, or build and keep them."""
+    def dataset(self, contract: Contract) -> str:
+        """Return the name of the data set behind ``contract``; the privacy ledger is kept by it."""
+        ...
+
+    def encoded(self, contract: Contract, key: str, build: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays kept under ``key`` for the contract's present rows, or build them."""
         ...
 
     def kept_number(self, key: str, build: Callable[[], float]) -> float:

@@ -63,7 +63,7 @@ def write_hospitals(folder: Path, *, count: int, seed: int) -> list[Hospital]:
             source, mapping = _write_sqlite(directory, rows)
         else:
             source, mapping = _write_csv(directory, rows)
-        _write_yaml(directory / "silo.yaml", {"name": name, "source": source})
+        _write_yaml(directory / "silo.yaml", {"name": name, "data": {"patients": source}})
         _write_yaml(directory / "mapping.yaml", {"contract": CONTRACT, **mapping})
         (directory / "policy.yaml").write_text(TEMPLATE)
         hospitals.append(Hospital(name, directory, rows, broken))

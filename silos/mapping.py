@@ -104,9 +104,11 @@ class Mapping(Config):
         columns: canonical name → how it comes about; what is not listed has the same name, unit
             and codes in the silo.
         missing: local codes that mean "nothing recorded" in every column, such as ``"?"``.
+        data: which of the silo's data sets the rows come from; needed only where it has several.
     """
 
     contract: str
+    data: str | None = None
     columns: dict[str, ColumnMapping] = Field(default_factory=dict)
     missing: tuple[Code, ...] = ()
 

@@ -2,9 +2,9 @@
 
 ```
 SILO_DIR/
-  silo.yaml      its name and where its rows are (`SiloConfig`)
+  silo.yaml      its name and its data sets: where the rows are (`SiloConfig`)
   mapping.yaml   its columns, units and codes → the contract's; without it, they are alike;
-                 several contracts: mappings/NAME@VERSION.yaml
+                 several contracts: mappings/NAME@VERSION.yaml; several data sets: which one
   policy.yaml    what may leave; without it, nothing
   cache/         canonical tables and encoded rows
   gx/            the contract check's full report, for people here
@@ -24,21 +24,21 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from consilo.check_report import CheckReport
 from consilo.config import Config, parse, read_yaml
 from consilo.contract import Contract
 from consilo.dispatch import answerer as dispatch_answerer
 from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadable
+from consilo.headers import Header
 from consilo.job import Job
 from consilo.parcel import Answer, Parcel
 from consilo.protocol import Verb
 from consilo.silo import Arrays
-from consilo.wire import Header
 from silos.cache import CanonicalCache
 from silos.mapping import Mapping
 from silos.policy import Policy
@@ -52,17 +52,30 @@ log = logging.getLogger(__name__)
 
 _KEPT_ENCODINGS = 16
 
+SiloName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+
 
 class SiloConfig(Config):
     """``silo.yaml``. Paths are relative to the silo's directory.
 
     Args:
         name: as the coordinator knows it.
-        source: where the rows are.
+        data: name → where the rows of that data set are. A mapping says which one it is for; the
+            privacy ledger is kept by these names, so a data set keeps its own.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")
-    source: Source
+    name: SiloName
+    data: dict[SiloName, Source] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "source" in value:
+            raise ValueError(
+                "source: a silo now names its data sets; put what stands under 'source' under a "
+                "name of its own: {data: {patients: {type: …}}}"
+            )
+        return value
 
 
 class Silo:
@@ -70,7 +83,7 @@ class Silo:
 
     Args:
         directory: the silo's own.
-        config: name and source.
+        config: name and data sets.
         policy: what may leave.
         search_path: where a job's own modules lie.
         docs: write the full report of a contract check for people in the silo.
@@ -89,7 +102,7 @@ class Silo:
         self.directory = directory
         self.policy = policy
         self.search_path = search_path
-        self._source = config.source.resolve(directory)
+        self._sources = {name: each.resolve(directory) for name, each in config.data.items()}
         self._docs = docs
         self._store = Store(directory)
         self._cache = CanonicalCache(directory / "cache")
@@ -120,10 +133,11 @@ class Silo:
         """
         mapping = self.mapping(contract)
         now = datetime.now(UTC)
-        known = self._known(self._cache.key(self._source, mapping, contract, now=now))
+        source = self._source(mapping)
+        known = self._known(self._cache.key(source, mapping, contract, now=now))
         if known is not None:
             return known
-        frame, report = self._cache.get_or_build(self._source, mapping, contract, now=now)
+        frame, report = self._cache.get_or_build(source, mapping, contract, now=now)
         if self._docs:
             from silos.check import write_docs
 
@@ -138,18 +152,19 @@ class Silo:
             SchemaDrift: where they break the contract.
         """
         mapping = self.mapping(contract)
-        key = self._cache.key(self._source, mapping, contract, now=datetime.now(UTC))
+        source = self._source(mapping)
+        key = self._cache.key(source, mapping, contract, now=datetime.now(UTC))
         try:
             return self._cache.frame(key)
         except SourceUnreadable:  # not there, or damaged: build it
-            frame, report = self._cache.get_or_build(self._source, mapping, contract)
+            frame, report = self._cache.get_or_build(source, mapping, contract)
         if not report.passed:
             raise SchemaDrift(report.reason())
         return frame
 
     def mapping(self, contract: Contract) -> Mapping:
         """Return the silo's mapping to ``contract``; without a file, names and units are alike."""
-        path = self._mapping_file(contract)
+        path = self._mapping_file(contract.ref)
         if path is None:
             return Mapping(contract=contract.ref)
         value = read_yaml(path, error=MappingInvalid)
@@ -159,9 +174,19 @@ class Silo:
             )
         return Mapping.load(path, contract)
 
-    def encoded(self, key: str, build: Callable[[], Arrays]) -> Arrays:
+    def dataset(self, contract: Contract) -> str:
+        """Return the name of the data set that holds the rows for ``contract``.
+
+        Raises:
+            MappingInvalid: where the mapping names none of several, or one that is not there.
+            Refused: where the silo has no mapping for this contract.
+        """
+        return self._dataset(self.mapping(contract))
+
+    def encoded(self, contract: Contract, key: str, build: Callable[[], Arrays]) -> Arrays:
         """Return arrays kept under ``key`` for the present rows, memory-mapped and read-only."""
-        fingerprint = self._source.fingerprint(self.directory / "cache" / "fingerprints.json")
+        source = self._source(self.mapping(contract))
+        fingerprint = source.fingerprint(self.directory / "cache" / "fingerprints.json")
         files = [self.directory / "mapping.yaml", *sorted(self.directory.glob("mappings/*.yaml"))]
         how = b"".join(file.read_bytes() for file in files if file.exists())
         name = hashlib.sha256(f"{fingerprint} {key} ".encode() + how).hexdigest()
@@ -194,8 +219,20 @@ class Silo:
         """Keep the answer to ``step_id`` before it is sent."""
         self._store.remember(step_id, reply)
 
-    def _mapping_file(self, contract: Contract) -> Path | None:
-        places = (self.directory / f"mappings/{contract.ref}.yaml", self.directory / "mapping.yaml")
+    def _dataset(self, mapping: Mapping) -> str:
+        names = list(self._sources)
+        name = mapping.data or (names[0] if len(names) == 1 else None)
+        if name in self._sources:
+            return name
+        said = f"no data set is called '{name}'" if name else "name the data set with 'data: NAME'"
+        place = self._mapping_file(mapping.contract) or self.directory / "mapping.yaml"
+        raise MappingInvalid(str(place), [f"data: {said}; silo.yaml has {', '.join(names)}"])
+
+    def _source(self, mapping: Mapping) -> Source:
+        return self._sources[self._dataset(mapping)]
+
+    def _mapping_file(self, ref: str) -> Path | None:
+        places = (self.directory / f"mappings/{ref}.yaml", self.directory / "mapping.yaml")
         return next((place for place in places if place.exists()), None)
 
     def _known(self, key: str) -> CheckReport | None:

@@ -44,12 +44,12 @@ from consilo.check_report import CheckReport
 from consilo.contract import Contract
 from consilo.dispatch import answerer
 from consilo.errors import Refused, SourceUnreadable
+from consilo.headers import Header
 from consilo.job import Job
 from consilo.parcel import Answer, Parcel
 from consilo.partition import Rows
 from consilo.protocol import Verb
 from consilo.silo import Arrays
-from consilo.wire import Header
 from silos.policy import Policy
 
 if TYPE_CHECKING:
@@ -214,7 +214,11 @@ class SimulatedSilo:
             table = pa.ipc.open_file(file).read_all()
             return to_pandas(table.slice(self._start, self._end - self._start))
 
-    def encoded(self, key: str, build: Callable[[], Arrays]) -> Arrays:
+    def dataset(self, contract: Contract) -> str:
+        """Return the one name that all simulated silos give their rows."""
+        return "data"
+
+    def encoded(self, contract: Contract, key: str, build: Callable[[], Arrays]) -> Arrays:
         """Return this silo's arrays under ``key``, memory-mapped and read-only."""
         name = hashlib.sha256(f"{self.name} {key}".encode()).hexdigest()
         path = self._shared.directory / "encoded" / f"{name}.safetensors"

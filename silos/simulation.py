@@ -197,7 +197,7 @@ def _whole(table: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, .
     if path.is_dir():
         return Silo.open(path, search_path=modules)
     place.mkdir(parents=True, mode=0o700)
-    config = SiloConfig(name="whole", source=_file(path))
+    config = SiloConfig(name="whole", data={"data": _file(path)})
     return Silo(place, config, Policy.simulation(), search_path=modules, docs=False)
 
 
@@ -278,5 +278,6 @@ def _silo(
         return silo
     place.mkdir(parents=True, mode=0o700)
     rows.to_parquet(place / "rows.parquet", index=False)
-    config = SiloConfig(name=name, source=Source(type="parquet", path=(Path("rows.parquet"),)))
+    source = Source(type="parquet", path=(Path("rows.parquet"),))
+    config = SiloConfig(name=name, data={"data": source})
     return Silo(place, config, Policy.simulation(), search_path=modules, docs=False)

@@ -124,7 +124,10 @@ class MemorySilo:
     def frame(self, contract: Contract) -> pd.DataFrame:
         return self.rows
 
-    def encoded(self, key: str, build: Callable[[], Any]) -> Any:
+    def dataset(self, contract: Contract) -> str:
+        return "data"
+
+    def encoded(self, contract: Contract, key: str, build: Callable[[], Any]) -> Any:
         if key not in self._kept:
             self._kept[key] = build()
         return self._kept[key]

@@ -26,7 +26,7 @@ def contract_of(ref: str) -> Contract:
 
 
 def heart() -> tuple[Source, Mapping, Contract]:
-    source = SiloConfig.model_validate(yaml.safe_load(FILES["silo.yaml"])).source
+    (source,) = SiloConfig.model_validate(yaml.safe_load(FILES["silo.yaml"])).data.values()
     contract = Contract.load("heart@1")
     mapping = next(each for each in MAPPINGS if each["contract"] == "heart@1")
     return source, Mapping.parse(mapping, contract, where="docs"), contract

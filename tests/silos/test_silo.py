@@ -17,7 +17,7 @@ POLICY = "jobs: ['*']\ndisclosures: [metric, statistic, update]\n"
 def make(path, rows=None, *, mapping=None, name="north", policy=POLICY):
     path.mkdir(parents=True, exist_ok=True)
     (clinic.frame(30) if rows is None else rows).to_csv(path / "rows.csv", index=False)
-    config = {"name": name, "source": {"type": "csv", "path": "rows.csv"}}
+    config = {"name": name, "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (path / "silo.yaml").write_text(yaml.safe_dump(config))
     (path / "policy.yaml").write_text(policy)
     if mapping is not None:
@@ -62,22 +62,22 @@ def test_encoded_rows_are_kept_until_rows_or_mapping_change(silo, tmp_path):
         built.append(1)
         return {"x": np.arange(3.0), "y": np.ones(1, np.int64)}
 
-    first = silo.encoded("key", build)
-    again = Silo.open(silo.directory).encoded("key", build)
+    first = silo.encoded(clinic.contract(), "key", build)
+    again = Silo.open(silo.directory).encoded(clinic.contract(), "key", build)
     assert len(built) == 1
     np.testing.assert_array_equal(again["x"], first["x"])
     assert isinstance(again["x"], np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         again["x"][0] = 1
-    silo.encoded("other", build)
+    silo.encoded(clinic.contract(), "other", build)
     (silo.directory / "mapping.yaml").write_text("contract: clinic@1\n")
-    silo.encoded("key", build)
-    make(silo.directory, clinic.frame(31)).encoded("key", build)
+    silo.encoded(clinic.contract(), "key", build)
+    make(silo.directory, clinic.frame(31)).encoded(clinic.contract(), "key", build)
     assert len(built) == 4
 
 
 def test_what_is_kept_is_for_the_owner_only(silo):
-    silo.encoded("key", lambda: {"x": np.ones(1)})
+    silo.encoded(clinic.contract(), "key", lambda: {"x": np.ones(1)})
     silo.frame(clinic.contract())
     for file in (silo.directory / "cache").rglob("*"):
         assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file
@@ -85,7 +85,7 @@ def test_what_is_kept_is_for_the_owner_only(silo):
 
 def test_few_encodings_are_kept(silo):
     for number in range(20):
-        silo.encoded(str(number), lambda: {"x": np.ones(1)})
+        silo.encoded(clinic.contract(), str(number), lambda: {"x": np.ones(1)})
     assert len(list((silo.directory / "cache" / "encoded").iterdir())) == 16
 
 
@@ -105,7 +105,9 @@ def test_a_faulty_mapping_is_named(tmp_path):
     ("file", "text", "error", "why"),
     [
         ("silo.yaml", "name: North", ConfigInvalid, "2 faults"),
-        ("silo.yaml", "nam: north\nsource: {type: csv, path: x}", ConfigInvalid, "'name'"),
+        ("silo.yaml", "nam: north\ndata: {rows: {type: csv, path: x}}", ConfigInvalid, "'name'"),
+        ("silo.yaml", "name: n\nsource: {type: csv, path: x}", ConfigInvalid, "patients: {type"),
+        ("silo.yaml", "name: n\ndata: {}", ConfigInvalid, "data"),
         ("policy.yaml", "job: []", PolicyInvalid, "did you mean 'jobs'"),
     ],
 )
@@ -141,3 +143,48 @@ def test_a_missing_source_is_told_to_people_here(silo):
     (silo.directory / "rows.csv").unlink()
     with pytest.raises(Exception, match=r"rows\.csv"):
         silo.check(clinic.contract())
+
+
+def two(path, mapping=None):
+    silo = make(path, mapping=mapping)
+    clinic.frame(20, seed=1).to_csv(path / "more.csv", index=False)
+    config = {
+        "name": "north",
+        "data": {name: {"type": "csv", "path": f"{name}.csv"} for name in ("rows", "more")},
+    }
+    (path / "silo.yaml").write_text(yaml.safe_dump(config))
+    return Silo.open(silo.directory)
+
+
+@pytest.mark.parametrize(("name", "count"), [("rows", 30), ("more", 20)])
+def test_of_several_data_sets_the_mapping_names_one(tmp_path, name, count):
+    silo = two(tmp_path / "north", {"contract": "clinic@1", "data": name})
+    assert silo.dataset(clinic.contract()) == name
+    assert len(silo.frame(clinic.contract())) == count
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        (None, "name the data set with 'data: NAME'; silo.yaml has more, rows"),
+        ({"contract": "clinic@1"}, "name the data set with 'data: NAME'; silo.yaml has more, rows"),
+        ({"contract": "clinic@1", "data": "row"}, "called 'row'; silo.yaml has more, rows"),
+    ],
+)
+def test_a_mapping_that_leaves_the_data_set_open_is_told_the_names(tmp_path, mapping, said):
+    silo = two(tmp_path / "north", mapping)
+    with pytest.raises(MappingInvalid, match=said):
+        silo.dataset(clinic.contract())
+    with pytest.raises(MappingInvalid, match=said):
+        silo.check(clinic.contract())
+
+
+def test_the_encodings_of_two_data_sets_are_apart(tmp_path):
+    silo = two(tmp_path / "north", {"contract": "clinic@1", "data": "rows"})
+    silo.encoded(clinic.contract(), "key", lambda: {"x": np.zeros(1)})
+    (silo.directory / "mapping.yaml").write_text("contract: clinic@1\ndata: more\n")
+    assert silo.encoded(clinic.contract(), "key", lambda: {"x": np.ones(1)})["x"] == 1
+
+
+def test_a_silo_with_one_data_set_needs_no_name_in_its_mapping(silo):
+    assert silo.dataset(clinic.contract()) == "rows"

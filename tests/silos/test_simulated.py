@@ -13,11 +13,12 @@ import yaml
 
 from consilo.check_report import CheckReport
 from consilo.errors import ConfigInvalid, Refused, SchemaDrift
+from consilo.headers import Header
 from consilo.outcome import RunResult
 from consilo.parcel import Parcel
 from consilo.partition import Partition, cut
 from consilo.silo import SiloHost
-from consilo.wire import Header, digest, pack, unpack
+from consilo.wire import digest, pack, unpack
 from silos.simulated import SimulatedSilo, open_cut, write_cut
 from silos.simulation import simulate, simulate_cut
 
@@ -99,7 +100,7 @@ def test_rows_come_from_a_file_or_a_silos_directory(tmp_path: Path) -> None:
     source = {"type": "csv", "path": "../rows.csv"}
     (tmp_path / "silo").mkdir()
     (tmp_path / "silo" / "silo.yaml").write_text(
-        yaml.safe_dump({"name": "whole", "source": source})
+        yaml.safe_dump({"name": "whole", "data": {"rows": source}})
     )
     found = []
     for place in ("rows.csv", "rows.parquet", "silo"):
@@ -194,8 +195,10 @@ def test_encoded_rows_are_kept_per_silo_and_read_only(place: Path) -> None:
     }
     for name in ("silo-0", "silo-1"):
         host = _host(place, name)
-        made = host.encoded("k", lambda: arrays)
-        kept = _host(place, name).encoded("k", lambda: pytest.fail("was built twice"))
+        made = host.encoded(clinic.contract(), "k", lambda: arrays)
+        kept = _host(place, name).encoded(
+            clinic.contract(), "k", lambda: pytest.fail("was built twice")
+        )
         for found in (made, kept):
             assert set(found) == set(arrays)
             for key, value in arrays.items():

@@ -86,7 +86,7 @@ def test_a_silos_directory_may_stand_in_for_rows(folder, tmp_path):
     place = tmp_path / "hospital"
     place.mkdir()
     clinic.frame(30).to_csv(place / "rows.csv", index=False)
-    config = {"name": "hospital", "source": {"type": "csv", "path": "rows.csv"}}
+    config = {"name": "hospital", "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (place / "silo.yaml").write_text(yaml.safe_dump(config))
     # Without a policy nothing leaves.
     result = simulate(folder / "job.yaml", {"hospital": place, **clinic.frames(20)})

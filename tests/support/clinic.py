@@ -101,7 +101,10 @@ class Host:
     def frame(self, contract) -> pd.DataFrame:
         return self.rows
 
-    def encoded(self, key: str, build: Callable[[], Any]) -> Any:
+    def dataset(self, contract: Contract) -> str:
+        return "data"
+
+    def encoded(self, contract: Contract, key: str, build: Callable[[], Any]) -> Any:
         if key not in self.arrays:
             self.encodings += 1
             self.arrays[key] = build()
