@@ -54,6 +54,8 @@ class Column(Config):
     Args:
         name: canonical name; in YAML it is the key.
         description: one sentence for the person who maps a column to it.
+        synonyms: other names that organisations give it; they help `consilo silo data add` to find
+            it, and are no part of what the contract demands: neither of its digest nor its JSON.
         type: what the canonical table holds; ``docs/contracts.md`` names the dtypes.
         unit: in pint's words (``mm``, ``mm2``, ``mg/dl``, ``1``); None for what has no unit.
         range: where every value must lie.
@@ -67,6 +69,7 @@ class Column(Config):
 
     name: Name
     description: str = ""
+    synonyms: tuple[str, ...] = Field(default=(), exclude=True)
     type: ColumnType
     unit: str | None = None
     range: Bounds | None = None

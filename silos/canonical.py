@@ -34,7 +34,7 @@ def allowed_values(column: Column) -> list[Any]:
     return [str(value) for value in allowed] if DTYPES[column.type] == "str" else list(allowed)
 
 
-def _key(value: Any) -> str:
+def code_key(value: Any) -> str:
     """Return the text under which a local code is known: 1, 1.0, "1" and " 1.0 " are one code."""
     text = str(value).strip()
     try:
@@ -45,11 +45,11 @@ def _key(value: Any) -> str:
 
 
 def _keys(series: pd.Series[Any]) -> pd.Series[Any]:
-    """Return `_key` of each value, worked out once per distinct value; null stays null."""
+    """Return `code_key` of each value, worked out once per distinct value; null stays null."""
     import pandas as pd
 
     codes, distinct = pd.factorize(series)
-    known = pd.Series([_key(value) for value in distinct], dtype=object)
+    known = pd.Series([code_key(value) for value in distinct], dtype=object)
     return known.reindex(codes).set_axis(series.index)
 
 
@@ -59,7 +59,7 @@ def _code_keys(code: Any) -> set[str]:
         return {"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"}
     if code is False:
         return {"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"}
-    return {_key(code)}
+    return {code_key(code)}
 
 
 def is_missing(series: pd.Series[Any], codes: Sequence[Code]) -> NDArray[np.bool_]:
@@ -225,14 +225,14 @@ def _date_text(value: Any, date_format: str | None) -> Any:
         return value.strftime(date_format) if date_format else value.isoformat()
     if isinstance(value, str):
         return value.strip()
-    return _key(value) if date_format else None
+    return code_key(value) if date_format else None
 
 
 def _texts(series: pd.Series[Any], column: Column) -> pd.Series[Any]:
     import pandas as pd
 
     if column.type == "category" and column.allowed is not None:
-        table = {_key(value): str(value) for value in column.allowed}
+        table = {code_key(value): str(value) for value in column.allowed}
         keys = _keys(series)
         # A code outside the list stays as it is: the rule "allowed" tells of it.
         return keys.map(lambda key: table.get(key, key), na_action="ignore").astype("str")

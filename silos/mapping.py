@@ -18,7 +18,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model
 
 from consilo.config import Config, nearest, parse, read_yaml
 from consilo.contract import Column, Contract
-from consilo.errors import MappingInvalid, SourceUnreadable
+from consilo.errors import MappingInvalid, Refused, SourceUnreadable
 from silos.canonical import allowed_values, canonical, is_missing, recoded_to_null
 from silos.units import conversion_fault, unit_fault
 
@@ -105,10 +105,12 @@ class Mapping(Config):
             and codes in the silo.
         missing: local codes that mean "nothing recorded" in every column, such as ``"?"``.
         data: which of the silo's data sets the rows come from; needed only where it has several.
+        confirmed: false in a proposal that no person has confirmed yet; the silo does not use it.
     """
 
     contract: str
     data: str | None = None
+    confirmed: StrictBool = True
     columns: dict[str, ColumnMapping] = Field(default_factory=dict)
     missing: tuple[Code, ...] = ()
 
@@ -118,9 +120,17 @@ class Mapping(Config):
 
         Raises:
             MappingInvalid: with one finding per fault, also those against the contract.
+            Refused: where it is a proposal that nobody has confirmed.
         """
         value = read_yaml(path, error=MappingInvalid)
-        return cls.parse(value, contract, where=str(path))
+        mapping = cls.parse(value, contract, where=str(path))
+        if not mapping.confirmed:
+            raise Refused(
+                f"the silo's mapping to {contract.ref} is a proposal that nobody there has "
+                f"confirmed; read it, then: consilo silo data confirm {contract.ref}",
+                code="mapping",
+            )
+        return mapping
 
     @classmethod
     def parse(cls, value: Any, contract: Contract, *, where: str) -> Self:
