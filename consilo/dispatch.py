@@ -19,11 +19,12 @@ from consilo.errors import (
     SourceUnreadable,
     VersionUnsupported,
 )
+from consilo.headers import WIRE_VERSION, Header, ReplyHeader
 from consilo.job import Job
 from consilo.parcel import Answer, Fault, Parcel
 from consilo.protocols import find_protocol
 from consilo.silo import Message, SiloHost, SiloView
-from consilo.wire import Header, ReplyHeader, digest, fault_parcel, pack, unpack
+from consilo.wire import digest, pack, unpack
 
 log = logging.getLogger(__name__)
 
@@ -41,24 +42,50 @@ def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) 
 
     def answer(parcel: Parcel) -> Parcel:
         started = clock()
-        step_id = ""
+        header: Header | None = None
         try:
             header = Header.decode(parcel.header)
-            step_id = header.step_id
-            known = host.remembered(step_id)
+            host.verify(header)
+            known = host.remembered(header.step_id)
             if known is not None:
+                host.repeated(header)
                 return known
             fields = _run(header, parcel.body, host)
-            reply = ReplyHeader(step_id, host.name, "ok", seconds=round(clock() - started, 3))
-            made = Parcel(reply.encode(), pack(fields))
-            host.remember(step_id, made)
+            body = pack(fields)
+            reply = ReplyHeader(
+                header.step_id,
+                host.name,
+                "ok",
+                seconds=round(clock() - started, 3),
+                content=digest(body),
+                manifest=header.manifest.digest,
+                wire=header.wire,
+            )
+            made = Parcel(host.seal(header, reply, fields).encode(), body)
+            host.remember(header.step_id, made)
             return made
         except Exception as cause:  # the boundary: nothing but a declared fault may leave
             fault = disclose(cause)
-            log.exception("step %s: answered with the fault '%s'", step_id, fault.code)
-            return fault_parcel(silo=host.name, step_id=step_id, fault=fault)
+            step = "" if header is None else header.step_id
+            log.exception("step %s: answered with the fault '%s'", step, fault.code)
+            return _refusal(host, header, fault)
 
     return answer
+
+
+def _refusal(host: SiloHost, header: Header | None, fault: Fault) -> Parcel:
+    """Return the signed parcel that says why there is no answer."""
+    reply = ReplyHeader(
+        "" if header is None else header.step_id,
+        host.name,
+        "fault",
+        code=fault.code,
+        reason=fault.reason,
+        content=digest(b""),
+        manifest="" if header is None else header.manifest.digest,
+        wire=WIRE_VERSION if header is None else header.wire,
+    )
+    return Parcel(host.seal(header, reply, {}).encode(), b"")
 
 
 def disclose(cause: Exception) -> Fault:
@@ -81,8 +108,6 @@ def disclose(cause: Exception) -> Fault:
 
 
 def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
-    if header.silo != host.name:
-        raise Refused("the message is addressed to another silo", code="wrong_receiver")
     if digest(body) != header.content:
         raise ReplyInvalid("the request's body is not the one its header names")
     content = unpack(body)
@@ -92,7 +117,7 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     verb = kind.verbs().get(header.verb)
     if verb is None:
         raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")
-    host.permit(header, job, verb)
+    host.permit(header, job, contract, verb)
     protocol = kind.from_job(job)
     view = SiloView(host, job, contract, header)
     payload = content["payload"]

@@ -138,6 +138,10 @@ class Promotion(Config):
     approvals: int = Field(1, ge=1)
 
 
+_YOUNG = (("", "purpose"), ("", "exclude"))
+"""(section, key): what wire version 1 did not know."""
+
+
 def _model_spec(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
@@ -147,6 +151,11 @@ class Job(Config):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="the registered model's name")
     description: str = ""
+    purpose: str = Field(
+        "unstated",
+        pattern=r"^[a-z][a-z0-9_ -]{0,62}$",
+        description="what the model is for; silos allow purposes, and rows carry consent for them",
+    )
     contract: str = Field(description="name@version, or a path relative to the job file")
     task: Literal["binary", "multiclass", "regression", "custom"] = "binary"
     model: Annotated[
@@ -163,6 +172,9 @@ class Job(Config):
     quorum: QuorumSpec = QuorumSpec()
     evaluation: Evaluation = Evaluation()
     promotion: Promotion | None = None
+    exclude: tuple[str, ...] = Field(
+        (), description="silos that are not asked, such as one that left"
+    )
     seed: int = Field(0, ge=0)
 
     @property
@@ -183,8 +195,17 @@ class Job(Config):
         return Deadline(fixed_s=fixed)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the job as plain JSON values, every default filled in."""
-        return self.model_dump(mode="json")
+        """Return the job as plain JSON values, every default filled in.
+
+        Keys that are younger than the wire version before this one are left out while they have
+        their default, so that a silo of the release before understands the job.
+        """
+        value = self.model_dump(mode="json")
+        for section, key in _YOUNG:
+            part, owner = (value, self) if not section else (value[section], getattr(self, section))
+            if owner is not None and getattr(owner, key) == type(owner).model_fields[key].default:
+                del part[key]
+        return value
 
     @classmethod
     def from_json(cls, value: Any) -> Job:

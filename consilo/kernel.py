@@ -7,18 +7,39 @@ keeps no model: replies are handed on one at a time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from consilo.cohorts import Deadline
 from consilo.contract import Contract
 from consilo.errors import ConsiloError, ReplyInvalid
+from consilo.headers import WIRE_VERSION, Header, Manifest, ReplyHeader, attests
 from consilo.job import Job
 from consilo.parcel import Arrival, Fault, Parcel, Transport
 from consilo.protocol import Protocol, Verb
 from consilo.steps import Answers, Ask, Checkpoint, Publish, Relay, Reply, Step, Stream
-from consilo.wire import Header, ReplyHeader, digest, pack_pieces, unpack
+from consilo.wire import digest, pack_pieces, unpack
+
+_MARGIN_S = 300.0  # clocks differ, and an answer that is late is still worth having
+_UNSIGNED = "the reply is not signed by the silo's key"
+
+
+@dataclass(frozen=True)
+class Party:
+    """How a silo signs, and what it speaks.
+
+    Args:
+        signing_key: the raw Ed25519 public key of its replies in hexadecimal; empty where the silo
+            does not sign: in a simulation, or because it speaks wire version 1.
+        wire: the newest wire version that both sides speak.
+    """
+
+    signing_key: str = ""
+    wire: int = WIRE_VERSION
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,7 @@ class Exchange:
         bytes_up: size of the reply, as serialised.
         seconds: from sending to arrival.
         silo_seconds: the silo's own computing time.
+        reply: what the reply says of itself, where there is one that holds what it must.
     """
 
     round: int
@@ -46,6 +68,7 @@ class Exchange:
     bytes_up: int
     seconds: float
     silo_seconds: float
+    reply: ReplyHeader | None = None
 
 
 @dataclass
@@ -82,6 +105,12 @@ class Kernel:
         contract: travels with every request.
         observe: called with every `Exchange`, in the order of arrival.
         publish: called with every `Publish`.
+        key: signs the requests to silos that are in ``parties``.
+        bundle: SHA-256 of the code that silos execute; empty in process.
+        parties: silo → how it signs and what it speaks; a silo that is not in it is simulated:
+            nobody signs.
+        head: gives the hash of the newest line of the run record.
+        now: the time in seconds since 1970.
     """
 
     def __init__(
@@ -93,10 +122,21 @@ class Kernel:
         contract: Contract,
         observe: Callable[[Exchange], None],
         publish: Callable[[Publish], None] = lambda _: None,
+        key: Ed25519PrivateKey | None = None,
+        bundle: str = "",
+        parties: Mapping[str, Party] | None = None,
+        head: Callable[[], str] = lambda: "",
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._transport = transport
         self._run_id = run_id
         self._job = job
+        self._key = key
+        self._parties = dict(parties or {})
+        self._head = head
+        self._now = now
+        self.manifest = Manifest.of(run_id, job, contract, bundle)
+        self._attestations: dict[str, str] = {}
         self._common = {"job": job.to_json(), "contract": contract.to_json()}
         self._observe = observe
         self._publish = publish
@@ -183,16 +223,17 @@ class Kernel:
     ) -> Iterator[Reply]:
         """Yield the valid replies of one ask, in the order of its members; then hold the quorum."""
         verb = place.protocol.verbs()[step.verb]
-        parcels = self._parcels(step, place)
         history = self._history.setdefault((place.name, step.verb), [])
         deadline = fed.job.deadline if step.deadline_s is None else Deadline(step.deadline_s)
         faults: dict[str, Fault] = {} if missing is None else missing
         answered: list[str] = []
         times: list[float] = []
-        arrivals = self._transport.exchange(parcels, deadline_s=deadline.seconds(history))
+        deadline_s = deadline.seconds(history)
+        parcels = self._parcels(step, place, deadline_s)
+        arrivals = self._transport.exchange(parcels, deadline_s=deadline_s)
         for arrival in arrivals:
-            reply, fault = self._open(arrival, verb, step, parcels[arrival.silo])
-            self._note(arrival, reply, fault, parcels[arrival.silo], step, place)
+            reply, fault, header = self._open(arrival, verb, step, parcels[arrival.silo])
+            self._note(arrival, header, fault, parcels[arrival.silo], step, place)
             if reply is None:
                 faults[arrival.silo] = fault or Fault("failed", "no answer")
                 continue
@@ -212,7 +253,8 @@ class Kernel:
                 answered, missing=reasons, num_examples=fed.num_examples, where=where
             )
 
-    def _parcels(self, step: Ask, place: _Place) -> dict[str, Parcel]:
+    def _parcels(self, step: Ask, place: _Place, deadline_s: float) -> dict[str, Parcel]:
+        now = self._now()
         header = Header(
             run_id=self._run_id,
             scope=f"{place.round}/{place.index}/{step.verb}",
@@ -222,13 +264,24 @@ class Kernel:
             protocol=place.name,
             verb=step.verb,
             cohort=tuple(step.members),
+            manifest=self.manifest,
+            attestations={n: w for n, w in self._attestations.items() if n in step.members},
+            issued=now,
+            expires=now + deadline_s + _MARGIN_S,
+            head=self._head(),
         )
         parcels: dict[str, Parcel] = {}
         for name in step.members:
             if step.own or not parcels:
                 own = {**step.payload, **step.own.get(name, {})}
                 content, body = self._body({**self._common, "payload": own})
-            parcels[name] = Parcel(replace(header, silo=name, content=content).encode(), body)
+            party = self._parties.get(name)
+            mine = replace(header, silo=name, content=content)
+            if party is not None and party.wire < 2:
+                mine = replace(mine, wire=party.wire)
+            elif party is not None and self._key is not None:
+                mine = mine.signed(self._key)
+            parcels[name] = Parcel(mine.encode(), body)
         return parcels
 
     def _body(self, payload: Mapping[str, Any]) -> tuple[str, bytes]:
@@ -242,27 +295,46 @@ class Kernel:
 
     def _open(
         self, arrival: Arrival, verb: Verb, step: Ask, request: Parcel
-    ) -> tuple[Reply | None, Fault | None]:
+    ) -> tuple[Reply | None, Fault | None, ReplyHeader | None]:
         if arrival.parcel is None:
-            return None, arrival.fault
+            return None, arrival.fault, None
+        header = None
         try:
-            header = ReplyHeader.decode(arrival.parcel.header)
-            if header.silo != arrival.silo:
-                raise ReplyInvalid("the reply names another silo than the one that sent it")
+            stated = ReplyHeader.decode(arrival.parcel.header)
+            self._authenticate(arrival.silo, stated, arrival.parcel)
+            header = stated
             if header.status == "fault":
-                return None, Fault(header.code or "failed", header.reason)
+                return None, header.fault, header
             if header.step_id != Header.decode(request.header).step_id:
                 raise ReplyInvalid("the reply answers another step than the one that was asked")
             fields = unpack(arrival.parcel.body)
             verb.check(fields, {**step.payload, **step.own.get(arrival.silo, {})})
         except ConsiloError as cause:
-            return None, Fault("invalid_reply", str(cause))
-        return Reply(arrival.silo, fields, header.seconds), None
+            return None, Fault("invalid_reply", str(cause)), header
+        return Reply(arrival.silo, fields, header.seconds), None, header
+
+    def _authenticate(self, silo: str, header: ReplyHeader, parcel: Parcel) -> None:
+        """Raise `ReplyInvalid` unless a reply is the silo's own, whole, and of this run."""
+        if header.silo != silo:
+            raise ReplyInvalid("the reply names another silo than the one that sent it")
+        party = self._parties.get(silo)
+        if party is None or not party.signing_key:
+            return
+        if not header.is_signed_by(party.signing_key):
+            raise ReplyInvalid(_UNSIGNED)
+        if header.content != digest(parcel.body):
+            raise ReplyInvalid("the reply's body is not the one that its header names")
+        word = header.attestation
+        if not word:
+            return
+        if not attests(party.signing_key, self.manifest, silo, word):
+            raise ReplyInvalid("the reply attests to another run")
+        self._attestations[silo] = word
 
     def _note(
         self,
         arrival: Arrival,
-        reply: Reply | None,
+        header: ReplyHeader | None,
         fault: Fault | None,
         request: Parcel,
         step: Ask,
@@ -278,7 +350,8 @@ class Kernel:
                 bytes_down=request.num_bytes,
                 bytes_up=0 if arrival.parcel is None else arrival.parcel.num_bytes,
                 seconds=arrival.seconds,
-                silo_seconds=0.0 if reply is None else reply.seconds,
+                silo_seconds=0.0 if header is None or fault is not None else header.seconds,
+                reply=header,
             )
         )
 

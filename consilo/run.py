@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo import params as tree
 from consilo.check_report import CheckReport
 from consilo.contract import Contract
-from consilo.errors import ConsiloError, QuorumLost
+from consilo.errors import ConsiloError, QuorumLost, RunCancelled, TransportError
 from consilo.features import Scale
 from consilo.files import write_atomic
 from consilo.forecast import Forecast, forecast, link_rates, probe
 from consilo.job import Job
-from consilo.kernel import Exchange, Federation, Kernel
+from consilo.kernel import Exchange, Federation, Kernel, Party
 from consilo.learners.torch_learner import TorchLearner
 from consilo.learning import learner_of
 from consilo.outcome import RunResult, RunStatus, SiloOutcome
 from consilo.params import Params
 from consilo.parcel import Fault, Transport
 from consilo.plan import plan
+from consilo.protocols.conclude import Conclude
 from consilo.protocols.contract_check import ContractCheck
 from consilo.protocols.evaluation import Evaluated, Evaluation
 from consilo.protocols.statistics import Statistics, Summary
@@ -54,7 +55,9 @@ class Run:
         silos: everybody who is registered, connected or not.
         directory: where the run keeps record, checkpoint and model; made here.
         run_id: unique.
-        key: signs the run record.
+        key: signs the requests and the run record.
+        parties: silo → how it signs and what it speaks; a silo that is not in it is simulated, and
+            neither side signs.
         bundle: SHA-256 of the code that silos execute; empty in process.
         search_path: where the job's own modules lie.
 
@@ -72,6 +75,7 @@ class Run:
         directory: Path,
         run_id: str,
         key: Ed25519PrivateKey,
+        parties: Mapping[str, Party] | None = None,
         bundle: str = "",
         search_path: Sequence[Path] = (),
         clock: Callable[[], float] = time.perf_counter,
@@ -80,7 +84,8 @@ class Run:
         self.contract = contract
         self.run_id = run_id
         self.directory = directory
-        self.silos = tuple(sorted(silos))
+        self.silos = tuple(sorted(set(silos) - set(job.exclude)))
+        self._parties = {n: each for n, each in (parties or {}).items() if n in self.silos}
         made = plan(job, contract, self.silos, search_path)
         self.encoding = made.encoding
         self._protocol = made.protocol
@@ -106,7 +111,12 @@ class Run:
             contract=contract,
             observe=self.exchanges.append,
             publish=self._published,
+            key=key,
+            bundle=bundle,
+            parties=self._parties,
+            head=lambda: self.record.head,
         )
+        self._recorded = 0
         self.record = RunRecord(directory / "record.jsonl", key)
         self.record.add(
             "opened",
@@ -117,6 +127,9 @@ class Run:
             contract_digest=contract.digest,
             bundle=bundle,
             silos=list(self.silos),
+            excluded=sorted(set(silos) & set(job.exclude)),
+            manifest=self._kernel.manifest.digest,
+            signing_keys={n: each.signing_key for n, each in self._parties.items()},
             software=_software(),
             reproducible=job.privacy is not None and job.privacy.reproducible,
         )
@@ -165,6 +178,7 @@ class Run:
                 reason=outcome.reason,
                 findings=[] if report is None else [f.model_dump() for f in report.findings],
             )
+        self._record_replies()
         admitted = tuple(n for n in self.silos if self.outcomes[n].contract == "passed")
         absent = {n: self.outcomes[n].reason for n in self.silos if n not in admitted}
         self.job.cohort_quorum.require(
@@ -197,6 +211,7 @@ class Run:
                 mean=[float(each) for each in moments.mean],
                 variance=[float(each) for each in moments.variance],
             )
+            self._record_replies()
         return summary
 
     def forecast(self) -> Forecast:
@@ -258,6 +273,7 @@ class Run:
                 },
                 params=tree.digest(state.params),
             )
+            self._record_replies()
         return report
 
     def evaluate(self) -> Evaluated:
@@ -272,6 +288,7 @@ class Run:
             for name, metrics in found.silos.items():
                 self.outcomes[name] = replace(self.outcomes[name], metrics=metrics)
             self.record.add("evaluated", metrics=dict(found.metrics), rows=dict(found.rows))
+            self._record_replies()
         return found
 
     @property
@@ -297,6 +314,7 @@ class Run:
         self._settle()
         status, reason = self._verdict(error)
         metrics = {} if self.evaluated is None else dict(self.evaluated.metrics)
+        self._conclude(status, error)
         if status != "failed" and self.state is not None:
             self.record.add("model", params=tree.digest(self.params), **_plain(extra))
         self.record.close(
@@ -356,6 +374,25 @@ class Run:
             # A round that is done again after a fault replaces its first report.
             done = [each for each in self.rounds if each["round"] != step.value["round"]]
             self.rounds = [*done, step.value]
+
+    def _record_replies(self) -> None:
+        """Write the signed headers of all replies since the last time into the record."""
+        new, self._recorded = self.exchanges[self._recorded :], len(self.exchanges)
+        signed = [asdict(each.reply) for each in new if each.reply and each.reply.signature]
+        if signed:
+            self.record.add("replies", headers=signed)
+
+    def _conclude(self, status: RunStatus, error: BaseException | None) -> None:
+        """Tell the silos that sign that the run has ended; who cannot be reached has missed it."""
+        if not self._parties or isinstance(error, TransportError | RunCancelled):
+            return
+        try:
+            here = set(self._transport.online())
+            told = [n for n, each in self._parties.items() if each.wire >= 2 and n in here]
+            self._kernel.run("conclude", Conclude(told, status), self._fed)
+        except ConsiloError as cause:
+            self.record.add("not_concluded", reason=type(cause).__name__)
+        self._record_replies()
 
     def _drop_absent(self, verb: str) -> None:
         for each in self.exchanges:

@@ -11,7 +11,7 @@ import numpy as np
 
 from consilo import seeds
 from consilo.contract import Contract
-from consilo.headers import Header
+from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
 from consilo.protocol import Verb
 
@@ -32,8 +32,32 @@ class SiloHost(Protocol):
     search_path: tuple[Path, ...]
     """Where a job's own modules lie: the approved bundle's directory."""
 
-    def permit(self, header: Header, job: Job, verb: Verb) -> None:
+    def verify(self, header: Header) -> None:
+        """Raise `Refused` unless the coordinator signed this request, for this silo, for now."""
+        ...
+
+    def permit(self, header: Header, job: Job, contract: Contract, verb: Verb) -> None:
         """Raise `Refused` unless the silo's policy allows this verb for this job and cohort."""
+        ...
+
+    def repeated(self, header: Header) -> None:
+        """Note that a step is asked again and gets the answer that it got before."""
+        ...
+
+    def seal(
+        self, header: Header | None, reply: ReplyHeader, fields: Mapping[str, Any]
+    ) -> ReplyHeader:
+        """Note what is about to leave, and return the reply's header as it shall leave: signed.
+
+        Args:
+            header: the request; None where it could not be read.
+            reply: what the reply says, unsigned.
+            fields: what leaves; empty for a fault.
+        """
+        ...
+
+    def conclude(self, run_id: str) -> None:
+        """Answer nothing more for a run: it has ended."""
         ...
 
     def check(self, contract: Contract) -> CheckReport:

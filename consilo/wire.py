@@ -3,8 +3,6 @@
 A packed payload is one safetensors file whose metadata entry ``payload`` holds the plain values as
 canonical JSON, with ``{"$array": i}`` where array ``i`` belongs. The same payload always packs into
 the same bytes, so a hash of the bytes identifies it and a repeated step can answer the same bytes.
-
-Headers are canonical JSON; `Header` and `ReplyHeader` say what is in them.
 """
 
 from __future__ import annotations
@@ -13,22 +11,17 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from consilo.buffers import Body, Pieces, Spool, sha256, whole
-from consilo.errors import ReplyInvalid, VersionUnsupported
-from consilo.parcel import Fault, Parcel
+from consilo.errors import ReplyInvalid
 
-WIRE_VERSION = 1
 _MARK = "$array"
 _MAX_HEADER_BYTES = 64 * 1024 * 1024
-_MAX_CODE = 40
 _VIEW_BYTES = 64 * 1024
 _SIZES = (1, 2, 4, 8)
-_MAX_REASON = 2000
 _NOT_A_PAYLOAD = (
     ValueError,
     KeyError,
@@ -139,161 +132,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a request says of itself; the coordinator writes it, the silo's guard reads it.
-
-    Args:
-        run_id: the run.
-        scope: which step of it, ``round/index/verb``: the seed's second part. The protocol is
-            not in it, so that FedProx with mu 0 draws the same batches as FedAvg.
-        content: SHA-256 of the body, so that noise is never used again for another question.
-        round: 1, 2, … within training; 0 outside of it.
-        silo: the receiver.
-        protocol: the protocol's name or dotted path.
-        verb: which silo half is asked.
-        cohort: everybody who is asked in this step.
-        wire: version of this format.
-    """
-
-    run_id: str
-    scope: str
-    content: str
-    round: int
-    silo: str
-    protocol: str
-    verb: str
-    cohort: tuple[str, ...]
-    wire: int = WIRE_VERSION
-
-    @property
-    def step_id(self) -> str:
-        """Names the question: asked it twice, a silo answers the same bytes and pays once.
-
-        The cohort is left out: a round that lost its quorum is asked again of fewer silos, and is
-        the same question to those that answered before.
-        """
-        return digest([self.run_id, *self.question, self.silo])[:32]
-
-    @property
-    def question(self) -> tuple[str | int, ...]:
-        """What is asked, whatever the run and the silo: all that an answer may depend on."""
-        return (self.protocol, self.verb, self.round, self.scope, self.content)
-
-    def encode(self) -> bytes:
-        """Return the header as bytes."""
-        return canonical_json(asdict(self))
-
-    @classmethod
-    def decode(cls, data: bytes) -> Header:
-        """Return the header in ``data``.
-
-        Raises:
-            VersionUnsupported: where the coordinator speaks another wire version.
-            ReplyInvalid: where it is no header.
-        """
-        fields = _fields(data)
-        if fields.get("wire") != WIRE_VERSION:
-            raise VersionUnsupported(
-                f"this silo speaks wire version {WIRE_VERSION}, the coordinator "
-                f"{fields.get('wire')!r}; install the same Consilo release on both sides"
-            )
-        try:
-            header = cls(**{**fields, "cohort": tuple(fields["cohort"])})
-        except (TypeError, KeyError):
-            raise ReplyInvalid("a request's header lacks a field or has one too many") from None
-        texts = (*fields["cohort"], *(fields[name] for name in _HEADER_TEXTS))
-        if not (
-            isinstance(fields["cohort"], list)
-            and all(isinstance(each, str) for each in texts)
-            and type(header.round) is int
-        ):
-            raise ReplyInvalid("a request's header has a field of the wrong type")
-        return header
-
-
-@dataclass(frozen=True)
-class ReplyHeader:
-    """What a reply says of itself.
-
-    Args:
-        step_id: the step it answers.
-        silo: who answers.
-        status: ``ok`` or ``fault``.
-        seconds: the silo's own computing time, to a millisecond.
-        code: a fault's code, else empty.
-        reason: a fault's reason, else empty.
-        wire: version of this format.
-    """
-
-    step_id: str
-    silo: str
-    status: str
-    seconds: float = 0.0
-    code: str = ""
-    reason: str = ""
-    wire: int = WIRE_VERSION
-
-    def encode(self) -> bytes:
-        """Return the header as bytes."""
-        return canonical_json(asdict(self))
-
-    @classmethod
-    def decode(cls, data: bytes) -> ReplyHeader:
-        """Return the header in ``data``.
-
-        Raises:
-            ReplyInvalid: where it is no reply header of this version.
-        """
-        fields = _fields(data)
-        try:
-            reply = cls(**fields)
-        except TypeError:
-            raise ReplyInvalid("a reply's header lacks a field or has one too many") from None
-        if reply.wire != WIRE_VERSION or reply.status not in ("ok", "fault"):
-            raise ReplyInvalid("a reply's header has an unknown version or status")
-        texts = (reply.step_id, reply.silo, reply.code, reply.reason)
-        seconds = reply.seconds
-        if (
-            not all(isinstance(each, str) for each in texts)
-            or type(seconds) not in (int, float)
-            or not 0 <= seconds < math.inf
-        ):
-            raise ReplyInvalid("a reply's header has a field of the wrong type")
-        return replace(
-            reply,
-            seconds=float(seconds),
-            code=_printable(reply.code)[:_MAX_CODE],
-            reason=_printable(reply.reason)[:_MAX_REASON],
-        )
-
-
-def fault_parcel(*, silo: str, step_id: str, fault: Fault) -> Parcel:
-    """Return the parcel with which a silo says that it does not answer, and why."""
-    header = ReplyHeader(step_id, silo, "fault", code=fault.code, reason=fault.reason)
-    return Parcel(header.encode(), b"")
-
-
-_HEADER_TEXTS = ("run_id", "scope", "content", "silo", "protocol", "verb")
-
-
-def _printable(text: str) -> str:
-    """Return a silo's words without what would move a terminal's cursor."""
-    return "".join(each if each.isprintable() else " " for each in text)
-
-
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _fields(data: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise ReplyInvalid("a header is not JSON") from None
-    if not isinstance(fields, dict):
-        raise ReplyInvalid("a header is not a JSON object")
-    return fields
 
 
 def _strip(value: Any, arrays: dict[str, np.ndarray[Any, Any]], path: str) -> Any:

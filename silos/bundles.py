@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -48,3 +49,11 @@ def approve(folder: Path, digest: str) -> bool:
     listed = yaml.safe_dump(sorted({*known, digest}))
     write_atomic(folder / "bundles.yaml", listed.encode(), mode=0o600)
     return True
+
+
+def declared_disclosures(bundle: Path) -> frozenset[str] | None:
+    """Return the classes that an unpacked bundle declares; None for one without modules."""
+    path = bundle / "BUNDLE.json"
+    if not path.exists():
+        return None
+    return frozenset(json.loads(path.read_text())["disclosures"])

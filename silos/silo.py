@@ -20,8 +20,10 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as MappingOf
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,13 +36,16 @@ from consilo.config import Config, parse, read_yaml
 from consilo.contract import Contract
 from consilo.dispatch import answerer as dispatch_answerer
 from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadable
-from consilo.headers import Header
+from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
 from consilo.parcel import Answer, Parcel
 from consilo.protocol import Verb
+from consilo.signing import public_hex
 from consilo.silo import Arrays
 from silos.cache import CanonicalCache
+from silos.guard import Guard
 from silos.mapping import Mapping
+from silos.partners import Partner
 from silos.policy import Policy
 from silos.sources import Source
 from silos.store import Store
@@ -97,6 +102,9 @@ class Silo:
         *,
         search_path: tuple[Path, ...] = (),
         docs: bool = True,
+        signing_keys: Sequence[str] | None = None,
+        partners: MappingOf[str, Partner] | None = None,
+        bundle: Path | None = None,
     ) -> None:
         self.name = config.name
         self.directory = directory
@@ -106,10 +114,34 @@ class Silo:
         self._docs = docs
         self._store = Store(directory)
         self._cache = CanonicalCache(directory / "cache")
+        self._guard = Guard(
+            config.name,
+            directory,
+            policy,
+            self._store,
+            signing_keys=signing_keys,
+            partners=partners,
+            bundle=bundle,
+        )
 
     @classmethod
-    def open(cls, directory: Path, *, search_path: tuple[Path, ...] = ()) -> Silo:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        search_path: tuple[Path, ...] = (),
+        signing_keys: Sequence[str] | None = None,
+        partners: MappingOf[str, Partner] | None = None,
+        bundle: Path | None = None,
+    ) -> Silo:
         """Return the silo in ``directory``.
+
+        Args:
+            directory: the silo's.
+            search_path: where a job's own modules lie.
+            signing_keys: whose requests are taken, in place of the coordinator that it joined.
+            partners: other silos' keys, in place of those that it has pinned.
+            bundle: the unpacked bundle that this process may run; None in process.
 
         Raises:
             InvalidInput: where its configuration or policy is not valid.
@@ -117,11 +149,42 @@ class Silo:
         path = directory / "silo.yaml"
         config = parse(SiloConfig, read_yaml(path), where=str(path))
         policy = Policy.load(directory / "policy.yaml")
-        return cls(directory, config, policy, search_path=search_path)
+        return cls(
+            directory,
+            config,
+            policy,
+            search_path=search_path,
+            signing_keys=signing_keys,
+            partners=partners,
+            bundle=bundle,
+        )
 
-    def permit(self, header: Header, job: Job, verb: Verb) -> None:
+    @property
+    def signing_key(self) -> str:
+        """The public half of what the silo signs with, in hexadecimal."""
+        return public_hex(self._guard.key)
+
+    def verify(self, header: Header) -> None:
+        """Raise `Refused` unless the coordinator signed this request, for this silo, for now."""
+        self._guard.verify(header)
+
+    def permit(self, header: Header, job: Job, contract: Contract, verb: Verb) -> None:
         """Raise `Refused` unless the silo's policy allows this verb."""
-        self.policy.permit(header, job, verb)
+        self._guard.permit(header, job, contract, verb, rows=lambda: self._num_rows(contract))
+
+    def repeated(self, header: Header) -> None:
+        """Note in the audit log that a step got the answer that it got before."""
+        self._guard.repeated(header)
+
+    def seal(
+        self, header: Header | None, reply: ReplyHeader, fields: MappingOf[str, Any]
+    ) -> ReplyHeader:
+        """Note in the audit log what leaves, and sign it."""
+        return self._guard.seal(header, reply, fields)
+
+    def conclude(self, run_id: str) -> None:
+        """Answer nothing more for a run."""
+        self._store.conclude(run_id)
 
     def check(self, contract: Contract) -> CheckReport:
         """Return the verdict on the silo's rows; made once per (rows, contract, mapping).
@@ -231,6 +294,12 @@ class Silo:
     def _source(self, mapping: Mapping) -> Source:
         return self._sources[self._dataset(mapping)]
 
+    def _num_rows(self, contract: Contract) -> int:
+        try:
+            return len(self.frame(contract))
+        except SchemaDrift:  # no row is used, and only the verdict may leave
+            return sys.maxsize
+
     def _mapping_file(self, ref: str) -> Path | None:
         places = (self.directory / f"mappings/{ref}.yaml", self.directory / "mapping.yaml")
         return next((place for place in places if place.exists()), None)
@@ -264,8 +333,9 @@ def answerer(silo_dir: Path, bundle_dir: Path | None = None) -> Answer:
         silo_dir: the silo's directory.
         bundle_dir: where the approved bundle is unpacked; its modules can be a job's own.
     """
-    path = () if bundle_dir is None else (Path(bundle_dir),)
-    return dispatch_answerer(Silo.open(Path(silo_dir), search_path=path))
+    bundle = None if bundle_dir is None else Path(bundle_dir)
+    path = () if bundle is None else (bundle,)
+    return dispatch_answerer(Silo.open(Path(silo_dir), search_path=path, bundle=bundle))
 
 
 def _prune(shelf: Path, kept: int) -> None:

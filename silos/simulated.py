@@ -44,12 +44,13 @@ from consilo.check_report import CheckReport
 from consilo.contract import Contract
 from consilo.dispatch import answerer
 from consilo.errors import Refused, SourceUnreadable
-from consilo.headers import Header
+from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
 from consilo.parcel import Answer, Parcel
 from consilo.partition import Rows
 from consilo.protocol import Verb
 from consilo.silo import Arrays
+from silos.guard import addressed
 from silos.policy import Policy
 
 if TYPE_CHECKING:
@@ -194,9 +195,25 @@ class SimulatedSilo:
         self._end = end
         self._shared = shared
 
-    def permit(self, header: Header, job: Job, verb: Verb) -> None:
+    def verify(self, header: Header) -> None:
+        """Raise `Refused` where a request is another silo's; nobody signs in a simulation."""
+        addressed(header, self.name)
+
+    def permit(self, header: Header, job: Job, contract: Contract, verb: Verb) -> None:
         """Raise `Refused` unless the policy of simulated silos allows this verb."""
         self._shared.policy.permit(header, job, verb)
+
+    def repeated(self, header: Header) -> None:
+        """Keep no log: nobody audits a simulation."""
+
+    def seal(
+        self, header: Header | None, reply: ReplyHeader, fields: Mapping[str, Any]
+    ) -> ReplyHeader:
+        """Return the reply's header as it is: nobody signs in a simulation."""
+        return reply
+
+    def conclude(self, run_id: str) -> None:
+        """Do nothing: the simulation's directory ends with its run."""
 
     def check(self, contract: Contract) -> CheckReport:
         """Return the verdict on the whole table."""

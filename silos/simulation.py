@@ -23,11 +23,14 @@ from consilo.dispatch import answerer
 from consilo.errors import ConfigInvalid, SchemaDrift
 from consilo.features import Encoding
 from consilo.job import Job
+from consilo.kernel import Party
 from consilo.outcome import RunResult
 from consilo.parcel import Transport
 from consilo.partition import Partition, cut, label_skew
 from consilo.run import Run, run_all
+from consilo.signing import public_hex
 from consilo.transports.local import LocalTransport
+from silos.partners import Partner
 from silos.policy import Policy
 from silos.silo import Silo, SiloConfig
 from silos.simulated import open_cut, write_cut
@@ -69,18 +72,28 @@ def simulate(
     contract = contract or load_contract(job, modules)
     with ExitStack() as stack:
         directory = _home(stack, directory)
-        answers = {
-            name: answerer(_silo(name, rows, directory / "silos" / name, tuple(modules)))
+        key, partners = Ed25519PrivateKey.generate(), dict[str, Partner]()
+        hosts = {
+            name: _silo(
+                name,
+                rows,
+                directory / "silos" / name,
+                tuple(modules),
+                signing_keys=(public_hex(key),),
+                partners=partners,
+            )
             for name, rows in silos.items()
         }
+        partners |= {n: Partner(signing_key=host.signing_key) for n, host in hosts.items()}
         run = Run(
             job,
             contract,
-            LocalTransport(answers),
+            LocalTransport({name: answerer(host) for name, host in hosts.items()}),
             silos=tuple(silos),
             directory=directory / "run",
             run_id=uuid.uuid4().hex,
-            key=Ed25519PrivateKey.generate(),
+            key=key,
+            parties={name: Party(host.signing_key) for name, host in hosts.items()},
             search_path=modules,
         )
         return run_all(run)
@@ -267,10 +280,17 @@ def _transport(
 
 
 def _silo(
-    name: str, rows: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, ...]
+    name: str,
+    rows: pd.DataFrame | str | Path,
+    place: Path,
+    modules: tuple[Path, ...],
+    signing_keys: Sequence[str] = (),
+    partners: Mapping[str, Partner] | None = None,
 ) -> Silo:
     if isinstance(rows, str | Path):
-        silo = Silo.open(Path(rows), search_path=modules)
+        silo = Silo.open(
+            Path(rows), search_path=modules, signing_keys=signing_keys, partners=partners
+        )
         if silo.name != name:
             raise ConfigInvalid(
                 str(Path(rows) / "silo.yaml"), [f"name: expected '{name}', found '{silo.name}'"]
@@ -280,4 +300,12 @@ def _silo(
     rows.to_parquet(place / "rows.parquet", index=False)
     source = Source(type="parquet", path=(Path("rows.parquet"),))
     config = SiloConfig(name=name, data={"data": source})
-    return Silo(place, config, Policy.simulation(), search_path=modules, docs=False)
+    return Silo(
+        place,
+        config,
+        Policy.simulation(),
+        search_path=modules,
+        docs=False,
+        signing_keys=signing_keys,
+        partners=partners,
+    )

@@ -25,12 +25,16 @@ CREATE TABLE IF NOT EXISTS replies (
 CREATE TABLE IF NOT EXISTS spends (
     place INTEGER PRIMARY KEY, run_id TEXT, step_id TEXT UNIQUE,
     sigma REAL, sample_rate REAL, steps INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP);
+CREATE TABLE IF NOT EXISTS requests (step_id TEXT PRIMARY KEY, at REAL);
+CREATE INDEX IF NOT EXISTS requests_by_time ON requests (at);
+CREATE TABLE IF NOT EXISTS concluded (run_id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
 """
 _KEPT_REPLIES = 16
 _KEPT_BYTES = 1 << 30
 _FILE_BYTES = 1 << 20
 _WRITING_S = 600.0
+_DAY_S = 86_400.0
 
 
 class Store:
@@ -137,6 +141,34 @@ class Store:
                 (run_id,),
             ).fetchall()
         return [(float(sigma), float(rate), int(count)) for sigma, rate, count in rows]
+
+    def note_request(self, step_id: str, *, at: float) -> None:
+        """Count a step that was allowed, once; those older than a day are forgotten.
+
+        Args:
+            step_id: which.
+            at: when, in seconds since 1970.
+        """
+        with self._open() as database:
+            database.execute("DELETE FROM requests WHERE at < ?", (at - _DAY_S,))
+            database.execute("INSERT OR IGNORE INTO requests VALUES (?, ?)", (step_id, at))
+
+    def count_requests(self, *, since: float) -> int:
+        """Return how many steps were allowed since a time, in seconds since 1970."""
+        with self._open() as database:
+            query = "SELECT count(*) FROM requests WHERE at >= ?"
+            return int(database.execute(query, (since,)).fetchone()[0])
+
+    def conclude(self, run_id: str) -> None:
+        """Remember that a run has ended."""
+        with self._open() as database:
+            database.execute("INSERT OR IGNORE INTO concluded VALUES (?)", (run_id,))
+
+    def is_concluded(self, run_id: str) -> bool:
+        """Return whether a run has ended."""
+        with self._open() as database:
+            query = "SELECT 1 FROM concluded WHERE run_id = ?"
+            return database.execute(query, (run_id,)).fetchone() is not None
 
     def kept_number(self, key: str, build: Callable[[], float]) -> float:
         """Return the number kept under ``key``, or build and keep it."""

@@ -21,6 +21,7 @@ NAMES = {
     "contract_check": "consilo.protocols.contract_check:ContractCheck",
     "statistics": "consilo.protocols.statistics:Statistics",
     "evaluation": "consilo.protocols.evaluation:Evaluation",
+    "conclude": "consilo.protocols.conclude:Conclude",
 }
 
 

@@ -17,9 +17,10 @@ from consilo.errors import (
     SchemaDrift,
     SourceUnreadable,
 )
+from consilo.headers import Header, ReplyHeader
 from consilo.parcel import Parcel
 from consilo.protocol import Disclosure, Protocol, count, numbers, verb
-from consilo.wire import Header, ReplyHeader, canonical_json, digest, pack, unpack
+from consilo.wire import canonical_json, digest, pack, unpack
 
 
 class Talk(Protocol):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from consilo.dataset import local_scale, rows_of
 from consilo.errors import IncompatibleJob, SchemaDrift
 from consilo.features import Encoding, Scale, class_codes, split_rows
+from consilo.headers import Header
 from consilo.protocols.statistics import Moments
 from consilo.silo import SiloView
-from consilo.wire import Header
 
 ROWS = pd.DataFrame(
     {

@@ -13,12 +13,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from consilo.cohorts import Quorum
 from consilo.dispatch import answerer
 from consilo.errors import QuorumLost
+from consilo.headers import Header, ReplyHeader
 from consilo.kernel import Federation, Kernel
 from consilo.parcel import Arrival, Fault, Parcel
 from consilo.protocol import Disclosure, Protocol, count, envelopes, numbers, verb
 from consilo.steps import Ask, Checkpoint, Publish, Relay, Stream
 from consilo.transports.local import LocalTransport
-from consilo.wire import Header, ReplyHeader, pack, unpack
+from consilo.wire import pack, unpack
 
 SILOS = ("east", "north", "south")
 

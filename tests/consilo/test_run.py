@@ -7,12 +7,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.dispatch import answerer
 from consilo.errors import IncompatibleJob, ModelDiverged, QuorumLost
+from consilo.headers import Header, fault_parcel
 from consilo.params import digest
 from consilo.parcel import Fault
 from consilo.record import read, verify
 from consilo.run import run_all
 from consilo.transports.local import LocalTransport
-from consilo.wire import Header, fault_parcel
 
 KEY = Ed25519PrivateKey.generate()
 ISSUE_KEYS = {

@@ -162,8 +162,8 @@ def test_with_one_silo_fedavg_is_its_local_training(tmp_path):
     encoding, host = run.encoding, clinic.Host("east", rows["east"])
     learner = learner_of(run.job, encoding)
     from consilo.dataset import rows_of
+    from consilo.headers import Header
     from consilo.silo import SiloView
-    from consilo.wire import Header
 
     header = Header("r", "1/0/train", "", 1, "east", "fedavg", "train", ("east",))
     view = SiloView(host, run.job, clinic.contract(), header)

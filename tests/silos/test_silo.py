@@ -11,7 +11,7 @@ from consilo.errors import ConfigInvalid, MappingInvalid, PolicyInvalid, Refused
 from consilo.parcel import Parcel
 from silos.silo import Silo, answerer
 
-POLICY = "jobs: ['*']\ndisclosures: [metric, statistic, update]\n"
+POLICY = "allow: [{jobs: ['*']}]\ndisclosures: {metric: yes, statistic: yes, update: yes}\n"
 
 
 def make(path, rows=None, *, mapping=None, name="north", policy=POLICY):
@@ -108,7 +108,7 @@ def test_a_faulty_mapping_is_named(tmp_path):
         ("silo.yaml", "nam: north\ndata: {rows: {type: csv, path: x}}", ConfigInvalid, "'name'"),
         ("silo.yaml", "name: n\nsource: {type: csv, path: x}", ConfigInvalid, "patients: {type"),
         ("silo.yaml", "name: n\ndata: {}", ConfigInvalid, "data"),
-        ("policy.yaml", "job: []", PolicyInvalid, "did you mean 'jobs'"),
+        ("policy.yaml", "alow: []", PolicyInvalid, "did you mean 'allow'"),
     ],
 )
 def test_a_faulty_file_is_named_with_every_fault(silo, file, text, error, why):

@@ -9,6 +9,7 @@ import yaml
 
 from consilo.errors import ConfigInvalid, ContractInvalid, IncompatibleJob
 from consilo.job import Job
+from silos.policy import TEMPLATE
 from silos.simulation import simulate
 
 
@@ -92,7 +93,7 @@ def test_a_silos_directory_may_stand_in_for_rows(folder, tmp_path):
     result = simulate(folder / "job.yaml", {"hospital": place, **clinic.frames(20)})
     assert result.status == "degraded"
     assert result.silos["hospital"].status == "refused"
-    (place / "policy.yaml").write_text("jobs: ['*']\ndisclosures: [metric, statistic, update]\n")
+    (place / "policy.yaml").write_text(TEMPLATE)
     result = simulate(folder / "job.yaml", {"hospital": place, **clinic.frames(20)})
     assert result.status == "complete", result.reason
     with pytest.raises(ConfigInvalid, match="expected 'clinic', found 'hospital'"):

@@ -20,6 +20,7 @@ from consilo.job import Job
 from consilo.parcel import Answer, Parcel
 from consilo.run import Run
 from consilo.transports.local import LocalTransport
+from silos.guard import addressed
 
 CONTRACT = """
 name: clinic
@@ -89,9 +90,21 @@ class Host:
     keep_replies: bool = True
     encodings: int = 0
 
-    def permit(self, header, job, verb) -> None:
+    def verify(self, header) -> None:
+        addressed(header, self.name)
+
+    def permit(self, header, job, contract, verb) -> None:
         if self.refusal:
             raise Refused(self.refusal)
+
+    def repeated(self, header) -> None:
+        pass
+
+    def seal(self, header, reply, fields):
+        return reply
+
+    def conclude(self, run_id) -> None:
+        pass
 
     def check(self, contract) -> CheckReport:
         return CheckReport(

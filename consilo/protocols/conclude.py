@@ -1,0 +1,43 @@
+"""The end of a run: every silo hears of it, and both sides keep each other's head.
+
+The request carries the newest hash of the run record, each signed reply that of the silo's audit
+log: from then on neither side can rewrite what it wrote before. A silo answers nothing more for a
+run that was concluded, so that a request of it that comes again is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from consilo.protocol import Protocol, verb
+from consilo.silo import Message, SiloView
+from consilo.steps import Answers, Ask, Step
+
+_DEADLINE_S = 30.0
+
+
+class Conclude(Protocol):
+    """Tells silos that the run has ended.
+
+    Args:
+        members: whom.
+        status: how it ended.
+    """
+
+    def __init__(self, members: Sequence[str] = (), status: str = "") -> None:
+        self._members = tuple(members)
+        self._status = status
+
+    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Answers]:
+        """Ask once; who does not answer has missed it."""
+        answers: Answers = yield Ask(
+            self._members, "conclude", {"status": self._status}, deadline_s=_DEADLINE_S
+        )
+        return answers
+
+    @verb("conclude", replies={})
+    def conclude(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Answer nothing more for this run."""
+        silo.host.conclude(silo.header.run_id)
+        return {}
