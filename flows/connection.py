@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,6 +22,7 @@ from consilo.config import nearest
 from consilo.contract import SHIPPED, Contract
 from consilo.errors import ConfigInvalid, JobInvalid
 from consilo.job import Job
+from consilo.kernel import Party
 from consilo.parcel import Transport
 from flows import names
 
@@ -57,6 +58,7 @@ class Connection:
         tracking_uri: of the MLflow server.
         home: the coordinator's directory; runs are kept in ``runs`` below it.
         finish: called once at the end: whether the run went through, and why not.
+        parties: silo → how it signs; silos that are not in it exist in a simulation only.
     """
 
     transport: Transport
@@ -66,6 +68,7 @@ class Connection:
     tracking_uri: str
     home: Path
     finish: Callable[[bool, str], None]
+    parties: Mapping[str, Party] = field(default_factory=dict)
 
 
 Connect = Callable[[Order], AbstractContextManager[Connection]]

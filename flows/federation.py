@@ -22,12 +22,14 @@ from consilo.environment import child_environment
 from consilo.errors import ConfigInvalid, CoordinatorUnreachable, ServiceFailed
 from consilo.files import write_atomic
 from consilo.job import Job
+from consilo.kernel import Party
 from consilo.keys import (
     load_or_create_authority,
     load_or_create_signing_key,
     load_or_create_silo_key,
 )
 from consilo.processes import Service, Supervisor, free_port, listens
+from consilo.signing import public_hex
 from flows.modules import local_modules
 
 if TYPE_CHECKING:
@@ -168,6 +170,7 @@ def start_silos(
     from consilo.transports.flower.superlink import Registry, start_superlink
 
     authority = load_or_create_authority(home / "keys")
+    pin_each_other(home, silos)
     link = start_superlink(supervisor, home / "superlink", authority, port=free_port())
     with Registry(link.address, link.ca_certificate) as registry:
         for name, directory in silos.items():
@@ -178,6 +181,27 @@ def start_silos(
             start_node(supervisor, name, directory)
     say(f"SuperLink on {link.address}, {len(silos)} silos starting")
     return link.address, str(link.ca_certificate)
+
+
+def pin_each_other(home: Path, silos: Mapping[str, Path]) -> None:
+    """Let silos of this machine take requests of the coordinator in ``home``, and know each other.
+
+    What onboarding does for a silo elsewhere: keys are made in the silo's directory, public halves
+    are pinned.
+    """
+    coordinator = public_hex(load_or_create_signing_key(home / "keys" / "record.key"))
+    keys = {n: public_hex(load_or_create_signing_key(d / "signing.key")) for n, d in silos.items()}
+    for name, directory in silos.items():
+        pinned = {"signing_keys": [coordinator]}
+        write_atomic(directory / "coordinator.yaml", yaml.safe_dump(pinned).encode())
+        others = {n: {"signing_key": key} for n, key in keys.items() if n != name}
+        write_atomic(directory / "partners.yaml", yaml.safe_dump(others).encode())
+
+
+def parties_of(silos: Mapping[str, Path]) -> dict[str, Party]:
+    """Return how silos of this machine sign."""
+    found = {n: load_or_create_signing_key(d / "signing.key") for n, d in silos.items()}
+    return {name: Party(public_hex(key)) for name, key in found.items()}
 
 
 def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
@@ -259,6 +283,7 @@ def connect(order: Order) -> Iterator[Connection]:
             tracking_uri=addresses.tracking_uri,
             home=home,
             finish=lambda ok, detail: transport.finish(ok=ok, detail=detail),
+            parties=parties_of({n: Path(each) for n, each in addresses.silos.items()}),
         )
     finally:
         transport.close()

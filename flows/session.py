@@ -204,6 +204,7 @@ def _run(order: Order, connection: Connection) -> Run:
             directory=connection.home / "runs" / run_id,
             run_id=run_id,
             key=connection.signing_key,
+            parties=connection.parties,
             bundle=connection.bundle,
             search_path=order.search_path,
         )

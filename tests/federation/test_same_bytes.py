@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo.contract import SHIPPED, Contract
 from consilo.dispatch import answerer
 from consilo.job import Job
+from consilo.keys import load_or_create_signing_key
 from consilo.parcel import Transport
 from consilo.processes import Supervisor
 from consilo.run import Run, run_all
@@ -19,7 +20,13 @@ from consilo.transports.flower.bundle import bundle_hash
 from consilo.transports.flower.transport import FlowerTransport
 from consilo.transports.local import LocalTransport
 from flows.demo_data import write_hospitals
-from flows.federation import job_bundle, start_silos, wait_online
+from flows.federation import (
+    job_bundle,
+    parties_of,
+    pin_each_other,
+    start_silos,
+    wait_online,
+)
 from silos.bundles import approve
 from silos.policy import TEMPLATE
 from silos.silo import Silo
@@ -27,16 +34,20 @@ from silos.silo import Silo
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(240)]
 
 
-def trained(job: Job, transport: Transport, names: list[str], folder: Path) -> Run:
+def trained(
+    job: Job, transport: Transport, silos: dict[str, Path], folder: Path, key: Ed25519PrivateKey
+) -> Run:
     contract = Contract.load(job.contract)
     run = Run(
         job,
         contract,
         transport,
-        silos=names,
+        silos=list(silos),
         directory=folder,
         run_id=folder.name,
-        key=Ed25519PrivateKey.generate(),
+        key=key,
+        parties=parties_of(silos),
+        bundle=bundle_hash(job_bundle(job, ())),
     )
     result = run_all(run, wait_s=60)
     assert result.status == "complete", result.reason
@@ -52,22 +63,25 @@ def test_both_transports_give_the_same_parameters(tmp_path: Path) -> None:
     names = [each.name for each in hospitals]
     bundle = job_bundle(job, ())
     for name in names:
-        policy = TEMPLATE.replace("allow_reproducible: false", "allow_reproducible: true")
+        policy = TEMPLATE.replace("allow_reproducible: no", "allow_reproducible: yes")
         (there / name / "policy.yaml").write_text(policy)
         approve(there / name, bundle_hash(bundle))
         shutil.copytree(there / name, here / name)
 
-    silos = {name: Silo.open(here / name) for name in names}
+    home = tmp_path / "coordinator"
+    copies = {name: here / name for name in names}
+    pin_each_other(home, copies)
+    key = load_or_create_signing_key(home / "keys" / "record.key")
+    silos = {name: Silo.open(path) for name, path in copies.items()}
     local = LocalTransport({name: answerer(silo) for name, silo in silos.items()})
-    alone = trained(job, local, names, tmp_path / "run-local")
+    alone = trained(job, local, copies, tmp_path / "run-local", key)
 
     with Supervisor() as supervisor:
-        home = tmp_path / "coordinator"
         directories = {name: there / name for name in names}
         address, certificate = start_silos(supervisor, home, directories, say=lambda _: None)
         wait_online(address, Path(certificate), directories, supervisor.services)
         with FlowerTransport.open(address, Path(certificate), bundle, home=home) as transport:
-            together = trained(job, transport, names, tmp_path / "run-flower")
+            together = trained(job, transport, directories, tmp_path / "run-flower", key)
 
     assert alone.params.keys() == together.params.keys()
     for name, value in alone.params.items():
