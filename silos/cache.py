@@ -1,7 +1,8 @@
 """The canonical table of a silo, standardised and checked once and memory-mapped ever after.
 
 An entry is a directory of its own, named by the SHA-256 of the source's fingerprint, the contract's
-digest and the mapping's: whichever changes, the name changes, so an entry is never out of date. It
+digest, the mapping's and that of what decides which rows may be used: whichever changes, the name
+changes, so an entry is never out of date. It
 holds ``table.arrow`` (Arrow IPC, one batch, not compressed), ``report.json`` and ``entry.json``
 with the table's SHA-256. It is built beside its place, synced, then renamed into it. It holds
 patient data: directories are 0700, files 0600.
@@ -20,19 +21,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from consilo.check_report import CheckReport
 from consilo.contract import Contract
 from consilo.errors import SchemaDrift, SourceUnreadable
-from silos.mapping import Mapping
-from silos.sources import Source
+from silos.arrow import to_pandas, write_table
+from silos.mapping import UNREADABLE, Mapping
+from silos.sources import RowFilter, Source
+from silos.standardise import standardise
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Raised when the same table could be standardised or judged otherwise; old entries then lapse."""
 MAX_ENTRIES = 8
 
@@ -49,7 +51,15 @@ class CanonicalCache:
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
 
-    def key(self, source: Source, mapping: Mapping, contract: Contract, *, now: datetime) -> str:
+    def key(
+        self,
+        source: Source,
+        mapping: Mapping,
+        contract: Contract,
+        *,
+        now: datetime,
+        keep: RowFilter | None = None,
+    ) -> str:
         """Return the name of the entry for the source as it is now.
 
         Costs a few file stats where the source has not changed. For a contract with rules about
@@ -64,11 +74,18 @@ class CanonicalCache:
             contract.digest,
             mapping.digest,
             now.astimezone(UTC).date().isoformat() if contract.depends_on_today else None,
+            keep.digest if keep is not None else None,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def get_or_build(
-        self, source: Source, mapping: Mapping, contract: Contract, *, now: datetime | None = None
+        self,
+        source: Source,
+        mapping: Mapping,
+        contract: Contract,
+        *,
+        now: datetime | None = None,
+        keep: RowFilter | None = None,
     ) -> tuple[pd.DataFrame, CheckReport]:
         """Return the canonical table, whatever its verdict, and the report of its check.
 
@@ -80,17 +97,19 @@ class CanonicalCache:
             mapping: the silo's mapping to ``contract``.
             contract: the contract.
             now: for the rules about dates; None for the present.
+            keep: which raw rows may be used, asked block by block before they are mapped; its
+                ``digest`` is part of the entry's name. None for all rows.
 
         Raises:
             SourceUnreadable: where the source cannot be read.
         """
         moment = now or datetime.now(UTC)
         with self._locked():
-            key = self.key(source, mapping, contract, now=moment)
+            key = self.key(source, mapping, contract, now=moment, keep=keep)
             if not self._is_sound(key):
-                self._build(key, source, mapping, contract, moment)
+                self._build(key, source, mapping, contract, moment, keep)
                 self._prune(key)
-                if self.key(source, mapping, contract, now=moment) != key:
+                if self.key(source, mapping, contract, now=moment, keep=keep) != key:
                     # Which rows were read is not known; the entry could hold any mixture.
                     shutil.rmtree(self._directory / key)
                     raise SourceUnreadable("the source changed while it was read; try again")
@@ -142,19 +161,30 @@ class CanonicalCache:
             return False
 
     def _build(
-        self, key: str, source: Source, mapping: Mapping, contract: Contract, now: datetime
+        self,
+        key: str,
+        source: Source,
+        mapping: Mapping,
+        contract: Contract,
+        now: datetime,
+        keep: RowFilter | None,
     ) -> None:
         from silos.check import check
 
-        frame = _standardised(source, mapping, contract)
         building = Path(tempfile.mkdtemp(prefix="building-", dir=self._directory))
         try:
+            columns = building / "columns"
+            columns.mkdir(mode=0o700)
+            table, unreadable = standardise(source, mapping, contract, columns, keep=keep)
+            frame = to_pandas(table)
+            if unreadable:
+                frame.attrs[UNREADABLE] = unreadable
             # Writing, hashing and syncing leave the interpreter to the check.
             with ThreadPoolExecutor(1) as beside:
-                place, table = building / "table.arrow", to_arrow(frame)
-                written = beside.submit(write_table, place, table)
+                written = beside.submit(write_table, building / "table.arrow", table)
                 report = check(frame, contract, now=now)
                 digest = written.result()
+            shutil.rmtree(columns)  # the table that was mapped from there stays readable
             _write(building / "report.json", report.to_json())
             entry = {
                 "sha256": digest,
@@ -204,93 +234,9 @@ class CanonicalCache:
             os.close(handle)
 
 
-def _standardised(source: Source, mapping: Mapping, contract: Contract) -> pd.DataFrame:
-    available = source.columns()
-    wanted = dict.fromkeys(mapping.local_columns(contract).values())
-    # A column that is not there is a finding of the check, not an error of the source. With none
-    # there at all, any one column still tells how many rows there are.
-    there = [name for name in wanted if name in available] or available[:1]
-    text = [name for name in mapping.text_columns(contract) if name in there]
-    frame = source.read(there, text=text)
-    rows, num_rows = dict(frame.items()), len(frame)
-    del frame  # else no column could go before the last one is mapped
-    return mapping.apply_columns(rows, num_rows, contract)
-
-
 def _slot(source: Source, contract: Contract) -> str:
     said = json.dumps([contract.ref, source.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
-
-
-def to_arrow(frame: pd.DataFrame) -> pa.Table:
-    """Return a canonical table as Arrow, numbers without gaps uncopied; see `to_pandas`."""
-    import pyarrow as pa
-
-    columns = {}
-    for name in frame.columns:
-        series = frame[name]
-        if series.dtype == "float64":
-            # NaN stays a value: a column without nulls is mapped, not copied.
-            columns[name] = pa.array(series.to_numpy(), from_pandas=False)
-        else:
-            columns[name] = pa.array(series, from_pandas=True)
-    table = pa.table(columns) if columns else pa.table({"": pa.nulls(len(frame))})
-    return table.combine_chunks()
-
-
-def to_pandas(table: pa.Table) -> pd.DataFrame:
-    """Return the canonical table that `to_arrow` took, with its dtypes; numbers are mapped."""
-    import pandas as pd
-    import pyarrow as pa
-
-    if table.schema.names == [""]:
-        return pd.DataFrame(index=pd.RangeIndex(table.num_rows))
-    text = pd.StringDtype(na_value=float("nan"))
-    types = {
-        pa.int64(): pd.Int64Dtype(),
-        pa.bool_(): pd.BooleanDtype(),
-        pa.string(): text,
-        pa.large_string(): text,
-    }
-    frame: pd.DataFrame = table.to_pandas(types_mapper=types.get, split_blocks=True)
-    return frame
-
-
-def write_table(path: Path, table: pa.Table) -> str:
-    """Write a table as an Arrow file that only the owner can read, and sync it to disk.
-
-    Returns:
-        The SHA-256 of the file, in hexadecimal.
-    """
-    import pyarrow as pa
-
-    path.touch(mode=0o600)
-    with path.open("wb") as file:
-        hashed = _Hashed(file)
-        with pa.PythonFile(hashed, mode="w") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        os.fsync(file.fileno())
-    return hashed.sha256.hexdigest()
-
-
-class _Hashed:
-    """A file for pyarrow to write to, hashed on the way; who opened it closes it."""
-
-    closed = False
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.flush()
 
 
 def _write(path: Path, text: str) -> None:

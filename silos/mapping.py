@@ -29,7 +29,7 @@ Code = StrictBool | StrictInt | StrictFloat | StrictStr
 UNREADABLE = "unreadable"
 """Key of ``frame.attrs``: column → how many values could not be read, and the first rows."""
 
-_ROWS_SHOWN = 20
+ROWS_SHOWN = 20
 _THRESHOLDS = ("greater_than", "at_least", "less_than", "at_most")
 
 
@@ -249,7 +249,7 @@ class Mapping(Config):
                 raise SourceUnreadable(f"{said}; check the mapping") from None
             if lost.any():
                 which = lost.nonzero()[0]
-                first = which[:_ROWS_SHOWN].tolist()
+                first = which[:ROWS_SHOWN].tolist()
                 unreadable[column.name] = {"count": len(which), "rows": first}
             columns[column.name] = values.set_axis(pd.RangeIndex(num_rows))
             del series, present, values, empty, lost

@@ -89,7 +89,7 @@ def write_cut(
         report: the verdict on the whole table.
         search_path: where a job's own modules lie.
     """
-    from silos.cache import to_arrow, write_table
+    from silos.arrow import to_arrow, write_table
 
     directory.mkdir(parents=True, mode=0o700)
     order = np.concatenate(list(parts.values()))
@@ -224,7 +224,7 @@ class SimulatedSilo:
         """Return this silo's canonical rows."""
         import pyarrow as pa
 
-        from silos.cache import to_pandas
+        from silos.arrow import to_pandas
 
         self._require(contract)
         with pa.memory_map(str(self._shared.directory / "table.arrow")) as file:

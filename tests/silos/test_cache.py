@@ -5,12 +5,14 @@ import sys
 import textwrap
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from consilo.contract import Contract
 from consilo.errors import SchemaDrift, SourceUnreadable
-from silos.cache import CanonicalCache, to_arrow, to_pandas, write_table
+from silos.arrow import to_arrow, to_pandas, write_table
+from silos.cache import CanonicalCache
 from silos.mapping import Mapping
 from silos.sources import Source
 
@@ -97,7 +99,7 @@ def test_a_hit_neither_opens_the_source_nor_loads_great_expectations(silo):
         sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
         from pathlib import Path
         from consilo.contract import Contract
-        from silos.cache import CanonicalCache, to_arrow, to_pandas, write_table
+        from silos.cache import CanonicalCache
         from silos.mapping import Mapping
         from silos.sources import Source
         contract = Contract.from_json({silo.contract.to_json()!r})
@@ -222,10 +224,9 @@ def test_a_source_that_is_gone_is_an_error_even_where_its_table_is_cached(silo):
 class Restless(Source):
     """A source that somebody writes to while it is read."""
 
-    def read(self, columns=None, *, text=()):
-        frame = super().read(columns, text=text)
+    def blocks(self, columns=None, *, text=(), types=None):
+        yield from super().blocks(columns, text=text, types=types)
         self.path[0].write_text(ROWS.replace("1.5", "9.5"))
-        return frame
 
 
 def test_a_source_that_changes_while_it_is_read_leaves_no_entry(silo):
@@ -264,3 +265,47 @@ def test_a_disk_that_is_full_leaves_no_entry(silo, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         silo.build()
     assert silo.entries() == set()
+
+
+class Even:
+    """Keeps every other row, by a column that the contract does not have."""
+
+    columns = ("number",)
+
+    def __init__(self, rest=0):
+        self.rest = rest
+        self.seen = []
+
+    @property
+    def digest(self):
+        return hashlib.sha256(str(self.rest).encode()).hexdigest()
+
+    def keep(self, block):
+        numbers = block["number"].to_pylist()
+        self.seen += numbers
+        return np.array([int(each) % 2 == self.rest for each in numbers])
+
+
+def test_rows_that_may_not_be_used_reach_neither_the_check_nor_the_cache(silo):
+    row = "{n},{height},{n},a,2020-01-31,1,{n:03}\n"
+    lines = [row.format(n=n, height="tall" if n % 2 else n) for n in range(40)]
+    silo.path.write_text("name,height,beds,ward,visited,smokes,number\n" + "".join(lines))
+    everything, report = silo.build()
+    assert len(everything) == 40
+    assert not report.passed
+    kept = {}
+    for rest in (0, 1, 0):
+        rows = Even(rest)
+        kept[rest] = silo.cache.get_or_build(
+            silo.source, silo.mapping, silo.contract, now=NOW, keep=rows
+        )
+        assert rows.seen in ([], [f"{n:03}" for n in range(40)])  # as written, and all of them
+    assert kept[0][0]["beds"].tolist() == list(range(0, 40, 2))
+    assert kept[0][1].passed
+    assert not kept[1][1].passed
+    assert "number" not in kept[0][0].columns
+    keys = {
+        silo.cache.key(silo.source, silo.mapping, silo.contract, now=NOW, keep=keep)
+        for keep in (None, Even(0), Even(1), Even(1))
+    }
+    assert len(keys) == 3

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import csv
 
 from consilo.errors import ConfigInvalid, SourceUnreadable
-from silos import sources
-from silos.sources import Source
+from silos.sources import DEFAULT_NULLS, Source, TypesChanged, blocks, csv_file
 
 SECRET = "SECRET-77"
 ROWS = pd.DataFrame({"id": [1, 2, 3], "x": [0.5, 1.5, None], "code": ["a", "b", None]})
@@ -48,13 +48,13 @@ def test_every_kind_of_source_holds_the_same_rows(everywhere, kind):
         source.read(["cod"])
 
 
-def csv(tmp_path, text: str, **options) -> Source:
+def csv_of(tmp_path, text: str, **options) -> Source:
     (tmp_path / "t.csv").write_bytes(text.encode(options.get("encoding", "utf-8")))
     return Source(type="csv", path=tmp_path / "t.csv", **options)
 
 
 def test_a_file_without_a_header_takes_its_names_from_the_source(tmp_path):
-    source = csv(tmp_path, "1;?\n2;3\n", separator=";", header=False, names=["a", "b"])
+    source = csv_of(tmp_path, "1;?\n2;3\n", separator=";", header=False, names=["a", "b"])
     assert source.read()["b"].tolist() == ["?", "3"]
     assert source.model_copy(update={"na_values": ("?",)}).read()["b"].isna().tolist() == [
         True,
@@ -63,21 +63,21 @@ def test_a_file_without_a_header_takes_its_names_from_the_source(tmp_path):
 
 
 def test_text_stays_as_written_where_asked(tmp_path):
-    source = csv(tmp_path, "code,x\n007,1\n010,2\n")
+    source = csv_of(tmp_path, "code,x\n007,1\n010,2\n")
     assert source.read()["code"].tolist() == [7, 10]
     assert source.read(text=["code"])["code"].tolist() == ["007", "010"]
 
 
 def test_a_column_that_turns_from_numbers_to_text_late_is_read_as_text(tmp_path):
     rows = "".join(f"{number},1\n" for number in range(200_000))
-    frame = csv(tmp_path, f"a,b\n{rows}x,2\n1.5,3\n").read()
+    frame = csv_of(tmp_path, f"a,b\n{rows}x,2\n1.5,3\n").read()
     assert frame["a"].tolist()[-2:] == ["x", "1.5"]
     assert frame["b"].sum() == 200_005
 
 
 def test_whole_numbers_with_gaps_stay_whole(tmp_path):
     big = 2**60 + 1
-    assert csv(tmp_path, f"a,b\n{big},1\n,2\n").read()["a"][0] == big
+    assert csv_of(tmp_path, f"a,b\n{big},1\n,2\n").read()["a"][0] == big
 
 
 def test_several_files_are_one_table(tmp_path):
@@ -100,14 +100,14 @@ def test_several_files_are_one_table(tmp_path):
     ],
 )
 def test_a_file_that_cannot_be_read_says_why_and_quotes_nothing(tmp_path, text, options, said):
-    source = csv(tmp_path, text, **options).model_copy(update={"encoding": "utf-8"})
+    source = csv_of(tmp_path, text, **options).model_copy(update={"encoding": "utf-8"})
     with pytest.raises(SourceUnreadable, match=said) as caught:
         source.read()
     assert SECRET not in str(caught.value)
 
 
 def test_a_first_row_taken_for_a_header_is_not_quoted(tmp_path):
-    source = csv(tmp_path, f"{SECRET},63\n{SECRET},64\n")
+    source = csv_of(tmp_path, f"{SECRET},63\n{SECRET},64\n")
     with pytest.raises(SourceUnreadable) as caught:
         source.read([SECRET.lower()])
     assert SECRET not in str(caught.value)
@@ -128,7 +128,7 @@ def test_what_is_not_there_is_told(tmp_path, everywhere):
 
 
 def test_a_header_without_rows_is_an_empty_table(tmp_path):
-    frame = csv(tmp_path, "a,b\n").read()
+    frame = csv_of(tmp_path, "a,b\n").read()
     assert list(frame.columns) == ["a", "b"]
     assert len(frame) == 0
 
@@ -183,7 +183,7 @@ def test_the_fingerprint_remembers_an_old_file_and_sees_a_changed_one(tmp_path):
 
 
 def test_the_options_are_part_of_the_fingerprint(tmp_path):
-    source = csv(tmp_path, "a;b\n1;2\n")
+    source = csv_of(tmp_path, "a;b\n1;2\n")
     other = source.model_copy(update={"separator": ";"})
     assert source.fingerprint() != other.fingerprint()
 
@@ -230,26 +230,37 @@ def test_a_csv_file_read_in_blocks_is_the_one_read_whole(tmp_path, first, second
     paths = [tmp_path / "1.csv", tmp_path / "2.csv"]
     for path, rows in zip(paths, (first, second), strict=True):
         path.write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    (tmp_path / "all.csv").write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in [*first, *second]))
+    converting = csv.ConvertOptions(
+        include_columns=["b", "a"],
+        column_types={name: pa.string() for name in text},
+        null_values=list(DEFAULT_NULLS),
+        strings_can_be_null=True,
+    )
+    whole = csv.read_csv(tmp_path / "all.csv", convert_options=converting)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_CSV_BLOCK", 64)
-        in_blocks = _read_or_fault(paths, text)
-        patch.setattr(sources, "_stream_csv", _refuses)
-        whole = _read_or_fault(paths, text)
-    if isinstance(whole, str):
-        assert in_blocks == whole
-    else:
-        pd.testing.assert_frame_equal(in_blocks, whole)
+        patch.setattr(csv_file, "_TEXT_BLOCK", 64)
+        patch.setattr(blocks, "BLOCK_ROWS", 7)
+        source = Source(type="csv", path=paths)
+        found = _all_blocks(source, text)
+        assert {block.num_rows for block in found[:-1]} <= {7}
+        assert 1 <= len(found) <= max(1, -(-whole.num_rows // 7))
+        assert pa.concat_tables(found).equals(whole)
+        pd.testing.assert_frame_equal(source.read(["b", "a"], text=text), blocks.to_frame(whole))
 
 
-def _read_or_fault(paths, text):
-    try:
-        return Source(type="csv", path=paths).read(["b", "a"], text=text)
-    except SourceUnreadable as fault:
-        return str(fault)
+def _all_blocks(source, text):
+    types = {}
+    for _ in range(2):
+        try:
+            return list(source.blocks(["b", "a"], text=text, types=types))
+        except TypesChanged as changed:
+            types = changed.types
+    raise AssertionError("types changed twice")
 
 
 def _refuses(*_):
-    raise pa.ArrowInvalid("not in blocks")
+    raise AssertionError("the types were sought")
 
 
 @pytest.mark.parametrize("kind", ["int64", "double"])
@@ -257,8 +268,8 @@ def test_numbers_are_read_in_blocks_and_keep_their_gaps(tmp_path, monkeypatch, k
     path = tmp_path / "rows.csv"
     unit = "1" if kind == "int64" else "0.5"
     path.write_text("a,b\n" + "".join(f"{unit if n % 3 else ''},{n}\n" for n in range(3000)))
-    monkeypatch.setattr(sources, "_CSV_BLOCK", 512)
-    monkeypatch.setattr(sources, "_read_csv", _refuses)
+    monkeypatch.setattr(csv_file, "_TEXT_BLOCK", 512)
+    monkeypatch.setattr(csv_file, "_settled", _refuses)
     frame = Source(type="csv", path=path).read()
     assert str(frame["a"].dtype) == ("Int64" if kind == "int64" else "float64")
     assert frame["a"].isna().tolist() == [n % 3 == 0 for n in range(3000)]

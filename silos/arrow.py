@@ -1,0 +1,88 @@
+"""Canonical tables between pandas, Arrow and a file; numbers without gaps are never copied."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+def to_arrow(frame: pd.DataFrame) -> pa.Table:
+    """Return a canonical table as Arrow, numbers without gaps uncopied; see `to_pandas`."""
+    import pyarrow as pa
+
+    columns = {}
+    for name in frame.columns:
+        series = frame[name]
+        if series.dtype == "float64":
+            # NaN stays a value: a column without nulls is mapped, not copied.
+            columns[name] = pa.array(series.to_numpy(), from_pandas=False)
+            continue
+        values = pa.array(series, from_pandas=True)
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        if pa.types.is_string(values.type):
+            values = values.cast(pa.large_string())
+        columns[name] = values
+    table = pa.table(columns) if columns else pa.table({"": pa.nulls(len(frame))})
+    return table.combine_chunks()
+
+
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """Return the canonical table that `to_arrow` took, with its dtypes; numbers are mapped."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if table.schema.names == [""]:
+        return pd.DataFrame(index=pd.RangeIndex(table.num_rows))
+    text = pd.StringDtype(na_value=float("nan"))
+    types: dict[Any, Any] = {
+        pa.int64(): pd.Int64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+        pa.string(): text,
+        pa.large_string(): text,
+    }
+    frame: pd.DataFrame = table.to_pandas(types_mapper=types.get, split_blocks=True)
+    return frame
+
+
+def write_table(path: Path, table: pa.Table) -> str:
+    """Write a table as an Arrow file that only the owner can read, and sync it to disk.
+
+    Returns:
+        The SHA-256 of the file, in hexadecimal.
+    """
+    import pyarrow as pa
+
+    path.touch(mode=0o600)
+    with path.open("wb") as file:
+        hashed = _Hashed(file)
+        with pa.PythonFile(hashed, mode="w") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        os.fsync(file.fileno())
+    return hashed.sha256.hexdigest()
+
+
+class _Hashed:
+    """A file for pyarrow to write to, hashed on the way; who opened it closes it."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
