@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from silos.data_commands import app as data_app
+
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 
 app = typer.Typer(
@@ -14,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_app, name="data")
 
 
 @app.command()
