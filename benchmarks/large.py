@@ -48,6 +48,8 @@ from consilo.transports.flower.superlink import Registry, start_superlink  # noq
 from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
 from flows.demo_data import write_hospitals  # noqa: E402
 from flows.federation import start_node, wait_online  # noqa: E402
+from silos.bundles import approve  # noqa: E402
+from silos.policy import TEMPLATE  # noqa: E402
 
 SILOS = 3
 MIB = 1024 * 1024
@@ -106,7 +108,7 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
                     shutil.copyfile(link.ca_certificate, directory / "ca.crt")
                     node = {"name": name, "superlink": link.address, **settings}
                     (directory / "node.yaml").write_text(yaml.safe_dump(node))
-                    (directory / "bundles.yaml").write_text(yaml.safe_dump([bundle_hash(bundle)]))
+                    approve(directory, bundle_hash(bundle))
                     start_node(supervisor, name, directory)
             wait_online(link.address, link.ca_certificate, directories, supervisor.services)
 
@@ -142,7 +144,10 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
             service.stop()
         say(f"echo: {figures['echo_s_per_round']:.2f} s a round")
 
-        start(memory_limit_mib=8192)
+        for directory in directories.values():
+            policy = TEMPLATE.replace("memory_mib: 4096", "memory_mib: 8192")
+            (directory / "policy.yaml").write_text(policy)
+        start()
         warm()
         del body, sent
         gc.collect()

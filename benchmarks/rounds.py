@@ -48,6 +48,7 @@ from consilo.transports.flower.superlink import Registry, start_superlink  # noq
 from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
 from flows.demo_data import Hospital, write_hospitals  # noqa: E402
 from flows.federation import start_node, wait_online  # noqa: E402
+from silos.bundles import approve  # noqa: E402
 
 SILOS = 3
 STEPS, BATCH, LR, MOMENTUM = 8, 32, 0.05, 0.5
@@ -115,7 +116,7 @@ def ours(folder: Path, hospitals: Sequence[Hospital], rounds: int) -> Cost:
                 shutil.copyfile(link.ca_certificate, directory / "ca.crt")
                 node = yaml.safe_dump({"name": name, "superlink": link.address})
                 (directory / "node.yaml").write_text(node)
-                (directory / "bundles.yaml").write_text(yaml.safe_dump([bundle_hash(bundle)]))
+                approve(directory, bundle_hash(bundle))
                 start_node(supervisor, name, directory)
         wait_online(link.address, link.ca_certificate, directories, supervisor.services)
         say("consilo: federation is up")

@@ -208,25 +208,46 @@ def run_verify(
             help="The coordinator's public key; else keys/record.key.pub beside the runs."
         ),
     ] = None,
+    audit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="SILO=FILE: a silo's audit log to hold against it; may be repeated.",
+            metavar="SILO=FILE",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check that a run record is whole: no line edited, removed, added or moved.
+    """Check that a run record is whole, every reply signed, and that silos' logs tell the same.
 
-    Example: consilo run verify coordinator/runs/RUN
+    Example: consilo run verify coordinator/runs/RUN --audit cleveland=audit.jsonl
     """
-    from consilo.record import verify
+    from consilo import chain
+    from consilo.crosscheck import compare, signed_replies
+    from consilo.record import read, verify
 
     path = _record(record)
     beside = path.parent.parent.parent / "keys" / "record.key.pub"
     chosen = key or (beside if beside.exists() else None)
     body = verify(path, _public_key(chosen))
+    entries = read(path)
+    replies = len(signed_replies(entries))
+    findings = []
+    for each in audit or []:
+        silo, _, log = each.partition("=")
+        if silo not in entries[0]["body"]["silos"] or not Path(log).is_file():
+            raise ConfigInvalid(each, ["expected SILO=FILE: a silo of this run and its audit log"])
+        findings += [f"{silo}: {one}" for one in compare(entries, chain.verify(Path(log)), silo)]
     trusted = "signed by the coordinator" if chosen else "signed (by the key it names itself)"
     if as_json:
-        print(json.dumps({"verified": True, "key": str(chosen) if chosen else None, **body}))
+        told = {"replies": replies, "findings": findings, "key": str(chosen) if chosen else None}
+        print(json.dumps({"verified": not findings, **told, **body}))
     else:
         print(f"whole: {body['entries']} entries, {trusted}, run {body['status']}")
+        print(f"{replies} replies, each signed by its silo")
+        print("\n".join(findings) or f"{len(audit or [])} audit logs tell the same")
         if chosen is None:
             print("to check who signed it, give the coordinator's --key", file=sys.stderr)
+    raise typer.Exit(1 if findings else 0)
 
 
 def _record(path: Path) -> Path:
@@ -302,6 +323,7 @@ def _run_alone(
     import tempfile
 
     from consilo.environment import quieten
+    from consilo.keys import load_or_create_signing_key
     from consilo.processes import Supervisor
     from consilo.transports.flower.bundle import bundle_hash
     from flows.federation import bring_up, find_silos, job_bundle, taken_down
@@ -312,7 +334,8 @@ def _run_alone(
     say = _say()
     home = (directory or Path(tempfile.mkdtemp(prefix="consilo-"))).resolve()
     found = find_silos(silos)
-    digest = bundle_hash(job_bundle(loaded, (job.parent,)))
+    signer = load_or_create_signing_key(home / "keys" / "record.key")
+    digest = bundle_hash(job_bundle(loaded, (job.parent,), signer))
     for place in found.values():
         approve(place, digest)  # all these silos are ours: we gave them by their directories
     say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(found)} silos")

@@ -6,28 +6,31 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.config import parse, read_yaml
 from consilo.environment import child_environment
 from consilo.errors import ConfigInvalid, CoordinatorUnreachable, ServiceFailed
 from consilo.files import write_atomic
+from consilo.headers import WIRE_VERSION, WIRE_VERSIONS
 from consilo.job import Job
 from consilo.kernel import Party
 from consilo.keys import (
     load_or_create_authority,
     load_or_create_signing_key,
-    load_or_create_silo_key,
 )
+from consilo.membership.coordinator import Coordinator, Reachable
+from consilo.membership.members import Member
 from consilo.processes import Service, Supervisor, free_port, listens
 from consilo.signing import public_hex
 from flows.modules import local_modules
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from flows.connection import Connection, Order
 
 _ONLINE_S = 180.0
+ANY_HOST = ("0.0.0.0", "::")
 
 Say = Callable[[str], None]
 """Takes one line for the person who waits."""
@@ -105,15 +109,21 @@ def find_silos(folder: Path) -> dict[str, Path]:
 
 
 def bring_up(
-    supervisor: Supervisor, home: Path, silos: Mapping[str, Path], *, say: Say
+    supervisor: Supervisor,
+    home: Path,
+    silos: Mapping[str, Path],
+    *,
+    say: Say,
+    place: Reachable | None = None,
 ) -> Addresses:
     """Start everything, side by side, and return where it answers.
 
     Args:
         supervisor: stops it again.
         home: the coordinator's directory.
-        silos: name → directory.
+        silos: name → directory, of those that run on this machine.
         say: told what happens.
+        place: where silos reach the coordinator; see `settle_place`.
 
     Raises:
         ServiceFailed: where something does not come up.
@@ -122,7 +132,7 @@ def bring_up(
 
     home.mkdir(parents=True, exist_ok=True)
     prefect, mlflow = start_prefect(supervisor, home), start_mlflow(supervisor, home)
-    superlink, certificate = start_silos(supervisor, home, silos, say)
+    superlink, certificate = start_silos(supervisor, home, silos, say, place)
     addresses = Addresses(
         superlink,
         certificate,
@@ -136,7 +146,8 @@ def bring_up(
     mlflow.wait()
     say(f"MLflow on {addresses.tracking_uri}")
     wait_online(superlink, Path(certificate), silos, supervisor.services)
-    say(f"{len(silos)} silos are online")
+    if silos:
+        say(f"{len(silos)} silos are online")
     write_atomic(home / "federation.json", json.dumps(asdict(addresses), indent=1).encode())
     return addresses
 
@@ -163,24 +174,64 @@ def _is_up(addresses: Addresses) -> bool:
     return listens(int(port), host)
 
 
-def start_silos(
-    supervisor: Supervisor, home: Path, silos: Mapping[str, Path], say: Say
-) -> tuple[str, str]:
-    """Start a SuperLink and the silos' nodes; return its address and its CA certificate."""
-    from consilo.transports.flower.superlink import Registry, start_superlink
+def settle_place(
+    home: Path, *, host: str | None = None, port: int | None = None, advertise: str | None = None
+) -> Reachable:
+    """Return where silos reach the coordinator in ``home``; what is said once is kept.
 
-    authority = load_or_create_authority(home / "keys")
-    pin_each_other(home, silos)
-    link = start_superlink(supervisor, home / "superlink", authority, port=free_port())
-    with Registry(link.address, link.ca_certificate) as registry:
-        for name, directory in silos.items():
-            registry.register(name, load_or_create_silo_key(directory / "silo.key"))
-            shutil.copyfile(link.ca_certificate, directory / "ca.crt")
-            node = {"name": name, "superlink": link.address}
-            write_atomic(directory / "node.yaml", yaml.safe_dump(node).encode())
-            start_node(supervisor, name, directory)
-    say(f"SuperLink on {link.address}, {len(silos)} silos starting")
-    return link.address, str(link.ca_certificate)
+    Invitations name it, so it stays the same over restarts.
+
+    Args:
+        home: the coordinator's directory.
+        host: address to bind to; 127.0.0.1 at first.
+        port: to listen on; a free one at first.
+        advertise: what silos call this machine; else ``host``.
+
+    Raises:
+        ConfigInvalid: where silos could not know what to connect to.
+    """
+    known = Reachable.load(home)
+    said = {"host": host, "port": port, "advertise": advertise}
+    changes = {key: value for key, value in said.items() if value is not None}
+    if known is None:
+        known = Reachable(port=port or free_port())
+    place = parse(Reachable, known.model_dump() | changes, where="--host, --port, --advertise")
+    if place.host in ANY_HOST and not place.advertise:
+        raise ConfigInvalid(
+            "--host", [f"{place.host} is no address to connect to; say with --advertise what is"]
+        )
+    place.save(home)
+    return place
+
+
+def start_silos(
+    supervisor: Supervisor,
+    home: Path,
+    silos: Mapping[str, Path],
+    say: Say,
+    place: Reachable | None = None,
+) -> tuple[str, str]:
+    """Start a SuperLink and the nodes of this machine's silos; return its address and its CA.
+
+    The silos are enrolled first, all of them, so that each finds the others' keys when it starts.
+    """
+    from consilo.transports.flower.superlink import start_superlink
+    from silos.enrol import enrol_here
+
+    place = place or settle_place(home)
+    hosts = [each for each in (place.host, place.advertise) if each and each not in ANY_HOST]
+    authority = load_or_create_authority(home / "keys", hosts=hosts)
+    here = f"127.0.0.1:{place.port}" if place.host in ANY_HOST else f"{place.host}:{place.port}"
+    for name, directory in silos.items():
+        enrol_here(home, directory, address=here, name=name)
+    link = start_superlink(
+        supervisor, home / "superlink", authority, port=place.port, host=place.host
+    )
+    for name, directory in silos.items():
+        start_node(supervisor, name, directory)
+    starting = f", {len(silos)} silos starting" if silos else ""
+    say(f"SuperLink on {place.address}{starting}")
+    return here, str(link.ca_certificate)
 
 
 def pin_each_other(home: Path, silos: Mapping[str, Path]) -> None:
@@ -196,6 +247,12 @@ def pin_each_other(home: Path, silos: Mapping[str, Path]) -> None:
         write_atomic(directory / "coordinator.yaml", yaml.safe_dump(pinned).encode())
         others = {n: {"signing_key": key} for n, key in keys.items() if n != name}
         write_atomic(directory / "partners.yaml", yaml.safe_dump(others).encode())
+
+
+def party_of(member: Member) -> Party:
+    """Return how a member signs, and the newest wire version that both sides speak."""
+    common = set(member.wire) & set(WIRE_VERSIONS)
+    return Party(member.signing_key, max(common, default=WIRE_VERSION))
 
 
 def parties_of(silos: Mapping[str, Path]) -> dict[str, Party]:
@@ -243,12 +300,26 @@ def wait_online(
             time.sleep(0.1)
 
 
-def job_bundle(job: Job, search_path: Sequence[Path]) -> bytes:
-    """Return the bundle of a job: Consilo's frame and the job's own modules."""
+def job_bundle(
+    job: Job, search_path: Sequence[Path], signer: Ed25519PrivateKey | None = None
+) -> bytes:
+    """Return the bundle of a job: Consilo's frame and the job's own modules.
+
+    Args:
+        job: names the modules.
+        search_path: where they lie.
+        signer: signs a bundle that has modules.
+    """
+    from consilo.protocols import find_protocol
     from consilo.transports.flower.bundle import build_bundle, read_modules
 
     files = [file for folder in search_path for file in local_modules(job, folder)]
-    return build_bundle(read_modules(files))
+    if not files:
+        return build_bundle()
+    names = (job.protocol.name, "contract_check", "statistics", "evaluation")
+    verbs = [v for name in names for v in find_protocol(name, search_path).verbs().values()]
+    disclosures = frozenset().union(*(each.disclosures for each in verbs))
+    return build_bundle(read_modules(files), disclosures=disclosures, signer=signer)
 
 
 @contextmanager
@@ -258,32 +329,41 @@ def connect(order: Order) -> Iterator[Connection]:
     Raises:
         CoordinatorUnreachable: where nothing answers.
     """
-    from consilo.transports.flower.superlink import Registry
     from consilo.transports.flower.transport import FlowerTransport
     from flows.connection import Connection
 
     home = order.home
     addresses = Addresses.load(home)
     certificate = Path(addresses.ca_certificate)
-    with Registry(addresses.superlink, certificate) as registry:
-        registered = tuple(registry.silos())
+    with Coordinator(home) as coordinator:
+        known = coordinator.members.all()
+    now = datetime.now(UTC)
+    taking_part = {n: each for n, each in known.items() if each.state in ("admitted", "suspended")}
+    absent = {n: why for n, each in taking_part.items() if (why := each.standing(now))}
+    members = {n: each for n, each in taking_part.items() if n not in absent}
     transport = FlowerTransport.open(
         addresses.superlink,
         certificate,
-        job_bundle(order.job, order.search_path),
+        job_bundle(
+            order.job,
+            order.search_path,
+            load_or_create_signing_key(home / "keys" / "record.key"),
+        ),
         home=home / "superlink",
         cancelled=order.cancelled,
     )
     try:
         yield Connection(
             transport=transport,
-            silos=registered,
+            silos=tuple(taking_part),
             bundle=transport.bundle_hash,
             signing_key=load_or_create_signing_key(home / "keys" / "record.key"),
             tracking_uri=addresses.tracking_uri,
             home=home,
             finish=lambda ok, detail: transport.finish(ok=ok, detail=detail),
-            parties=parties_of({n: Path(each) for n, each in addresses.silos.items()}),
+            parties={n: party_of(each) for n, each in members.items()},
+            members=members,
+            absent=absent,
         )
     finally:
         transport.close()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from silos import oversight
 from silos.data_commands import app as data_app
 
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
@@ -17,6 +18,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(oversight.audit_app, name="audit")
+app.command()(oversight.bundles)
+app.command()(oversight.approve)
+app.command()(oversight.reject)
 
 
 @app.command()
@@ -47,20 +52,6 @@ def check(
         print(f"{silo.name}: {report.reason()}")
         print(f"full report: {silo.directory / 'gx/uncommitted/data_docs/local_site/index.html'}")
     raise typer.Exit(0 if report.passed else 1)
-
-
-@app.command()
-def approve(
-    digest: Annotated[str, typer.Argument(help="SHA-256 of the bundle, as the refusal names it.")],
-    directory: Directory = Path("."),
-) -> None:
-    """Approve a bundle: the code with this hash may run on this silo's rows.
-
-    Example: consilo silo approve 3f5a… --dir silos/cleveland
-    """
-    from silos.bundles import approve as approve_bundle
-
-    print("approved" if approve_bundle(directory, digest) else "was approved before")
 
 
 @app.command()

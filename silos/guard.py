@@ -105,7 +105,7 @@ class Guard:
         verb: Verb,
         *,
         rows: Callable[[], int],
-        counts: Mapping[str, int] | None = None,
+        counts: Callable[[], Mapping[str, int] | None] = lambda: None,
     ) -> None:
         """Raise `Refused` unless manifest, bundle and policy allow this verb; note the decision.
 
@@ -115,15 +115,16 @@ class Guard:
             contract: as its body has it.
             verb: what is asked.
             rows: how many rows the job has in this silo.
-            counts: of consent, for the log.
+            counts: of consent, for the log; raises `Refused` where nobody can know.
         """
         try:
             self._permit(header, job, contract, verb, rows)
+            consent = counts()
         except Refused as cause:
             audit.asked(self.log, header, "refused", cause)
             raise
         self.store.note_request(header.step_id, at=self.now())
-        audit.asked(self.log, header, "allowed", **({"consent": dict(counts)} if counts else {}))
+        audit.asked(self.log, header, "allowed", **({"consent": dict(consent)} if consent else {}))
 
     def repeated(self, header: Header) -> None:
         """Note that a step got the answer that it got before."""

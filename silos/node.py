@@ -8,7 +8,8 @@ approved, before a byte of the bundle is fetched.
 ```
 SILO_DIR/
   node.yaml       who we are and where the coordinator is (`NodeConfig`)
-  bundles.yaml    approved bundles: a list of SHA-256
+  silo.key …      its keys and certificate (`silos.enrol`)
+  bundles.yaml    which code may run (`silos.bundles`)
   bundles/HASH/   unpacked bundles
   flwr/           FLWR_HOME
 ```
@@ -21,6 +22,7 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import random
 import signal
 import socket
@@ -33,15 +35,23 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
-from pydantic import Field
-
-from consilo.config import Config, parse, read_yaml
 from consilo.environment import QUIET, child_environment
-from consilo.errors import ConfigInvalid, ConsiloError, Refused, ServiceFailed, TransportError
+from consilo.errors import (
+    ConfigInvalid,
+    ConsiloError,
+    PolicyInvalid,
+    Refused,
+    ServiceFailed,
+    TransportError,
+)
 from consilo.guard import become_subreaper, descendants
 from consilo.keys import load_silo_key
 from consilo.parcel import Fault, Parcel
-from silos.bundles import approved_bundles
+from silos import enrol
+from silos.bundles import require_approved
+from silos.lines import TICK, Event, Keeper, Line, stay_known
+from silos.node_config import NodeConfig
+from silos.policy import Limits, Policy
 from silos.warm import Files, read_parcel
 
 if TYPE_CHECKING:
@@ -49,7 +59,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("consilo.node")
 
-PRELOAD = ("torch", "torch._dynamo", "opacus", "silos.ready")
 _PRELOAD_S = 180.0
 _ACTIVATE_FIRST_S, _ACTIVATE_LONGEST_S = 1.0, 10.0
 _STRUCK_OFF_EXIT = 3
@@ -59,30 +68,6 @@ _OUTCOMES = {
     "memory": Fault("crashed", "the silo's process was ended at its memory limit"),
     "time": Fault("crashed", "the silo's process was ended at its time limit"),
 }
-
-
-class NodeConfig(Config):
-    """``node.yaml``. Paths are relative to the silo's folder."""
-
-    name: str = Field(min_length=1, max_length=64)
-    superlink: str = Field(description="host:port of the coordinator")
-    ca_certificate: Path = Path("ca.crt")
-    private_key: Path = Path("silo.key")
-    answerer: str = "silos.silo:answerer"
-    preload: tuple[str, ...] = PRELOAD
-    memory_limit_mib: int = Field(default=4096, gt=0)
-    wall_limit_s: float = Field(default=3600.0, gt=0)
-    threads: int = Field(default=1, gt=0)
-
-
-def load_node_config(folder: Path) -> NodeConfig:
-    """Return the configuration of the silo in ``folder``.
-
-    Raises:
-        ConfigInvalid: with every finding.
-    """
-    path = folder / "node.yaml"
-    return parse(NodeConfig, read_yaml(path), where=str(path))
 
 
 class Warm:
@@ -100,6 +85,7 @@ class Warm:
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._limits_kept, self._limits_at = Limits(), 0
 
     def __enter__(self) -> Self:
         return self
@@ -154,12 +140,13 @@ class Warm:
             self.stop()
             self.start()
         assert self._channel is not None
+        limits = self._limits()
         job = {
             "silo": str(self._folder),
             "bundle": str(bundle),
             "answerer": self._config.answerer,
-            "memory_limit_mib": self._config.memory_limit_mib,
-            "wall_limit_s": self._config.wall_limit_s,
+            "memory_limit_mib": limits.memory_mib,
+            "wall_limit_s": limits.wall_s,
             "threads": self._config.threads,
         }
         question, reply = Files.of(parcel), Files.of()
@@ -179,6 +166,17 @@ class Warm:
         finally:
             question.close()
             reply.close()
+
+    def _limits(self) -> Limits:
+        """Return the policy's limits of a message, read again where the file has changed."""
+        path = self._folder / "policy.yaml"
+        try:
+            at = path.stat().st_mtime_ns
+            if at != self._limits_at:
+                self._limits_kept, self._limits_at = Policy.load(path).limits, at
+        except (FileNotFoundError, PolicyInvalid):  # without a valid policy, the child refuses
+            return Limits()
+        return self._limits_kept
 
     def _hear(self) -> str | None:
         assert self._channel is not None
@@ -212,53 +210,123 @@ class Node:
     def __init__(self, folder: Path, config: NodeConfig) -> None:
         self._folder = folder
         self._config = config
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._lines: list[Line] = []
 
     def run(self) -> None:
         """Serve until the process is asked to stop.
 
         Raises:
-            NotAuthorised: where the coordinator has struck this silo off.
+            NotAuthorised: where the coordinator has removed this silo.
         """
+        if not (self._folder / "ca.crt").is_file():
+            raise ConfigInvalid(
+                str(self._folder / "ca.crt"),
+                ["the CA certificate does not exist; 'consilo silo init INVITATION' fetches it"],
+            )
+        enrol.promote(self._folder)
+        state = stay_known(self._folder, greet=True)
+        keeper = Keeper(self._folder, self._config, self._events)
+        with Warm(self._folder, self._config, alone=True) as warm:
+            warm.start()
+            try:
+                self._go_online(state)
+                keeper.start()
+                while True:
+                    self._handle(warm, *self._events.get())
+            finally:
+                keeper.stop()
+                for line in self._lines:
+                    line.close()
+
+    def _handle(self, warm: Warm, line: Line | None, event: Request | Exception | str) -> None:
+        from consilo.transports.flower.calls import NotAuthorised
+
+        if isinstance(event, str):
+            self._note(event)
+        elif line is None or line not in self._lines:
+            return  # of a connection that is closed already
+        elif isinstance(event, TransportError):
+            log.warning("the connection ended: %s", event)
+            self._lines.remove(line)
+            line.close()
+            if not self._lines:
+                self._go_online(stay_known(self._folder))
+        elif isinstance(event, Exception):
+            raise event
+        else:
+            try:
+                self._serve(line.link, warm, event)
+            except NotAuthorised:
+                log.info("run %d has ended; its message is dropped", event.run_id)
+            except TransportError as cause:
+                log.warning("run %d: a message is lost: %s", event.run_id, cause)
+            finally:
+                line.done()
+
+    def _note(self, word: str) -> None:
+        """Act on what the keeper says."""
+        if word == enrol.CERTIFICATE and len(self._lines) == 1:
+            self._lines[0].link.show(self._folder / enrol.CERTIFICATE)
+            log.info("a renewed certificate is shown from now on")
+        elif word == enrol.NEXT_CERTIFICATE and len(self._lines) == 1:
+            self._lines.append(self._open(enrol.NEXT_KEY, enrol.NEXT_CERTIFICATE))
+            log.info("a new key is online; the old one is served until it is silent")
+        elif word == TICK and len(self._lines) == 2:
+            old, new = self._lines
+            if min(old.silent_s, new.online_s) > self._config.drain_s:
+                self._lines.remove(old)
+                old.close()
+                enrol.promote(self._folder)
+                log.info("the old key is no longer served")
+
+    def _go_online(self, state: str) -> None:
+        """Open a connection with the silo's key, once the coordinator lets us."""
+        from consilo.transports.flower.calls import NotAuthorised
+
+        pause_s = _ACTIVATE_FIRST_S
+        while state == "removed" or not (self._folder / enrol.CERTIFICATE).exists():
+            if state == "removed":
+                raise NotAuthorised(
+                    f"the coordinator at {self._config.superlink} has removed this silo"
+                )
+            log.info("not admitted yet; asking again in %.0f s", pause_s)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _ACTIVATE_LONGEST_S)
+            state = stay_known(self._folder)
+        enrol.promote(self._folder)
+        self._lines.append(self._open(enrol.KEY, enrol.CERTIFICATE))
+
+    def _open(self, key: str, certificate: str) -> Line:
+        """Go online; try again while the coordinator is away or believes that we still are."""
         from consilo.transports.flower.calls import NotAuthorised
         from consilo.transports.flower.fleet import FleetLink
 
-        key = load_silo_key(self._folder / self._config.private_key)
-        ca_certificate = self._folder / self._config.ca_certificate
-        if not ca_certificate.is_file():
-            raise ConfigInvalid(str(ca_certificate), ["the CA certificate does not exist"])
-        with Warm(self._folder, self._config, alone=True) as warm:
-            warm.start()
-            with FleetLink(self._config.superlink, ca_certificate, key) as link:
-                self._activate(link)
-                while True:
-                    request = link.receive()
-                    if request is None:
-                        continue
-                    try:
-                        self._serve(link, warm, request)
-                    except NotAuthorised:
-                        log.info("run %d has ended; its message is dropped", request.run_id)
-                    except TransportError as cause:
-                        log.warning("run %d: a message is lost: %s", request.run_id, cause)
-
-    def _activate(self, link: FleetLink) -> None:
-        """Go online; try again while the coordinator is away or believes that we still are."""
         pause_s = _ACTIVATE_FIRST_S
         while True:
+            link = FleetLink(
+                self._config.superlink,
+                self._folder / "ca.crt",
+                load_silo_key(self._folder / key),
+                self._folder / certificate,
+            )
             try:
                 node_id = link.activate()
             except TransportError as cause:
+                link.close()
                 log.warning(
-                    "not online yet, next try in %.0f s: %s (not admitted yet, or not gone yet: "
-                    "after an unclean end the coordinator waits 20 s)",
+                    "not online yet, next try in %.0f s: %s (not gone yet: after an unclean end "
+                    "the coordinator waits 20 s)",
                     pause_s,
                     cause,
                 )
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 1.5 + random.random(), _ACTIVATE_LONGEST_S)
+                if isinstance(cause, NotAuthorised) and stay_known(self._folder) == "removed":
+                    raise
             else:
                 log.info("%s is online as node %d", self._config.name, node_id)
-                return
+                return Line(link, self._events)
 
     def _serve(self, link: FleetLink, warm: Warm, request: Request) -> None:
         started = time.monotonic()
@@ -287,10 +355,7 @@ class Node:
         from consilo.transports.flower.bundle import unpack_bundle
 
         digest = request.bundle_hash
-        if digest not in approved_bundles(self._folder):
-            raise Refused(
-                f"the silo's operator has not approved bundle {digest}", code="bundle_not_approved"
-            )
+        require_approved(self._folder, digest, lambda: link.bundle(request))
         bundles = self._folder / "bundles"
         unpacked = bundles / digest
         if not unpacked.is_dir():
@@ -305,7 +370,7 @@ def run_node(folder: Path) -> int:
         ConsiloError: where it cannot run.
     """
     folder = folder.resolve()
-    config = load_node_config(folder)
+    config = NodeConfig.load(folder)
     os.environ.update(QUIET)
     os.environ["FLWR_HOME"] = str(folder / "flwr")
     become_subreaper()

@@ -10,7 +10,7 @@ import yaml
 
 from consilo.errors import ConfigInvalid, ServiceFailed
 from consilo.parcel import Fault, Parcel
-from silos.node import NodeConfig, Warm, approved_bundles, load_node_config, main
+from silos.node import NodeConfig, Warm, load_node_config, main
 
 ANSWERER = """
 import os, sys, time
@@ -55,6 +55,7 @@ def silo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "silo"
     (folder / "bundle").mkdir(parents=True)
     (folder / "bundle" / "brought.py").write_text("NAME = 'brought along'\n")
+    (folder / "policy.yaml").write_text("limits: {memory_mib: 100, wall_s: 3}\n")
     return folder
 
 
@@ -64,8 +65,6 @@ def config(**changes: object) -> NodeConfig:
         "superlink": "127.0.0.1:1",
         "answerer": "order_answerer:answerer",
         "preload": (),
-        "memory_limit_mib": 100,
-        "wall_limit_s": 3.0,
     }
     return NodeConfig.model_validate({**values, **changes})
 
@@ -142,19 +141,6 @@ def test_a_preload_that_fails_is_said(silo: Path) -> None:
         pytest.raises(ServiceFailed, match="no_such_module"),
     ):
         process.start()
-
-
-def test_nothing_is_approved_unless_somebody_says_so(tmp_path: Path) -> None:
-    assert approved_bundles(tmp_path) == set()
-    path = tmp_path / "bundles.yaml"
-    path.write_text("")
-    assert approved_bundles(tmp_path) == set()
-    path.write_text(yaml.safe_dump(["ab" * 32]))
-    assert approved_bundles(tmp_path) == {"ab" * 32}
-    for wrong in (["ab"], {"ab" * 32: True}, ["AB" * 32]):
-        path.write_text(yaml.safe_dump(wrong))
-        with pytest.raises(ConfigInvalid):
-            approved_bundles(tmp_path)
 
 
 def test_a_wrong_configuration_is_an_error_without_a_traceback(

@@ -27,6 +27,7 @@ from consilo.transports.flower.bundle import (
 )
 from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
 from consilo.transports.flower.transport import FlowerTransport
+from silos.bundles import approve
 
 ANSWERER = """
 import os, time
@@ -130,8 +131,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
                         "preload": [],
                     }
                     (folder / "node.yaml").write_text(yaml.safe_dump(node))
-                    approved = [bundle_hash(PLAIN)]
-                    (folder / "bundles.yaml").write_text(yaml.safe_dump(approved))
+                    approve(folder, bundle_hash(PLAIN))
                     registry.register(name, public)
                     federation.start_node(name)
             federation.wait_online(SILOS)
@@ -207,8 +207,7 @@ def test_a_bundle_is_refused_until_the_operator_approves_its_hash(federation: Fe
             assert arrival.fault.code == "bundle_not_approved"
             assert digest in arrival.fault.reason
             assert not (federation.root / arrival.silo / "bundles" / digest).exists()
-        approved = [bundle_hash(PLAIN), digest]
-        (federation.root / "silo1" / "bundles.yaml").write_text(yaml.safe_dump(approved))
+        approve(federation.root / "silo1", digest)
         codes = {}
         for arrival in transport.exchange(parcels("module"), deadline_s=30):
             codes[arrival.silo] = arrival.fault.code if arrival.fault else arrival.parcel
