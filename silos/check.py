@@ -1,5 +1,8 @@
 """Check a canonical table against its contract, inside the silo, with Great Expectations.
 
+A table that does not fit into memory keeps or breaks the same rules in `silos.check_blocks`, with
+the same report.
+
 The report (`CheckReport`) holds verdicts and coarse counts and may leave. What Great Expectations
 itself returns holds values of rows and never leaves: `check` reads booleans and counts from it,
 `write_docs` writes it as pages below the silo's own directory for the people there.
@@ -12,7 +15,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -43,7 +46,7 @@ _GX_TYPES = {
     "string": "str",
     "date": "datetime64",
 }
-_OF_ROWS = frozenset({"type", "nulls", "range", "allowed", "not_future", "unique", "cross_column"})
+OF_ROWS = frozenset({"type", "nulls", "range", "allowed", "not_future", "unique", "cross_column"})
 """Rules that single rows break; for the others a number of failed rows has no meaning."""
 _ROUNDING = 1e-9
 _ONE_AT_A_TIME = threading.RLock()
@@ -75,23 +78,13 @@ def check(frame: pd.DataFrame, contract: Contract, *, now: datetime) -> CheckRep
         contract: the contract.
         now: for the rules about dates.
     """
-    rules = compile_rules(contract, frame, now=now)
-    nulls = {name: int(frame[name].isna().sum()) for name in frame.columns}
-    able = [index for index, rule in enumerate(rules) if _can_be_checked(rule, frame, nulls)]
+    rules = compile_rules(contract, frame.attrs.get(UNREADABLE, {}), now=now)
+    facts = _facts(frame, rules)
+    able = [index for index, rule in enumerate(rules) if can_be_checked(rule, facts)]
     held = dict(zip(able, _hold(frame, [rules[index] for index in able]), strict=True))
-    broken = [index for index in able if not held[index] and rules[index].name in _OF_ROWS]
+    broken = [index for index in able if not held[index] and rules[index].name in OF_ROWS]
     failed = dict(zip(broken, _count(frame, [rules[index] for index in broken]), strict=True))
-    findings = []
-    for index, rule in enumerate(rules):
-        verdict: Verdict = "pass" if held.get(index) else "fail" if index in held else "not_checked"
-        findings.append(_finding(rule, frame, nulls, verdict, failed.get(index, 0)))
-    found = tuple(findings)
-    return CheckReport(
-        contract=contract.ref,
-        contract_digest=contract.digest,
-        verdict=verdict_of(found),
-        findings=found,
-    )
+    return report_of(contract, rules, facts, held, failed)
 
 
 def write_docs(frame: pd.DataFrame, contract: Contract, silo_dir: Path, *, now: datetime) -> Path:
@@ -100,12 +93,9 @@ def write_docs(frame: pd.DataFrame, contract: Contract, silo_dir: Path, *, now: 
     The pages and all that Great Expectations keeps lie in ``silo_dir/gx``. They quote values of
     rows: they are not for anybody outside.
     """
-    nulls = {name: int(frame[name].isna().sum()) for name in frame.columns}
-    rules = [
-        rule
-        for rule in compile_rules(contract, frame, now=now)
-        if rule.name == "present" or _can_be_checked(rule, frame, nulls)
-    ]
+    rules = compile_rules(contract, frame.attrs.get(UNREADABLE, {}), now=now)
+    facts = _facts(frame, rules)
+    rules = [rule for rule in rules if rule.name == "present" or can_be_checked(rule, facts)]
     silo_dir.mkdir(parents=True, exist_ok=True)
     (silo_dir / "gx").mkdir(mode=0o700, exist_ok=True)
     (silo_dir / "gx").chmod(0o700)
@@ -137,18 +127,19 @@ def write_docs(frame: pd.DataFrame, contract: Contract, silo_dir: Path, *, now: 
     return silo_dir / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
 
 
-def compile_rules(contract: Contract, frame: pd.DataFrame, *, now: datetime) -> list[Rule]:
+def compile_rules(
+    contract: Contract, unreadable: Mapping[str, dict[str, Any]], *, now: datetime
+) -> list[Rule]:
     """Return the contract's rules in its order, those of each column first.
 
     Args:
         contract: the contract.
-        frame: the table; only its names and its counts of unreadable values are read.
+        unreadable: column → count and first rows of what the mapping could not read.
         now: for the rules about dates.
     """
     with _quiet_gx() as gx:
         expect = gx.expectations
         today = now.astimezone(UTC).replace(tzinfo=None)
-        unreadable = frame.attrs.get(UNREADABLE, {})
         rules: list[Rule] = []
         for column in contract.table:
             rules += _column_rules(expect, column, unreadable.get(column.name), today)
@@ -256,38 +247,97 @@ def _ends(end: Any) -> Any:
     return datetime(end.year, end.month, end.day)
 
 
-def _can_be_checked(rule: Rule, frame: pd.DataFrame, nulls: dict[str, int]) -> bool:
+@dataclass(frozen=True)
+class Facts:
+    """What a report says of a table beside the verdicts.
+
+    Args:
+        num_rows: of the table.
+        columns: its columns.
+        nulls: columns of a rule → in how many rows one of them is empty.
+        unreadable: as `compile_rules` has it.
+    """
+
+    num_rows: int
+    columns: tuple[str, ...]
+    nulls: Mapping[tuple[str, ...], int]
+    unreadable: Mapping[str, dict[str, Any]]
+
+
+def columns_there(rule: Rule, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return those columns of a rule that the table has."""
+    return tuple(column for column in rule.columns if column in columns)
+
+
+def can_be_checked(rule: Rule, facts: Facts) -> bool:
     """Return whether there is something to check: a rule holds of nothing, and says nothing."""
     if rule.name in ("present", "min_rows", "not_empty"):
         return True
-    if any(column not in frame.columns for column in rule.columns):
+    if any(column not in facts.columns for column in rule.columns):
         return False
     if rule.name == "type":
         return True
-    if frame.empty:
+    if not facts.num_rows:
         return False
-    all_null = any(nulls[column] == len(frame) for column in rule.columns)
+    all_null = any(facts.nulls[(column,)] == facts.num_rows for column in rule.columns)
     # Whether nothing may be recorded at all is for the rule "nulls" to judge.
     return not all_null or rule.name in ("nulls", "freshness")
 
 
-def _finding(
-    rule: Rule, frame: pd.DataFrame, nulls: dict[str, int], verdict: Verdict, failed: int
-) -> Finding:
-    there = [column for column in rule.columns if column in frame.columns]
-    if len(there) > 1:
-        empty = int(frame[there].isna().any(axis=1).sum())
-    else:
-        empty = nulls[there[0]] if there else 0
-    if rule.name == "type" and there:
-        failed = frame.attrs.get(UNREADABLE, {}).get(there[0], {}).get("count", failed)
-    return Finding(
-        rule=rule.name,
-        column="+".join(rule.columns) or None,
-        verdict=verdict,
-        severity=rule.severity,
-        counts=Counts(rows=coarse(len(frame)), failed=coarse(failed), nulls=coarse(empty)),
+def report_of(
+    contract: Contract,
+    rules: Sequence[Rule],
+    facts: Facts,
+    held: Mapping[int, bool],
+    failed: Mapping[int, int],
+) -> CheckReport:
+    """Return the report of a check.
+
+    Args:
+        contract: the contract.
+        rules: of `compile_rules`.
+        facts: of the table.
+        held: position of a rule that was checked → whether it holds.
+        failed: position of a rule that single rows break → how many do.
+    """
+    findings = []
+    for index, rule in enumerate(rules):
+        verdict: Verdict = "pass" if held.get(index) else "fail" if index in held else "not_checked"
+        there = columns_there(rule, facts.columns)
+        count = failed.get(index, 0)
+        if rule.name == "type" and there:
+            count = facts.unreadable.get(there[0], {}).get("count", count)
+        counts = Counts(
+            rows=coarse(facts.num_rows),
+            failed=coarse(count),
+            nulls=coarse(facts.nulls[there] if there else 0),
+        )
+        column = "+".join(rule.columns) or None
+        findings.append(
+            Finding(
+                rule=rule.name,
+                column=column,
+                verdict=verdict,
+                severity=rule.severity,
+                counts=counts,
+            )
+        )
+    found = tuple(findings)
+    return CheckReport(
+        contract=contract.ref,
+        contract_digest=contract.digest,
+        verdict=verdict_of(found),
+        findings=found,
     )
+
+
+def _facts(frame: pd.DataFrame, rules: Sequence[Rule]) -> Facts:
+    nulls = {(name,): int(frame[name].isna().sum()) for name in frame.columns}
+    for rule in rules:
+        there = columns_there(rule, list(frame.columns))
+        if len(there) > 1:
+            nulls[there] = int(frame[list(there)].isna().any(axis=1).sum())
+    return Facts(len(frame), tuple(frame.columns), nulls, frame.attrs.get(UNREADABLE, {}))
 
 
 def _hold(frame: pd.DataFrame, rules: Sequence[Rule]) -> list[bool]:

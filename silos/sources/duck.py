@@ -46,14 +46,17 @@ def tables(source: Source, wanted: Sequence[str]) -> Iterator[pa.Table]:
 
 
 @contextmanager
-def locked(database: Path | None = None, *, memory_mib: int = MEMORY_MIB) -> Iterator[Any]:
+def locked(
+    database: Path | None = None, *, memory_mib: int = MEMORY_MIB, spill: Path | None = None
+) -> Iterator[Any]:
     """Give a DuckDB connection that can reach no file but ``database``, read-only.
 
-    What it needs on disk lies in a folder of its own, readable by the owner only, until it closes.
+    What does not fit into ``memory_mib`` lies in a folder of its own below ``spill`` (None: that of
+    temporary files), readable by the owner only, until the connection closes.
     """
     import duckdb
 
-    spill = Path(tempfile.mkdtemp(prefix="consilo-duckdb-"))  # 0700
+    folder = Path(tempfile.mkdtemp(prefix="duckdb-", dir=spill))  # 0700
     connection = duckdb.connect(
         str(database) if database else ":memory:",
         read_only=database is not None,
@@ -63,7 +66,7 @@ def locked(database: Path | None = None, *, memory_mib: int = MEMORY_MIB) -> Ite
             "autoload_known_extensions": "false",
             "python_enable_replacements": "false",
             "memory_limit": f"{memory_mib}MiB",
-            "temp_directory": str(spill),
+            "temp_directory": str(folder),
             "threads": "2",
             "preserve_insertion_order": "true",
         },
@@ -73,7 +76,7 @@ def locked(database: Path | None = None, *, memory_mib: int = MEMORY_MIB) -> Ite
         yield connection
     finally:
         connection.close()
-        shutil.rmtree(spill, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
