@@ -14,6 +14,8 @@ import consilo.protocols.statistics  # noqa: F401
 import silos.silo  # noqa: F401
 from consilo.learners.warm import warm
 from consilo.privacy.accounting import spent
+from silos.units import unit_fault
 
 warm()
 spent([(2.0, 0.1, 10)], 1e-3)  # imports what the PRV accountant needs
+unit_fault("mm")  # reads pint's table of units: 0.2 s of CPU
