@@ -45,11 +45,11 @@ class PreparedSilo:
         """Hold the policy of a simulated silo."""
         Policy.simulation().permit(header, job, verb)
 
-    def check(self, contract: Contract) -> Any:
+    def check(self, contract: Contract, *, purpose: str = "") -> Any:
         """Refuse: there is no table to check."""
         raise SchemaDrift("prepared rows have no contract check")
 
-    def frame(self, contract: Contract) -> Any:
+    def frame(self, contract: Contract, *, purpose: str = "") -> Any:
         """Refuse: there is no table."""
         raise SchemaDrift("prepared rows have no table")
 
@@ -57,7 +57,9 @@ class PreparedSilo:
         """Return the name of the rows."""
         return "data"
 
-    def encoded(self, contract: Contract, key: str, build: Callable[[], Arrays]) -> Arrays:
+    def encoded(
+        self, contract: Contract, key: str, build: Callable[[], Arrays], *, purpose: str = ""
+    ) -> Arrays:
         """Return the prepared rows."""
         return self.arrays
 

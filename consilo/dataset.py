@@ -85,7 +85,7 @@ def rows_of(silo: SiloView, scale: Scale | None) -> Rows:
             "fingerprint": np.frombuffer(mark, dtype=np.uint8),
         }
 
-    kept = silo.host.encoded(silo.contract, key, build)
+    kept = silo.host.encoded(silo.contract, key, build, purpose=silo.job.purpose)
     return Rows(
         Arrays(kept["train_features"], kept["train_targets"]),
         Arrays(kept["test_features"], kept["test_targets"]),
@@ -94,7 +94,7 @@ def rows_of(silo: SiloView, scale: Scale | None) -> Rows:
 
 
 def _split(silo: SiloView, encoding: Encoding) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    frame = encoding.usable(silo.host.frame(silo.contract))
+    frame = encoding.usable(silo.host.frame(silo.contract, purpose=silo.job.purpose))
     if not len(frame):
         raise SchemaDrift(
             "no row is left to learn from: every row lacks a feature; "

@@ -60,19 +60,24 @@ class SiloHost(Protocol):
         """Answer nothing more for a run: it has ended."""
         ...
 
-    def check(self, contract: Contract) -> CheckReport:
-        """Return the verdict on the silo's data; computed once per (data, contract, mapping)."""
+    def check(self, contract: Contract, *, purpose: str) -> CheckReport:
+        """Return the verdict on the rows that ``purpose`` may use; made once while they are so."""
         ...
 
-    def frame(self, contract: Contract) -> pd.DataFrame:
-        """Return the canonical rows; raises `SchemaDrift` where the contract check failed."""
+    def frame(self, contract: Contract, *, purpose: str) -> pd.DataFrame:
+        """Return the canonical rows that ``purpose`` may use.
+
+        Raises `SchemaDrift` where the contract check failed.
+        """
         ...
 
     def dataset(self, contract: Contract) -> str:
         """Return the name of the data set behind ``contract``; the privacy ledger is kept by it."""
         ...
 
-    def encoded(self, contract: Contract, key: str, build: Callable[[], Arrays]) -> Arrays:
+    def encoded(
+        self, contract: Contract, key: str, build: Callable[[], Arrays], *, purpose: str
+    ) -> Arrays:
         """Return the arrays kept under ``key`` for the contract's present rows, or build them."""
         ...
 

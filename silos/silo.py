@@ -26,13 +26,13 @@ from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from consilo.check_report import CheckReport
-from consilo.config import Config, parse, read_yaml
+from consilo.config import Config, nearest, parse, read_yaml
 from consilo.contract import Contract
 from consilo.dispatch import answerer as dispatch_answerer
 from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadable
@@ -43,6 +43,7 @@ from consilo.protocol import Verb
 from consilo.signing import public_hex
 from consilo.silo import Arrays
 from silos.cache import CanonicalCache
+from silos.consent import Consent, ConsentBook, ConsentFilter
 from silos.guard import Guard
 from silos.mapping import Mapping
 from silos.partners import Partner
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KEPT_ENCODINGS = 16
+UNSTATED = "unstated"
+"""The purpose of a job that names none."""
 
 SiloName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 
@@ -67,10 +70,13 @@ class SiloConfig(Config):
         name: as the coordinator knows it.
         data: name → where the rows of that data set are. A mapping says which one it is for; the
             privacy ledger is kept by these names, so a data set keeps its own.
+        consent: name → where the consents of that data set's subjects are; without it, the
+            organisation answers for all rows.
     """
 
     name: SiloName
     data: dict[SiloName, Source] = Field(min_length=1)
+    consent: dict[SiloName, Consent] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -82,6 +88,14 @@ class SiloConfig(Config):
             )
         return value
 
+    @model_validator(mode="after")
+    def _consents_are_for_data_sets(self) -> Self:
+        for name in self.consent:
+            if name not in self.data:
+                guess = nearest(name, list(self.data)) or next(iter(self.data))
+                raise ValueError(f"consent: no data set is called '{name}'; is it '{guess}'?")
+        return self
+
 
 class Silo:
     """The software of one organisation, over its directory; a `consilo.silo.SiloHost`.
@@ -92,6 +106,7 @@ class Silo:
         policy: what may leave.
         search_path: where a job's own modules lie.
         docs: write the full report of a contract check for people in the silo.
+        now: the clock that consents and rules about dates go by.
     """
 
     def __init__(
@@ -105,15 +120,22 @@ class Silo:
         signing_keys: Sequence[str] | None = None,
         partners: MappingOf[str, Partner] | None = None,
         bundle: Path | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.name = config.name
+        self.now = now
         self.directory = directory
         self.policy = policy
         self.search_path = search_path
         self._sources = {name: each.resolve(directory) for name, each in config.data.items()}
         self._docs = docs
         self._store = Store(directory)
-        self._cache = CanonicalCache(directory / "cache")
+        cache = directory / "cache"
+        self._cache = CanonicalCache(cache)
+        self._consents = {
+            name: ConsentBook(name, spec.resolve(directory), self._sources[name], cache)
+            for name, spec in config.consent.items()
+        }
         self._guard = Guard(
             config.name,
             directory,
@@ -170,7 +192,14 @@ class Silo:
 
     def permit(self, header: Header, job: Job, contract: Contract, verb: Verb) -> None:
         """Raise `Refused` unless the silo's policy allows this verb."""
-        self._guard.permit(header, job, contract, verb, rows=lambda: self._num_rows(contract))
+        self._guard.permit(
+            header,
+            job,
+            contract,
+            verb,
+            rows=lambda: self._num_rows(contract, job.purpose),
+            counts=lambda: self._consent_counts(contract, job.purpose, verb),
+        )
 
     def repeated(self, header: Header) -> None:
         """Note in the audit log that a step got the answer that it got before."""
@@ -186,44 +215,46 @@ class Silo:
         """Answer nothing more for a run."""
         self._store.conclude(run_id)
 
-    def check(self, contract: Contract) -> CheckReport:
-        """Return the verdict on the silo's rows; made once per (rows, contract, mapping).
+    def check(self, contract: Contract, *, purpose: str = UNSTATED) -> CheckReport:
+        """Return the verdict on the rows that ``purpose`` may use.
+
+        It is made once per (rows, contract, mapping, consents).
 
         Raises:
             SourceUnreadable: where the rows cannot be read.
             MappingInvalid: where the mapping does not fit.
-            Refused: where the silo has no mapping for this contract.
+            Refused: where the silo has no mapping for this contract, or cannot read its consents.
         """
         mapping = self.mapping(contract)
-        now = datetime.now(UTC)
-        source = self._source(mapping)
-        known = self._known(self._cache.key(source, mapping, contract, now=now))
+        now = self.now()
+        source, keep = self._source(mapping), self._consent(mapping, purpose)
+        known = self._known(self._cache.key(source, mapping, contract, now=now, keep=keep))
         if known is not None:
             return known
-        frame, report = self._cache.get_or_build(source, mapping, contract, now=now)
+        key = self._cache.ensure(source, mapping, contract, now=now, keep=keep)
+        report = self._cache.report(key)
         if self._docs:
-            from silos.check import write_docs
-
-            page = write_docs(frame, contract, self.directory, now=now)
+            page = self._write_page(key, contract, report, now)
             log.info("contract check of %s: %s; see %s", contract.ref, report.verdict, page)
         return report
 
-    def frame(self, contract: Contract) -> pd.DataFrame:
-        """Return the canonical rows, memory-mapped.
+    def frame(self, contract: Contract, *, purpose: str = UNSTATED) -> pd.DataFrame:
+        """Return the canonical rows that ``purpose`` may use, memory-mapped.
 
         Raises:
             SchemaDrift: where they break the contract.
+            Refused: where the silo cannot read its consents.
         """
         mapping = self.mapping(contract)
-        source = self._source(mapping)
-        key = self._cache.key(source, mapping, contract, now=datetime.now(UTC))
+        now = self.now()
+        source, keep = self._source(mapping), self._consent(mapping, purpose)
+        key = self._cache.key(source, mapping, contract, now=now, keep=keep)
         try:
             return self._cache.frame(key)
         except SourceUnreadable:  # not there, or damaged: build it
-            frame, report = self._cache.get_or_build(source, mapping, contract)
-        if not report.passed:
-            raise SchemaDrift(report.reason())
-        return frame
+            return self._cache.frame(
+                self._cache.ensure(source, mapping, contract, now=now, keep=keep)
+            )
 
     def mapping(self, contract: Contract) -> Mapping:
         """Return the silo's mapping to ``contract``; without a file, names and units are alike."""
@@ -246,17 +277,34 @@ class Silo:
         """
         return self._dataset(self.mapping(contract))
 
-    def encoded(self, contract: Contract, key: str, build: Callable[[], Arrays]) -> Arrays:
-        """Return arrays kept under ``key`` for the present rows, memory-mapped and read-only."""
-        source = self._source(self.mapping(contract))
+    def encoded(
+        self,
+        contract: Contract,
+        key: str,
+        build: Callable[[], Arrays],
+        *,
+        purpose: str = UNSTATED,
+    ) -> Arrays:
+        """Return arrays kept under ``key`` for the present rows, memory-mapped and read-only.
+
+        Raises:
+            Refused: where the consents change while they are built; nothing is kept then.
+        """
+        mapping = self.mapping(contract)
+        source, keep = self._source(mapping), self._consent(mapping, purpose)
+        allowed = keep.digest if keep is not None else ""
         fingerprint = source.fingerprint(self.directory / "cache" / "fingerprints.json")
         files = [self.directory / "mapping.yaml", *sorted(self.directory.glob("mappings/*.yaml"))]
         how = b"".join(file.read_bytes() for file in files if file.exists())
-        name = hashlib.sha256(f"{fingerprint} {key} ".encode() + how).hexdigest()
+        name = hashlib.sha256(f"{fingerprint} {allowed} {key} ".encode() + how).hexdigest()
         shelf = self.directory / "cache" / "encoded"
         place = shelf / name
         if not place.exists():
-            self._keep(place, build())
+            arrays = build()
+            again = self._consent(mapping, purpose)
+            if keep is not None and (again is None or again.digest != keep.digest):
+                raise Refused("the silo's consents changed meanwhile; ask again", code="consent")
+            self._keep(place, arrays)
             _prune(shelf, _KEPT_ENCODINGS)
         return {file.stem: np.load(file, mmap_mode="r") for file in sorted(place.glob("*.npy"))}
 
@@ -294,15 +342,39 @@ class Silo:
     def _source(self, mapping: Mapping) -> Source:
         return self._sources[self._dataset(mapping)]
 
-    def _num_rows(self, contract: Contract) -> int:
+    def _consent(self, mapping: Mapping, purpose: str) -> ConsentFilter | None:
+        """Return which rows may be used for a purpose now; None where all may."""
+        book = self._consents.get(self._dataset(mapping))
+        return None if book is None else book.filter(purpose, now=self.now())
+
+    def _consent_counts(
+        self, contract: Contract, purpose: str, verb: Verb
+    ) -> dict[str, int] | None:
+        """Return what the audit log says of consent; None where none is kept or none is needed."""
+        if not self._consents or not verb.disclosures:
+            return None
+        keep = self._consent(self.mapping(contract), purpose)
+        return None if keep is None else keep.counts
+
+    def _num_rows(self, contract: Contract, purpose: str) -> int:
         try:
-            return len(self.frame(contract))
+            return len(self.frame(contract, purpose=purpose))
         except SchemaDrift:  # no row is used, and only the verdict may leave
             return sys.maxsize
 
     def _mapping_file(self, ref: str) -> Path | None:
         places = (self.directory / f"mappings/{ref}.yaml", self.directory / "mapping.yaml")
         return next((place for place in places if place.exists()), None)
+
+    def _write_page(self, key: str, contract: Contract, report: CheckReport, now: datetime) -> Path:
+        told = self._cache.evaluated(key)
+        if told is not None:
+            from silos.check_blocks import write_page
+
+            return write_page(told, report, self.directory)
+        from silos.check import write_docs
+
+        return write_docs(self._cache.whole(key), contract, self.directory, now=now)
 
     def _known(self, key: str) -> CheckReport | None:
         with contextlib.suppress(SourceUnreadable):

@@ -215,12 +215,12 @@ class SimulatedSilo:
     def conclude(self, run_id: str) -> None:
         """Do nothing: the simulation's directory ends with its run."""
 
-    def check(self, contract: Contract) -> CheckReport:
+    def check(self, contract: Contract, *, purpose: str = "") -> CheckReport:
         """Return the verdict on the whole table."""
         self._require(contract)
         return self._shared.report
 
-    def frame(self, contract: Contract) -> pd.DataFrame:
+    def frame(self, contract: Contract, *, purpose: str = "") -> pd.DataFrame:
         """Return this silo's canonical rows."""
         import pyarrow as pa
 
@@ -235,7 +235,9 @@ class SimulatedSilo:
         """Return the one name that all simulated silos give their rows."""
         return "data"
 
-    def encoded(self, contract: Contract, key: str, build: Callable[[], Arrays]) -> Arrays:
+    def encoded(
+        self, contract: Contract, key: str, build: Callable[[], Arrays], *, purpose: str = ""
+    ) -> Arrays:
         """Return this silo's arrays under ``key``, memory-mapped and read-only."""
         name = hashlib.sha256(f"{self.name} {key}".encode()).hexdigest()
         path = self._shared.directory / "encoded" / f"{name}.safetensors"

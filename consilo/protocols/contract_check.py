@@ -39,4 +39,5 @@ class ContractCheck(Protocol):
     @verb("check", replies={"report": verdict()})
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return this silo's report: rules, columns, verdicts, coarse counts."""
-        return {"report": json.loads(silo.host.check(silo.contract).to_json())}
+        report = silo.host.check(silo.contract, purpose=silo.job.purpose)
+        return {"report": json.loads(report.to_json())}

@@ -106,7 +106,7 @@ class MemorySilo:
     def permit(self, header: Any, job: Any, verb: Any) -> None:
         pass
 
-    def check(self, contract: Contract) -> CheckReport:
+    def check(self, contract: Contract, *, purpose: str = "") -> CheckReport:
         finding = Finding(
             rule="range",
             column="weight",
@@ -121,13 +121,15 @@ class MemorySilo:
             findings=(finding,),
         )
 
-    def frame(self, contract: Contract) -> pd.DataFrame:
+    def frame(self, contract: Contract, *, purpose: str = "") -> pd.DataFrame:
         return self.rows
 
     def dataset(self, contract: Contract) -> str:
         return "data"
 
-    def encoded(self, contract: Contract, key: str, build: Callable[[], Any]) -> Any:
+    def encoded(
+        self, contract: Contract, key: str, build: Callable[[], Any], *, purpose: str = ""
+    ) -> Any:
         if key not in self._kept:
             self._kept[key] = build()
         return self._kept[key]

@@ -10,7 +10,7 @@ class Claiming(clinic.Host):
 
     report = CheckReport(contract="c", contract_digest="d", verdict="passed", findings=())
 
-    def check(self, contract):
+    def check(self, contract, *, purpose):
         return self.report
 
 

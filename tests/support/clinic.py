@@ -106,18 +106,18 @@ class Host:
     def conclude(self, run_id) -> None:
         pass
 
-    def check(self, contract) -> CheckReport:
+    def check(self, contract, *, purpose="") -> CheckReport:
         return CheckReport(
             contract=contract.ref, contract_digest=contract.digest, verdict="passed", findings=()
         )
 
-    def frame(self, contract) -> pd.DataFrame:
+    def frame(self, contract, *, purpose="") -> pd.DataFrame:
         return self.rows
 
     def dataset(self, contract: Contract) -> str:
         return "data"
 
-    def encoded(self, contract: Contract, key: str, build: Callable[[], Any]) -> Any:
+    def encoded(self, contract: Contract, key: str, build, *, purpose="") -> Any:
         if key not in self.arrays:
             self.encodings += 1
             self.arrays[key] = build()
