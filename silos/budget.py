@@ -1,0 +1,85 @@
+"""What a data set's privacy account may pay: within any period of days, and in all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from consilo.config import Config
+from consilo.errors import BudgetExhausted
+from consilo.privacy.composition import Charge
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One of a budget's limits.
+
+    Args:
+        epsilon: what may be spent at most.
+        days: within how many days; None is in all.
+    """
+
+    epsilon: float
+    days: int | None
+
+    def __str__(self) -> str:
+        return "in all" if self.days is None else f"within {self.days} days"
+
+
+class Budget(Config):
+    """The privacy budget of one data set, over all jobs and all years.
+
+    ```yaml
+    privacy:
+      budgets:
+        "*": {epsilon: 10, delta: 1.0e-5, window_days: 365, total_epsilon: 30}
+    ```
+
+    Args:
+        epsilon: what all that was reserved within ``window_days`` may cost together, at ``delta``.
+        delta: at which the account is kept, whatever the δ of the jobs; smaller than one over the
+            number of rows.
+        window_days: length of the rolling period; None makes ``epsilon`` the limit for ever.
+        total_epsilon: what everything that was ever reserved may cost; None sets no such limit.
+            A person who stays in the data is protected by this one; the period only slows down.
+        min_noise_multiplier: what no single mechanism may fall below.
+    """
+
+    epsilon: float = Field(gt=0, allow_inf_nan=False)
+    delta: float = Field(gt=0, lt=1)
+    window_days: int | None = Field(default=None, ge=1)
+    total_epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    min_noise_multiplier: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _limits_differ(self) -> Self:
+        if self.total_epsilon is not None and self.window_days is None:
+            raise ValueError(
+                "total_epsilon: without window_days, epsilon is the limit in all; give one of them"
+            )
+        if self.total_epsilon is not None and self.total_epsilon < self.epsilon:
+            raise ValueError("total_epsilon: must be at least epsilon")
+        return self
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What must hold at once."""
+        found = [Limit(self.epsilon, self.window_days)]
+        if self.total_epsilon is not None:
+            found.append(Limit(self.total_epsilon, None))
+        return tuple(found)
+
+    def require_noise(self, charge: Charge) -> None:
+        """Raise `BudgetExhausted` where a mechanism adds too little noise."""
+        if charge.sigma < self.min_noise_multiplier:
+            raise BudgetExhausted(
+                f"the job's noise multiplier would be {charge.sigma:.3g}, this silo's budget wants "
+                f"{self.min_noise_multiplier:g} or more; lower the job's ε, or let it train longer"
+            )
+
+
+def budget_of(budgets: dict[str, Budget], dataset: str) -> Budget | None:
+    """Return the budget of a data set: its own, else that of ``*``, else None."""
+    return budgets.get(dataset, budgets.get("*"))
