@@ -201,11 +201,21 @@ class Job(Config):
         their default, so that a silo of the release before understands the job.
         """
         value = self.model_dump(mode="json")
+        used = self.young_keys()
         for section, key in _YOUNG:
-            part, owner = (value, self) if not section else (value[section], getattr(self, section))
-            if owner is not None and getattr(owner, key) == type(owner).model_fields[key].default:
+            part = value[section] if section else value
+            if part is not None and f"{section}.{key}".strip(".") not in used:
                 del part[key]
         return value
+
+    def young_keys(self) -> tuple[str, ...]:
+        """Return the keys with another value than their default that wire version 1 lacks."""
+        found = []
+        for section, key in _YOUNG:
+            owner: Any = getattr(self, section) if section else self
+            if owner is not None and getattr(owner, key) != type(owner).model_fields[key].default:
+                found.append(f"{section}.{key}".strip("."))
+        return tuple(found)
 
     @classmethod
     def from_json(cls, value: Any) -> Job:

@@ -226,6 +226,7 @@ class Kernel:
         history = self._history.setdefault((place.name, step.verb), [])
         deadline = fed.job.deadline if step.deadline_s is None else Deadline(step.deadline_s)
         faults: dict[str, Fault] = {} if missing is None else missing
+        faults |= self._too_old(step.members)
         answered: list[str] = []
         times: list[float] = []
         deadline_s = deadline.seconds(history)
@@ -253,6 +254,18 @@ class Kernel:
                 answered, missing=reasons, num_examples=fed.num_examples, where=where
             )
 
+    def _too_old(self, members: Sequence[str]) -> dict[str, Fault]:
+        """Return who would not understand this job, and why; they are not asked."""
+        young = self._job.young_keys()
+        if not young:
+            return {}
+        reason = (
+            f"the job says '{young[0]}', which the silo's release does not know; upgrade Consilo "
+            "there"
+        )
+        old = [n for n in members if n in self._parties and self._parties[n].wire < WIRE_VERSION]
+        return {name: Fault("version", reason) for name in old}
+
     def _parcels(self, step: Ask, place: _Place, deadline_s: float) -> dict[str, Parcel]:
         now = self._now()
         header = Header(
@@ -271,7 +284,8 @@ class Kernel:
             head=self._head(),
         )
         parcels: dict[str, Parcel] = {}
-        for name in step.members:
+        old = self._too_old(step.members)
+        for name in [each for each in step.members if each not in old]:
             if step.own or not parcels:
                 own = {**step.payload, **step.own.get(name, {})}
                 content, body = self._body({**self._common, "payload": own})
