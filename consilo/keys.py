@@ -6,6 +6,7 @@ that no moment exists in which somebody else can read one, and an existing key i
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import secrets
@@ -29,9 +30,12 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from consilo.errors import ConfigInvalid
+from consilo.files import write_atomic
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 VALID_DAYS = 365
+CA_VALID_DAYS = 5 * 365
+"""A certificate authority outlives what it signs: silos pin it."""
 
 
 @dataclass(frozen=True)
@@ -81,30 +85,125 @@ def load_or_create_authority(
 ) -> Authority:
     """Return the authority in ``folder``, made first if there is none.
 
+    The authority itself is never replaced here: every silo has pinned it. A server certificate that
+    is missing, does not fit its key or lacks one of ``hosts`` is issued anew below it.
+
     Args:
         folder: gets ``ca.crt``, ``ca.key``, ``server.crt``, ``server.key``.
         now: start of validity; the present by default.
         hosts: names and addresses of the server besides 127.0.0.1 and localhost.
-        valid_days: how long both certificates are valid.
+        valid_days: how long the server's certificate is valid.
     """
     ca_certificate, ca_key = folder / "ca.crt", folder / "ca.key"
     server_certificate, server_key = folder / "server.crt", folder / "server.key"
-    if not server_certificate.exists():
-        for stale in (ca_certificate, ca_key, server_key):
-            stale.unlink(missing_ok=True)
-        start = now or datetime.now(UTC)
-        authority_key = ec.generate_private_key(ec.SECP384R1())
-        authority = _authority_certificate(authority_key, start, valid_days)
-        private = ec.generate_private_key(ec.SECP384R1())
-        certificate = _server_certificate(
-            private, authority_key, authority, [*LOCAL_HOSTS, *hosts], start, valid_days
-        )
-        write_private(ca_key, _private_pem(authority_key))
-        write_private(server_key, _private_pem(private))
-        ca_certificate.write_bytes(authority.public_bytes(Encoding.PEM))
-        server_certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+    start = now or datetime.now(UTC)
+    if not ca_certificate.exists():
+        write_new_authority(ca_certificate, ca_key, now=start)
+    if not _serves(server_certificate, server_key, hosts):
+        renew_server(folder, now=start, hosts=hosts, valid_days=valid_days)
     expires = certificate_expiry(server_certificate)
     return Authority(ca_certificate, ca_key, server_certificate, server_key, expires)
+
+
+def write_new_authority(certificate: Path, key: Path, *, now: datetime) -> None:
+    """Make a certificate authority; what a crash left half-made at ``key`` is replaced."""
+    key.unlink(missing_ok=True)
+    private = ec.generate_private_key(ec.SECP384R1())
+    write_private(key, _private_pem(private))
+    made = _authority_certificate(private, now, CA_VALID_DAYS)
+    write_atomic(certificate, made.public_bytes(Encoding.PEM))
+
+
+def renew_server(
+    folder: Path, *, now: datetime, hosts: Sequence[str] = (), valid_days: int = VALID_DAYS
+) -> datetime:
+    """Give the server a new key and certificate under the same authority; return when it ends.
+
+    Names that the present certificate holds are kept. Silos notice nothing: they trust the
+    authority. A running SuperLink takes it up within a second.
+    """
+    certificate, key = folder / "server.crt", folder / "server.key"
+    known = server_hosts(certificate) if certificate.exists() else LOCAL_HOSTS
+    names = list(dict.fromkeys([*LOCAL_HOSTS, *known, *hosts]))
+    authority, authority_key = load_authority(folder)
+    private = ec.generate_private_key(ec.SECP384R1())
+    made = _server_certificate(private, authority_key, authority, names, now, valid_days)
+    write_atomic(key, _private_pem(private), mode=0o600)
+    write_atomic(certificate, made.public_bytes(Encoding.PEM))
+    return made.not_valid_after_utc
+
+
+def load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Return the certificate and the key of the authority in ``folder``."""
+    certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    key = load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigInvalid(str(folder / "ca.key"), ["expected an ECDSA private key in PEM"])
+    return certificate, key
+
+
+def server_hosts(certificate: Path) -> tuple[str, ...]:
+    """Return the names and addresses that a server's certificate is for."""
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return tuple(str(each.value) for each in names)
+
+
+def issue_member_certificate(
+    folder: Path, name: str, public_key: bytes, *, now: datetime, valid_days: int = VALID_DAYS
+) -> x509.Certificate:
+    """Certify that a key is the silo's: X.509 by the authority in ``folder``, CN = the name.
+
+    Args:
+        folder: the authority's.
+        name: the silo's.
+        public_key: of the silo's node, ECDSA in the OpenSSH format.
+        now: start of validity.
+        valid_days: how long; never longer than the authority's own certificate.
+    """
+    authority, authority_key = load_authority(folder)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    end = min(now + timedelta(days=valid_days), authority.not_valid_after_utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(authority.subject)
+        .public_key(load_silo_public_key(public_key))
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(identifier, critical=False)
+        .add_extension(_key_usage(authority=False), critical=True)
+        .sign(authority_key, hashes.SHA384())
+    )
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of a certificate in DER, in hexadecimal."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def key_fingerprint(public_key: bytes) -> str:
+    """Return the SHA-256 of an OpenSSH ECDSA public key's DER form, in hexadecimal.
+
+    Raises:
+        ConfigInvalid: where it is not an ECDSA public key.
+    """
+    key = load_silo_public_key(public_key)
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def _serves(certificate: Path, key: Path, hosts: Sequence[str]) -> bool:
+    """Return whether a server's certificate is there, fits its key and names ``hosts``."""
+    if not (certificate.exists() and key.exists()):
+        return False
+    shown = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    private = load_pem_private_key(key.read_bytes(), None)
+    return shown == private.public_key() and set(hosts) <= set(server_hosts(certificate))
 
 
 def certificate_expiry(path: Path) -> datetime:
@@ -154,13 +253,25 @@ def public_key_pem(public: bytes) -> bytes:
     Raises:
         ConfigInvalid: where it is not an ECDSA public key.
     """
+    key = load_silo_public_key(public)
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def load_silo_public_key(public: bytes) -> ec.EllipticCurvePublicKey:
+    """Return an OpenSSH public key.
+
+    Raises:
+        ConfigInvalid: where it is not an ECDSA P-384 public key.
+    """
     try:
         key = load_ssh_public_key(public)
     except ValueError:
         key = None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigInvalid("public key", ["expected an ECDSA public key in the OpenSSH format"])
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise ConfigInvalid(
+            "public key", ["expected an ECDSA public key (P-384) in the OpenSSH format"]
+        )
+    return key
 
 
 def load_or_create_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:

@@ -58,6 +58,7 @@ class Run:
         key: signs the requests and the run record.
         parties: silo → how it signs and what it speaks; a silo that is not in it is simulated, and
             neither side signs.
+        absent: silo → why it is not asked at all, such as ``suspended``.
         bundle: SHA-256 of the code that silos execute; empty in process.
         search_path: where the job's own modules lie.
 
@@ -76,6 +77,7 @@ class Run:
         run_id: str,
         key: Ed25519PrivateKey,
         parties: Mapping[str, Party] | None = None,
+        absent: Mapping[str, str] | None = None,
         bundle: str = "",
         search_path: Sequence[Path] = (),
         clock: Callable[[], float] = time.perf_counter,
@@ -85,6 +87,7 @@ class Run:
         self.run_id = run_id
         self.directory = directory
         self.silos = tuple(sorted(set(silos) - set(job.exclude)))
+        self._absent = {n: why for n, why in (absent or {}).items() if n in self.silos}
         self._parties = {n: each for n, each in (parties or {}).items() if n in self.silos}
         made = plan(job, contract, self.silos, search_path)
         self.encoding = made.encoding
@@ -140,14 +143,16 @@ class Run:
             end = self._clock() + seconds
             while True:
                 here = set(self._transport.online())
-                if here >= set(self.silos) or self._clock() >= end:
+                if here >= set(self.silos) - set(self._absent) or self._clock() >= end:
                     return tuple(name for name in self.silos if name in here)
                 time.sleep(poll_s)
 
     def check(self, silo: str) -> CheckReport | Fault:
         """Ask one silo for its contract verdict; different silos may be asked from threads."""
-        if silo not in self._transport.online():
-            verdict: CheckReport | Fault = Fault("unreachable", "not connected")
+        if silo in self._absent:
+            verdict: CheckReport | Fault = Fault("unreachable", self._absent[silo])
+        elif silo not in self._transport.online():
+            verdict = Fault("unreachable", "not connected")
         else:
             verdict = self._kernel.run("contract_check", ContractCheck(silo), self._fed)
         outcome = self.outcomes[silo]

@@ -23,6 +23,7 @@ from consilo.contract import SHIPPED, Contract
 from consilo.errors import ConfigInvalid, JobInvalid
 from consilo.job import Job
 from consilo.kernel import Party
+from consilo.membership.members import Member
 from consilo.parcel import Transport
 from flows import names
 
@@ -52,13 +53,15 @@ class Connection:
 
     Args:
         transport: how the silos are reached.
-        silos: everybody who is registered, connected or not.
+        silos: everybody who belongs to the federation, connected or not, suspended or not.
         bundle: SHA-256 of the code that silos execute; empty in process.
         signing_key: signs the run record.
         tracking_uri: of the MLflow server.
         home: the coordinator's directory; runs are kept in ``runs`` below it.
         finish: called once at the end: whether the run went through, and why not.
         parties: silo → how it signs; silos that are not in it exist in a simulation only.
+        members: the admitted silos, as the coordinator knows them; empty in a simulation.
+        absent: silo → why it is not asked: suspended, or its certificate has expired.
     """
 
     transport: Transport
@@ -69,6 +72,8 @@ class Connection:
     home: Path
     finish: Callable[[bool, str], None]
     parties: Mapping[str, Party] = field(default_factory=dict)
+    members: Mapping[str, Member] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 Connect = Callable[[Order], AbstractContextManager[Connection]]

@@ -205,6 +205,7 @@ def _run(order: Order, connection: Connection) -> Run:
             run_id=run_id,
             key=connection.signing_key,
             parties=connection.parties,
+            absent=connection.absent,
             bundle=connection.bundle,
             search_path=order.search_path,
         )

@@ -21,8 +21,9 @@ from consilo.transports.flower.bundle import build_bundle
 from consilo.transports.flower.calls import NotAuthorised
 from consilo.transports.flower.carrier import Carrier, Stored
 from consilo.transports.flower.fleet import FleetLink
-from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
+from consilo.transports.flower.superlink import SuperLink, start_superlink
 from consilo.transports.flower.transport import FlowerTransport
+from silos.enrol import enrol_here
 
 pytestmark = pytest.mark.federation
 MIB = 1024 * 1024
@@ -93,12 +94,10 @@ class Place:
         self.supervisor = supervisor
         self.nodes: list[FleetLink] = []
         self.home = root / "coordinator"
-        self.authority = keys.load_or_create_authority(self.home / "tls")
+        self.authority = keys.load_or_create_authority(self.home / "keys")
         self.port = free_port()
+        enrol_here(self.home, root, address=f"127.0.0.1:{self.port}", name="silo")
         self.link = self.start()
-        keys.load_or_create_silo_key(root / "silo.key")
-        with Registry(self.link.address, self.link.ca_certificate) as registry:
-            registry.register("silo", (root / "silo.key.pub").read_bytes())
 
     def start(self) -> SuperLink:
         return start_superlink(self.supervisor, self.home, self.authority, port=self.port)
@@ -115,7 +114,8 @@ class Place:
 
     def node(self, key: str = "silo.key", *, port: int | None = None) -> Carrier:
         address = f"127.0.0.1:{port or self.port}"
-        link = FleetLink(address, self.link.ca_certificate, keys.load_silo_key(self.root / key))
+        private = keys.load_silo_key(self.root / key)
+        link = FleetLink(address, self.link.ca_certificate, private, self.root / "membership.crt")
         self.nodes.append(link)
         return link._carrier
 
@@ -183,10 +183,11 @@ def test_only_who_may_take_an_object_of_the_run_may_take_a_body(place: Place) ->
         with pytest.raises(ReplyInvalid, match="not as long"):
             place.node().get(transport.run_id, long)
         for method, path, status in (
-            ("GET", f"/v1/consilo/fleet/{transport.run_id}/{stored.name}", 401),
+            ("GET", f"/v1/consilo/fleet/{transport.run_id}/{stored.name}", 403),
             ("GET", f"/v1/consilo/runtime/{transport.run_id}/{stored.name}", 401),
-            ("GET", "/v1/consilo/fleet/1/../../../superlink.db", 404),
-            ("PUT", f"/v1/consilo/fleet/{transport.run_id}/{'1' * 32}", 401),
+            ("GET", "/v1/consilo/fleet/1/../../../superlink.db", 403),
+            ("GET", "/v1/consilo/runtime/1/../../../superlink.db", 404),
+            ("PUT", f"/v1/consilo/fleet/{transport.run_id}/{'1' * 32}", 403),
         ):
             assert bare(place, method, path) == status
 

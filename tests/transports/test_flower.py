@@ -16,7 +16,7 @@ import yaml
 
 from consilo import keys
 from consilo.environment import child_environment
-from consilo.errors import ConfigInvalid, CoordinatorUnreachable, JobInvalid, Refused, RunCancelled
+from consilo.errors import CoordinatorUnreachable, JobInvalid, Refused, RunCancelled
 from consilo.parcel import Arrival, Parcel, Transport
 from consilo.processes import Service, Supervisor, free_port
 from consilo.transports.flower.bundle import (
@@ -28,6 +28,7 @@ from consilo.transports.flower.bundle import (
 from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
 from consilo.transports.flower.transport import FlowerTransport
 from silos.bundles import approve
+from silos.enrol import enrol_here
 
 ANSWERER = """
 import os, time
@@ -115,25 +116,22 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONSILO_TEST_MARK", mark)
         with Supervisor() as supervisor:
-            authority = keys.load_or_create_authority(home / "tls")
+            authority = keys.load_or_create_authority(home / "keys")
             link = start_superlink(supervisor, home, authority, port=free_port())
             federation = Federation(root, mark, link, supervisor, {})
-            with Registry(link.address, link.ca_certificate) as registry:
-                for name in SILOS:
-                    folder = root / name
-                    folder.mkdir()
-                    public = keys.load_or_create_silo_key(folder / "silo.key")
-                    (folder / "ca.crt").write_bytes(authority.ca_certificate.read_bytes())
-                    node = {
-                        "name": name,
-                        "superlink": link.address,
-                        "answerer": "test_answerer:answerer",
-                        "preload": [],
-                    }
-                    (folder / "node.yaml").write_text(yaml.safe_dump(node))
-                    approve(folder, bundle_hash(PLAIN))
-                    registry.register(name, public)
-                    federation.start_node(name)
+            for name in SILOS:
+                folder = root / name
+                folder.mkdir()
+                node = {
+                    "name": name,
+                    "superlink": link.address,
+                    "answerer": "test_answerer:answerer",
+                    "preload": [],
+                }
+                (folder / "node.yaml").write_text(yaml.safe_dump(node))
+                enrol_here(home, folder, address=link.address, name=name)
+                approve(folder, bundle_hash(PLAIN))
+                federation.start_node(name)
             federation.wait_online(SILOS)
             yield federation
             begin = time.monotonic()
@@ -303,27 +301,11 @@ def test_a_run_outlives_its_superlink(federation: Federation) -> None:
         thread = threading.Thread(target=work)
         thread.start()
         home = federation.root / "coordinator"
-        authority = keys.load_or_create_authority(home / "tls")
+        authority = keys.load_or_create_authority(home / "keys")
         port = int(federation.link.address.rpartition(":")[2])
         federation.link = start_superlink(federation.supervisor, home, authority, port=port)
         thread.join()
         check(arrivals, sent)
-
-
-@pytest.mark.federation
-def test_names_belong_to_keys(federation: Federation, tmp_path: Path) -> None:
-    other = keys.load_or_create_silo_key(tmp_path / "other")
-    known = (federation.root / "silo0" / "silo.key.pub").read_bytes()
-    with Registry(federation.link.address, federation.link.ca_certificate) as registry:
-        registry.register("silo0", known)
-        with pytest.raises(ConfigInvalid, match="another key"):
-            registry.register("silo0", other)
-        with pytest.raises(ConfigInvalid, match="already, as 'silo0'"):
-            registry.register("mallory", known)
-        registry.register("guest", other)
-        assert registry.silos()["guest"] == "registered"
-        assert registry.remove("guest")
-        assert "guest" not in registry.silos()
 
 
 @pytest.mark.federation

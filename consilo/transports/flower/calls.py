@@ -6,11 +6,13 @@ Flower's own retry loop sends SIGINT to its process when a call is not authorise
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from consilo.errors import CoordinatorUnreachable, RunCancelled, TransportError
+from consilo.membership.calls import OPERATOR_HEADER
+from consilo.membership.coordinator import TOKEN_FILE
 from consilo.transports.flower.version import require_flower
 
 require_flower()
@@ -35,15 +37,34 @@ def connect(
     component: str,
     interceptors: tuple[Any, ...] = (),
 ) -> Any:
-    """Return one of Flower's HTTP clients."""
+    """Return one of Flower's HTTP clients.
+
+    Whoever has the coordinator's keys shows the operator's token, which lies beside its CA
+    certificate there; in a silo's directory is none, nor has it use for one.
+    """
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
+    token = ca_certificate.with_name(TOKEN_FILE)
+    if token.is_file():
+        interceptors = (Showing({OPERATOR_HEADER: token.read_text().strip()}), *interceptors)
     return kind.from_server_address(
         address,
         False,
         ca_certificate.read_bytes(),
         [RuntimeVersionHttpInterceptor(component_name=component), *interceptors],
     )
+
+
+class Showing:
+    """An interceptor for Flower's HTTP clients that adds headers; replace them at any time."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+
+    def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
+        """Add the headers to a call."""
+        context.request.headers.update(self.headers)
+        return call_next(context)
 
 
 def call(

@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from consilo.buffers import Spool
 from consilo.errors import CoordinatorUnreachable, Refused, RunCancelled, TransportError
+from consilo.membership.calls import certificate_headers
 from consilo.parcel import Fault, Parcel
-from consilo.transports.flower.calls import NotAuthorised, call, connect
+from consilo.transports.flower.calls import NotAuthorised, Showing, call, connect
 from consilo.transports.flower.carrier import Carrier
 from consilo.transports.flower.doorbell import MAX_WAIT_S, Waiter
 from consilo.transports.flower.packing import (
@@ -95,8 +96,15 @@ class Request:
 class FleetLink:
     """A node's authenticated connection to its SuperLink."""
 
-    def __init__(self, address: str, ca_certificate: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(
+        self,
+        address: str,
+        ca_certificate: Path,
+        key: ec.EllipticCurvePrivateKey,
+        certificate: Path,
+    ) -> None:
         self._address = address
+        self._shown = Showing(certificate_headers(certificate))
         self._public = public_key_to_bytes(key.public_key())
         self._waiter = Waiter()
         self._pause_s = _FIRST_POLL_S
@@ -106,10 +114,13 @@ class FleetLink:
             address,
             ca_certificate,
             component="SuperNode",
-            interceptors=(signer, self._waiter),
+            interceptors=(signer, self._shown, self._waiter),
         )
         self._carrier = Carrier(
-            address, ca_certificate, "fleet", identify=lambda: _headers_of(signer)
+            address,
+            ca_certificate,
+            "fleet",
+            identify=lambda: {**_headers_of(signer), **self._shown.headers},
         )
         self._node: Any = None
         self._hashes: dict[int, str] = {}
@@ -122,6 +133,10 @@ class FleetLink:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def show(self, certificate: Path) -> None:
+        """Show a renewed certificate of the same key from now on."""
+        self._shown.headers = certificate_headers(certificate)
 
     def activate(self) -> int:
         """Say that this silo is online; return its node id.

@@ -1,13 +1,17 @@
 """The coordinator's SuperLink: how to start it, and which silos are registered there.
 
 ``python -m consilo.transports.flower.superlink ARGUMENTS`` is Flower's own ``flower-superlink``
-with our `doorbell` and `bodies` before its application and without one log line per request.
+with our `gate`, `door`, `bodies` and `doorbell` before its application and without one log line per
+request. Who belongs to the federation is said by the list of members beside the keys' folder
+(`consilo.membership.coordinator`), not by Flower's own.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import ssl
 import sys
 import threading
 from collections.abc import Mapping
@@ -18,6 +22,7 @@ from typing import Any, Self
 from consilo.environment import child_environment, quieten
 from consilo.errors import ConfigInvalid, VersionUnsupported
 from consilo.keys import Authority, public_key_pem
+from consilo.membership.coordinator import operator_token
 from consilo.processes import Service, Supervisor, listens
 from consilo.transports.flower.calls import call, connect
 from consilo.transports.flower.version import require_flower
@@ -51,19 +56,21 @@ def start_superlink(
 ) -> SuperLink:
     """Start a SuperLink with TLS, SuperNode authentication and a database in ``home``.
 
-    Flower's control API has no login: whoever reaches the port can start runs. So it binds to the
-    loopback interface unless told otherwise.
+    Flower's control API has no login: our gate before it asks for the operator's token. Still the
+    server binds to the loopback interface unless told otherwise.
 
     Args:
         supervisor: stops it again.
         home: the coordinator's folder; keeps ``superlink.db``, ``bodies/``, ``superlink.log`` and
             ``flwr/``.
-        authority: certificate and key to serve with.
+        authority: certificate and key to serve with; the folder above its own is the coordinator's
+            directory, with the list of members (`consilo.membership.coordinator.Coordinator`).
         port: to listen on.
         host: address to bind to.
         timeout_s: how long it may take to come up.
     """
     require_flower()
+    operator_token(authority.ca_certificate.parent)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)  # models pass through its database
     service = supervisor.start(
         "superlink",
@@ -91,8 +98,9 @@ def superlink_command(home: Path, authority: Authority, *, host: str, port: int)
     }
     flat = [str(part) for pair in options.items() for part in pair]
     module = "consilo.transports.flower.superlink"
-    bodies = str(home.resolve() / "bodies")
-    return [sys.executable, "-m", module, "--bodies", bodies, "--enable-supernode-auth", *flat]
+    ours = {"--bodies": home.resolve() / "bodies", "--keys": authority.ca_certificate.parent}
+    doors = [str(part) for pair in ours.items() for part in pair]
+    return [sys.executable, "-m", module, *doors, "--enable-supernode-auth", *flat]
 
 
 class Registry:
@@ -120,7 +128,9 @@ class Registry:
         self._client.close()
 
     def register(self, name: str, public_key: bytes) -> int:
-        """Admit a silo; return its node id. Asked again with the same key, it changes nothing.
+        """Register a key with stock Flower; return its node id. Asked again, it changes nothing.
+
+        Our own SuperLink takes the list of members instead, and strikes off who is not on it.
 
         Args:
             name: the silo's name; unique.
@@ -144,20 +154,13 @@ class Registry:
         request = RegisterNodeRequest(public_key=pem, name=name)
         return int(call(self._client.RegisterNode, request, address=self._address).node_id)
 
-    def remove(self, name: str) -> bool:
-        """Strike a silo off; return whether it was there. Its node is refused from then on."""
-        from flwr.proto.control_pb2 import UnregisterNodeRequest
-
-        for node in self._nodes():
-            if node.name == name:
-                request = UnregisterNodeRequest(node_id=node.node_id)
-                call(self._client.UnregisterNode, request, address=self._address)
-                return True
-        return False
-
     def silos(self) -> Mapping[str, str]:
-        """Return silo name → status (``registered``, ``online``, ``offline``), by name."""
-        return dict(sorted((str(node.name), str(node.status)) for node in self._nodes()))
+        """Return silo name → status (``registered``, ``online``, ``offline``), by name.
+
+        A silo that changes its key has two nodes for a while; one online is enough.
+        """
+        found = sorted((str(node.name), str(node.status)) for node in self._nodes())
+        return dict(found) | {name: status for name, status in found if status == "online"}
 
     def online(self) -> tuple[str, ...]:
         """Return the names of the silos that are online, sorted."""
@@ -182,20 +185,52 @@ _LAYERS = {
 }
 
 
+class NewCertificate:
+    """Lets a running server show a renewed certificate to whoever connects from then on.
+
+    Args:
+        authority: the files.
+    """
+
+    def __init__(self, authority: Authority) -> None:
+        self._files = (authority.server_certificate, authority.server_key)
+        self._stamp = self._now()
+        self.server: Any = None
+
+    def look(self) -> None:
+        """Load the files if they have changed and fit; else the next look will."""
+        stamp = self._now()
+        if stamp == self._stamp or self.server is None:
+            return
+        with contextlib.suppress(ssl.SSLError, OSError):  # between the writes of the two files
+            self.server.config.ssl.load_cert_chain(*self._files)
+            self._stamp = stamp
+
+    def _now(self) -> tuple[int, ...]:
+        return tuple(each.stat().st_mtime_ns for each in self._files)
+
+
 def main() -> None:
     """Run Flower's SuperLink with a door before it, and a place for large bodies."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--bodies", type=Path, required=True, help="folder for large bodies")
+    parser.add_argument("--keys", type=Path, required=True, help="folder of the coordinator's keys")
     options, sys.argv[1:] = parser.parse_known_args()
     require_flower()
     quieten()
     import uvicorn
     from flwr.supercore import sql_mixin as mixin
+    from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
     from flwr.superlink import main as application
     from starlette.middleware import Middleware
 
+    from consilo.membership.coordinator import Coordinator
+    from consilo.membership.door import MembershipDoor
+    from consilo.membership.gate import Again, Gate, Judge
+    from consilo.membership.refusals import Refusals
     from consilo.transports.flower.bodies import Bodies
     from consilo.transports.flower.doorbell import Bell, Door, Only
+    from consilo.transports.flower.roster import reconcile
 
     # The package exports a function of the same name.
     command = importlib.import_module("flwr.superlink.cli.flower_superlink")
@@ -214,6 +249,18 @@ def main() -> None:
     )
     bell = Bell()
     flowers = application._get_middleware
+    home = options.keys.resolve().parent
+    # Two connections, so that a call that writes does not hold up the gate.
+    watched, served = (Coordinator(home, keys=options.keys) for _ in range(2))
+    refusals = Refusals(served.audit)
+    judge = Judge(
+        watched.members,
+        watched.trusted,
+        operator_token(options.keys),
+        refusals,
+        key_header=FLEET_HTTP_PUBLIC_KEY_HEADER,
+    )
+    certificate = NewCertificate(served.authority)
 
     class Server:
         """Stands for the module ``uvicorn`` where Flower calls ``uvicorn.run``."""
@@ -222,6 +269,7 @@ def main() -> None:
         def run(app: Any, **options: Any) -> None:
             options.update(access_log=False, timeout_graceful_shutdown=2)
             server = uvicorn.Server(uvicorn.Config(app, **options))
+            certificate.server = server
             bell.closing = lambda: server.should_exit
             server.run()
 
@@ -235,9 +283,15 @@ def main() -> None:
 
         return Middleware(build)
 
+    def align(app: Any) -> None:
+        reconcile(app.state.linkstate_factory.state(), served.members)
+
     application._get_middleware = lambda: [
+        Middleware(Gate, judge=judge, reconcile=align, tick=certificate.look),
+        Middleware(MembershipDoor, coordinator=served, refusals=refusals),
         Middleware(Bodies, folder=options.bodies),
         Middleware(Door, bell=bell),
+        Middleware(Again, judge=judge),
         *(only(layer) for layer in flowers()),
     ]
     vars(command)["uvicorn"] = Server

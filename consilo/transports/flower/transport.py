@@ -259,7 +259,9 @@ class FlowerTransport:
 
     def _online(self) -> dict[str, int]:
         answer = self._call(self._client.GetNodes, GetNodesRequest())
-        names = {str(node.name): int(node.node_id) for node in answer.nodes if node.name}
+        # A silo that changes its key has two nodes for a while: the newer one is asked.
+        nodes = sorted(answer.nodes, key=lambda node: str(node.registered_at))
+        names = {str(node.name): int(node.node_id) for node in nodes if node.name}
         self._names.update(names)
         return names
 

@@ -1,0 +1,269 @@
+"""What the coordinator decides about members, on its own files; no network.
+
+```
+HOME/
+  coordinator.yaml   where silos reach us: host, port, advertise
+  keys/              ca.*, server.*, record.key, operator.token
+  members.db         `consilo.membership.members.Members`
+  audit.jsonl        every change and every refusal, hash-chained
+```
+All of it works whether or not the SuperLink is up: its door reads the same files and notices a
+change within a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import Field
+
+from consilo.chain import Chain
+from consilo.config import Config, parse, read_yaml
+from consilo.errors import ConfigInvalid
+from consilo.files import write_atomic
+from consilo.keys import (
+    Authority,
+    certificate_expiry,
+    fingerprint,
+    issue_member_certificate,
+    load_or_create_authority,
+    load_or_create_signing_key,
+    write_private,
+)
+from consilo.membership.invitation import NAME_PATTERN, Invitation, token_sha256
+from consilo.membership.members import (
+    MAX_CERTIFICATES_PER_DAY,
+    OVERLAP_DAYS,
+    Member,
+    Members,
+    iso,
+)
+from consilo.signing import public_hex, sign
+
+CERTIFICATE_DAYS = 365
+INVITATION_DAYS = 7
+TOKEN_FILE = "operator.token"
+LIST_PURPOSE = "membership"
+
+
+class Reachable(Config):
+    """``HOME/coordinator.yaml``: where this coordinator answers; kept over restarts."""
+
+    host: str = Field(default="127.0.0.1", description="address that the SuperLink binds to")
+    port: int = Field(ge=1, le=65535)
+    advertise: str = Field(default="", description="host that silos use; else host")
+
+    @property
+    def address(self) -> str:
+        """What silos connect to: host:port."""
+        return f"{self.advertise or self.host}:{self.port}"
+
+    @classmethod
+    def load(cls, home: Path) -> Reachable | None:
+        """Return what is written in ``home``; None where nothing is."""
+        path = home / "coordinator.yaml"
+        return parse(cls, read_yaml(path), where=str(path)) if path.exists() else None
+
+    def save(self, home: Path) -> None:
+        """Write it down."""
+        text = yaml.safe_dump(self.model_dump(), sort_keys=False)
+        write_atomic(home / "coordinator.yaml", text.encode())
+
+
+def operator_token(keys: Path) -> str:
+    """Return the token that opens the control API, made first if there is none: 64 digits."""
+    path = keys / TOKEN_FILE
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            write_private(path, secrets.token_hex(32).encode())
+    return path.read_text(encoding="ascii").strip()
+
+
+class Coordinator:
+    """The members of one federation and the authority that certifies them.
+
+    Args:
+        home: the coordinator's directory.
+        keys: the folder of its keys; ``keys`` below home unless told otherwise.
+        now: the clock.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        keys: Path | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home = home
+        self.keys = keys or home / "keys"
+        self.now = now
+        self.audit = Chain(home / "audit.jsonl")
+        self.authority: Authority = load_or_create_authority(self.keys)
+        self.signing_key = load_or_create_signing_key(self.keys / "record.key")
+        self.members = Members(home / "members.db", self.audit, now=now)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the list."""
+        self.members.close()
+
+    # What silos are told.
+
+    @property
+    def signing_keys(self) -> tuple[str, ...]:
+        """The public keys that may sign requests, in hexadecimal."""
+        return (public_hex(self.signing_key),)
+
+    @property
+    def ca_sha256(self) -> str:
+        """SHA-256 of the CA certificate, in hexadecimal."""
+        return fingerprint(
+            x509.load_pem_x509_certificate(self.authority.ca_certificate.read_bytes())
+        )
+
+    def trusted(self) -> list[x509.Certificate]:
+        """Return the authorities whose certificates silos should accept, the present one first."""
+        found = []
+        for name in ("ca.crt", "ca.next.crt", "ca.old.crt"):
+            path = self.keys / name
+            if path.exists():
+                found.append(x509.load_pem_x509_certificate(path.read_bytes()))
+        return found
+
+    def statement(self, name: str) -> dict[str, Any]:
+        """Return what a silo is told of itself and of the others, signed by the coordinator."""
+        member = self.members.known(name)
+        others = self.members.admitted() if member.state == "admitted" else {}
+        said = {
+            "name": name,
+            "state": member.state,
+            "time": iso(self.now()),
+            "certificates": {
+                key.fingerprint: key.certificate for key in member.keys if key.certificate
+            },
+            "ca": [each.public_bytes(Encoding.PEM).decode() for each in self.trusted()],
+            "signing_keys": list(self.signing_keys),
+            "members": {each.name: each.signing_key for each in others.values()},
+        }
+        return {"statement": said, "signature": sign(self.signing_key, LIST_PURPOSE, said)}
+
+    # What an operator does.
+
+    def invite(self, name: str, address: str, *, days: float = INVITATION_DAYS) -> Invitation:
+        """Return a new invitation for a silo; a former one of this name no longer holds.
+
+        Raises:
+            ConfigInvalid: where the name is taken or none.
+        """
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ConfigInvalid(
+                name, ["a silo's name has lower-case letters, digits, '_' and '-', 63 at most"]
+            )
+        token = secrets.token_hex(32)
+        expires = iso(self.now() + timedelta(days=days))
+        self.members.invite(name, token_sha256(token), expires)
+        bare = Invitation(name, address, self.ca_sha256, self.signing_keys[0], token, expires)
+        return bare.signed(self.signing_key)
+
+    def admit(self, name: str, *, days: int = CERTIFICATE_DAYS) -> Member:
+        """Admit a pending or suspended silo; it gets a certificate if it has none that is valid.
+
+        Raises:
+            ConfigInvalid: where it is neither.
+        """
+        self.members.set_state(name, "admitted", by="operator")
+        member = self.members.known(name)
+        if member.valid_until <= iso(self.now()):
+            self._certify(member, days)
+        return self.members.known(name)
+
+    def suspend(self, name: str) -> None:
+        """Let a silo do nothing until it is admitted again."""
+        self.members.set_state(name, "suspended", by="operator")
+
+    def remove(self, name: str, *, by: str = "operator") -> None:
+        """Strike a silo off: certificates revoked, keys never accepted again."""
+        self.members.set_state(name, "removed", by=by)
+
+    def renew(self, name: str, *, days: int = CERTIFICATE_DAYS) -> Member:
+        """Give an admitted silo a new certificate for its newest key; the old one stays valid.
+
+        Raises:
+            ConfigInvalid: where it is not admitted, or has had too many of late.
+        """
+        member = self._admitted(name)
+        self._certify(member, days)
+        return self.members.known(name)
+
+    def change_key(
+        self,
+        name: str,
+        public: bytes,
+        *,
+        overlap_days: float = OVERLAP_DAYS,
+        days: int = CERTIFICATE_DAYS,
+    ) -> Member:
+        """Take up a further node key of an admitted silo; both are valid for the overlap.
+
+        Asked again with the newest key, it changes nothing.
+
+        Raises:
+            ConfigInvalid: where it is not admitted, or the key was used before.
+        """
+        member = self._admitted(name)
+        if public.strip() != member.node_key.strip():
+            self.members.add_node_key(name, public, overlap_days=overlap_days)
+            self._certify(self.members.known(name), days)
+        return self.members.known(name)
+
+    def _admitted(self, name: str) -> Member:
+        member = self.members.known(name)
+        if member.state != "admitted":
+            raise ConfigInvalid(name, [f"this silo is {member.state}, not admitted"])
+        if self.members.issued_today(name) >= MAX_CERTIFICATES_PER_DAY:
+            raise ConfigInvalid(
+                name, [f"it had {MAX_CERTIFICATES_PER_DAY} certificates within 24 hours; wait"]
+            )
+        return member
+
+    def _certify(self, member: Member, days: int) -> None:
+        public = member.node_key
+        made = issue_member_certificate(
+            self.keys, member.name, public, now=self.now(), valid_days=days
+        )
+        self.members.certify(member.name, made, public)
+
+    def expiries(self) -> list[tuple[str, str, str]]:
+        """Return the calendar: (when, whose, what), the next one first."""
+        found = [
+            (iso(certificate_expiry(self.authority.server_certificate)), "coordinator", "server")
+        ]
+        for index, each in enumerate(self.trusted()):
+            what = "certificate authority" if index == 0 else "another authority"
+            found.append((iso(each.not_valid_after_utc), "coordinator", what))
+        for name, member in self.members.all().items():
+            if member.state not in ("admitted", "suspended"):
+                continue
+            for key in member.keys:
+                if key.certificate:
+                    end = x509.load_pem_x509_certificate(key.certificate.encode())
+                    when = min(iso(end.not_valid_after_utc), key.valid_until)
+                    found.append((when, name, f"node certificate {key.fingerprint[:12]}"))
+            found.append((member.signing_until, name, f"signing key {member.signing_key[:12]}"))
+        return sorted(found)
