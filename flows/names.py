@@ -121,6 +121,11 @@ def silo_metric(silo: str, name: str) -> str:
     return f"silo/{silo}/{name}"
 
 
+def departed_tag(silo: str) -> str:
+    """Return the tag of a model version that contains updates of a silo that has left."""
+    return f"consilo.departed.{silo}"
+
+
 def pipeline_experiment(job: str) -> str:
     """Return the MLflow experiment of a job's pipeline runs."""
     return job
