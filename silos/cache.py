@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,26 +29,37 @@ from consilo.contract import Contract
 from consilo.errors import SchemaDrift, SourceUnreadable
 from silos.arrow import to_pandas, write_table
 from silos.mapping import UNREADABLE, Mapping
-from silos.sources import RowFilter, Source
-from silos.standardise import standardise
+from silos.memory import available_bytes
+from silos.sources import BLOCK_ROWS, RowFilter, Source
+from silos.standardise import Unreadable, standardise
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+
+    from silos.check_blocks import Evaluated
 
 RULES_VERSION = 2
 """Raised when the same table could be standardised or judged otherwise; old entries then lapse."""
 MAX_ENTRIES = 8
+_CHECK_TABLES = 2
+"""What Great Expectations may take to check a table, in tables, beside the mapped one."""
 
 
 class CanonicalCache:
     """Keeps canonical tables below one directory of a silo.
 
+    Reading, mapping and writing take the memory of a few blocks, whatever the table's size. Where
+    the table fits, Great Expectations checks it; else `silos.check_blocks` does.
+
     Args:
         directory: made where it is not there, readable by its owner only.
+        memory_bytes: what a build may take; None for what this process can still take.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, memory_bytes: int | None = None) -> None:
         self._directory = directory
+        self._memory_bytes = memory_bytes
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
 
@@ -89,6 +101,25 @@ class CanonicalCache:
     ) -> tuple[pd.DataFrame, CheckReport]:
         """Return the canonical table, whatever its verdict, and the report of its check.
 
+        For a table that does not fit into memory use `ensure`, `report` and `blocks`.
+
+        Raises:
+            SourceUnreadable: where the source cannot be read.
+        """
+        key = self.ensure(source, mapping, contract, now=now, keep=keep)
+        return self._load(key), self.report(key)
+
+    def ensure(
+        self,
+        source: Source,
+        mapping: Mapping,
+        contract: Contract,
+        *,
+        now: datetime | None = None,
+        keep: RowFilter | None = None,
+    ) -> str:
+        """Return the name of a sound entry, built where there is none.
+
         The source is read, and the check made, only where there is no sound entry. An entry whose
         table does not have its SHA-256 is built anew.
 
@@ -114,7 +145,7 @@ class CanonicalCache:
                     shutil.rmtree(self._directory / key)
                     raise SourceUnreadable("the source changed while it was read; try again")
             os.utime(self._directory / key)
-            return self._load(key), self.report(key)
+            return key
 
     def frame(self, key: str) -> pd.DataFrame:
         """Return the memory-mapped table of an entry, read-only; rounds ask for this.
@@ -123,12 +154,44 @@ class CanonicalCache:
             SchemaDrift: where the table failed its check.
             SourceUnreadable: where there is no such entry, or it changed since it was written.
         """
+        self._require(key)
+        return self._load(key)
+
+    def blocks(self, key: str) -> Iterator[pd.DataFrame]:
+        """Yield the rows of an entry in order, a block at a time; for tables of any size.
+
+        Raises:
+            SchemaDrift: where the table failed its check.
+            SourceUnreadable: where there is no such entry, or it changed since it was written.
+        """
+        self._require(key)
+        table = self._mapped(key)
+        for start in range(0, max(table.num_rows, 1), BLOCK_ROWS):
+            yield to_pandas(table.slice(start, BLOCK_ROWS))
+
+    def evaluated(self, key: str) -> list[Evaluated] | None:
+        """Return how each rule was judged, for a table that was checked in blocks; else None."""
+        from silos.check_blocks import Evaluated
+
+        told = self._entry(key).get("evaluated")
+        return None if told is None else [Evaluated(**each) for each in told]
+
+    def whole(self, key: str) -> pd.DataFrame:
+        """Return the table of an entry with its verdict unasked, for the people in the silo.
+
+        Its ``attrs`` say what could not be read, as `silos.mapping` puts it there.
+        """
+        frame = self._load(key)
+        if unreadable := self._entry(key).get("unreadable"):
+            frame.attrs[UNREADABLE] = unreadable
+        return frame
+
+    def _require(self, key: str) -> None:
         report = self.report(key)
         if not report.passed:
             raise SchemaDrift(report.reason())
         if self._entry(key).get("stamp") != _stamp(self._table(key)) and not self._is_sound(key):
             raise SourceUnreadable("the cached table is damaged; standardise the silo again")
-        return self._load(key)
 
     def report(self, key: str) -> CheckReport:
         """Return the report of an entry.
@@ -169,20 +232,15 @@ class CanonicalCache:
         now: datetime,
         keep: RowFilter | None,
     ) -> None:
-        from silos.check import check
-
         building = Path(tempfile.mkdtemp(prefix="building-", dir=self._directory))
         try:
             columns = building / "columns"
             columns.mkdir(mode=0o700)
             table, unreadable = standardise(source, mapping, contract, columns, keep=keep)
-            frame = to_pandas(table)
-            if unreadable:
-                frame.attrs[UNREADABLE] = unreadable
             # Writing, hashing and syncing leave the interpreter to the check.
             with ThreadPoolExecutor(1) as beside:
                 written = beside.submit(write_table, building / "table.arrow", table)
-                report = check(frame, contract, now=now)
+                report, told = self._checked(table, unreadable, contract, building, now)
                 digest = written.result()
             shutil.rmtree(columns)  # the table that was mapped from there stays readable
             _write(building / "report.json", report.to_json())
@@ -190,6 +248,8 @@ class CanonicalCache:
                 "sha256": digest,
                 "stamp": _stamp(building / "table.arrow"),
                 "slot": _slot(source, contract),
+                "unreadable": unreadable,
+                "evaluated": told,
             }
             _write(building / "entry.json", json.dumps(entry))
             _sync(building)
@@ -202,11 +262,38 @@ class CanonicalCache:
             shutil.rmtree(building, ignore_errors=True)
             raise
 
-    def _load(self, key: str) -> pd.DataFrame:
+    def _checked(
+        self,
+        table: pa.Table,
+        unreadable: Unreadable,
+        contract: Contract,
+        building: Path,
+        now: datetime,
+    ) -> tuple[CheckReport, list[dict[str, Any]] | None]:
+        """Return the report and, for a table that does not fit, how each rule was judged."""
+        memory_bytes = available_bytes() if self._memory_bytes is None else self._memory_bytes
+        if table.nbytes * _CHECK_TABLES > memory_bytes:
+            from silos.check_blocks import check_blocks
+
+            report, told = check_blocks(
+                table, contract, unreadable, building, now=now, memory_bytes=memory_bytes
+            )
+            return report, [asdict(each) for each in told]
+        from silos.check import check
+
+        frame = to_pandas(table)
+        if unreadable:
+            frame.attrs[UNREADABLE] = unreadable
+        return check(frame, contract, now=now), None
+
+    def _mapped(self, key: str) -> pa.Table:
         import pyarrow as pa
 
         with pa.memory_map(str(self._table(key))) as file:
-            return to_pandas(pa.ipc.open_file(file).read_all())
+            return pa.ipc.open_file(file).read_all()
+
+    def _load(self, key: str) -> pd.DataFrame:
+        return to_pandas(self._mapped(key))
 
     def _prune(self, kept: str) -> None:
         """Remove what the new entry replaces, what was left half built, and the oldest entries."""

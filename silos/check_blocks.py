@@ -13,7 +13,7 @@ report is the same, to the count, as `silos.check.check` gives of the whole tabl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from consilo.check_report import CheckReport
 from consilo.contract import Contract
+from consilo.files import write_atomic
 from silos.arrow import to_pandas
 from silos.check import (
     OF_ROWS,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-DUPLICATES_MIB = 256
-"""Memory for finding rows that share a key; what is beyond lies on disk."""
+_GROUPING_BYTES = (64 << 20, 1 << 30)
+"""Least and most memory for finding rows that share a key; what is beyond lies on disk."""
 _TYPES = {
     "float64": "double",
     "int64": "int64",
@@ -62,7 +63,7 @@ class Evaluated:
     """
 
     rule: str
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     severity: str
     verdict: str
     failed: int
@@ -76,6 +77,7 @@ def check_blocks(
     spill: Path,
     *,
     now: datetime,
+    memory_bytes: int = _GROUPING_BYTES[1],
     block_rows: int = BLOCK_ROWS,
 ) -> tuple[CheckReport, list[Evaluated]]:
     """Return the report of a canonical table, and how each rule was judged.
@@ -86,6 +88,7 @@ def check_blocks(
         unreadable: of `silos.standardise.standardise`.
         spill: a folder for what does not fit while rows are grouped; the owner's only.
         now: for the rules about dates.
+        memory_bytes: what the check may take.
         block_rows: rows of a block; the report does not depend on it.
     """
     rules = compile_rules(contract, unreadable, now=now)
@@ -93,8 +96,10 @@ def check_blocks(
     counted: dict[tuple[str, ...], int] = {(name,): 0 for name in columns}
     for rule in rules:
         counted[columns_there(rule, columns)] = 0
+    least, most = _GROUPING_BYTES
+    grouping = _Grouping(spill, max(least, min(most, memory_bytes // 4)))
     tallies = {
-        index: [_tally(each, table, unreadable, spill) for each in rule.expectations]
+        index: [_tally(each, table, unreadable, grouping) for each in rule.expectations]
         for index, rule in enumerate(rules)
         if set(rule.columns) <= set(columns) or rule.name == "present"
     }
@@ -120,6 +125,33 @@ def check_blocks(
             num_failed = unreadable.get(rule.columns[0], {}).get("count", num_failed)
         told.append(Evaluated(rule.name, rule.columns, rule.severity, verdict, num_failed, how))
     return report_of(contract, rules, facts, held, failed), told
+
+
+def write_page(told: Sequence[Evaluated], report: CheckReport, silo_dir: Path) -> Path:
+    """Write how each rule was judged, with exact numbers, for the people in the silo.
+
+    Returns:
+        The page's path, below ``silo_dir/gx``; readable by the owner only.
+    """
+    folder = silo_dir / "gx"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    lines = [
+        report.reason(),
+        "",
+        "This table does not fit into memory. Great Expectations did not check it: each rule below",
+        "was judged as its line says, and comes out as it would for the whole table.",
+        "",
+        f"{'verdict':<12}{'severity':<10}{'rule':<14}{'rows that break it':>18}  column; judged by",
+    ]
+    lines += [
+        f"{each.verdict:<12}{each.severity:<10}{each.rule:<14}{each.failed:>18,}  "
+        f"{'+'.join(each.columns) or '(table)'}; {each.how}"
+        for each in told
+    ]
+    page = folder / f"{report.contract.replace('@', '_')}.txt"
+    write_atomic(page, "\n".join([*lines, ""]).encode(), mode=0o600)
+    return page
 
 
 def _frames(table: pa.Table, block_rows: int) -> Iterator[pd.DataFrame]:
@@ -260,14 +292,22 @@ class _AllThere(_OfBlocks):
         return not self._left
 
 
+@dataclass(frozen=True)
+class _Grouping:
+    """Where and in how much memory rows are grouped."""
+
+    spill: Path
+    memory_bytes: int
+
+
 class _Unique:
     """No two rows share a key; DuckDB groups the rows, on disk where they do not fit."""
 
     how = "rows grouped by DuckDB, on disk where they do not fit into memory"
 
-    def __init__(self, table: pa.Table, columns: list[str], spill: Path) -> None:
+    def __init__(self, table: pa.Table, columns: list[str], grouping: _Grouping) -> None:
         self._table = table.select(columns)
-        self._spill = spill
+        self._grouping = grouping
         self._failed: int | None = None
 
     @property
@@ -292,7 +332,11 @@ class _Unique:
         )
         batches = self._table.to_batches(max_chunksize=BLOCK_ROWS)
         reader = pa.RecordBatchReader.from_batches(self._table.schema, batches)
-        with locked(spill=self._spill, memory_mib=DUPLICATES_MIB) as connection:
+        pa.default_memory_pool().release_unused()
+        memory_mib = self._grouping.memory_bytes >> 20
+        with locked(
+            spill=self._grouping.spill, memory_mib=memory_mib, in_order=False
+        ) as connection:
             connection.register("consilo_rows", reader)
             (found,) = connection.execute(
                 "SELECT coalesce(sum(n), 0) FROM (SELECT count(*) AS n FROM consilo_rows "
@@ -305,7 +349,7 @@ def _tally(
     expectation: Any,
     table: pa.Table,
     unreadable: Mapping[str, dict[str, Any]],
-    spill: Path,
+    grouping: _Grouping,
 ) -> Any:
     """Return what judges one expectation of `silos.check`."""
     kind = type(expectation).__name__
@@ -318,9 +362,9 @@ def _tally(
     if kind == "ExpectTableRowCountToBeBetween":
         return _Known(table.num_rows >= expectation.min_value, "the number of rows")
     if kind == "ExpectColumnValuesToBeUnique":
-        return _Unique(table, [name], spill)
+        return _Unique(table, [name], grouping)
     if kind == "ExpectCompoundColumnsToBeUnique":
-        return _Unique(table, list(expectation.column_list), spill)
+        return _Unique(table, list(expectation.column_list), grouping)
     if kind == "ExpectColumnMedianToBeBetween":
         return _Median(name, expectation.min_value, expectation.max_value)
     if kind == "ExpectColumnMaxToBeBetween":

@@ -47,12 +47,17 @@ def tables(source: Source, wanted: Sequence[str]) -> Iterator[pa.Table]:
 
 @contextmanager
 def locked(
-    database: Path | None = None, *, memory_mib: int = MEMORY_MIB, spill: Path | None = None
+    database: Path | None = None,
+    *,
+    memory_mib: int = MEMORY_MIB,
+    spill: Path | None = None,
+    in_order: bool = True,
 ) -> Iterator[Any]:
     """Give a DuckDB connection that can reach no file but ``database``, read-only.
 
     What does not fit into ``memory_mib`` lies in a folder of its own below ``spill`` (None: that of
-    temporary files), readable by the owner only, until the connection closes.
+    temporary files), readable by the owner only, until the connection closes. Without ``in_order``
+    rows may come in any order, which takes less memory.
     """
     import duckdb
 
@@ -67,8 +72,8 @@ def locked(
             "python_enable_replacements": "false",
             "memory_limit": f"{memory_mib}MiB",
             "temp_directory": str(folder),
-            "threads": "2",
-            "preserve_insertion_order": "true",
+            "threads": "2" if in_order else "1",
+            "preserve_insertion_order": "true" if in_order else "false",
         },
     )
     try:
