@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from consilo.errors import SchemaDrift
 from consilo.headers import Header
 from consilo.job import Job
 from consilo.parcel import Parcel
+from consilo.privacy.account import Account, Admit, Charge
+from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
 from silos.policy import Policy
 
@@ -75,12 +77,23 @@ class PreparedSilo:
         """Return the silo's secret."""
         return self.key
 
-    def spend(
-        self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int
-    ) -> list[tuple[float, float, int]]:
+    def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
         """Book a step once."""
-        self._spends.setdefault(step_id, (sigma, sample_rate, steps))
+        if charge.step_id not in self._spends:
+            admit([*self._spends.values(), charge.row])
+            self._spends[charge.step_id] = charge.row
         return list(self._spends.values())
+
+    def settle(self, step_id: str) -> None:
+        """Do nothing."""
+
+    def reserved(self, run_id: str) -> list[tuple[str, HistoryRow]]:
+        """Return what was booked."""
+        return [("dp_sgd", row) for row in self._spends.values()]
+
+    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
+        """Return an account without limits."""
+        return Account(account, len(self._spends), 0, ())
 
     def remembered(self, step_id: str) -> Parcel | None:
         """Return the answer given before."""

@@ -49,6 +49,7 @@ def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) 
             known = host.remembered(header.step_id)
             if known is not None:
                 host.repeated(header)
+                host.settle(header.step_id)
                 return known
             fields = _run(header, parcel.body, host)
             body = pack(fields)
@@ -63,6 +64,7 @@ def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) 
             )
             made = Parcel(host.seal(header, reply, fields).encode(), body)
             host.remember(header.step_id, made)
+            host.settle(header.step_id)
             return made
         except Exception as cause:  # the boundary: nothing but a declared fault may leave
             fault = disclose(cause)

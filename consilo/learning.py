@@ -9,11 +9,11 @@ from typing import Any
 from consilo import seeds
 from consilo.errors import BudgetExhausted
 from consilo.features import Encoding
-from consilo.job import Job
+from consilo.job import Job, Privacy
 from consilo.learners.modules import build_model
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, TorchLearner
-from consilo.privacy.accounting import noise_multiplier, spent
+from consilo.privacy.accounting import HistoryRow, noise_multiplier, spent
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.noise import SecretStream
 from consilo.silo import SiloView
@@ -75,7 +75,7 @@ def private_fit(
     fingerprint: str,
     hooks: Sequence[FitHook] = (),
 ) -> tuple[FitReport, Mapping[str, float]]:
-    """Train by DP-SGD within the job's budget; book the cost before a row is touched.
+    """Train by DP-SGD within the job's and the data set's budget; the cost is reserved first.
 
     The noise multiplier is calibrated so that all rounds of the job together cost the job's ε at
     its δ, for this silo's number of rows.
@@ -91,7 +91,8 @@ def private_fit(
         The fit's report, and ``epsilon`` and ``epsilon_bound`` (RDP) spent so far in this run.
 
     Raises:
-        BudgetExhausted: where this step would cost more than the job's ε; nothing was trained.
+        BudgetExhausted: where this step would cost more than the job's ε, or than is left in the
+            data set's account; nothing was trained, nothing reserved.
     """
     privacy = silo.job.privacy
     assert privacy is not None
@@ -105,14 +106,17 @@ def private_fit(
         "accountant": privacy.accountant,
     }
     sigma = silo.host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
-    history = silo.book(sigma=sigma, sample_rate=rate, steps=steps)
-    spend = spent(history, privacy.delta)
-    epsilon = spend.epsilon_prv if privacy.accountant == "prv" else spend.epsilon_rdp
-    if epsilon > privacy.epsilon * (1 + _SLACK):
-        raise BudgetExhausted(
-            f"this step would bring the run to ε {epsilon:.3f} at δ {privacy.delta:g}, the job "
-            f"allows {privacy.epsilon:g}; start a new run"
-        )
+    history = silo.reserve(
+        "dp_sgd",
+        sigma=sigma,
+        sample_rate=rate,
+        steps=steps,
+        rows=len(data),
+        fingerprint=fingerprint,
+        ahead=steps * max(0, silo.job.protocol.rounds - silo.header.round),
+        admit=lambda history: admit(history, privacy),
+    )
+    epsilon, bound = run_epsilon(history, privacy)
     hook = DPHook(
         sigma=sigma,
         max_grad_norm=privacy.max_grad_norm,
@@ -120,4 +124,21 @@ def private_fit(
         stream=SecretStream(silo.secret_key(), f"{silo.noise_context}/{fingerprint}"),
     )
     report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
-    return report, {"epsilon": epsilon, "epsilon_bound": spend.epsilon_rdp}
+    return report, {"epsilon": epsilon, "epsilon_bound": bound}
+
+
+def run_epsilon(history: Sequence[HistoryRow], privacy: Privacy) -> tuple[float, float]:
+    """Return ε of a run's history at the job's δ: by the job's accountant, and the RDP bound."""
+    spend = spent(history, privacy.delta)
+    bound = spend.epsilon_rdp
+    return (spend.epsilon_prv if privacy.accountant == "prv" else bound), bound
+
+
+def admit(history: Sequence[HistoryRow], privacy: Privacy) -> None:
+    """Raise `BudgetExhausted` where a run's history costs more than its job's ε."""
+    epsilon, _ = run_epsilon(history, privacy)
+    if epsilon > privacy.epsilon * (1 + _SLACK):
+        raise BudgetExhausted(
+            f"this step would bring the run to ε {epsilon:.3f} at δ {privacy.delta:g}, the job "
+            f"allows {privacy.epsilon:g}; start a new run"
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hmac
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +14,8 @@ from consilo import seeds
 from consilo.contract import Contract
 from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
+from consilo.privacy.account import Account, Admit, Charge
+from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
 
 if TYPE_CHECKING:
@@ -89,10 +92,29 @@ class SiloHost(Protocol):
         """Return 32 secret bytes, the same for one run for ever; they never leave the silo."""
         ...
 
-    def spend(
-        self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int
-    ) -> list[tuple[float, float, int]]:
-        """Book one training step, once per ``step_id``; return the run's whole history."""
+    def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
+        """Reserve a use of a data set, durably and once; return the run's history up to it.
+
+        Args:
+            account: the data set.
+            charge: what is about to be done.
+            admit: what the run itself allows.
+
+        Raises:
+            BudgetExhausted: where the data set's budget or the run cannot pay; nothing is reserved.
+        """
+        ...
+
+    def settle(self, step_id: str) -> None:
+        """Note that a step's answer is kept; a step that reserved nothing is let be."""
+        ...
+
+    def reserved(self, run_id: str) -> list[tuple[str, HistoryRow]]:
+        """Return what a run has reserved so far: mechanism and (σ, q, steps)."""
+        ...
+
+    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
+        """Return how a data set's account would stand with ``rows`` besides; nothing is spent."""
         ...
 
     def remembered(self, step_id: str) -> Parcel | None:
@@ -158,14 +180,44 @@ class SiloView:
             return seeds.derive("reproducible", self.job.seed, self.name)
         return self.host.secret(self.header.run_id)
 
-    def book(
-        self, *, sigma: float, sample_rate: float, steps: int
-    ) -> list[tuple[float, float, int]]:
-        """Book this step's privacy cost; return the run's history of (σ, q, steps)."""
-        return self.host.spend(
+    def reserve(
+        self,
+        mechanism: str,
+        *,
+        sigma: float,
+        sample_rate: float,
+        steps: int,
+        rows: int,
+        fingerprint: str,
+        ahead: int = 0,
+        admit: Admit = lambda history: None,
+    ) -> list[HistoryRow]:
+        """Reserve this step's privacy cost before a row is used; return the run's history with it.
+
+        Args:
+            mechanism: what adds the noise.
+            sigma: its noise multiplier.
+            sample_rate: of the rows.
+            steps: how many.
+            rows: how many rows there are.
+            fingerprint: of those rows; the ledger keeps a keyed hash of it.
+            ahead: like steps that the run will ask for later.
+            admit: what the run itself allows, given the history.
+
+        Raises:
+            BudgetExhausted: where the data set's budget or the run cannot pay.
+        """
+        said = f"{mechanism}/{sigma!r}/{sample_rate!r}/{steps}/{fingerprint}"
+        key = self.host.secret(self.header.run_id)
+        charge = Charge(
             self.header.run_id,
             self.header.step_id,
-            sigma=sigma,
-            sample_rate=sample_rate,
-            steps=steps,
+            hmac.digest(key, b"ledger/" + said.encode(), "sha256")[:16].hex(),
+            mechanism,
+            sigma,
+            sample_rate,
+            steps,
+            rows,
+            ahead,
         )
+        return self.host.reserve(self.host.dataset(self.contract), charge, admit)

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from consilo.config import Config
 from consilo.errors import BudgetExhausted
-from consilo.privacy.composition import Charge
-
-
-@dataclass(frozen=True)
-class Limit:
-    """One of a budget's limits.
-
-    Args:
-        epsilon: what may be spent at most.
-        days: within how many days; None is in all.
-    """
-
-    epsilon: float
-    days: int | None
-
-    def __str__(self) -> str:
-        return "in all" if self.days is None else f"within {self.days} days"
+from consilo.privacy.account import Charge, Limit
 
 
 class Budget(Config):

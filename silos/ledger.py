@@ -19,7 +19,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,10 @@ import numpy as np
 from consilo.chain import START, linked
 from consilo.errors import BudgetExhausted
 from consilo.privacy import composition
+from consilo.privacy.account import Account, Admit, Balance, Charge, Limit
 from consilo.privacy.accounting import HistoryRow
-from consilo.privacy.composition import Charge, Floats
-from silos.budget import Budget, Limit
+from consilo.privacy.composition import Floats
+from silos.budget import Budget
 
 _VERSION = 1
 _TABLES = f"""
@@ -77,52 +77,6 @@ _FIELDS = ("account", "run_id", "step_id", "mark", "mechanism")
 _NUMBERS = ("sigma", "sample_rate", "steps", "num_rows")
 
 Connect = Callable[[Path], sqlite3.Connection]
-Admit = Callable[[Sequence[HistoryRow]], None]
-"""Given a run's history with the charge in it, raises where the run itself may not pay for it."""
-
-
-@dataclass(frozen=True)
-class Balance:
-    """How an account stands at one limit.
-
-    Args:
-        limit: what may be spent.
-        delta: at which ε is meant.
-        before: ε of what is reserved.
-        after: ε with what is asked for, both by the smaller of the bounds that were computed.
-    """
-
-    limit: Limit
-    delta: float
-    before: float
-    after: float
-
-    @property
-    def left(self) -> float:
-        """What is left before, 0 or more."""
-        return max(0.0, self.limit.epsilon - self.before)
-
-    @property
-    def fits(self) -> bool:
-        """Whether the account can pay."""
-        return self.after <= self.limit.epsilon
-
-
-@dataclass(frozen=True)
-class Account:
-    """How an account stands.
-
-    Args:
-        name: of the data set.
-        reserved: uses that were reserved.
-        settled: uses whose answer was given.
-        balances: one for each limit; empty where the data set has no budget.
-    """
-
-    name: str
-    reserved: int
-    settled: int
-    balances: tuple[Balance, ...]
 
 
 class Ledger:

@@ -19,6 +19,7 @@ from consilo.errors import PolicyInvalid, Refused
 from consilo.headers import Header
 from consilo.job import Job
 from consilo.protocol import Disclosure, Verb
+from silos.budget import Budget
 
 _ABOUT_ROWS = frozenset(
     {Disclosure.UPDATE, Disclosure.MASKED_UPDATE, Disclosure.EMBEDDING, Disclosure.LABEL}
@@ -52,7 +53,12 @@ privacy:
   # max_epsilon: 10.0            # in one run
   # max_delta: 1.0e-3
   # budgets:                     # all runs together, by data set; "*" is every other one
-  #   "*": {epsilon: 30.0, delta: 1.0e-3, window_days: 365}
+  #   "*":
+  #     epsilon: 10.0            # within window_days; without that key, for ever
+  #     delta: 1.0e-5            # at which the account is kept; below 1 / number of rows
+  #     window_days: 365
+  #     total_epsilon: 30.0      # for ever
+  #     min_noise_multiplier: 0.5
 
 limits:
   memory_mib: 4096               # one message
@@ -116,18 +122,22 @@ class PrivacyRules(Config):
         max_epsilon: of one run; None sets no limit.
         max_delta: of one run; None sets no limit.
         allow_reproducible: whether a job may key the noise by its own seed.
+        budgets: of all runs together, by data set; ``*`` is every other one. Where there is any,
+            updates leave only with differential privacy, since nothing else can be accounted for.
     """
 
     required: bool = False
     max_epsilon: float | None = Field(default=None, gt=0)
     max_delta: float | None = Field(default=None, gt=0, lt=1)
     allow_reproducible: bool = False
+    budgets: dict[str, Budget] = Field(default_factory=dict)
 
     def permit(self, job: Job) -> None:
         """Raise `Refused` unless a job that asks for an update is private enough."""
         asked = job.privacy
         if asked is None:
-            if self.required or self.max_epsilon is not None or self.max_delta is not None:
+            limits = (self.max_epsilon, self.max_delta)
+            if self.required or self.budgets or any(each is not None for each in limits):
                 raise Refused(
                     "this silo's policy wants differential privacy, the job has none",
                     code="privacy",

@@ -8,7 +8,8 @@ SILO_DIR/
   policy.yaml    what may leave; without it, nothing
   cache/         canonical tables and encoded rows
   gx/            the contract check's full report, for people here
-  state.db       answers by step, privacy spent
+  state.db       answers by step
+  ledger.db      privacy ledger: every use of every data set
   secrets/       a secret per run: what keys the noise
 ```
 """
@@ -39,12 +40,16 @@ from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadabl
 from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
 from consilo.parcel import Answer, Parcel
+from consilo.privacy.account import Account, Admit, Charge
+from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
 from consilo.signing import public_hex
 from consilo.silo import Arrays
+from silos.budget import Budget, budget_of
 from silos.cache import CanonicalCache
 from silos.consent import Consent, ConsentBook, ConsentFilter
 from silos.guard import Guard
+from silos.ledger import Ledger
 from silos.mapping import Mapping
 from silos.partners import Partner
 from silos.policy import Policy
@@ -53,6 +58,8 @@ from silos.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from silos.explain import Explanation
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +137,7 @@ class Silo:
         self._sources = {name: each.resolve(directory) for name, each in config.data.items()}
         self._docs = docs
         self._store = Store(directory)
+        self._ledger = Ledger(directory / "ledger.db")
         cache = directory / "cache"
         self._cache = CanonicalCache(cache)
         self._consents = {
@@ -198,7 +206,8 @@ class Silo:
             contract,
             verb,
             rows=lambda: self._num_rows(contract, job.purpose),
-            counts=lambda: self._consent_counts(contract, job.purpose, verb),
+            # What discloses nothing uses no row.
+            counts=lambda: self.consent_counts(contract, job.purpose) if verb.disclosures else None,
         )
 
     def repeated(self, header: Header) -> None:
@@ -237,6 +246,35 @@ class Silo:
             page = self._write_page(key, contract, report, now)
             log.info("contract check of %s: %s; see %s", contract.ref, report.verdict, page)
         return report
+
+    def explain(
+        self,
+        contract: Contract,
+        report: CheckReport,
+        *,
+        purpose: str = UNSTATED,
+        key: str | None = None,
+    ) -> list[Explanation]:
+        """Return, for the people in the silo, what broke each rule that failed, and what to do.
+
+        Args:
+            contract: the contract.
+            report: of `check`.
+            purpose: as it was checked for.
+            key: a local column to name rows by, in place of their numbers.
+        """
+        from silos.explain import explain
+
+        mapping = self.mapping(contract)
+        return explain(
+            report,
+            self._source(mapping),
+            mapping,
+            contract,
+            now=self.now(),
+            keep=self._consent(mapping, purpose),
+            key=key,
+        )
 
     def frame(self, contract: Contract, *, purpose: str = UNSTATED) -> pd.DataFrame:
         """Return the canonical rows that ``purpose`` may use, memory-mapped.
@@ -316,11 +354,29 @@ class Silo:
         """Return the run's 32 secret bytes; they never leave the silo."""
         return self._store.secret(run_id)
 
-    def spend(
-        self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int
-    ) -> list[tuple[float, float, int]]:
-        """Book one training step, once per ``step_id``; return the run's whole history."""
-        return self._store.spend(run_id, step_id, sigma=sigma, sample_rate=sample_rate, steps=steps)
+    @property
+    def ledger(self) -> Ledger:
+        """The silo's privacy ledger."""
+        return self._ledger
+
+    def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
+        """Reserve a use of a data set within its budget; return the run's history up to it."""
+        return self._ledger.reserve(account, charge, self._budget(account), admit)
+
+    def settle(self, step_id: str) -> None:
+        """Note that a step's answer is kept."""
+        self._ledger.settle(step_id)
+
+    def reserved(self, run_id: str) -> list[tuple[str, HistoryRow]]:
+        """Return what a run has reserved so far: mechanism and (σ, q, steps)."""
+        return self._ledger.run_charges(run_id)
+
+    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
+        """Return how a data set's account would stand with ``rows`` besides."""
+        return self._ledger.quote(account, rows, self._budget(account))
+
+    def _budget(self, account: str) -> Budget | None:
+        return budget_of(self.policy.privacy.budgets, account)
 
     def remembered(self, step_id: str) -> Parcel | None:
         """Return what was answered to ``step_id`` before."""
@@ -347,11 +403,13 @@ class Silo:
         book = self._consents.get(self._dataset(mapping))
         return None if book is None else book.filter(purpose, now=self.now())
 
-    def _consent_counts(
-        self, contract: Contract, purpose: str, verb: Verb
-    ) -> dict[str, int] | None:
-        """Return what the audit log says of consent; None where none is kept or none is needed."""
-        if not self._consents or not verb.disclosures:
+    def consent_counts(self, contract: Contract, purpose: str) -> dict[str, int] | None:
+        """Return how many rows may be used for a purpose, and why not; None where all may.
+
+        Raises:
+            Refused: where the silo cannot read its consents.
+        """
+        if not self._consents:
             return None
         keep = self._consent(self.mapping(contract), purpose)
         return None if keep is None else keep.counts

@@ -31,7 +31,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,8 @@ from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
 from consilo.parcel import Answer, Parcel
 from consilo.partition import Rows
+from consilo.privacy.account import Account, Admit, Charge
+from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
 from consilo.silo import Arrays
 from silos.guard import addressed
@@ -62,8 +64,8 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (
     silo TEXT PRIMARY KEY, step_id TEXT, header BLOB, body BLOB);
 CREATE TABLE IF NOT EXISTS spends (
-    place INTEGER PRIMARY KEY, silo TEXT, run_id TEXT, step_id TEXT UNIQUE,
-    sigma REAL, sample_rate REAL, steps INTEGER);
+    place INTEGER PRIMARY KEY, silo TEXT, run_id TEXT, step_id TEXT, mark TEXT, mechanism TEXT,
+    sigma REAL, sample_rate REAL, steps INTEGER, UNIQUE (silo, step_id, mark));
 CREATE INDEX IF NOT EXISTS by_silo ON spends (silo, run_id);
 CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
 CREATE TABLE IF NOT EXISTS secret (place INTEGER PRIMARY KEY CHECK (place = 0), key BLOB);
@@ -269,22 +271,54 @@ class SimulatedSilo:
         said = json.dumps([self.name, run_id]).encode()
         return hmac.digest(bytes(row[0]), said, "sha256")
 
-    def spend(
-        self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int
-    ) -> list[tuple[float, float, int]]:
-        """Book one training step, once per ``step_id``; return this silo's history of the run."""
+    def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
+        """Reserve a use of the rows, once; return this silo's history of the run up to it.
+
+        A simulated silo lives for one run and has no budget besides the run's.
+        """
+        run = (self.name, charge.run_id)
+        with self._shared.state.open() as database:
+            known = database.execute(
+                "SELECT place FROM spends WHERE silo = ? AND step_id = ? AND mark = ?",
+                (self.name, charge.step_id, charge.mark),
+            ).fetchone()
+            history = [
+                (float(sigma), float(rate), int(count))
+                for sigma, rate, count in database.execute(
+                    "SELECT sigma, sample_rate, steps FROM spends"
+                    " WHERE silo = ? AND run_id = ? AND place <= ? ORDER BY place",
+                    (*run, 2**62 if known is None else known[0]),
+                )
+            ]
+        if known is not None:
+            return history
+        history.append(charge.row)
+        admit(history)
         with self._shared.state.open() as database:
             database.execute(
-                "INSERT OR IGNORE INTO spends (silo, run_id, step_id, sigma, sample_rate, steps)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (self.name, run_id, step_id, sigma, sample_rate, steps),
+                "INSERT OR IGNORE INTO spends"
+                " (silo, run_id, step_id, mark, mechanism, sigma, sample_rate, steps)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (*run, charge.step_id, charge.mark, charge.mechanism, *charge.row),
             )
+        return history
+
+    def settle(self, step_id: str) -> None:
+        """Do nothing: what is reserved has been spent."""
+
+    def reserved(self, run_id: str) -> list[tuple[str, HistoryRow]]:
+        """Return what this silo has reserved in a run: mechanism and (σ, q, steps)."""
+        with self._shared.state.open() as database:
             rows = database.execute(
-                "SELECT sigma, sample_rate, steps FROM spends WHERE silo = ? AND run_id = ?"
-                " ORDER BY place",
+                "SELECT mechanism, sigma, sample_rate, steps FROM spends"
+                " WHERE silo = ? AND run_id = ? ORDER BY place",
                 (self.name, run_id),
             ).fetchall()
-        return [(float(sigma), float(rate), int(count)) for sigma, rate, count in rows]
+        return [(str(mechanism), (float(s), float(q), int(n))) for mechanism, s, q, n in rows]
+
+    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
+        """Return an account without limits."""
+        return Account(account, 0, 0, ())
 
     def remembered(self, step_id: str) -> Parcel | None:
         """Return this silo's newest answer, where it was to ``step_id``."""

@@ -1,4 +1,4 @@
-"""What a silo remembers: answers by step, privacy spent, numbers that are dear to compute, secrets.
+"""What a silo remembers: answers by step, numbers that are dear to compute, secrets.
 
 One SQLite file in the silo's directory, readable by its owner only; every write is a transaction. A
 large answer lies in a file beside it, which is on the disk before the transaction that names it.
@@ -22,9 +22,6 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (
     place INTEGER PRIMARY KEY, step_id TEXT UNIQUE, header BLOB, body BLOB,
     file TEXT, size INTEGER);
-CREATE TABLE IF NOT EXISTS spends (
-    place INTEGER PRIMARY KEY, run_id TEXT, step_id TEXT UNIQUE,
-    sigma REAL, sample_rate REAL, steps INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP);
 CREATE TABLE IF NOT EXISTS requests (step_id TEXT PRIMARY KEY, at REAL);
 CREATE INDEX IF NOT EXISTS requests_by_time ON requests (at);
 CREATE TABLE IF NOT EXISTS concluded (run_id TEXT PRIMARY KEY);
@@ -125,22 +122,6 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 if file.name not in named and time.time() - file.stat().st_mtime > _WRITING_S:
                     file.unlink()
-
-    def spend(
-        self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int
-    ) -> list[tuple[float, float, int]]:
-        """Book one training step, once per ``step_id``; return the run's history (σ, q, steps)."""
-        with self._open() as database:
-            database.execute(
-                "INSERT OR IGNORE INTO spends (run_id, step_id, sigma, sample_rate, steps)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (run_id, step_id, sigma, sample_rate, steps),
-            )
-            rows = database.execute(
-                "SELECT sigma, sample_rate, steps FROM spends WHERE run_id = ? ORDER BY place",
-                (run_id,),
-            ).fetchall()
-        return [(float(sigma), float(rate), int(count)) for sigma, rate, count in rows]
 
     def note_request(self, step_id: str, *, at: float) -> None:
         """Count a step that was allowed, once; those older than a day are forgotten.

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,40 +26,6 @@ MOST_KINDS = 16
 
 _WIDTHS = tuple(0.005 * 1.3**each for each in range(30))
 """Of the cells, in log noise and log rate, whose rows become one."""
-
-
-@dataclass(frozen=True)
-class Charge:
-    """One use of a data set: what is reserved before it, and settled after.
-
-    Args:
-        run_id: for which run.
-        step_id: names the question; asked the same again, nothing more is paid.
-        mark: names what the answer depends on besides the question, such as the rows; secret to
-            everybody else. A question that is asked of other rows is another use.
-        mechanism: ``dp_sgd``, ``gaussian_sums``, …
-        sigma: noise multiplier, above 0.
-        sample_rate: probability of each row to take part in a step, in (0, 1].
-        steps: how many, 1 or more.
-        rows: how many rows it is computed from.
-        ahead: like steps that the same run is likely to ask for later; they are not reserved, and
-            let what is dear to compute be computed once.
-    """
-
-    run_id: str
-    step_id: str
-    mark: str
-    mechanism: str
-    sigma: float
-    sample_rate: float
-    steps: int
-    rows: int
-    ahead: int = 0
-
-    @property
-    def row(self) -> HistoryRow:
-        """What the accountant sees."""
-        return self.sigma, self.sample_rate, self.steps
 
 
 def moments(*, sigma: float, sample_rate: float) -> Floats:

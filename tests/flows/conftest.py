@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,8 @@ from consilo.dispatch import answerer
 from consilo.environment import quieten
 from consilo.errors import CoordinatorUnreachable
 from consilo.parcel import Answer, Arrival, Parcel
+from consilo.privacy.account import Account, Admit, Charge
+from consilo.privacy.accounting import HistoryRow
 from consilo.processes import Supervisor
 from consilo.transports.local import LocalTransport
 from flows.connection import Connect, Connection, Order
@@ -142,11 +144,20 @@ class MemorySilo:
     def secret(self, run_id: str) -> bytes:
         return b"\x07" * 32
 
-    def spend(
-        self, run_id: str, step_id: str, *, sigma: float, sample_rate: float, steps: int
-    ) -> list[tuple[float, float, int]]:
-        self._spent.setdefault(step_id, (sigma, sample_rate, steps))
+    def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
+        if charge.step_id not in self._spent:
+            admit([*self._spent.values(), charge.row])
+            self._spent[charge.step_id] = charge.row
         return list(self._spent.values())
+
+    def settle(self, step_id: str) -> None:
+        pass
+
+    def reserved(self, run_id: str) -> list[tuple[str, HistoryRow]]:
+        return [("dp_sgd", row) for row in self._spent.values()]
+
+    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
+        return Account(account, len(self._spent), 0, ())
 
     def remembered(self, step_id: str) -> Parcel | None:
         return None

@@ -8,6 +8,7 @@ from consilo.dispatch import answerer
 from consilo.errors import QuorumLost
 from consilo.headers import Header, ReplyHeader
 from consilo.kernel import Kernel
+from consilo.privacy.account import Charge
 from consilo.privacy.accounting import spent
 from consilo.transports.local import LocalTransport
 from consilo.wire import unpack
@@ -164,9 +165,15 @@ def test_a_step_beyond_the_budget_is_refused_and_trains_nothing():
     assert fields(ask({"north": host}, private, number=2)["north"][1])["num_examples"] > 0
 
 
+def spend(host):
+    """Let the run have cost more than the job allows."""
+    charge = Charge("r1", "earlier", "m", "dp_sgd", 0.3, 1.0, 50, 10)
+    host.reserve("data", charge, lambda history: None)
+
+
 def test_a_run_that_exhausts_a_silos_budget_says_refused(tmp_path):
     hosts = clinic.hosts(ROWS)
-    hosts["east"].spend("r1", "earlier", sigma=0.3, sample_rate=1.0, steps=50)
+    spend(hosts["east"])
     run = clinic.trained(job(), hosts, tmp_path)
     result = run.close()
     assert result.status == "degraded"
@@ -177,7 +184,7 @@ def test_a_run_that_exhausts_a_silos_budget_says_refused(tmp_path):
 def test_when_every_budget_is_spent_the_quorum_is_lost(tmp_path):
     hosts = clinic.hosts(ROWS)
     for host in hosts.values():
-        host.spend("r1", "earlier", sigma=0.3, sample_rate=1.0, steps=50)
+        spend(host)
     with pytest.raises(QuorumLost, match="budget_exhausted"):
         clinic.trained(job(), hosts, tmp_path)
 
@@ -186,7 +193,7 @@ def test_what_is_booked_is_what_was_calibrated(tmp_path):
     hosts = clinic.hosts(ROWS)
     clinic.trained(job(), hosts, tmp_path)
     for host in hosts.values():
-        history = [row for _, row in host.spends["r1"]]
+        history = [row for _, row in host.reserved("r1")]
         assert len(set(history)) == 1
         assert [row[2] for row in history] == [4, 4, 4]
         assert spent(history, 1e-3).epsilon_rdp <= 3.0

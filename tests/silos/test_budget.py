@@ -4,8 +4,8 @@ import pytest
 
 from consilo.config import parse
 from consilo.errors import BudgetExhausted, ConfigInvalid
-from consilo.privacy.composition import Charge
-from silos.budget import Budget, Limit, budget_of
+from consilo.privacy.account import Charge, Limit
+from silos.budget import Budget, budget_of
 
 BUDGET = {"epsilon": 3.0, "delta": 1e-5}
 

@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from consilo.chain import check_links
 from consilo.errors import BudgetExhausted, RecordTampered
 from consilo.privacy import composition
+from consilo.privacy.account import Charge
 from consilo.privacy.accounting import spent
-from consilo.privacy.composition import Charge
 from silos.budget import Budget
 from silos.ledger import Ledger
 

@@ -9,6 +9,7 @@ import yaml
 
 from consilo.errors import ConfigInvalid, MappingInvalid, PolicyInvalid, Refused, SchemaDrift
 from consilo.parcel import Parcel
+from consilo.privacy.account import Charge
 from silos.silo import Silo, answerer
 
 POLICY = "allow: [{jobs: ['*']}]\ndisclosures: {metric: yes, statistic: yes, update: yes}\n"
@@ -122,15 +123,19 @@ def test_a_folder_without_a_silo_says_so(tmp_path):
         answerer(tmp_path / "nowhere")
 
 
-def test_answers_spends_and_secrets_outlive_the_process(silo):
+def test_answers_reservations_and_secrets_outlive_the_process(silo):
     silo.remember("s", Parcel(b"h", b"b"))
-    silo.spend("run", "s", sigma=1.0, sample_rate=0.5, steps=2)
+    charge = Charge("run", "s", "m", "dp_sgd", 1.0, 0.5, 2, 10)
+    silo.reserve("data", charge, lambda history: None)
     secret = silo.secret("run")
     again = Silo.open(silo.directory)
     assert again.remembered("s") == Parcel(b"h", b"b")
-    assert again.spend("run", "s", sigma=1.0, sample_rate=0.5, steps=2) == [(1.0, 0.5, 2)]
+    assert again.reserve("data", charge, lambda history: None) == [(1.0, 0.5, 2)]
+    assert again.reserved("run") == [("dp_sgd", (1.0, 0.5, 2))]
     assert again.secret("run") == secret
     assert again.kept_number("k", lambda: 2.0) == silo.kept_number("k", lambda: 3.0) == 2.0
+    silo.settle("s")
+    assert [each["kind"] for each in again.ledger.entries()] == ["reserved", "settled"]
 
 
 def test_a_silo_reads_a_source_with_more_columns_than_the_contract(tmp_path):

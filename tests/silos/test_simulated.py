@@ -17,6 +17,7 @@ from consilo.headers import Header
 from consilo.outcome import RunResult
 from consilo.parcel import Parcel
 from consilo.partition import Partition, cut
+from consilo.privacy.account import Charge
 from consilo.silo import SiloHost
 from consilo.wire import digest, pack, unpack
 from silos.simulated import SimulatedSilo, open_cut, write_cut
@@ -171,11 +172,20 @@ def test_state_is_each_silos_own_and_outlives_its_process(place: Path) -> None:
     one, two, again = (_host(place, name) for name in ("silo-0", "silo-1", "silo-0"))
     assert one.secret("r") == again.secret("r")
     assert len({one.secret("r"), two.secret("r"), one.secret("s")}) == 3
-    row = {"sigma": 1.0, "sample_rate": 0.5, "steps": 3}
-    assert one.spend("r", "a", **row) == [(1.0, 0.5, 3)]
-    assert again.spend("r", "a", **row) == [(1.0, 0.5, 3)]
-    assert again.spend("r", "b", **row) == [(1.0, 0.5, 3)] * 2
-    assert two.spend("r", "c", **row) == [(1.0, 0.5, 3)]
+    seen = []
+
+    def reserve(host, step, mark="m"):
+        charge = Charge("r", step, mark, "dp_sgd", 1.0, 0.5, 3, 10)
+        return host.reserve("data", charge, lambda history: seen.append(len(history)))
+
+    assert reserve(one, "a") == reserve(again, "a") == [(1.0, 0.5, 3)]
+    assert reserve(again, "b") == [(1.0, 0.5, 3)] * 2
+    assert reserve(one, "a") == [(1.0, 0.5, 3)]
+    assert reserve(two, "c") == [(1.0, 0.5, 3)]
+    assert reserve(one, "a", mark="other rows") == [(1.0, 0.5, 3)] * 3
+    assert seen == [1, 2, 1, 3]
+    assert one.reserved("r") == [("dp_sgd", (1.0, 0.5, 3))] * 3
+    assert one.reserved("s") == []
     one.remember("a", Parcel(b"h", b"b"))
     assert again.remembered("a") == Parcel(b"h", b"b")
     assert two.remembered("a") is None

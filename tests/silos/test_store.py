@@ -25,21 +25,6 @@ def test_the_newest_answers_are_kept(store):
     assert [n for n in range(40) if store.remembered(str(n))] == list(range(24, 40))
 
 
-def test_a_step_is_booked_once_and_runs_are_apart(store, tmp_path):
-    row = {"sigma": 1.5, "sample_rate": 0.1, "steps": 7}
-    assert store.spend("r", "a", **row) == [(1.5, 0.1, 7)]
-    assert store.spend("r", "a", **{**row, "steps": 99}) == [(1.5, 0.1, 7)]
-    assert Store(tmp_path / "silo").spend("r", "b", **row) == [(1.5, 0.1, 7)] * 2
-    assert store.spend("other", "c", **row) == [(1.5, 0.1, 7)]
-
-
-def test_spends_outlive_answers(store):
-    for number in range(40):
-        store.remember(str(number), Parcel(b"h", b""))
-        history = store.spend("r", str(number), sigma=1.0, sample_rate=0.5, steps=1)
-    assert len(history) == 40
-
-
 def test_a_number_is_built_once(store):
     assert store.kept_number("k", lambda: 0.1) == 0.1
     assert store.kept_number("k", lambda: 1 / 0) == 0.1
@@ -62,7 +47,7 @@ def test_threads_that_come_at_once_agree(store):
 
     def work(number):
         found.append(store.secret("run"))
-        store.spend("run", str(number % 3), sigma=1.0, sample_rate=0.5, steps=1)
+        store.note_request(str(number % 3), at=9.0)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(9)]
     for each in threads:
@@ -70,4 +55,4 @@ def test_threads_that_come_at_once_agree(store):
     for each in threads:
         each.join()
     assert len(set(found)) == 1
-    assert len(store.spend("run", "0", sigma=1.0, sample_rate=0.5, steps=1)) == 3
+    assert store.count_requests(since=9.0) == 3

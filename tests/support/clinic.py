@@ -18,6 +18,7 @@ from consilo.dispatch import answerer
 from consilo.errors import Refused
 from consilo.job import Job
 from consilo.parcel import Answer, Parcel
+from consilo.privacy.account import Account
 from consilo.run import Run
 from consilo.transports.local import LocalTransport
 from silos.guard import addressed
@@ -83,7 +84,7 @@ class Host:
     search_path: tuple[Path, ...] = ()
     refusal: str = ""
     replies: dict[str, Parcel] = field(default_factory=dict)
-    spends: dict[str, list[tuple[str, tuple[float, float, int]]]] = field(default_factory=dict)
+    spends: dict[str, list[Any]] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
     secrets: dict[str, bytes] = field(default_factory=dict)
@@ -129,11 +130,23 @@ class Host:
     def secret(self, run_id: str) -> bytes:
         return self.secrets.setdefault(run_id, np.random.default_rng().bytes(32))
 
-    def spend(self, run_id, step_id, *, sigma, sample_rate, steps):
-        booked = self.spends.setdefault(run_id, [])
-        if step_id not in {step for step, _ in booked}:
-            booked.append((step_id, (sigma, sample_rate, steps)))
-        return [row for _, row in booked]
+    def reserve(self, account, charge, admit) -> list[tuple[float, float, int]]:
+        booked = self.spends.setdefault(charge.run_id, [])
+        known = [step for step, _, _ in booked]
+        if (charge.step_id, charge.mark) not in known:
+            admit([*(row for _, _, row in booked), charge.row])
+            known.append((charge.step_id, charge.mark))
+            booked.append((known[-1], charge.mechanism, charge.row))
+        return [row for _, _, row in booked][: known.index((charge.step_id, charge.mark)) + 1]
+
+    def settle(self, step_id) -> None:
+        pass
+
+    def reserved(self, run_id):
+        return [(mechanism, row) for _, mechanism, row in self.spends.get(run_id, [])]
+
+    def quote(self, account, rows) -> Account:
+        return Account(account, 0, 0, ())
 
     def remembered(self, step_id: str) -> Parcel | None:
         return self.replies.get(step_id)
