@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from silos import oversight
+from silos.check_command import check
 from silos.data_commands import app as data_app
 
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
@@ -17,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command()(check)
 app.add_typer(data_app, name="data")
 app.add_typer(oversight.audit_app, name="audit")
 app.command()(oversight.bundles)
@@ -25,33 +27,38 @@ app.command()(oversight.reject)
 
 
 @app.command()
-def check(
-    contract: Annotated[str, typer.Argument(help="name@version, or a contract file.")],
+def leave(
     directory: Directory = Path("."),
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="The coordinator cannot be reached any more.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Check the silo's rows against a contract, here; nothing leaves.
+    """Leave the federation: struck off, copies and keys deleted, a signed certificate kept.
 
-    Example: consilo silo check heart@1 --dir silos/cleveland
+    Example: consilo silo leave --dir silos/cleveland
     """
-    from consilo.contract import Contract
-    from silos.silo import Silo
+    import json
 
-    silo = Silo.open(directory.resolve())
-    report = silo.check(Contract.load(contract, search=(Path.cwd(), directory)))
+    from silos import enrol, leaving
+
+    if not yes:
+        typer.confirm("Leave for good? The keys are deleted; your data stays", abort=True, err=True)
+    statement = None if alone else enrol.leave(directory)
+    certificate = leaving.leave(directory, statement)
+    said = leaving.verify_departure(certificate)
+    traces = {} if statement is None else statement["statement"]["traces"]
+    models = traces.get("models", [])
     if as_json:
-        print(report.to_json())
-    else:
-        for finding in report.findings:
-            if finding.verdict == "fail":
-                column = finding.column or "(table)"
-                print(
-                    f"{finding.severity:<8}{column:<28}{finding.rule:<16}"
-                    f"up to {finding.counts.failed} rows"
-                )
-        print(f"{silo.name}: {report.reason()}")
-        print(f"full report: {silo.directory / 'gx/uncommitted/data_docs/local_site/index.html'}")
-    raise typer.Exit(0 if report.passed else 1)
+        told = {"certificate": str(certificate), "deleted": len(said["deleted"]), **traces}
+        print(json.dumps(told))
+        return
+    print(f"left; {len(said['deleted'])} files deleted; certificate {certificate}")
+    for each in models:
+        print(f"contains your updates: {each['name']} version {each['version']}, {each['run_id']}")
+    if not models:
+        print("no model contains your updates" if statement else "the coordinator was not asked")
 
 
 @app.command()

@@ -193,9 +193,15 @@ def change_signing_key(folder: Path) -> Standing:
     return standing
 
 
-def leave(folder: Path) -> Standing:
-    """Strike this silo off the coordinator's list."""
-    return _call(folder, "POST", "leave", {})
+def leave(folder: Path) -> Mapping[str, Any]:
+    """Strike this silo off the coordinator's list; return what the coordinator says and signed.
+
+    It names the model versions that contain this silo's updates. Asked again, it says so again.
+    """
+    answer, name, keys = _ask(folder, "POST", "leave", {})
+    _statement(answer, keys, name)
+    signed: Mapping[str, Any] = json.loads(answer)
+    return signed
 
 
 def promote(folder: Path) -> None:
@@ -289,12 +295,25 @@ def _call(
     *,
     key: str = SIGNING_KEY,
 ) -> Standing:
+    answer, name, keys = _ask(folder, method, what, body, key=key)
+    return _take_in(folder, _statement(answer, keys, name))
+
+
+def _ask(
+    folder: Path,
+    method: str,
+    what: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    key: str = SIGNING_KEY,
+) -> tuple[bytes, str, tuple[str, ...]]:
+    """Return the coordinator's answer, our name, and the keys one of which must have signed it."""
     name, pinned = _who(folder)
     content = b"" if body is None else json.dumps(body).encode()
     signer = load_or_create_signing_key(folder / key)
     headers = headers_of(signer, name, method, PREFIX + what, content, now=time.time())
     answer = _send(folder, pinned.address, method, what, content, headers)
-    return _take_in(folder, _statement(answer, pinned.signing_keys, name))
+    return answer, name, pinned.signing_keys
 
 
 def _who(folder: Path) -> tuple[str, CoordinatorConfig]:

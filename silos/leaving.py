@@ -50,7 +50,7 @@ def leave(directory: Path, statement: Mapping[str, Any] | None) -> Path:
         ConsiloError: where the silo's node is running.
     """
     name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name
-    with _alone(directory):
+    with alone(directory):
         key = load_or_create_signing_key(directory / "signing.key")
         copies = [_about(path, directory) for path in _files(directory, _COPIES)]
         for place in _places(directory, _COPIES):
@@ -97,8 +97,12 @@ def verify_departure(path: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Hold the lock that the silo's node holds while it runs."""
+def alone(directory: Path) -> Iterator[None]:
+    """Hold the lock that the silo's node holds while it runs.
+
+    Raises:
+        ConsiloError: where another process holds it.
+    """
     handle = os.open(directory / ".node.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:

@@ -49,6 +49,7 @@ from consilo.keys import load_silo_key
 from consilo.parcel import Fault, Parcel
 from silos import enrol
 from silos.bundles import require_approved
+from silos.leaving import alone
 from silos.lines import TICK, Event, Keeper, Line, stay_known
 from silos.node_config import NodeConfig
 from silos.policy import Limits, Policy
@@ -378,7 +379,8 @@ def run_node(folder: Path) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
     try:
-        Node(folder, config).run()
+        with alone(folder):
+            Node(folder, config).run()
     except TransportError as cause:
         log.error("%s", cause)
         return _STRUCK_OFF_EXIT

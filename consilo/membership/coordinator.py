@@ -28,6 +28,7 @@ from pydantic import Field
 
 from consilo.chain import Chain
 from consilo.config import Config, parse, read_yaml
+from consilo.departure import traces_of
 from consilo.errors import ConfigInvalid
 from consilo.files import write_atomic
 from consilo.keys import (
@@ -161,6 +162,8 @@ class Coordinator:
             "signing_keys": list(self.signing_keys),
             "members": {each.name: each.signing_key for each in others.values()},
         }
+        if member.state == "removed":
+            said["traces"] = traces_of(name, self.home / "runs").to_json()
         return {"statement": said, "signature": sign(self.signing_key, LIST_PURPOSE, said)}
 
     # What an operator does.

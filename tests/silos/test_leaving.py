@@ -14,7 +14,7 @@ from consilo.errors import ConsiloError, RecordTampered
 from consilo.kernel import Party
 from consilo.run import Run, run_all
 from consilo.transports.local import LocalTransport
-from silos.leaving import _alone, leave, verify_departure
+from silos.leaving import alone, leave, verify_departure
 from silos.silo import Silo
 
 
@@ -76,7 +76,7 @@ def test_a_running_node_is_not_taken_apart(tmp_path: Path) -> None:
     silos = silos_in(tmp_path)
     directory = silos["north"].directory
     before = {path.name for path in directory.iterdir()}
-    with _alone(directory), pytest.raises(ConsiloError, match="stop it first"):
+    with alone(directory), pytest.raises(ConsiloError, match="stop it first"):
         leave(directory, None)
     assert before <= {path.name for path in directory.iterdir()}
 

@@ -10,7 +10,8 @@ import yaml
 
 from consilo.errors import ConfigInvalid, ServiceFailed
 from consilo.parcel import Fault, Parcel
-from silos.node import NodeConfig, Warm, load_node_config, main
+from silos.node import Warm, main
+from silos.node_config import NodeConfig
 
 ANSWERER = """
 import os, sys, time
@@ -152,4 +153,4 @@ def test_a_wrong_configuration_is_an_error_without_a_traceback(
         yaml.safe_dump({"name": "a", "superlink": "h:1", "answerrer": "x"})
     )
     with pytest.raises(ConfigInvalid, match="did you mean 'answerer'"):
-        load_node_config(tmp_path)
+        NodeConfig.load(tmp_path)
