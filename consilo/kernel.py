@@ -81,6 +81,7 @@ class Federation:
         contract: what the silos' data obey.
         num_examples: silo → training rows, as far as known; quorum by data share uses it.
         online: who can be asked now.
+        left: silo → why it is not asked any more; for the message of a lost quorum.
     """
 
     silos: tuple[str, ...]
@@ -88,6 +89,7 @@ class Federation:
     contract: Contract
     online: Callable[[], Sequence[str]]
     num_examples: dict[str, int] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
 
     def cohort(self) -> tuple[str, ...]:
         """Return who may take part and is connected now, in a fixed order."""
@@ -246,6 +248,7 @@ class Kernel:
         if step.quorum is not None:
             where = f"round {place.round}" if place.round else f"'{step.verb}' before the rounds"
             reasons = {name: f"{fault.code}: {fault.reason}" for name, fault in faults.items()}
+            reasons = {**fed.left, **reasons}
             connected = set(fed.online())
             for name in fed.silos:
                 if name not in answered and name not in reasons:

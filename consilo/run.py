@@ -42,6 +42,8 @@ from consilo.wire import pack_pieces
 
 PROBED_FROM_BYTES = 10_000_000
 """A smaller model costs its links less than the probe would."""
+FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
+"""Faults after which a silo is not asked again in the same run: it has said no."""
 LIBRARIES = ("consilo", "torch", "opacus", "numpy", "pandas", "flwr")
 
 
@@ -250,6 +252,7 @@ class Run:
         if self.state is None:
             raise ConsiloError("train_round comes after standardize")
         with self.stage("train"):
+            self._plan_without()
             if self._training is None:
                 name = self.job.protocol.name
                 self._training = self._kernel.drive(name, self._protocol, self._fed, self.state)
@@ -288,6 +291,7 @@ class Run:
             QuorumLost: where too few silos answer.
         """
         with self.stage("evaluate"):
+            self._plan_without()
             found: Evaluated = self._kernel.run("evaluation", Evaluation(self.state), self._fed)
             self.evaluated = found
             for name, metrics in found.silos.items():
@@ -398,6 +402,17 @@ class Run:
         except ConsiloError as cause:
             self.record.add("not_concluded", reason=type(cause).__name__)
         self._record_replies()
+
+    def _plan_without(self) -> None:
+        """Ask no more who has said no: its policy, its privacy budget or its data will not change.
+
+        A silo that was merely out of reach is asked again.
+        """
+        for each in self.exchanges:
+            fault = each.fault
+            if fault is not None and fault.code in FOR_GOOD and each.silo in self._fed.silos:
+                self._fed.left[each.silo] = f"{fault.code}: {fault.reason}"
+        self._fed.silos = tuple(n for n in self._fed.silos if n not in self._fed.left)
 
     def _drop_absent(self, verb: str) -> None:
         for each in self.exchanges:

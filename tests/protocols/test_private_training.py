@@ -181,6 +181,30 @@ def test_a_run_that_exhausts_a_silos_budget_says_refused(tmp_path):
     assert "start a new run" in result.silos["east"].reason
 
 
+def test_a_silo_whose_budget_is_spent_is_not_asked_again(tmp_path):
+    hosts = clinic.hosts(ROWS)
+    spend(hosts["east"])
+    run = clinic.trained(job(), hosts, tmp_path)
+    run.evaluate()
+    asked = [each.round for each in run.exchanges if each.silo == "east" and each.verb == "train"]
+    assert asked == [1]
+    assert not [e for e in run.exchanges if e.silo == "east" and e.verb == "evaluate"]
+    outcome = run.close().silos["east"]
+    assert (outcome.status, outcome.rounds) == ("refused", ())
+
+
+def test_a_quorum_that_is_lost_later_names_who_had_said_no(tmp_path):
+    hosts = clinic.hosts(ROWS)
+    spend(hosts["east"])
+    run = clinic.run_of(job(quorum={"min_silos": 1}), hosts, tmp_path)
+    run.admit()
+    run.standardize()
+    run.train_round()
+    hosts["north"].refusal = "not today"
+    with pytest.raises(QuorumLost, match=r"east .budget_exhausted: .* north .refused: not today"):
+        run.train_round()
+
+
 def test_when_every_budget_is_spent_the_quorum_is_lost(tmp_path):
     hosts = clinic.hosts(ROWS)
     for host in hosts.values():
