@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from silos import oversight
+from silos import enrol_commands, oversight
 from silos.check_command import check
 from silos.data_commands import app as data_app
 
@@ -21,6 +21,9 @@ app = typer.Typer(
 app.command()(check)
 app.add_typer(data_app, name="data")
 app.add_typer(oversight.audit_app, name="audit")
+app.command()(enrol_commands.init)
+app.command()(enrol_commands.renew)
+app.add_typer(enrol_commands.partners_app, name="partners")
 app.command()(oversight.bundles)
 app.command()(oversight.approve)
 app.command()(oversight.reject)

@@ -52,6 +52,7 @@ from silos.partners import see_partners
 KEY, NEXT_KEY = "silo.key", "silo.key.next"
 CERTIFICATE, NEXT_CERTIFICATE = "membership.crt", "membership.next.crt"
 SIGNING_KEY = "signing.key"
+AUTHORITY = "ca.crt"
 _TIMEOUT_S = 20.0
 _MAX_ANSWER_BYTES = 16 * 1024**2
 
@@ -114,7 +115,7 @@ def join(invitation: Path, folder: Path, *, say: Say, now: datetime | None = Non
     public = load_or_create_silo_key(folder / KEY)
     signing_key = load_or_create_signing_key(folder / SIGNING_KEY)
     say(f"keys are in {folder}; the private halves stay there")
-    if not (folder / "ca.crt").exists():
+    if not _trusts(folder, invited.ca_sha256):
         _fetch_ca(folder, invited)
         say(f"the coordinator at {invited.address} has the invited fingerprint")
     _write_places(folder, invited.name, invited.address)
@@ -445,7 +446,8 @@ def _write_if_new(path: Path, text: str) -> None:
 def _require_ours(
     folder: Path, pinned: CoordinatorConfig, ca_sha256: str, signing_key: str
 ) -> None:
-    elsewhere = pinned.ca_sha256 and pinned.ca_sha256 != ca_sha256
+    # The signing key says who it is; the certificate authority of a federation may change.
+    elsewhere = pinned.ca_sha256 not in ("", ca_sha256) and not pinned.signing_keys
     if elsewhere or (pinned.signing_keys and signing_key not in pinned.signing_keys):
         raise ConfigInvalid(
             str(folder),
@@ -454,6 +456,15 @@ def _require_ours(
                 "give every federation a directory of its own"
             ],
         )
+
+
+def _trusts(folder: Path, ca_sha256: str) -> bool:
+    """Return whether the certificate of this fingerprint is among those in ``ca.crt``."""
+    path = folder / AUTHORITY
+    if not path.exists():
+        return False
+    found = x509.load_pem_x509_certificates(path.read_bytes())
+    return ca_sha256 in {fingerprint(each) for each in found}
 
 
 def _require_name(folder: Path, name: str) -> None:

@@ -273,6 +273,10 @@ class Node:
         elif word == enrol.NEXT_CERTIFICATE and len(self._lines) == 1:
             self._lines.append(self._open(enrol.NEXT_KEY, enrol.NEXT_CERTIFICATE))
             log.info("a new key is online; the old one is served until it is silent")
+        elif word == enrol.AUTHORITY:
+            for line in self._lines:
+                line.link.trust(self._folder / enrol.AUTHORITY)
+            log.info("the coordinator has announced a certificate authority; it is trusted too")
         elif word == TICK and len(self._lines) == 2:
             old, new = self._lines
             if min(old.silent_s, new.online_s) > self._config.drain_s:

@@ -14,6 +14,7 @@ change within a second.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 from collections.abc import Callable
@@ -38,6 +39,8 @@ from consilo.keys import (
     issue_member_certificate,
     load_or_create_authority,
     load_or_create_signing_key,
+    renew_server,
+    write_new_authority,
     write_private,
 )
 from consilo.membership.invitation import NAME_PATTERN, Invitation, token_sha256
@@ -89,6 +92,12 @@ def operator_token(keys: Path) -> str:
     return path.read_text(encoding="ascii").strip()
 
 
+def finish_new_authority(keys: Path) -> None:
+    """Put the announced authority's certificate beside its key; safe after a crash between both."""
+    if (keys / "ca.next.crt").exists() and not (keys / "ca.next.key").exists():
+        os.replace(keys / "ca.next.crt", keys / "ca.crt")
+
+
 class Coordinator:
     """The members of one federation and the authority that certifies them.
 
@@ -110,6 +119,7 @@ class Coordinator:
         self.keys = keys or home / "keys"
         self.now = now
         self.audit = Chain(home / "audit.jsonl")
+        finish_new_authority(self.keys)
         self.authority: Authority = load_or_create_authority(self.keys)
         self.signing_key = load_or_create_signing_key(self.keys / "record.key")
         self.members = Members(home / "members.db", self.audit, now=now)
@@ -234,6 +244,47 @@ class Coordinator:
             self.members.add_node_key(name, public, overlap_days=overlap_days)
             self._certify(self.members.known(name), days)
         return self.members.known(name)
+
+    def renew_server(self, *, days: int = CERTIFICATE_DAYS) -> str:
+        """Give the server a new key and certificate below the same authority; return its end."""
+        until = iso(renew_server(self.keys, now=self.now(), valid_days=days))
+        self.members.note("server_certificate_renewed", until=until)
+        return until
+
+    def renew_authority(self, *, force: bool = False) -> str:
+        """Announce a new certificate authority; called again, move to it. Return what was done.
+
+        Silos fetch what is announced with the list of members and trust both. Certificates by the
+        old one stay valid until their end.
+
+        Args:
+            force: move although some silos have not fetched it.
+
+        Raises:
+            ConfigInvalid: where somebody has not fetched it yet.
+        """
+        certificate, key = self.keys / "ca.next.crt", self.keys / "ca.next.key"
+        if not certificate.exists():
+            write_new_authority(certificate, key, now=self.now())
+            mark = fingerprint(x509.load_pem_x509_certificate(certificate.read_bytes()))
+            self.members.note("authority_announced", sha256=mark)
+            return f"announced {mark[:16]}…; run this again once every silo has fetched it"
+        since = iso(datetime.fromtimestamp(certificate.stat().st_mtime, UTC))
+        late = [n for n, each in self.members.admitted().items() if each.refreshed <= since]
+        if late and not force:
+            raise ConfigInvalid(
+                "certificate authority",
+                [
+                    f"not fetched yet by {', '.join(late)}; wait (nodes ask every ten minutes), or "
+                    "give --yes: a silo that has not fetched it must be invited again"
+                ],
+            )
+        write_atomic(self.keys / "ca.old.crt", self.authority.ca_certificate.read_bytes())
+        os.replace(key, self.keys / "ca.key")
+        finish_new_authority(self.keys)
+        renew_server(self.keys, now=self.now(), valid_days=CERTIFICATE_DAYS)
+        self.members.note("authority_changed", sha256=self.ca_sha256)
+        return f"the certificate authority is {self.ca_sha256[:16]}… now"
 
     def _admitted(self, name: str) -> Member:
         member = self.members.known(name)

@@ -431,6 +431,12 @@ class Members:
         with self._transaction() as db:
             db.execute("UPDATE members SET refreshed = ? WHERE name = ?", (iso(self.now()), name))
 
+    def note(self, kind: str, **body: Any) -> None:
+        """Write something of the coordinator's own to the audit chain, and let readers look."""
+        with self._change(kind, **body) as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            db.execute(f"PRAGMA user_version = {int(version) + 1}")
+
     def use_nonce(self, nonce: str, *, keep_s: int) -> bool:
         """Note a nonce for ``keep_s`` seconds; return whether it is new."""
         now = self.now()

@@ -5,6 +5,7 @@ Flower's own retry loop sends SIGINT to its process when a call is not authorise
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ def connect(
     *,
     component: str,
     interceptors: tuple[Any, ...] = (),
+    trust: ssl.SSLContext | None = None,
 ) -> Any:
     """Return one of Flower's HTTP clients.
 
@@ -47,12 +49,19 @@ def connect(
     token = ca_certificate.with_name(TOKEN_FILE)
     if token.is_file():
         interceptors = (Showing({OPERATOR_HEADER: token.read_text().strip()}), *interceptors)
-    return kind.from_server_address(
-        address,
-        False,
-        ca_certificate.read_bytes(),
-        [RuntimeVersionHttpInterceptor(component_name=component), *interceptors],
+    return kind(
+        f"https://{address}",
+        interceptors=[RuntimeVersionHttpInterceptor(component_name=component), *interceptors],
+        verify=trust or trusting(ca_certificate),
+        retry_invoker=None,
     )
+
+
+def trusting(ca_certificate: Path) -> ssl.SSLContext:
+    """Return what checks the SuperLink's certificate; a live one may be told of a new authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=ca_certificate.read_text(encoding="ascii"))
+    return context
 
 
 class Showing:
