@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -32,23 +31,26 @@ from consilo.errors import ConsiloError, ServiceFailed
 from consilo.guard import descendants
 from consilo.job import Job
 from consilo.keys import (
-    load_or_create_authority,
     load_or_create_signing_key,
-    load_or_create_silo_key,
 )
 from consilo.parcel import Parcel
-from consilo.processes import Supervisor, free_port
+from consilo.processes import Supervisor
 
 quieten()
 
 from consilo.learners.warm import warm  # noqa: E402
 from consilo.run import Run  # noqa: E402
 from consilo.transports.flower.bundle import build_bundle, bundle_hash  # noqa: E402
-from consilo.transports.flower.superlink import Registry, start_superlink  # noqa: E402
 from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
 from flows.demo_data import write_hospitals  # noqa: E402
-from flows.federation import start_node, wait_online  # noqa: E402
+from flows.federation import (  # noqa: E402
+    parties_of,
+    start_node,
+    start_silos,
+    wait_online,
+)
 from silos.bundles import approve  # noqa: E402
+from silos.node_config import PRELOAD  # noqa: E402
 from silos.policy import TEMPLATE  # noqa: E402
 
 SILOS = 3
@@ -98,19 +100,22 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
     (folder / "library" / "echo_answerer.py").write_text(_ECHO)
     os.environ["PYTHONPATH"] = str(folder / "library")
     with Supervisor() as supervisor:
-        authority = load_or_create_authority(folder / "keys")
-        link = start_superlink(supervisor, folder / "superlink", authority, port=free_port())
+        for directory in directories.values():
+            policy = TEMPLATE.replace("memory_mib: 4096", "memory_mib: 8192")
+            (directory / "policy.yaml").write_text(policy)
+            approve(directory, bundle_hash(bundle))
+        link = start_silos(supervisor, folder, directories, say)
+        address, certificate = link[0], Path(link[1])
+        for service in [each for each in supervisor.services if each.name != "superlink"]:
+            service.stop()
 
         def start(**settings: object) -> None:
-            with Registry(link.address, link.ca_certificate) as registry:
-                for name, directory in directories.items():
-                    registry.register(name, load_or_create_silo_key(directory / "silo.key"))
-                    shutil.copyfile(link.ca_certificate, directory / "ca.crt")
-                    node = {"name": name, "superlink": link.address, **settings}
-                    (directory / "node.yaml").write_text(yaml.safe_dump(node))
-                    approve(directory, bundle_hash(bundle))
-                    start_node(supervisor, name, directory)
-            wait_online(link.address, link.ca_certificate, directories, supervisor.services)
+            for name, directory in directories.items():
+                path = directory / "node.yaml"
+                said = {**yaml.safe_load(path.read_text()), **settings}
+                path.write_text(yaml.safe_dump(said))
+                start_node(supervisor, name, directory)
+            wait_online(address, certificate, directories, supervisor.services)
 
         def cpu() -> dict[str, float]:
             found = {"flow": time.process_time()}
@@ -123,7 +128,7 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
         body = os.urandom(4 * width * width)
         figures["model_mib"] = len(body) / MIB
         with FlowerTransport.open(
-            link.address, link.ca_certificate, bundle, home=folder / "superlink"
+            address, certificate, bundle, home=folder / "superlink"
         ) as transport:
             seconds = []
             for number in range(rounds + 1):
@@ -144,16 +149,13 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
             service.stop()
         say(f"echo: {figures['echo_s_per_round']:.2f} s a round")
 
-        for directory in directories.values():
-            policy = TEMPLATE.replace("memory_mib: 4096", "memory_mib: 8192")
-            (directory / "policy.yaml").write_text(policy)
-        start()
+        start(answerer="silos.silo:answerer", preload=list(PRELOAD))
         warm()
         del body, sent
         gc.collect()
         base = reset_peak()
         with FlowerTransport.open(
-            link.address, link.ca_certificate, bundle, home=folder / "superlink"
+            address, certificate, bundle, home=folder / "superlink"
         ) as transport:
             run = Run(
                 job,
@@ -162,7 +164,8 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
                 silos=tuple(directories),
                 directory=folder / "run",
                 run_id="large",
-                key=load_or_create_signing_key(folder / "record.key"),
+                key=load_or_create_signing_key(folder / "keys" / "record.key"),
+                parties=parties_of(directories),
                 bundle=bundle_hash(bundle),
             )
             for name in directories:

@@ -23,7 +23,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import yaml
 from report import Report, columns, load_now, options, say
 from trees import cpu_seconds
 
@@ -44,10 +43,10 @@ quieten()
 
 from consilo.run import Run  # noqa: E402
 from consilo.transports.flower.bundle import build_bundle, bundle_hash  # noqa: E402
-from consilo.transports.flower.superlink import Registry, start_superlink  # noqa: E402
+from consilo.transports.flower.superlink import Registry  # noqa: E402
 from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
 from flows.demo_data import Hospital, write_hospitals  # noqa: E402
-from flows.federation import start_node, wait_online  # noqa: E402
+from flows.federation import parties_of, start_silos, wait_online  # noqa: E402
 from silos.bundles import approve  # noqa: E402
 
 SILOS = 3
@@ -107,21 +106,14 @@ def ours(folder: Path, hospitals: Sequence[Hospital], rounds: int) -> Cost:
     bundle = build_bundle()
     job, contract = job_of(rounds + 1), Contract.load("breast_cancer@1")
     directories = {each.name: each.directory for each in hospitals}
+    for directory in directories.values():
+        approve(directory, bundle_hash(bundle))
     with Supervisor() as supervisor:
-        authority = load_or_create_authority(folder / "keys")
-        link = start_superlink(supervisor, folder / "superlink", authority, port=free_port())
-        with Registry(link.address, link.ca_certificate) as registry:
-            for name, directory in directories.items():
-                registry.register(name, load_or_create_silo_key(directory / "silo.key"))
-                shutil.copyfile(link.ca_certificate, directory / "ca.crt")
-                node = yaml.safe_dump({"name": name, "superlink": link.address})
-                (directory / "node.yaml").write_text(node)
-                approve(directory, bundle_hash(bundle))
-                start_node(supervisor, name, directory)
-        wait_online(link.address, link.ca_certificate, directories, supervisor.services)
+        address, certificate = start_silos(supervisor, folder, directories, say)
+        wait_online(address, Path(certificate), directories, supervisor.services)
         say("consilo: federation is up")
         with FlowerTransport.open(
-            link.address, link.ca_certificate, bundle, home=folder / "superlink"
+            address, Path(certificate), bundle, home=folder / "superlink"
         ) as transport:
             run = Run(
                 job,
@@ -130,7 +122,8 @@ def ours(folder: Path, hospitals: Sequence[Hospital], rounds: int) -> Cost:
                 silos=tuple(directories),
                 directory=folder / "run",
                 run_id="rounds",
-                key=load_or_create_signing_key(folder / "record.key"),
+                key=load_or_create_signing_key(folder / "keys" / "record.key"),
+                parties=parties_of(directories),
                 bundle=bundle_hash(bundle),
             )
             for name in directories:
