@@ -49,7 +49,7 @@ _MAX_HEADER_BYTES = 8192
 _FLEET = ("/v1/fleet/", "/v1/consilo/fleet/")
 _OURS = "/v1/consilo/"
 _FLOWERS = ("/v1/fleet/", "/v1/control/", "/v1/runtime/")
-_PULL = "/v1/fleet/pull-messages"
+_PULLS = ("/v1/fleet/pull-messages", "/v1/consilo/fleet/take")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -267,7 +267,7 @@ class Again:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look a second time at a node that was held."""
-        if scope["type"] == "http" and scope["path"] == _PULL:
+        if scope["type"] == "http" and scope["path"] in _PULLS:
             verdict = self._judge.node(scope)
             if verdict.reason:
                 await refuse(

@@ -180,6 +180,10 @@ class Carrier:
         ):
             self._ask(connection, "DELETE", path)
 
+    def trust(self, authorities: str) -> None:
+        """Trust further authorities (PEM) for every connection from now on."""
+        self._trust.load_verify_locations(cadata=authorities)
+
     def close(self) -> None:
         """Let go of the connections."""
         while self._idle:
@@ -190,6 +194,7 @@ class Carrier:
             since, connection = self._idle.pop()
             if time.monotonic() - since < _IDLE_S:
                 return connection
+            connection.close()
             self.close()
         host, _, port = self._address.rpartition(":")
         return http.client.HTTPSConnection(

@@ -25,16 +25,23 @@ from consilo.buffers import Spool
 from consilo.errors import CoordinatorUnreachable, Refused, RunCancelled, TransportError
 from consilo.membership.calls import certificate_headers
 from consilo.parcel import Fault, Parcel
-from consilo.transports.flower.calls import NotAuthorised, Showing, call, connect
-from consilo.transports.flower.carrier import Carrier
+from consilo.transports.flower.calls import (
+    NotAuthorised,
+    Showing,
+    call,
+    connect,
+    trusting,
+)
+from consilo.transports.flower.carrier import Carrier, Stored
 from consilo.transports.flower.doorbell import MAX_WAIT_S, Waiter
+from consilo.transports.flower.mail import delivery, taking
 from consilo.transports.flower.packing import (
     INLINE_BYTES,
-    in_order,
+    objects_of,
     pack_fault,
     pack_parcel,
     pull_record,
-    push_objects,
+    record_in,
     unpack,
 )
 from consilo.transports.flower.version import require_flower
@@ -60,7 +67,6 @@ from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: E402
     make_pull_object_fn_protobuf,
-    make_push_object_fn_protobuf,
 )
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # noqa: E402
 from flwr.supercore.protobuf.client import ProtobufRequestContext  # noqa: E402
@@ -74,13 +80,12 @@ _HEARTBEAT_INTERVAL_S = 10.0
 _HEARTBEAT_EVERY_S = 8.0  # one may get lost
 _RETRY_S = 120.0
 _HOLD_S = 24.0
-_FIRST_POLL_S, _LONGEST_POLL_S = 0.02, 1.0
 _OBJECTS_S = 300.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """A message that arrived for this silo; its content is still at the SuperLink.
+    """A message that arrived for this silo; a large body is still at the SuperLink.
 
     Args:
         run_id: Flower's number of the run.
@@ -91,6 +96,7 @@ class Request:
     bundle_hash: str
     _message: Any
     _tree: Any
+    _record: bytes
 
 
 class FleetLink:
@@ -105,9 +111,9 @@ class FleetLink:
     ) -> None:
         self._address = address
         self._shown = Showing(certificate_headers(certificate))
+        self._trust = trusting(ca_certificate)
         self._public = public_key_to_bytes(key.public_key())
         self._waiter = Waiter()
-        self._pause_s = _FIRST_POLL_S
         signer = NodeAuthHttpInterceptor(key, key.public_key())
         self._client = connect(
             FleetHttpClient,
@@ -115,6 +121,7 @@ class FleetLink:
             ca_certificate,
             component="SuperNode",
             interceptors=(signer, self._shown, self._waiter),
+            trust=self._trust,
         )
         self._carrier = Carrier(
             address,
@@ -138,6 +145,12 @@ class FleetLink:
         """Show a renewed certificate of the same key from now on."""
         self._shown.headers = certificate_headers(certificate)
 
+    def trust(self, ca_certificate: Path) -> None:
+        """Trust the authorities in a file too, for every connection from now on."""
+        authorities = ca_certificate.read_text(encoding="ascii")
+        self._trust.load_verify_locations(cadata=authorities)
+        self._carrier.trust(authorities)
+
     def activate(self) -> int:
         """Say that this silo is online; return its node id.
 
@@ -151,6 +164,7 @@ class FleetLink:
         )
         answer = call(self._client.ActivateNode, request, address=self._address)
         self._node = Node(node_id=answer.node_id)
+        self._waiter.who = str(answer.node_id)
         self._heartbeat.start()
         return int(answer.node_id)
 
@@ -166,19 +180,16 @@ class FleetLink:
             self._waiter.expect(min(_HOLD_S, MAX_WAIT_S))
         else:
             self._waiter.look()
-        answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
-        if not answer.messages_list:
-            if not self._waiter.held:
-                time.sleep(self._pause_s)
-                self._pause_s = min(self._pause_s * 1.3, _LONGEST_POLL_S)
+        found = self._call(taking(self._client, "fleet"), PullMessagesRequest(node=self._node))
+        if not found:
             self._waiter.found_nothing()
             return None
-        self._pause_s = _FIRST_POLL_S
         self._waiter.took()
-        message = message_from_proto(answer.messages_list[0])
+        head, tree, record = found[0]
+        message = message_from_proto(head)
         run_id = int(message.metadata.run_id)
         try:
-            return Request(run_id, self._hash_of(run_id), message, answer.message_object_trees[0])
+            return Request(run_id, self._hash_of(run_id), message, tree, record)
         except (NotAuthorised, RunCancelled):
             return None  # the run has ended meanwhile
 
@@ -206,7 +217,15 @@ class FleetLink:
         return content
 
     def fetch(self, request: Request) -> Parcel | Fault:
-        """Fetch a message's content; a large body comes in a `Spool`."""
+        """Return a message's content; a large body comes in a `Spool`."""
+
+        def body(stored: Stored) -> Spool:
+            spool = Spool.make()
+            self._carrier.get(request.run_id, stored, spool)
+            return spool
+
+        if request._record:
+            return unpack(record_in(request._record), body)
         deadline = time.monotonic() + _OBJECTS_S
 
         def give_up() -> None:
@@ -216,10 +235,7 @@ class FleetLink:
         pull = make_pull_object_fn_protobuf(
             lambda item: self._call(self._client.PullObject, item), self._node, request.run_id
         )
-        result = unpack(
-            pull_record(request._tree, pull, give_up=give_up),
-            lambda stored: self._carrier.get(request.run_id, stored, Spool.make()),
-        )
+        result = unpack(pull_record(request._tree, pull, give_up=give_up), body)
         self._call(
             self._client.ConfirmMessageReceived,
             ConfirmMessageReceivedRequest(
@@ -246,9 +262,8 @@ class FleetLink:
         with no_object_id_recompute():
             message = Message(content, reply_to=request._message)
             message.metadata.__dict__["_message_id"] = message.object_id
-            objects = in_order(message)
-            answer = self._call(
-                self._client.PushMessages,
+            self._call(
+                delivery(self._client, "fleet", objects_of(message), self._node),
                 PushMessagesRequest(
                     node=self._node,
                     messages_list=[message_to_proto(remove_content_from_message(message))],
@@ -256,13 +271,6 @@ class FleetLink:
                     clientapp_runtime_list=[seconds],
                 ),
             )
-            push = make_push_object_fn_protobuf(
-                lambda item: self._call(self._client.PushObject, item),
-                self._node,
-                request.run_id,
-                answer.session_id,
-            )
-            push_objects(objects, set(answer.objects_to_push), push)
 
     def close(self) -> None:
         """Say goodbye, so that the coordinator knows at once, and let go of the connection."""

@@ -1,37 +1,31 @@
 """How a parcel becomes a Flower message and back.
 
-Flower splits a message into content-addressed objects and makes some HTTP calls for each. Ours is
-one record (three objects). A body above 64 KiB does not travel in it: the record says where it
-lies, see `consilo.transports.flower.bodies`.
+Flower splits a message into content-addressed objects. Ours is one record (three objects), which
+travels with the message's head, see `consilo.transports.flower.mail`. A body above 64 KiB does not
+travel in it: the record says where it lies, see `consilo.transports.flower.bodies`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from consilo.errors import ReplyInvalid, TransportError
+from consilo.errors import ReplyInvalid
 from consilo.parcel import Fault, Parcel
 from consilo.transports.flower.carrier import Stored
+from consilo.transports.flower.mail import record_of
 from consilo.transports.flower.version import require_flower
 
 require_flower()
 
 from flwr.app.message import ConfigRecord, RecordDict  # noqa: E402
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects  # noqa: E402
-from flwr.supercore.inflatable.inflatable_utils import (  # noqa: E402
-    ObjectPushError,
-    ObjectUnavailableError,
-)
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError  # noqa: E402
 
 INLINE_BYTES = 64 * 1024
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
-
-
-class Unwanted(TransportError):
-    """The SuperLink has forgotten the message whose content we send."""
 
 
 def pack_parcel(header: bytes, body: bytes | Stored, *, to: str) -> Any:
@@ -78,8 +72,13 @@ def unpack(record: Any, fetch: Callable[[Stored], Any]) -> Parcel | Fault:
     return Parcel(header, fetch(body) if isinstance(body, Stored) else body)
 
 
+def record_in(content: bytes) -> Any:
+    """Return the record that came with a message's head."""
+    return ConfigRecord.inflate(content)
+
+
 def pull_record(tree: Any, pull: Callable[[str], bytes], *, give_up: Callable[[], None]) -> Any:
-    """Fetch the record of a message.
+    """Fetch the record of a message that came as a head alone.
 
     Only the record: the two objects above it, the message and its dictionary, say nothing that the
     pull of the message has not said.
@@ -95,9 +94,9 @@ def pull_record(tree: Any, pull: Callable[[str], bytes], *, give_up: Callable[[]
     Raises:
         ReplyInvalid: where the message has no content, or more than one record.
     """
-    if len(tree.children) != 1 or len(tree.children[0].children) != 1:
+    identifier = record_of(tree)
+    if not identifier:
         raise ReplyInvalid("a message arrived that carries no parcel")
-    identifier = tree.children[0].children[0].object_id
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
@@ -108,28 +107,6 @@ def pull_record(tree: Any, pull: Callable[[str], bytes], *, give_up: Callable[[]
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
 
-def in_order(message: Any) -> dict[str, Any]:
-    """Return a message's objects by identifier, each before those that it is made of.
-
-    The receiver confirms, and the SuperLink then deletes, as soon as the record has arrived; so
-    what stands above it must have been sent before.
-    """
-    return dict(reversed(get_all_nested_objects(message).items()))
-
-
-def push_objects(
-    objects: Mapping[str, Any], wanted: set[str], push: Callable[[str, bytes], None]
-) -> None:
-    """Send the wanted objects, in their order.
-
-    Raises:
-        Unwanted: where the SuperLink no longer wants them.
-    """
-    try:
-        for identifier, each in objects.items():
-            if identifier in wanted:
-                push(identifier, each.deflate())
-    except ObjectPushError as cause:
-        raise Unwanted(
-            "the SuperLink no longer wants what we send: the receiver or the run has gone"
-        ) from cause
+def objects_of(message: Any) -> dict[str, bytes]:
+    """Return the content of the objects that a message is made of, by identifier."""
+    return {name: each.deflate() for name, each in get_all_nested_objects(message).items()}

@@ -1,9 +1,9 @@
 """The coordinator's SuperLink: how to start it, and which silos are registered there.
 
 ``python -m consilo.transports.flower.superlink ARGUMENTS`` is Flower's own ``flower-superlink``
-with our `gate`, `door`, `bodies` and `doorbell` before its application and without one log line per
-request. Who belongs to the federation is said by the list of members beside the keys' folder
-(`consilo.membership.coordinator`), not by Flower's own.
+with our `gate`, `door`, `doorbell`, `mail` and `bodies` before its application and without one log
+line per request. Who belongs to the federation is said by the list of members beside the keys'
+folder (`consilo.membership.coordinator`), not by Flower's own.
 """
 
 from __future__ import annotations
@@ -230,6 +230,7 @@ def main() -> None:
     from consilo.membership.refusals import Refusals
     from consilo.transports.flower.bodies import Bodies
     from consilo.transports.flower.doorbell import Bell, Door, Only
+    from consilo.transports.flower.mail import Mail
     from consilo.transports.flower.roster import reconcile
 
     # The package exports a function of the same name.
@@ -289,9 +290,10 @@ def main() -> None:
     application._get_middleware = lambda: [
         Middleware(Gate, judge=judge, reconcile=align, tick=certificate.look),
         Middleware(MembershipDoor, coordinator=served, refusals=refusals),
-        Middleware(Bodies, folder=options.bodies),
         Middleware(Door, bell=bell),
         Middleware(Again, judge=judge),
+        Middleware(Mail, bell=bell),
+        Middleware(Bodies, folder=options.bodies),
         *(only(layer) for layer in flowers()),
     ]
     vars(command)["uvicorn"] = Server

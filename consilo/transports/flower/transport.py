@@ -25,13 +25,13 @@ from consilo.parcel import Arrival, Fault, Parcel
 from consilo.transports.flower.calls import NotAuthorised, call, cancelled_check, connect
 from consilo.transports.flower.carrier import Carrier, Stored
 from consilo.transports.flower.doorbell import Waiter
+from consilo.transports.flower.mail import delivery, taking
 from consilo.transports.flower.packing import (
     INLINE_BYTES,
-    Unwanted,
-    in_order,
+    objects_of,
     pack_parcel,
     pull_record,
-    push_objects,
+    record_in,
     unpack,
 )
 from consilo.transports.flower.version import require_flower
@@ -63,7 +63,6 @@ from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: E402
     make_pull_object_fn_protobuf,
-    make_push_object_fn_protobuf,
 )
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor  # noqa: E402
 from flwr.supercore.runtime import RuntimeHttpClient  # noqa: E402
@@ -75,13 +74,13 @@ _OPEN_S = 30.0
 _HOLD_S = 0.8  # a cancelled run is noticed within this
 _LOOK_S = 2.0  # every so often look past the door: Flower marks lost nodes only when asked
 _RETRY_S = 90.0  # a SuperLink that restarts with its database takes the run up again
-_FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.5
+_DELIVERED_AT_ONCE = 4  # messages per call: the first silo does not wait for the last
 _TTL_MARGIN_S = 60.0
 _REPLY_GRACE_S = 60.0  # a reply that was announced before the deadline may take this long to fetch
 
 
 class _Replies:
-    """What came back in one exchange: heads only, until their turn comes.
+    """What came back in one exchange: heads and small contents, until their turn comes.
 
     Args:
         sent: silo → message.
@@ -89,14 +88,14 @@ class _Replies:
 
     def __init__(self, sent: Mapping[str, str]) -> None:
         self.out = set(sent.values())
-        self.arrived: dict[str, tuple[Any, Any, float]] = {}
+        self.arrived: dict[str, tuple[Any, Any, bytes, float]] = {}
 
-    def note(self, head: Any, tree: Any, at: float) -> None:
-        """Keep a reply's head and object tree under the message that it answers."""
+    def note(self, head: Any, tree: Any, record: bytes, at: float) -> None:
+        """Keep what came of a reply under the message that it answers."""
         message_id = str(head.metadata.reply_to_message_id)
         if message_id in self.out:
             self.out.discard(message_id)
-            self.arrived[message_id] = (head, tree, at)
+            self.arrived[message_id] = (head, tree, record, at)
 
 
 class FlowerTransport:
@@ -176,6 +175,7 @@ class FlowerTransport:
             self.run_id = int(self._call(self._control.StartRun, StartRunRequest(fab=fab)).run_id)
             if self.run_id == 0:
                 raise TransportError(f"the SuperLink at {self._address} did not accept the run")
+            self._waiter.who = str(self.run_id)
             token = self._acquire()
         self._client = self._runtime(token)
         self._carrier = Carrier(
@@ -286,43 +286,32 @@ class FlowerTransport:
     ) -> dict[str, str]:
         if any(silo not in self._names for silo in parcels):
             self._online()
-        messages = {}
-        objects: list[dict[str, Any]] = []
-        protos, trees = [], []
-        with no_object_id_recompute():
-            for silo, parcel in parcels.items():
-                if silo not in self._names:
-                    continue
-                body = bodies.get(id(parcel.body))
-                if body is None:
-                    body = bodies[id(parcel.body)] = self._put(parcel.body)
-                content = pack_parcel(parcel.header, body, to=str(self._names[silo]))
-                message = make_message(self._metadata(self._names[silo], deadline_s), content)
-                message.metadata.__dict__["_message_id"] = message.object_id
-                messages[silo] = message.object_id
-                protos.append(message_to_proto(remove_content_from_message(message)))
-                trees.append(get_object_tree(message))
-                objects.append(in_order(message))
-            if not messages:
-                return {}
-            request = PushAppMessagesRequest(messages_list=protos, message_object_trees=trees)
-            answer = self._call(self._client.PushMessages, request)
-            push = make_push_object_fn_protobuf(
-                lambda item: self._call(self._client.PushObject, item),
-                self._node,
-                self.run_id,
-                answer.session_id,
-            )
-            for each in objects:
-                # A node that turns a run's code down answers before the content is there, which
-                # the SuperLink then no longer wants: the reply says the rest.
-                with contextlib.suppress(Unwanted):
-                    push_objects(each, set(answer.objects_to_push), push)
-        accepted = dict(zip(messages, answer.message_ids, strict=True))
-        for silo in [silo for silo, identifier in accepted.items() if not identifier]:
-            del accepted[silo]
-            self._names.pop(silo, None)  # struck off, or admitted again as another node
-        return accepted
+        sent: dict[str, str] = {}
+        known = [silo for silo in parcels if silo in self._names]
+        for start in range(0, len(known), _DELIVERED_AT_ONCE):
+            some = known[start : start + _DELIVERED_AT_ONCE]
+            objects: dict[str, bytes] = {}
+            request = PushAppMessagesRequest()
+            with no_object_id_recompute():
+                for silo in some:
+                    parcel, node_id = parcels[silo], self._names[silo]
+                    body = bodies.get(id(parcel.body))
+                    if body is None:
+                        body = bodies[id(parcel.body)] = self._put(parcel.body)
+                    content = pack_parcel(parcel.header, body, to=str(node_id))
+                    message = make_message(self._metadata(node_id, deadline_s), content)
+                    message.metadata.__dict__["_message_id"] = message.object_id
+                    objects |= objects_of(message)
+                    bare = message_to_proto(remove_content_from_message(message))
+                    request.messages_list.append(bare)
+                    request.message_object_trees.append(get_object_tree(message))
+            answer = self._call(delivery(self._client, "runtime", objects, self._node), request)
+            for silo, identifier in zip(some, answer.message_ids, strict=True):
+                if identifier:
+                    sent[silo] = identifier
+                else:
+                    self._names.pop(silo, None)  # struck off, or admitted again as another node
+        return sent
 
     def _put(self, body: Body) -> bytes | Stored:
         """Return a small body, or where a large one lies from now on."""
@@ -374,7 +363,6 @@ class FlowerTransport:
 
     def _await(self, message_id: str, replies: _Replies, deadline: float) -> None:
         """Wait until the reply to a message is there, or the deadline; note all that come."""
-        pause_s = _FIRST_POLL_S
         looked = time.monotonic()
         while message_id not in replies.arrived:
             now = time.monotonic()
@@ -385,21 +373,18 @@ class FlowerTransport:
             else:
                 self._waiter.expect(min(_HOLD_S, left_s))
             request = PullAppMessagesRequest(message_ids=sorted(replies.out))
-            answer = self._call(self._client.PullMessages, request)
+            found = self._call(taking(self._client, "runtime"), request)
             at = time.monotonic()
-            for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
-                replies.note(message_from_proto(proto), tree, at)
+            for proto, tree, record in found:
+                replies.note(message_from_proto(proto), tree, record, at)
             if left_s <= 0:
                 return
-            if not answer.messages_list and not self._waiter.held:
-                time.sleep(min(pause_s, left_s))
-                pause_s = min(pause_s * 1.5, _LONGEST_POLL_S)
 
     def _fetch(self, message_id: str, replies: _Replies) -> tuple[Parcel | Fault, float]:
         """Return the reply's content and when it was there."""
         if message_id not in replies.arrived:
             return Fault("deadline", "no answer before the deadline"), time.monotonic()
-        head, tree, at = replies.arrived.pop(message_id)
+        head, tree, record, at = replies.arrived.pop(message_id)
         if head.has_error():
             return _fault_of(head.error.code), at
         give_up_at = time.monotonic() + _REPLY_GRACE_S
@@ -419,11 +404,14 @@ class FlowerTransport:
             return body
 
         try:
-            result = unpack(pull_record(tree, pull, give_up=give_up), fetch)
-            request = ConfirmMessageReceivedRequest(
-                node=self._node, run_id=self.run_id, message_object_id=tree.object_id
-            )
-            self._call(self._client.ConfirmMessageReceived, request)
+            if record:
+                result = unpack(record_in(record), fetch)
+            else:
+                result = unpack(pull_record(tree, pull, give_up=give_up), fetch)
+                request = ConfirmMessageReceivedRequest(
+                    node=self._node, run_id=self.run_id, message_object_id=tree.object_id
+                )
+                self._call(self._client.ConfirmMessageReceived, request)
         except ReplyInvalid as cause:
             result = Fault("invalid_reply", str(cause))
         except (CoordinatorUnreachable, RunCancelled):
