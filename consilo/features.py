@@ -51,6 +51,11 @@ class Encoding:
         hot = [f"{name}={value}" for name, values in self.categories.items() for value in values]
         return (*self.numeric, *hot, *(f"{name} is missing" for name in self.indicators))
 
+    @property
+    def open_ended(self) -> tuple[str, ...]:
+        """Numeric columns for which the contract does not give both ends of a range."""
+        return tuple(name for name in self.numeric if name not in self.ranges)
+
     @classmethod
     def plan(cls, contract: Contract, job: Job) -> Encoding:
         """Return the encoding that a job asks for.
@@ -191,6 +196,14 @@ class Scale:
         return cls(np.asarray(value["mean"]), np.asarray(value["deviation"]))
 
 
+def unbounded(contract: Contract, encoding: Encoding) -> str:
+    """Return why a contract without ranges allows no differentially private statistics."""
+    return (
+        "differentially private statistics need a range with min and max for every numeric "
+        f"feature; {contract.ref} gives none for {', '.join(encoding.open_ended[:5])}"
+    )
+
+
 def class_codes(values: np.ndarray[Any, Any], classes: tuple[Any, ...]) -> np.ndarray[Any, Any]:
     """Return each value's place in ``classes`` as int64, -1 for one that is not there."""
     places = {value: place for place, value in enumerate(classes)}
@@ -224,7 +237,9 @@ def split_rows(
         size = min(max(round(holdout * len(rows)), 1), len(rows) - 1)
         held.append(rng.permutation(rows)[:size])
     test = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
-    return np.setdiff1d(np.arange(len(labels)), test), test
+    is_held = np.zeros(len(labels), dtype=bool)
+    is_held[test] = True
+    return np.flatnonzero(~is_held), test
 
 
 def _limits(column: Column) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ from consilo import seeds
 from consilo.contract import Contract
 from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
+from consilo.parts import Parts
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+Built = Mapping[str, np.ndarray[Any, Any] | Parts]
+"""Arrays, or what they are made from piece by piece."""
 
 
 class SiloHost(Protocol):
@@ -79,9 +82,12 @@ class SiloHost(Protocol):
         ...
 
     def encoded(
-        self, contract: Contract, key: str, build: Callable[[], Arrays], *, purpose: str
+        self, contract: Contract, key: str, build: Callable[[], Built], *, purpose: str
     ) -> Arrays:
-        """Return the arrays kept under ``key`` for the contract's present rows, or build them."""
+        """Return the arrays kept under ``key`` for the contract's present rows, or build them.
+
+        They are as `numpy.asarray` takes them.
+        """
         ...
 
     def kept_number(self, key: str, build: Callable[[], float]) -> float:

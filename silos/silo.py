@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -40,11 +40,12 @@ from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadabl
 from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
 from consilo.parcel import Answer, Parcel
+from consilo.parts import Parts
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
 from consilo.signing import public_hex
-from consilo.silo import Arrays
+from consilo.silo import Arrays, Built
 from silos.budget import Budget, budget_of
 from silos.cache import CanonicalCache
 from silos.consent import Consent, ConsentBook, ConsentFilter
@@ -319,7 +320,7 @@ class Silo:
         self,
         contract: Contract,
         key: str,
-        build: Callable[[], Arrays],
+        build: Callable[[], Built],
         *,
         purpose: str = UNSTATED,
     ) -> Arrays:
@@ -439,14 +440,14 @@ class Silo:
             return self._cache.report(key)
         return None
 
-    def _keep(self, place: Path, arrays: Arrays) -> None:
+    def _keep(self, place: Path, arrays: Built) -> None:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=place.parent, prefix="building-"))
         try:
             for name, value in arrays.items():
                 with (made / f"{name}.npy").open("xb") as file:
                     os.fchmod(file.fileno(), 0o600)
-                    np.save(file, value, allow_pickle=False)
+                    _save(file, value)
                     file.flush()
                     os.fsync(file.fileno())
             # Another process may have been faster with the same rows.
@@ -466,6 +467,21 @@ def answerer(silo_dir: Path, bundle_dir: Path | None = None) -> Answer:
     bundle = None if bundle_dir is None else Path(bundle_dir)
     path = () if bundle is None else (bundle,)
     return dispatch_answerer(Silo.open(Path(silo_dir), search_path=path, bundle=bundle))
+
+
+def _save(file: BinaryIO, value: np.ndarray[Any, Any] | Parts) -> None:
+    """Write an array as numpy does, without holding one that is made piece by piece."""
+    if not isinstance(value, Parts):
+        np.save(file, value, allow_pickle=False)
+        return
+    head = {"descr": value.dtype.str, "fortran_order": False, "shape": value.shape}
+    np.lib.format.write_array_header_1_0(file, head)
+    num_rows = 0
+    for piece in value.pieces():
+        file.write(np.ascontiguousarray(piece, dtype=value.dtype).tobytes())
+        num_rows += len(piece)
+    if num_rows != value.shape[0]:
+        raise RuntimeError(f"pieces of {num_rows} rows where {value.shape[0]} were said")
 
 
 def _prune(shelf: Path, kept: int) -> None:

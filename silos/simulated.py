@@ -51,7 +51,7 @@ from consilo.partition import Rows
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
-from consilo.silo import Arrays
+from consilo.silo import Arrays, Built
 from silos.guard import addressed
 from silos.policy import Policy
 
@@ -238,7 +238,7 @@ class SimulatedSilo:
         return "data"
 
     def encoded(
-        self, contract: Contract, key: str, build: Callable[[], Arrays], *, purpose: str = ""
+        self, contract: Contract, key: str, build: Callable[[], Built], *, purpose: str = ""
     ) -> Arrays:
         """Return this silo's arrays under ``key``, memory-mapped and read-only."""
         name = hashlib.sha256(f"{self.name} {key}".encode()).hexdigest()

@@ -2,20 +2,29 @@
 
 Moments are merged pairwise (Chan, Golub, LeVeque 1979, equations 1.5a, b), so the result equals
 that of the pooled rows to rounding. What leaves a silo: per column the count of values, their mean
-and sum of squared deviations, or counts per bin; and the number of rows per class. These are
-exact, not differentially private: the threat model says what that means.
+and sum of squared deviations, or counts per bin; and the number of rows per class.
+
+Exact, unless the job's ``privacy.statistics_epsilon`` says what a question may cost: then each row
+is clipped to the contract's ranges, Gaussian noise from the silo's secret stream is added to sums
+of a known L2 sensitivity (`consilo.privacy.sums`), and the data set's account pays. The number of
+rows is public either way.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from consilo.dataset import training_frame
-from consilo.features import Encoding, Floats, class_codes
+from consilo.dataset import training_blocks
+from consilo.errors import Refused
+from consilo.features import Encoding, Floats, class_codes, unbounded
+from consilo.learning import admit, statistics_noise
+from consilo.privacy.noise import SecretStream
+from consilo.privacy.sums import Sums, noisy_histogram
 from consilo.protocol import Disclosure, Protocol, count, tensors, verb
 from consilo.silo import Message, SiloView
 from consilo.steps import Ask, Step
@@ -137,29 +146,120 @@ class Statistics(Protocol):
     def silo_moments(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return the number of this silo's training rows and, if asked, the features' moments."""
         encoding = Encoding.plan(silo.contract, silo.job)
-        frame = training_frame(silo, encoding)
-        moments: dict[str, Floats] = {}
-        if message.payload["moments"]:
-            part = Moments.of(encoding.raw_numeric(frame))
-            moments = {"count": part.count, "mean": part.mean, "m2": part.m2}
-        classes = {}
-        if encoding.classes:
-            codes = class_codes(frame[encoding.targets[0]].to_numpy(object), encoding.classes)
-            classes["counts"] = np.bincount(codes, minlength=len(encoding.classes))
-        return {"moments": moments, "classes": classes, "rows": len(frame)}
+        if private_statistics(silo):
+            return _private_moments(silo, encoding, moments=bool(message.payload["moments"]))
+        part: Moments | None = None
+        counts = np.zeros(len(encoding.classes), np.int64)
+        num_rows = 0
+        for block in training_blocks(silo, encoding):
+            num_rows += len(block)
+            if message.payload["moments"]:
+                more = Moments.of(encoding.raw_numeric(block))
+                part = more if part is None else part.merge(more)
+            if encoding.classes:
+                codes = class_codes(block[encoding.targets[0]].to_numpy(object), encoding.classes)
+                counts += np.bincount(codes, minlength=len(encoding.classes))
+        moments = {} if part is None else {"count": part.count, "mean": part.mean, "m2": part.m2}
+        classes = {"counts": counts} if encoding.classes else {}
+        return {"moments": moments, "classes": classes, "rows": num_rows}
 
     @verb("histogram", replies={"counts": tensors(STATISTIC, like="counts")})
     def silo_histogram(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return counts per bin of this silo's training rows."""
         encoding = Encoding.plan(silo.contract, silo.job)
-        raw = encoding.raw_numeric(training_frame(silo, encoding))
-        counts = {}
-        for place, name in enumerate(encoding.numeric):
-            values = raw[:, place]
-            edges = np.asarray(message.payload["edges"][name], dtype=np.float64)
-            bins = np.searchsorted(edges[1:-1], values[~np.isnan(values)], side="right")
-            counts[name] = np.bincount(bins, minlength=len(edges) - 1).astype(np.float64)
+        edges = {
+            name: np.asarray(message.payload["edges"][name], dtype=np.float64)
+            for name in encoding.numeric
+        }
+        counts = {name: np.zeros(len(each) - 1) for name, each in edges.items()}
+        private, mark, num_rows = private_statistics(silo), hashlib.sha256(), 0
+        low, high = _ranges(silo, encoding) if private else (None, None)
+        for block in training_blocks(silo, encoding):
+            raw = encoding.raw_numeric(block)
+            if private:
+                mark.update(raw.tobytes())
+                num_rows += len(raw)
+                raw = np.clip(raw, low, high)
+            for place, (name, each) in enumerate(edges.items()):
+                values = raw[:, place]
+                bins = np.searchsorted(each[1:-1], values[~np.isnan(values)], side="right")
+                counts[name] += np.bincount(bins, minlength=len(each) - 1)
+        if private and counts:
+            sigma, stream = reserve_noise(silo, "gaussian_histogram", mark.hexdigest(), num_rows)
+            counts = noisy_histogram(counts, sigma, stream)
         return {"counts": counts}
+
+
+def private_statistics(silo: SiloView) -> bool:
+    """Return whether the job's statistics are differentially private."""
+    return silo.job.privacy is not None and silo.job.privacy.statistics_epsilon is not None
+
+
+def reserve_noise(
+    silo: SiloView, mechanism: str, fingerprint: str, num_rows: int
+) -> tuple[float, SecretStream]:
+    """Reserve one question about statistics; return its noise multiplier and secret stream.
+
+    Args:
+        silo: where; its job has ``privacy.statistics_epsilon``.
+        mechanism: as the ledger calls it.
+        fingerprint: of the rows.
+        num_rows: how many there are.
+
+    Raises:
+        BudgetExhausted: where the job's ε or the data set's account cannot pay.
+    """
+    privacy = silo.job.privacy
+    assert privacy is not None
+    sigma = statistics_noise(silo.host, privacy)
+    silo.reserve(
+        mechanism,
+        sigma=sigma,
+        sample_rate=1.0,
+        steps=1,
+        rows=num_rows,
+        fingerprint=fingerprint,
+        admit=lambda history: admit(history, privacy),
+    )
+    return sigma, SecretStream(silo.secret_key(), f"{silo.noise_context}/{fingerprint}")
+
+
+def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> dict[str, Any]:
+    """Return the reply of ``moments`` from noisy sums over rows clipped to the contract's ranges.
+
+    Raises:
+        Refused: where the contract gives no ranges to clip to.
+        BudgetExhausted: where it cannot be paid.
+    """
+    low, high = _ranges(silo, encoding) if moments else (np.empty(0), np.empty(0))
+    num_classes, mark = len(encoding.classes), hashlib.sha256()
+    sums = Sums.of(np.empty((0, len(low))), low=low, high=high, num_classes=num_classes)
+    for block in training_blocks(silo, encoding):
+        values = encoding.raw_numeric(block) if moments else np.empty((len(block), 0))
+        codes = None
+        if num_classes:
+            codes = class_codes(block[encoding.targets[0]].to_numpy(object), encoding.classes)
+            mark.update(codes.tobytes())
+        mark.update(values.tobytes())
+        sums = sums.plus(Sums.of(values, low=low, high=high, codes=codes, num_classes=num_classes))
+    reply: dict[str, Any] = {"moments": {}, "classes": {}, "rows": sums.rows}
+    if sums.vector.size:
+        sigma, stream = reserve_noise(silo, "gaussian_sums", mark.hexdigest(), sums.rows)
+        noisy = sums.noisy(sigma, stream)
+        if moments:
+            reply["moments"] = dict(zip(("count", "mean", "m2"), noisy.moments(), strict=True))
+        if num_classes:
+            reply["classes"] = {"counts": noisy.class_counts()}
+    return reply
+
+
+def _ranges(silo: SiloView, encoding: Encoding) -> tuple[Floats, Floats]:
+    """Return the least and the largest value of each numeric column, by the contract."""
+    if encoding.open_ended:
+        raise Refused(unbounded(silo.contract, encoding), code="privacy")
+    ends = [encoding.ranges[name] for name in encoding.numeric]
+    low, high = np.array(ends, np.float64).reshape(-1, 2).T
+    return low, high
 
 
 def _templates(encoding: Encoding, *, moments: bool) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import hashlib
+
 import clinic
 import numpy as np
 import pandas as pd
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilo.dataset import local_scale, rows_of
+from consilo.dataset import local_scale, rows_of, training_blocks
 from consilo.errors import IncompatibleJob, SchemaDrift
 from consilo.features import Encoding, Scale, class_codes, split_rows
 from consilo.headers import Header
@@ -191,3 +193,29 @@ def test_a_constant_or_empty_column_keeps_its_width():
     scale = Scale.of_moments(np.array([5.0, np.nan, 1.0]), np.array([0.0, np.nan, 4.0]))
     assert scale.mean.tolist() == [5.0, 0.0, 1.0]
     assert scale.deviation.tolist() == [1.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("missing", ["mean", "drop", "indicator"])
+@pytest.mark.parametrize("local", [False, True])
+def test_rows_encoded_in_blocks_are_those_encoded_whole(monkeypatch, missing, local):
+    job = clinic.job(features={"missing": missing})
+    scale = None if local else Scale(np.full(2, 3.0), np.full(2, 2.0))
+    found = {}
+    for block_rows in (65_536, 7):
+        monkeypatch.setattr("consilo.dataset.BLOCK_ROWS", block_rows)
+        seen = view(clinic.Host("north", clinic.frame(60)), job)
+        rows = rows_of(seen, scale)
+        frames = list(training_blocks(seen, Encoding.plan(seen.contract, job)))
+        found[block_rows] = rows, pd.concat(frames), local_scale(seen, encoding())
+    (whole, frame, scaled), (parts, pieces, scaled_too) = found.values()
+    close = {"rtol": 1e-6, "atol": 1e-7} if local else {"rtol": 0, "atol": 0}
+    for part in ("train", "test"):
+        for array in ("features", "targets"):
+            one, other = (getattr(getattr(each, part), array) for each in (whole, parts))
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(one, other, **close)
+    assert local or whole.fingerprint == parts.fingerprint
+    pd.testing.assert_frame_equal(frame, pieces)
+    np.testing.assert_allclose(scaled.mean, scaled_too.mean)
+    learnt = whole.train.features.tobytes() + whole.train.targets.tobytes()
+    assert whole.fingerprint == hashlib.sha256(learnt).hexdigest()

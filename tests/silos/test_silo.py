@@ -9,6 +9,7 @@ import yaml
 
 from consilo.errors import ConfigInvalid, MappingInvalid, PolicyInvalid, Refused, SchemaDrift
 from consilo.parcel import Parcel
+from consilo.parts import Parts
 from consilo.privacy.account import Charge
 from silos.silo import Silo, answerer
 
@@ -193,3 +194,16 @@ def test_the_encodings_of_two_data_sets_are_apart(tmp_path):
 
 def test_a_silo_with_one_data_set_needs_no_name_in_its_mapping(silo):
     assert silo.dataset(clinic.contract()) == "rows"
+
+
+def test_an_array_made_in_pieces_is_kept_as_the_whole_would_be(silo):
+    whole = np.arange(30, dtype=np.float32).reshape(10, 3)
+    made = Parts(whole.shape, whole.dtype, lambda: iter([whole[:4], whole[4:4], whole[4:]]))
+    kept = silo.encoded(clinic.contract(), "parts", lambda: {"x": made, "y": whole})
+    np.testing.assert_array_equal(kept["x"], whole)
+    assert isinstance(kept["x"], np.memmap)
+    assert (kept["x"].dtype, kept["x"].flags.c_contiguous) == (whole.dtype, True)
+    np.testing.assert_array_equal(np.asarray(made), whole)
+    short = Parts((11, 3), whole.dtype, made.pieces)
+    with pytest.raises(RuntimeError, match="10 rows where 11"):
+        silo.encoded(clinic.contract(), "short", lambda: {"x": short})
