@@ -10,6 +10,8 @@ import typer
 from silos import enrol_commands, oversight
 from silos.check_command import check
 from silos.data_commands import app as data_app
+from silos.policy_command import policy
+from silos.preflight_command import preflight
 
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 
@@ -19,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(check)
+app.command()(policy)
+app.command()(preflight)
 app.add_typer(data_app, name="data")
 app.add_typer(oversight.audit_app, name="audit")
 app.command()(enrol_commands.init)
