@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -97,12 +97,27 @@ class Privacy(Config):
     delta: float = Field(gt=0, lt=1)
     max_grad_norm: Positive = 1.0
     accountant: Literal["prv", "rdp"] = "prv"
+    statistics_epsilon: Positive | None = Field(
+        None,
+        description="the part of epsilon that each question about statistics costs (moments and "
+        "class counts, once a run; histograms, where asked): clipped to the contract's ranges and "
+        "noisy; without it they are exact, and outside of epsilon",
+    )
     reproducible: bool = Field(
         False,
         description="noise and sampling from the job's seed: for tests and published benchmarks "
         "only, since whoever knows the seed can take the noise away; marked in the record and on "
         "the model",
     )
+
+    @model_validator(mode="after")
+    def _training_gets_something(self) -> Self:
+        if self.statistics_epsilon is not None and self.statistics_epsilon >= self.epsilon:
+            raise ValueError(
+                f"statistics_epsilon: must be below epsilon ({self.epsilon:g}), of which it is a "
+                "part; training needs the rest"
+            )
+        return self
 
 
 class ReduceSpec(Config):
@@ -138,7 +153,7 @@ class Promotion(Config):
     approvals: int = Field(1, ge=1)
 
 
-_YOUNG = (("", "purpose"), ("", "exclude"))
+_YOUNG = (("", "purpose"), ("", "exclude"), ("privacy", "statistics_epsilon"))
 """(section, key): what wire version 1 did not know."""
 
 

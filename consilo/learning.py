@@ -16,7 +16,7 @@ from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, 
 from consilo.privacy.accounting import HistoryRow, noise_multiplier, spent
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.noise import SecretStream
-from consilo.silo import SiloView
+from consilo.silo import SiloHost, SiloView
 
 _SLACK = 1e-6
 """Relative; what summing the same history in another order may add to ε."""
@@ -77,8 +77,8 @@ def private_fit(
 ) -> tuple[FitReport, Mapping[str, float]]:
     """Train by DP-SGD within the job's and the data set's budget; the cost is reserved first.
 
-    The noise multiplier is calibrated so that all rounds of the job together cost the job's ε at
-    its δ, for this silo's number of rows.
+    The noise multiplier is calibrated so that all rounds of the job together, and the statistics
+    that it paid for, cost the job's ε at its δ, for this silo's number of rows.
 
     Args:
         silo: where; its secret keys sampling and noise.
@@ -98,14 +98,13 @@ def private_fit(
     assert privacy is not None
     plan = plan_of(silo.job)
     rate, steps = plan.sample_rate(len(data)), plan.num_steps(len(data))
-    settings: dict[str, Any] = {
-        "target_epsilon": privacy.epsilon,
-        "delta": privacy.delta,
-        "sample_rate": rate,
-        "steps": steps * silo.job.protocol.rounds,
-        "accountant": privacy.accountant,
-    }
-    sigma = silo.host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
+    besides: list[HistoryRow] = []
+    if privacy.statistics_epsilon is not None:
+        booked = silo.host.reserved(silo.header.run_id)
+        besides = [row for mechanism, row in booked if mechanism != "dp_sgd"]
+    sigma = training_noise(
+        silo.host, silo.job, rate=rate, steps=steps * silo.job.protocol.rounds, besides=besides
+    )
     history = silo.reserve(
         "dp_sgd",
         sigma=sigma,
@@ -125,6 +124,47 @@ def private_fit(
     )
     report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
     return report, {"epsilon": epsilon, "epsilon_bound": bound}
+
+
+def training_noise(
+    host: SiloHost, job: Job, *, rate: float, steps: int, besides: Sequence[HistoryRow]
+) -> float:
+    """Return the noise multiplier that keeps a job's steps, and what it asks besides, within its ε.
+
+    Args:
+        host: keeps the number.
+        job: with a privacy section.
+        rate: sampling rate.
+        steps: over all rounds.
+        besides: what else the run pays from the same ε: its statistics.
+
+    Raises:
+        IncompatibleJob: where no noise is enough.
+    """
+    assert job.privacy is not None
+    settings: dict[str, Any] = {
+        "target_epsilon": job.privacy.epsilon,
+        "delta": job.privacy.delta,
+        "sample_rate": rate,
+        "steps": steps,
+        "accountant": job.privacy.accountant,
+    }
+    if besides:
+        settings["besides"] = tuple(besides)
+    return host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
+
+
+def statistics_noise(host: SiloHost, privacy: Privacy) -> float:
+    """Return the noise multiplier of one question about statistics."""
+    assert privacy.statistics_epsilon is not None
+    settings: dict[str, Any] = {
+        "target_epsilon": privacy.statistics_epsilon,
+        "delta": privacy.delta,
+        "sample_rate": 1.0,
+        "steps": 1,
+        "accountant": privacy.accountant,
+    }
+    return host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
 
 
 def run_epsilon(history: Sequence[HistoryRow], privacy: Privacy) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from consilo.contract import Contract
 from consilo.errors import ConsiloError, IncompatibleJob, ModelDiverged
-from consilo.features import Encoding
+from consilo.features import Encoding, unbounded
 from consilo.job import Job
 from consilo.learners.torch_learner import TorchLearner
 from consilo.learning import learner_of
@@ -64,6 +64,8 @@ def plan(
     if learner is not None and job.privacy is not None:
         private: TorchLearner = learner
         _collect(faults, lambda: check_private(private.model))
+    if encoding is not None and job.privacy is not None:
+        faults += _statistics_faults(job, contract, encoding)
     if job.reduce.secure:
         faults.append("reduce.secure: this version has no secure sum; set secure: false")
     if protocol is not None:
@@ -104,6 +106,14 @@ def _rehearse(learner: TorchLearner, *, num_inputs: int) -> None:
     learner.task.loss_of(learner.model)
     with suppress(ModelDiverged):
         learner.predict(np.zeros((2, num_inputs), np.float32))
+
+
+def _statistics_faults(job: Job, contract: Contract, encoding: Encoding) -> list[str]:
+    """Return why statistics cannot be differentially private."""
+    asked = job.privacy is not None and job.privacy.statistics_epsilon is not None
+    if asked and job.features.standardize == "global" and encoding.open_ended:
+        return [f"privacy.statistics_epsilon: {unbounded(contract, encoding)}"]
+    return []
 
 
 def _quorum_faults(job: Job, silos: Sequence[str]) -> list[str]:

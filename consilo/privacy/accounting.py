@@ -82,6 +82,7 @@ def noise_multiplier(
     sample_rate: float,
     steps: int,
     accountant: Accountant = "prv",
+    besides: tuple[HistoryRow, ...] = (),
 ) -> float:
     """Return the smallest noise multiplier that keeps ``steps`` steps within the target.
 
@@ -94,6 +95,7 @@ def noise_multiplier(
         sample_rate: probability with which each record joins a step, in (0, 1].
         steps: number of optimiser steps over the whole run.
         accountant: whose bound must meet the target.
+        besides: what else is paid from the same target, such as statistics.
 
     Raises:
         IncompatibleJob: where no noise is enough.
@@ -104,7 +106,7 @@ def noise_multiplier(
     _check_row((1.0, sample_rate, steps))
 
     def cost(sigma: float, by: Accountant) -> float:
-        return _epsilon(((sigma, sample_rate, steps),), delta, by)
+        return _epsilon(_merged([*besides, (sigma, sample_rate, steps)]), delta, by)
 
     # RDP costs microseconds: its answer is where PRV (0.1 to 1 s a call) starts. Its orders end
     # at 63, so that it has no answer for a very small epsilon.
