@@ -1,7 +1,7 @@
 """Where a silo's rows are, and how they are read: in blocks, so that any table fits.
 
 `Source` is the one door. Behind it a file per kind: `csv_file`, `parquet_file`, `database` (SQLite
-and whatever SQLAlchemy knows), `duck` (DuckDB over any of them).
+and whatever SQLAlchemy knows), `postgres` (the fast way to that one), `duck` (DuckDB over any).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from silos.sources import postgres
 from silos.sources.blocks import BLOCK_ROWS, in_blocks, to_frame
 from silos.sources.password import password_of
 
@@ -46,6 +47,9 @@ def tables(source: Source, wanted: Sequence[str]) -> Iterator[pa.Table]:
     with connected(source) as connection:
         quoted = connection.dialect.identifier_preparer.quote_identifier
         query = _columns(select(source, quoted), wanted, quoted)
+        if postgres.can_copy(connection):
+            yield from postgres.tables(connection, query)
+            return
         options = {"stream_results": True, "max_row_buffer": _FETCH_ROWS}
         result = connection.execution_options(**options).execute(sqlalchemy.text(_escaped(query)))
         yield from _fetched(result.fetchmany, wanted)
@@ -64,6 +68,12 @@ def version(source: Source) -> str:
             rows = connection.execute(sqlalchemy.text(_escaped(source.version_query))).fetchall()
         said = repr([[str(value) for value in row] for row in rows])
         return hashlib.sha256(said.encode()).hexdigest()
+    if source.type == "sql":
+        with connected(source) as connection:
+            if postgres.can_copy(connection):
+                quoted = connection.dialect.identifier_preparer.quote_identifier
+                said = postgres.version(connection, select(source, quoted))
+                return hashlib.sha256(said.encode()).hexdigest()
     import pandas as pd
 
     num_rows, total, mixed = 0, 0, 0
@@ -111,9 +121,19 @@ def array_of(values: Sequence[Any]) -> pa.Array:
         found = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         found = None
-    if found is not None and not (pa.types.is_nested(found.type) or pa.types.is_binary(found.type)):
-        return found.storage if isinstance(found, pa.ExtensionArray) else found
+    if found is not None and not _is_odd(found.type):
+        return found
     return pa.array([None if each is None else str(each) for each in values], pa.string())
+
+
+def _is_odd(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(
+        pa.types.is_nested(kind)
+        or pa.types.is_binary(kind)
+        or isinstance(kind, pa.BaseExtensionType)
+    )
 
 
 @contextmanager
