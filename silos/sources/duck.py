@@ -38,7 +38,7 @@ def tables(source: Source, wanted: Sequence[str]) -> Iterator[pa.Table]:
 
     columns = ", ".join(_quoted(name) for name in wanted)
     with _opened(source, rows=True) as connection:
-        found = connection.execute(f"SELECT {columns} FROM ({select(source, _quoted)}) t")
+        found = connection.sql(f"SELECT {columns} FROM ({select(source, _quoted)}) t")
         reader = found.to_arrow_reader(BLOCK_ROWS)
         yield reader.schema.empty_table()
         for batch in reader:
