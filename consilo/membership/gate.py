@@ -97,6 +97,8 @@ class Judge:
         self.members = members
         self.refusals = refusals
         self.seen: set[str] = set()
+        self.unsettled = False
+        """Whether the list has changed since Flower's nodes were last brought in line with it."""
         self._authorities = authorities
         self._trusted = _by_der(authorities())
         self._token = token.encode("ascii")
@@ -105,21 +107,20 @@ class Judge:
         self._verdicts: dict[tuple[bytes, bytes], Verdict] = {}
         self._looked = 0.0
 
-    def refresh(self, *, now: bool = False) -> bool:
-        """Forget the verdicts if the list has changed; return whether it had.
+    def refresh(self, *, now: bool = False) -> None:
+        """Forget the verdicts if the list has changed.
 
         Args:
             now: look even if that was done a moment ago.
         """
         clock = time.monotonic()
         if not now and clock - self._looked < LOOK_S:
-            return False
+            return
         self._looked = clock
-        if not self.members.changed():
-            return False
-        self._trusted = _by_der(self._authorities())
-        self._verdicts.clear()
-        return True
+        if self.members.changed():
+            self._trusted = _by_der(self._authorities())
+            self._verdicts.clear()
+            self.unsettled = True
 
     def node(self, scope: Scope) -> Verdict:
         """Return the verdict on the caller of the fleet API."""
@@ -253,8 +254,10 @@ class Gate:
     async def _catch_up(self, app: Any, *, now: bool = False) -> None:
         from starlette.concurrency import run_in_threadpool
 
-        if self._judge.refresh(now=now):
+        self._judge.refresh(now=now)
+        if self._judge.unsettled:
             async with self._busy:
+                self._judge.unsettled = False
                 await run_in_threadpool(self._reconcile, app)
 
 

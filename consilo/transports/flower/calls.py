@@ -61,6 +61,10 @@ def trusting(ca_certificate: Path) -> ssl.SSLContext:
     """Return what checks the SuperLink's certificate; a live one may be told of a new authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=ca_certificate.read_text(encoding="ascii"))
+    for other in ("ca.next.crt", "ca.old.crt"):  # the coordinator's own: see renew_authority
+        path = ca_certificate.with_name(other)
+        if path.exists():
+            context.load_verify_locations(cadata=path.read_text(encoding="ascii"))
     return context
 
 
