@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 RULES_VERSION = 2
 """Raised when the same table could be standardised or judged otherwise; old entries then lapse."""
 MAX_ENTRIES = 8
-_CHECK_TABLES = 2
+_CHECK_TABLES = 3
 """What Great Expectations may take to check a table, in tables, beside the mapped one."""
 
 

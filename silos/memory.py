@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
+LIMIT_MIB = "CONSILO_MEMORY_LIMIT_MIB"
+"""Environment variable by which the node tells a message's process what it may add."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -13,6 +16,8 @@ def available_bytes() -> int:
     import psutil
 
     left = [int(psutil.virtual_memory().available)]
+    if said := os.environ.get(LIMIT_MIB):
+        left.append(int(said) << 20)
     used = _status()
     for limit, key in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
         soft, _ = resource.getrlimit(limit)

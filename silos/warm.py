@@ -34,6 +34,7 @@ from consilo.buffers import Spool
 from consilo.environment import quieten
 from consilo.guard import become_subreaper, descendants, die_with_parent
 from consilo.parcel import Answer, Parcel
+from silos.memory import LIMIT_MIB
 
 MIB = 1024 * 1024
 _LARGE_BYTES = MIB
@@ -248,6 +249,7 @@ def _child(
         die_with_parent(parent)
         channel.close()
         _limit(int(job["memory_limit_mib"]) * MIB)
+        os.environ[LIMIT_MIB] = str(job["memory_limit_mib"])
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(int(job["threads"]))
         if job["bundle"]:
@@ -267,12 +269,16 @@ def _child(
 
 
 def _limit(memory_bytes: int) -> None:
-    """Let the kernel refuse what the look every 0.1 s would notice too late."""
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE_BYTES
+    """Let the kernel refuse what the look every 0.1 s would notice too late.
+
+    It limits memory of the process's own, not what it maps from files: a table may be larger than
+    memory (`silos.cache`).
+    """
+    now = int(Path("/proc/self/statm").read_text().split()[5]) * _PAGE_BYTES
     top = now + memory_bytes + _SLACK_BYTES
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or top < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (top, top))
+        resource.setrlimit(resource.RLIMIT_DATA, (top, top))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")  # if memory ends, the child goes first
 
