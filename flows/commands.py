@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from consilo.errors import ConfigInvalid
+from flows.plan_command import job_plan
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Directory = Annotated[
@@ -22,6 +23,7 @@ Directory = Annotated[
 job_app = typer.Typer(
     help="Validate and run jobs.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+job_app.command("plan")(job_plan)
 run_app = typer.Typer(
     help="Look at what a run left.", no_args_is_help=True, pretty_exceptions_enable=False
 )

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from consilo.config import Config
 from consilo.errors import BudgetExhausted
-from consilo.privacy.account import Charge, Limit
+from consilo.privacy.account import Limit
 
 
 class Budget(Config):
@@ -54,11 +54,11 @@ class Budget(Config):
             found.append(Limit(self.total_epsilon, None))
         return tuple(found)
 
-    def require_noise(self, charge: Charge) -> None:
-        """Raise `BudgetExhausted` where a mechanism adds too little noise."""
-        if charge.sigma < self.min_noise_multiplier:
+    def require_noise(self, sigma: float) -> None:
+        """Raise `BudgetExhausted` where a mechanism's noise multiplier is too small."""
+        if sigma < self.min_noise_multiplier:
             raise BudgetExhausted(
-                f"the job's noise multiplier would be {charge.sigma:.3g}, this silo's budget wants "
+                f"the job's noise multiplier would be {sigma:.3g}, this silo's budget wants "
                 f"{self.min_noise_multiplier:g} or more; lower the job's ε, or let it train longer"
             )
 

@@ -118,7 +118,7 @@ class Ledger:
             BudgetExhausted: where the budget cannot pay, or ``admit`` says no; nothing is reserved.
         """
         if budget is not None:
-            budget.require_noise(charge)
+            budget.require_noise(charge.sigma)
         with self._open() as database:
             while True:
                 known = _reservation(database, charge)
@@ -157,7 +157,12 @@ class Ledger:
             account: the data set.
             rows: (noise multiplier, sampling rate, steps) of what would be done.
             budget: of the data set.
+
+        Raises:
+            BudgetExhausted: where a row has less noise than the budget wants.
         """
+        for sigma, _, _ in rows if budget is not None else ():
+            budget.require_noise(sigma)
         with self._open() as database:
             counts = dict(
                 database.execute(
@@ -233,7 +238,7 @@ class Ledger:
                 database, account, [charge.row], budget, limit, ahead=charge.ahead
             )
             if not found.fits:
-                raise BudgetExhausted(exhausted(account, found))
+                raise BudgetExhausted(found.refusal(account))
 
     def _balance(
         self,
@@ -358,15 +363,6 @@ def body_of(account: str, charge: Charge) -> dict[str, Any]:
         "steps": int(charge.steps),
         "num_rows": int(charge.rows),
     }
-
-
-def exhausted(account: str, balance: Balance) -> str:
-    """Return the sentence that says what an account cannot pay; names and numbers only."""
-    return (
-        f"the privacy account '{account}' cannot pay: this would bring it to ε "
-        f"{balance.after:.4g} at δ {balance.delta:g}, the silo's budget {balance.limit} is "
-        f"{balance.limit.epsilon:g}, of which {balance.left:.4g} is left"
-    )
 
 
 @contextmanager

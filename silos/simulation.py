@@ -72,19 +72,8 @@ def simulate(
     contract = contract or load_contract(job, modules)
     with ExitStack() as stack:
         directory = _home(stack, directory)
-        key, partners = Ed25519PrivateKey.generate(), dict[str, Partner]()
-        hosts = {
-            name: _silo(
-                name,
-                rows,
-                directory / "silos" / name,
-                tuple(modules),
-                signing_keys=(public_hex(key),),
-                partners=partners,
-            )
-            for name, rows in silos.items()
-        }
-        partners |= {n: Partner(signing_key=host.signing_key) for n, host in hosts.items()}
+        key = Ed25519PrivateKey.generate()
+        hosts = acquainted(silos, directory / "silos", key, tuple(modules))
         run = Run(
             job,
             contract,
@@ -97,6 +86,36 @@ def simulate(
             search_path=modules,
         )
         return run_all(run)
+
+
+def acquainted(
+    silos: Mapping[str, pd.DataFrame | str | Path],
+    place: Path,
+    key: Ed25519PrivateKey,
+    modules: tuple[Path, ...],
+) -> dict[str, Silo]:
+    """Return silos in this process that take requests signed with ``key`` and know each other.
+
+    Args:
+        silos: name → rows, or name → the directory of a silo with ``silo.yaml``.
+        place: where the directories of those that are rows only are made.
+        key: whose requests they take, in place of their own coordinator's.
+        modules: where a job's own modules lie.
+    """
+    partners: dict[str, Partner] = {}
+    hosts = {
+        name: _silo(
+            name,
+            rows,
+            place / name,
+            modules,
+            signing_keys=(public_hex(key),),
+            partners=partners,
+        )
+        for name, rows in silos.items()
+    }
+    partners |= {n: Partner(signing_key=host.signing_key) for n, host in hosts.items()}
+    return hosts
 
 
 def simulate_cut(

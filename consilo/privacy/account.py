@@ -90,6 +90,14 @@ class Balance:
         """Whether the account can pay."""
         return self.after <= self.limit.epsilon
 
+    def refusal(self, account: str) -> str:
+        """Return the sentence that says what an account cannot pay; names and numbers only."""
+        return (
+            f"the privacy account '{account}' cannot pay: this would bring it to ε "
+            f"{self.after:.4g} at δ {self.delta:g}, the silo's budget {self.limit} is "
+            f"{self.limit.epsilon:g}, of which {self.left:.4g} is left"
+        )
+
 
 @dataclass(frozen=True)
 class Account:

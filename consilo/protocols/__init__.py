@@ -22,6 +22,7 @@ NAMES = {
     "statistics": "consilo.protocols.statistics:Statistics",
     "evaluation": "consilo.protocols.evaluation:Evaluation",
     "conclude": "consilo.protocols.conclude:Conclude",
+    "quote": "consilo.protocols.quote:Quote",
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from consilo.config import parse
 from consilo.errors import BudgetExhausted, ConfigInvalid
-from consilo.privacy.account import Charge, Limit
+from consilo.privacy.account import Limit
 from silos.budget import Budget, budget_of
 
 BUDGET = {"epsilon": 3.0, "delta": 1e-5}
@@ -47,6 +47,6 @@ def test_a_data_sets_own_budget_comes_before_that_of_all_others():
 
 def test_the_least_noise_is_allowed_and_less_is_not():
     limit = Budget(**BUDGET, min_noise_multiplier=1.0)
-    limit.require_noise(Charge("r", "s", "m", "dp_sgd", 1.0, 0.1, 1, 10))
+    limit.require_noise(1.0)
     with pytest.raises(BudgetExhausted, match=r"0\.999"):
-        limit.require_noise(Charge("r", "s", "m", "dp_sgd", 0.999, 0.1, 1, 10))
+        limit.require_noise(0.999)

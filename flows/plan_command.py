@@ -1,0 +1,193 @@
+"""``consilo job plan``: what a job would cost each silo, in its own words, before it is run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from consilo.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from consilo.contract import Contract
+    from consilo.job import Job
+    from consilo.protocols.quote import Quotes
+    from flows.connection import Connection
+
+_POLL_S = 0.2
+
+
+def job_plan(
+    job: Annotated[Path, typer.Argument(help="The job file.")],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Coordinator's directory, of a federation that is up."),
+    ] = None,
+    silos: Annotated[
+        Path | None,
+        typer.Option(help="Folder of silo directories: ask them here, in this process."),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="In place of the job's.")] = None,
+    wait_s: Annotated[float, typer.Option(min=0, help="For silos to connect, in seconds.")] = 30.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")
+    ] = False,
+) -> None:
+    """Ask every silo what a job would cost its privacy account; nothing is trained or spent.
+
+    Exit code 1 where those that would take part are no quorum.
+
+    Example: consilo job plan job.yaml --dir coordinator/
+    """
+    from consilo.contract import Contract
+    from consilo.environment import quieten
+    from consilo.job import Job
+    from consilo.plan import plan
+
+    quieten()
+    changes: dict[str, Any] = {} if rounds is None else {"protocol": {"rounds": rounds}}
+    loaded = Job.load(job).changed(**changes)
+    contract = Contract.load(loaded.contract, search=(job.parent,))
+    folder = job.parent.resolve()
+    plan(loaded, contract, (), (folder,))
+    with _opened(loaded, contract, folder, directory, silos) as connection:
+        quotes = ask(loaded, contract, connection, wait_s=wait_s)
+        connection.finish(True, "planned")
+    told = {
+        "job": loaded.name,
+        "job_digest": loaded.digest,
+        "possible": not quotes.reason,
+        "reason": quotes.reason,
+        "silos": {name: offer.to_json() for name, offer in quotes.silos.items()},
+    }
+    if as_json:
+        print(json.dumps(told))
+    else:
+        _show(told)
+    raise typer.Exit(1 if quotes.reason else 0)
+
+
+def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) -> Quotes:
+    """Return what every silo of a connection says of a job.
+
+    Args:
+        job: what would be run.
+        contract: what the silos' data must obey.
+        connection: an open federation.
+        wait_s: how long to wait for silos that are not connected yet.
+    """
+    import secrets
+
+    from consilo.kernel import Federation, Kernel
+    from consilo.protocols.conclude import Conclude
+    from consilo.protocols.quote import Quote
+
+    silos = tuple(sorted(set(connection.silos) - set(job.exclude)))
+    parties = {name: each for name, each in connection.parties.items() if name in silos}
+    kernel = Kernel(
+        connection.transport,
+        run_id=f"{job.name}-plan-{secrets.token_hex(6)}",
+        job=job,
+        contract=contract,
+        observe=lambda _: None,
+        key=connection.signing_key,
+        bundle=connection.bundle,
+        parties=parties,
+    )
+    absent = {name: why for name, why in connection.absent.items() if name in silos}
+    expected = set(silos) - set(absent)
+
+    def online() -> tuple[str, ...]:
+        return tuple(name for name in connection.transport.online() if name in expected)
+
+    fed = Federation(silos, job, contract, online, left=absent)
+    end = time.monotonic() + wait_s
+    while set(online()) < expected and time.monotonic() < end:
+        time.sleep(_POLL_S)
+    quotes: Quotes = kernel.run("quote", Quote(), fed)
+    signing = [n for n in online() if n in parties and parties[n].wire >= 2]
+    kernel.run("conclude", Conclude(signing, "planned"), fed)
+    return quotes
+
+
+@contextmanager
+def _opened(
+    job: Job, contract: Contract, folder: Path, directory: Path | None, silos: Path | None
+) -> Iterator[Connection]:
+    import threading
+
+    from flows.connection import Order, connect
+
+    if (directory is None) == (silos is None):
+        raise ConfigInvalid(
+            "job plan", ["give --dir of a federation that is up, or --silos, a folder of silos"]
+        )
+    if directory is not None:
+        home = directory.resolve()
+        with connect(Order(home, job, contract, (folder,), threading.Event())) as connection:
+            yield connection
+    elif silos is not None:
+        with _here(silos, folder) as connection:
+            yield connection
+
+
+@contextmanager
+def _here(silos: Path, folder: Path) -> Iterator[Connection]:
+    """Open the silos below a folder in this process, with their own policies and ledgers."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from consilo.dispatch import answerer
+    from consilo.kernel import Party
+    from consilo.transports.local import LocalTransport
+    from flows.connection import Connection
+    from flows.federation import find_silos
+    from silos.simulation import acquainted
+
+    key = Ed25519PrivateKey.generate()
+    hosts = acquainted(find_silos(silos), silos, key, (folder,))
+    yield Connection(
+        transport=LocalTransport({name: answerer(host) for name, host in hosts.items()}),
+        silos=tuple(hosts),
+        bundle="",
+        signing_key=key,
+        tracking_uri="",
+        home=folder,
+        finish=lambda ok, detail: None,
+        parties={name: Party(host.signing_key) for name, host in hosts.items()},
+    )
+
+
+def _show(told: Mapping[str, Any]) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    table = Table(title=f"{told['job']}: what it would cost")
+    for name in ("silo", "rows", "ε of the job", "limit", "budget", "spent", "after", "left"):
+        table.add_column(name, justify="left" if name in ("silo", "limit") else "right")
+    for name, offer in told["silos"].items():
+        if not offer["takes_part"]:
+            continue
+        cost = offer["cost"]
+        price = f"{cost['epsilon']:.3f} at δ {cost['delta']:g}" if cost else "no privacy"
+        limits = offer["account"] or [None]
+        for place, each in enumerate(limits):
+            first = (name, str(offer["rows"]), price) if not place else ("", "", "")
+            if each is None:
+                rest = ("no budget", "", "", "", "")
+            else:
+                figures = (each[key] for key in ("budget", "before", "after", "left_after"))
+                rest = (f"{each['limit']}, δ {each['delta']:g}", *(f"{n:.4g}" for n in figures))
+            table.add_row(*first, *rest)
+    console.print(table)
+    for name, offer in told["silos"].items():
+        if not offer["takes_part"]:
+            console.print(f"{name} takes no part ({offer['code']}): {offer['reason']}")
+    console.print(told["reason"] or "those who take part are a quorum")
