@@ -13,7 +13,8 @@ from consilo.job import Job, Privacy
 from consilo.learners.modules import build_model
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, TorchLearner
-from consilo.privacy.accounting import HistoryRow, noise_multiplier, spent
+from consilo.privacy.accounting import HistoryRow, noise_multiplier
+from consilo.privacy.curve import Keep, afresh, keep_ahead, kept_spend
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.noise import SecretStream
 from consilo.silo import SiloHost, SiloView
@@ -113,9 +114,16 @@ def private_fit(
         rows=len(data),
         fingerprint=fingerprint,
         ahead=steps * max(0, silo.job.protocol.rounds - silo.header.round),
-        admit=lambda history: admit(history, privacy),
+        admit=lambda history: admit(history, privacy, silo.host.kept_number),
     )
-    epsilon, bound = run_epsilon(history, privacy)
+    epsilon, bound = run_epsilon(history, privacy, silo.host.kept_number)
+    keep_ahead(
+        silo.host.kept_number,
+        history,
+        (sigma, rate, steps),
+        privacy.delta,
+        rounds=silo.job.protocol.rounds - silo.header.round,
+    )
     hook = DPHook(
         sigma=sigma,
         max_grad_norm=privacy.max_grad_norm,
@@ -167,16 +175,18 @@ def statistics_noise(host: SiloHost, privacy: Privacy) -> float:
     return host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
 
 
-def run_epsilon(history: Sequence[HistoryRow], privacy: Privacy) -> tuple[float, float]:
+def run_epsilon(
+    history: Sequence[HistoryRow], privacy: Privacy, keep: Keep = afresh
+) -> tuple[float, float]:
     """Return ε of a run's history at the job's δ: by the job's accountant, and the RDP bound."""
-    spend = spent(history, privacy.delta)
+    spend = kept_spend(keep, history, privacy.delta)
     bound = spend.epsilon_rdp
     return (spend.epsilon_prv if privacy.accountant == "prv" else bound), bound
 
 
-def admit(history: Sequence[HistoryRow], privacy: Privacy) -> None:
+def admit(history: Sequence[HistoryRow], privacy: Privacy, keep: Keep = afresh) -> None:
     """Raise `BudgetExhausted` where a run's history costs more than its job's ε."""
-    epsilon, _ = run_epsilon(history, privacy)
+    epsilon, _ = run_epsilon(history, privacy, keep)
     if epsilon > privacy.epsilon * (1 + _SLACK):
         raise BudgetExhausted(
             f"this step would bring the run to ε {epsilon:.3f} at δ {privacy.delta:g}, the job "
