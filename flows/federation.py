@@ -128,6 +128,7 @@ def bring_up(
     Raises:
         ServiceFailed: where something does not come up.
     """
+    from flows.departure import tag_departed
     from flows.services import prepare_prefect, start_mlflow, start_prefect
 
     home.mkdir(parents=True, exist_ok=True)
@@ -145,6 +146,7 @@ def bring_up(
     say(f"Prefect on {addresses.prefect_ui}")
     mlflow.wait()
     say(f"MLflow on {addresses.tracking_uri}")
+    tag_departed(home, addresses.tracking_uri)
     wait_online(superlink, Path(certificate), silos, supervisor.services)
     if silos:
         say(f"{len(silos)} silos are online")

@@ -26,6 +26,7 @@ from consilo.run import Run
 from flows import artifacts
 from flows.cancellation import Cancellable, watching
 from flows.connection import Connection, Order, connect
+from flows.departure import tag_departed
 from flows.registry import Registered
 from flows.tracking import Ending, Tracker, run_tags
 
@@ -93,6 +94,7 @@ def opened(order: Order, *, experiment: str) -> Iterator[Session]:
         session = Session(run, tracker, connection, flow_run_id, order.cancelled)
         get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
         try:
+            tag_departed(order.home, connection.tracking_uri)
             tracker.log_job(order.job, order.contract)
             yield session
             session.close()

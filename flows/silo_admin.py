@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consilo.departure import traces_of
 from consilo.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -178,7 +179,27 @@ def remove(name: Name, directory: Home, yes: Yes = False, as_json: JsonFlag = Fa
             _ask(f"Strike {name} off for good? Its keys will never be accepted again.", "--yes")
         coordinator.remove(name)
         member = coordinator.members.known(name)
-    _print(_told(member), f"{name} is removed; to come back it needs a new invitation", as_json)
+    traces = traces_of(name, directory / "runs")
+    lines = [f"{name} is removed; to come back it needs a new invitation"]
+    for each in traces.models:
+        lines.append(f"contains its updates: {each.name} version {each.version} ({each.run_id})")
+    if traces.models:
+        lines.append(_tag(directory))
+    _print({**_told(member), **traces.to_json()}, "\n".join(lines), as_json)
+
+
+def _tag(home: Path) -> str:
+    """Tag the models of silos that left, where the registry is up; say what was done."""
+    from consilo.errors import CoordinatorUnreachable
+    from flows.departure import tag_departed
+    from flows.federation import Addresses
+
+    try:
+        addresses = Addresses.load(home)
+    except CoordinatorUnreachable:
+        return "the registry is not up; 'consilo up' tags these versions when it starts"
+    count = sum(len(each) for each in tag_departed(home, addresses.tracking_uri).values())
+    return f"{count} versions are tagged in the registry"
 
 
 @silos_app.command()
@@ -192,6 +213,10 @@ def renew(
         bool,
         typer.Option("--authority", help="Announce a new certificate authority, or move to it."),
     ] = False,
+    signing_key: Annotated[
+        bool,
+        typer.Option("--signing-key", help="Announce a new key for requests, or move to it."),
+    ] = False,
     days: Annotated[int, typer.Option(min=1, max=3650, help="The new one's life.")] = 365,
     yes: Yes = False,
     as_json: JsonFlag = False,
@@ -200,8 +225,10 @@ def renew(
 
     Example: consilo silos renew cleveland --dir coordinator/
     """
-    if sum((bool(name), server, authority)) != 1:
-        raise ConfigInvalid("silos renew", ["give one of: a silo's name, --server, --authority"])
+    if sum((bool(name), server, authority, signing_key)) != 1:
+        raise ConfigInvalid(
+            "silos renew", ["give one of: a silo's name, --server, --authority, --signing-key"]
+        )
     with _open(directory) as coordinator:
         if name:
             member = coordinator.renew(name, days=days)
@@ -214,6 +241,9 @@ def renew(
         elif server:
             until = coordinator.renew_server(days=days)
             _print({"server_until": until}, f"the server's certificate ends {until}", as_json)
+        elif signing_key:
+            said = coordinator.renew_signing_key(force=yes)
+            _print({"signing_key": said}, said, as_json)
         else:
             said = coordinator.renew_authority(force=yes)
             _print({"authority": said}, said, as_json)
