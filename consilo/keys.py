@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
     load_ssh_private_key,
     load_ssh_public_key,
 )
@@ -285,10 +286,27 @@ def load_or_create_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise ConfigInvalid(str(path), ["expected an Ed25519 private key in PEM"])
     public_path = path.with_name(path.name + ".pub")
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public = public_pem(key)
     if not public_path.exists() or public_path.read_bytes() != public:
         public_path.write_bytes(public)
     return key
+
+
+def public_pem(key: ed25519.Ed25519PrivateKey) -> bytes:
+    """Return the public half of a signing key as PEM."""
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def public_key_hex(path: Path) -> str:
+    """Return the Ed25519 public key of a PEM file, raw, in hexadecimal.
+
+    Raises:
+        ConfigInvalid: where it is none.
+    """
+    key = load_pem_public_key(path.read_bytes())
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise ConfigInvalid(str(path), ["expected an Ed25519 public key in PEM"])
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:

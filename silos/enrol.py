@@ -104,7 +104,7 @@ def join(invitation: Path, folder: Path, *, say: Say, now: datetime | None = Non
     """
     invited = Invitation.load(invitation)
     pinned = CoordinatorConfig.load(folder)
-    _require_ours(folder, pinned, invited.ca_sha256, invited.signing_key)
+    _require_ours(folder, pinned, invited.ca_sha256, (invited.signing_key,))
     if not pinned.address and invited.expired(now or datetime.now(UTC)):
         raise ConfigInvalid(
             str(invitation), [f"it expired on {invited.expires}; ask the coordinator for a new one"]
@@ -256,8 +256,8 @@ def enrol_here(home: Path, folder: Path, *, address: str, name: str = "") -> Sta
         name = str((read_yaml(path) or {}).get("name", ""))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with Coordinator(home) as coordinator:
-        coordinator_key, ca_sha256 = coordinator.signing_keys[0], coordinator.ca_sha256
-        _require_ours(folder, CoordinatorConfig.load(folder), ca_sha256, coordinator_key)
+        keys, ca_sha256 = coordinator.signing_keys, coordinator.ca_sha256
+        _require_ours(folder, CoordinatorConfig.load(folder), ca_sha256, keys)
         promote(folder)
         public = load_or_create_silo_key(folder / KEY)
         signing_key = public_hex(load_or_create_signing_key(folder / SIGNING_KEY))
@@ -279,7 +279,6 @@ def enrol_here(home: Path, folder: Path, *, address: str, name: str = "") -> Sta
         authority = coordinator.authority.ca_certificate.read_bytes()
         write_atomic(folder / "ca.crt", authority)
         _write_places(folder, name, address)
-        keys = coordinator.signing_keys
         config = CoordinatorConfig(address=address, ca_sha256=ca_sha256, signing_keys=keys)
         _save_coordinator(folder, config)
         return _take_in(folder, coordinator.statement(name)["statement"])
@@ -444,11 +443,11 @@ def _write_if_new(path: Path, text: str) -> None:
 
 
 def _require_ours(
-    folder: Path, pinned: CoordinatorConfig, ca_sha256: str, signing_key: str
+    folder: Path, pinned: CoordinatorConfig, ca_sha256: str, signing_keys: tuple[str, ...]
 ) -> None:
     # The signing key says who it is; the certificate authority of a federation may change.
     elsewhere = pinned.ca_sha256 not in ("", ca_sha256) and not pinned.signing_keys
-    if elsewhere or (pinned.signing_keys and signing_key not in pinned.signing_keys):
+    if elsewhere or (pinned.signing_keys and not set(signing_keys) & set(pinned.signing_keys)):
         raise ConfigInvalid(
             str(folder),
             [

@@ -39,6 +39,8 @@ from consilo.keys import (
     issue_member_certificate,
     load_or_create_authority,
     load_or_create_signing_key,
+    public_key_hex,
+    public_pem,
     renew_server,
     write_new_authority,
     write_private,
@@ -47,6 +49,7 @@ from consilo.membership.invitation import NAME_PATTERN, Invitation, token_sha256
 from consilo.membership.members import (
     MAX_CERTIFICATES_PER_DAY,
     OVERLAP_DAYS,
+    SIGNING_DAYS,
     Member,
     Members,
     iso,
@@ -139,7 +142,13 @@ class Coordinator:
     @property
     def signing_keys(self) -> tuple[str, ...]:
         """The public keys that may sign requests, in hexadecimal."""
-        return (public_hex(self.signing_key),)
+        found = [public_hex(self.signing_key)]
+        coming, gone = self.keys / "record.next.key", self.keys / "record.old.key.pub"
+        if coming.exists():
+            found.append(public_hex(load_or_create_signing_key(coming)))
+        if gone.exists():
+            found.append(public_key_hex(gone))
+        return tuple(found)
 
     @property
     def ca_sha256(self) -> str:
@@ -269,22 +278,51 @@ class Coordinator:
             mark = fingerprint(x509.load_pem_x509_certificate(certificate.read_bytes()))
             self.members.note("authority_announced", sha256=mark)
             return f"announced {mark[:16]}…; run this again once every silo has fetched it"
-        since = iso(datetime.fromtimestamp(certificate.stat().st_mtime, UTC))
-        late = [n for n, each in self.members.admitted().items() if each.refreshed <= since]
-        if late and not force:
-            raise ConfigInvalid(
-                "certificate authority",
-                [
-                    f"not fetched yet by {', '.join(late)}; wait (nodes ask every ten minutes), or "
-                    "give --yes: a silo that has not fetched it must be invited again"
-                ],
-            )
+        self._require_fetched(certificate, "certificate authority", force=force)
         write_atomic(self.keys / "ca.old.crt", self.authority.ca_certificate.read_bytes())
         os.replace(key, self.keys / "ca.key")
         finish_new_authority(self.keys)
         renew_server(self.keys, now=self.now(), valid_days=CERTIFICATE_DAYS)
         self.members.note("authority_changed", sha256=self.ca_sha256)
         return f"the certificate authority is {self.ca_sha256[:16]}… now"
+
+    def renew_signing_key(self, *, force: bool = False) -> str:
+        """Announce a new key that signs requests and records; called again, move to it.
+
+        Silos take announced keys with the list of members. The old key's public half is kept: runs
+        that began with it go on, and records that it signed stay verifiable.
+
+        Args:
+            force: move although some silos have not fetched it.
+
+        Raises:
+            ConfigInvalid: where somebody has not fetched it yet.
+        """
+        key, present = self.keys / "record.next.key", self.keys / "record.key"
+        if not key.exists():
+            mark = public_hex(load_or_create_signing_key(key))
+            self.members.note("signing_key_announced", signing_key=mark)
+            return f"announced {mark[:16]}…; run this again once every silo has fetched it"
+        self._require_fetched(key, "signing key", force=force)
+        write_atomic(self.keys / "record.old.key.pub", public_pem(self.signing_key))
+        os.replace(key, present)
+        key.with_name(key.name + ".pub").unlink(missing_ok=True)
+        self.signing_key = load_or_create_signing_key(present)
+        mark = public_hex(self.signing_key)
+        self.members.note("signing_key_changed_here", signing_key=mark)
+        return f"requests and records are signed by {mark[:16]}… now"
+
+    def _require_fetched(self, announced: Path, what: str, *, force: bool) -> None:
+        since = iso(datetime.fromtimestamp(announced.stat().st_mtime, UTC))
+        late = [n for n, each in self.members.admitted().items() if each.refreshed <= since]
+        if late and not force:
+            raise ConfigInvalid(
+                what,
+                [
+                    f"not fetched yet by {', '.join(late)}; wait (nodes ask every ten minutes), or "
+                    "give --yes: a silo that has not fetched it must be invited again"
+                ],
+            )
 
     def _admitted(self, name: str) -> Member:
         member = self.members.known(name)
@@ -308,6 +346,11 @@ class Coordinator:
         found = [
             (iso(certificate_expiry(self.authority.server_certificate)), "coordinator", "server")
         ]
+        born = datetime.fromtimestamp((self.keys / "record.key").stat().st_mtime, UTC)
+        mark = self.signing_keys[0][:12]
+        found.append(
+            (iso(born + timedelta(days=SIGNING_DAYS)), "coordinator", f"signing key {mark}")
+        )
         for index, each in enumerate(self.trusted()):
             what = "certificate authority" if index == 0 else "another authority"
             found.append((iso(each.not_valid_after_utc), "coordinator", what))
