@@ -137,6 +137,19 @@ def test_a_silo_that_never_connects_is_dropped(hosts, tmp_path):
     assert result.silos["zenith"].reason == "not connected"
 
 
+def test_a_suspended_silo_is_not_asked_and_the_run_says_so(hosts, tmp_path):
+    def answer(parcel):
+        raise AssertionError("a suspended silo was asked")
+
+    answers = {**hosts, "north": answer}
+    run = clinic.run_of(clinic.job(), answers, tmp_path, absent={"north": "suspended"})
+    result = finish(run)
+    assert result.status == "degraded"
+    assert (result.silos["north"].status, result.silos["north"].reason) == ("dropped", "suspended")
+    assert all(each.silo != "north" for each in run.exchanges)
+    assert result.silos["south"].status == "trained"
+
+
 def test_a_refusal_is_told_as_such(hosts, tmp_path):
     hosts["north"].refusal = "this silo's policy does not allow the job 'clinic'"
     result = finish(clinic.run_of(clinic.job(), hosts, tmp_path))

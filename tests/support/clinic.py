@@ -170,6 +170,7 @@ def run_of(
     key: Ed25519PrivateKey | None = None,
     search_path: tuple[Path, ...] = (),
     silos: tuple[str, ...] = (),
+    absent: Mapping[str, str] | None = None,
 ) -> Run:
     """A run over hosts in memory, past its statistics: ready for `train_round`."""
     made = {n: answerer(each) if isinstance(each, Host) else each for n, each in answers.items()}
@@ -182,6 +183,7 @@ def run_of(
         run_id=run_id,
         key=key or Ed25519PrivateKey.generate(),
         search_path=search_path,
+        absent=absent,
     )
     for name in run.silos:
         run.check(name)
