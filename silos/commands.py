@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from silos import enrol_commands, oversight
+from silos import enrol_commands, ledger_command, oversight
 from silos.check_command import check
 from silos.data_commands import app as data_app
 from silos.policy_command import policy
@@ -25,6 +25,7 @@ app.command()(policy)
 app.command()(preflight)
 app.add_typer(data_app, name="data")
 app.add_typer(oversight.audit_app, name="audit")
+app.add_typer(ledger_command.app, name="ledger")
 app.command()(enrol_commands.init)
 app.command()(enrol_commands.renew)
 app.add_typer(enrol_commands.partners_app, name="partners")

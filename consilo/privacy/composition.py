@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,11 @@ _WIDTHS = tuple(0.005 * 1.3**each for each in range(30))
 """Of the cells, in log noise and log rate, whose rows become one."""
 
 
+@lru_cache(maxsize=4096)
 def moments(*, sigma: float, sample_rate: float) -> Floats:
     """Return the Rényi divergences of one step, one per order; they add over steps.
 
-    Takes up to 0.1 s; keep them.
+    Takes up to 0.1 s; they are kept for the process, and the ledger keeps them for longer.
     """
     from opacus.accountants import RDPAccountant
     from opacus.accountants.analysis.rdp import compute_rdp
@@ -39,7 +41,9 @@ def moments(*, sigma: float, sample_rate: float) -> Floats:
     found = compute_rdp(
         q=sample_rate, noise_multiplier=sigma, steps=1, orders=RDPAccountant.DEFAULT_ALPHAS
     )
-    return np.asarray(found, np.float64)
+    vector = np.asarray(found, np.float64)
+    vector.flags.writeable = False
+    return vector
 
 
 def by_renyi(total: Floats, delta: float) -> float:
