@@ -5,17 +5,25 @@ target). Beside it, in the same run, what a person would write by hand: pandas a
 Expectations with the same rules. Each runs in a process of its own, so that memory is its own.
 
     rows_per_s            rows a second from the file to a checked, cached table
+    cpu_s                 CPU-seconds of it
     second_read_ms        what every later round pays
     memory_in_tables      growth of peak memory, in canonical tables
+    in_blocks_*           the same where the check may not hold the table: counted block by block;
+                          memory is that of the process's own, without what it maps from files
+    postgres_rows_per_s   the same from a PostgreSQL table on this machine, in place of the file
+                          (left out where no PostgreSQL server is installed)
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +38,7 @@ from trees import peak_bytes, reset_peak
 from consilo.contract import Contract
 from consilo.environment import quieten
 
+VERSION = "SELECT pg_relation_filenode('measures')"
 FEATURES = tuple(f"measure_{place:02d}" for place in range(28))
 _LOW, _HIGH = 0.0, 1000.0
 
@@ -56,8 +65,14 @@ def write_csv(path: Path, num_rows: int) -> None:
         frame.to_csv(path, mode="a", header=start == 0, index=False)
 
 
-def consilo_path(path: Path, folder: Path) -> dict[str, float]:
-    """Measure ours."""
+def consilo_path(path: Path, folder: Path, **how: Any) -> dict[str, float]:
+    """Measure ours.
+
+    Args:
+        path: the CSV file.
+        folder: for the cache.
+        how: ``url`` for a PostgreSQL table in place of the file; ``memory_bytes`` of the cache.
+    """
     from silos import check
     from silos.cache import CanonicalCache
     from silos.mapping import Mapping
@@ -67,17 +82,25 @@ def consilo_path(path: Path, folder: Path) -> dict[str, float]:
     columns = {name: {"unit": "cm"} for place, name in enumerate(FEATURES) if place % 2}
     mapping = Mapping.parse({"contract": agreed.ref, "columns": columns}, agreed, where="mapping")
     source = Source(type="csv", path=(path,))
-    cache = CanonicalCache(folder / "cache")
+    if "url" in how:
+        source = Source(
+            type="sql",
+            url=how["url"],
+            table="measures",
+            password_env="PGPASSWORD",
+            version_query=VERSION,
+        )
+    cache = CanonicalCache(folder / "cache", memory_bytes=how.get("memory_bytes"))
     check.check(_few(), agreed, now=datetime.now(UTC))  # imports what a first use imports
-    before = reset_peak()
-    started = time.perf_counter()
-    frame, report = cache.get_or_build(source, mapping, agreed)
-    seconds = time.perf_counter() - started
+    before, own_before = reset_peak(), _own_bytes()
+    started, cpu_started = time.perf_counter(), time.process_time()
+    with _own_peak() as own_peak:
+        key = cache.ensure(source, mapping, agreed)
+    seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     grown = peak_bytes() - before
-    if not report.passed:
-        raise RuntimeError(report.reason())
-    table_bytes = int(frame.memory_usage(deep=True).sum())
-    del frame
+    if not cache.report(key).passed:
+        raise RuntimeError(cache.report(key).reason())
+    table_bytes = int(cache.frame(key).memory_usage(deep=True).sum())
     time.sleep(2.1)  # a file that has just changed is hashed again: its time stamp is not settled
     cache.frame(cache.key(source, mapping, agreed, now=datetime.now(UTC)))
     reads = []
@@ -88,9 +111,56 @@ def consilo_path(path: Path, folder: Path) -> dict[str, float]:
         reads.append(time.perf_counter() - started)
     return {
         "seconds": seconds,
+        "cpu_s": cpu_s,
         "second_read_ms": 1000 * median(reads),
         "memory_in_tables": grown / table_bytes,
+        "own_memory_mib": (max(own_peak) - own_before) / 2**20,
     }
+
+
+def _own_bytes() -> int:
+    with open("/proc/self/status") as file:
+        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon:"))
+
+
+@contextlib.contextmanager
+def _own_peak() -> Iterator[list[int]]:
+    """Look at this process's own memory every 10 ms."""
+    seen, done = [_own_bytes()], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.01):
+            seen.append(_own_bytes())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        looking.join()
+
+
+@contextlib.contextmanager
+def postgres(path: Path) -> Iterator[str | None]:
+    """Give the URL of a PostgreSQL server that holds the file's rows; None where none can run."""
+    sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
+    import postgres_server
+
+    if postgres_server.programs() is None:
+        yield None
+        return
+    with postgres_server.running() as server:
+        fields = ", ".join(f"{name} double precision" for name in FEATURES)
+        with server.connect() as connection, path.open("rb") as file:
+            connection.execute(f"CREATE TABLE measures (row_id bigint, {fields}, label smallint)")
+            into = "COPY measures FROM STDIN (FORMAT csv, HEADER)"
+            with connection.cursor().copy(into) as rows:
+                while block := file.read(1 << 20):
+                    rows.write(block)
+            connection.execute("ANALYZE measures")
+        os.environ["PGPASSWORD"] = server.password
+        yield server.url
 
 
 def plain_path(path: Path, folder: Path) -> dict[str, float]:
@@ -138,11 +208,11 @@ def _few() -> pd.DataFrame:
 
 
 def _in_process(
-    target: Callable[[Path, Path], dict[str, float]], *places: Path
+    target: Callable[..., dict[str, float]], *places: Path, **how: Any
 ) -> dict[str, float]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(target, *places).result()
+        return pool.submit(target, *places, **how).result()
 
 
 def main() -> int:
@@ -159,10 +229,25 @@ def main() -> int:
         say(f"{num_rows:,} rows, {path.stat().st_size / 2**20:.0f} MiB of CSV")
         mine = _in_process(consilo_path, path, Path(folder))
         say(f"consilo: {mine['seconds']:.1f} s")
+        blocks = _in_process(consilo_path, path, Path(folder) / "blocks", memory_bytes=1 << 26)
+        say(f"consilo, in blocks: {blocks['seconds']:.1f} s")
+        figures = {}
+        with postgres(path) as url:
+            if url is None:
+                say("no PostgreSQL server is installed: left out")
+            else:
+                found = _in_process(consilo_path, path, Path(folder) / "postgres", url=url)
+                say(f"consilo, from PostgreSQL: {found['seconds']:.1f} s")
+                figures["postgres_rows_per_s"] = num_rows / found["seconds"]
+                figures["postgres_cpu_s"] = found["cpu_s"]
         plain = _in_process(plain_path, path, Path(folder))
         say(f"pandas and Great Expectations: {plain['seconds']:.1f} s")
-    figures = {
+    figures |= {
         "rows_per_s": num_rows / mine["seconds"],
+        "cpu_s": mine["cpu_s"],
+        "in_blocks_rows_per_s": num_rows / blocks["seconds"],
+        "in_blocks_cpu_s": blocks["cpu_s"],
+        "in_blocks_own_memory_mib": blocks["own_memory_mib"],
         "second_read_ms": mine["second_read_ms"],
         "memory_in_tables": mine["memory_in_tables"],
         "plain_rows_per_s": num_rows / plain["seconds"],

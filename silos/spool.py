@@ -1,7 +1,7 @@
 """A canonical table that is put together block by block on disk, and then is one Arrow table.
 
 Columns grow in files of their own; in the end they are mapped, and each is one contiguous array, as
-if the table had been in memory. A table of one block never touches the disk.
+if the table had been in memory. A table of less than a block never touches the disk.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TableSpool:
         self._waiting.append(block)
         self._num_waiting += block.num_rows
         self.num_rows += block.num_rows
-        if self._num_waiting > _FLUSH_ROWS:
+        if self._num_waiting >= _FLUSH_ROWS:
             # Whole bytes of bits only: the rest goes with the next rows.
             self._flush(self._num_waiting // 8 * 8)
 
@@ -61,14 +61,16 @@ class TableSpool:
     def _flush(self, num_rows: int) -> None:
         import pyarrow as pa
 
-        whole = pa.concat_tables(self._waiting).combine_chunks()
+        whole = self._waiting[0]
+        if len(self._waiting) > 1:
+            whole = pa.concat_tables(self._waiting).combine_chunks()
         if not self._columns:
             self._columns = [
                 _Column(self._directory / f"column-{at}", field.type)
                 for at, field in enumerate(whole.schema)
             ]
         for column, name in zip(self._columns, whole.schema.names, strict=True):
-            column.add(whole.slice(0, num_rows)[name].combine_chunks())
+            column.add(whole[name].slice(0, num_rows))
         # Copied, or the few rows that are left would hold all the others.
         rest = whole.slice(num_rows)
         self._waiting = [rest.take(np.arange(rest.num_rows))] if rest.num_rows else [rest]
@@ -101,11 +103,16 @@ class _Column:
 
         if pa.types.is_null(self._kind):
             return
-        if isinstance(values, pa.ChunkedArray):
+        if values.num_chunks == 1:
+            values = values.chunk(0)
+        else:
             values = pa.concat_arrays(values.chunks) if values.chunks else pa.array([], self._kind)
         self._num_nulls += values.null_count
-        valid = values.is_valid().to_numpy(zero_copy_only=False)
-        self._write("valid", np.packbits(valid, bitorder="little"))
+        if values.null_count:
+            valid = np.packbits(values.is_valid().to_numpy(zero_copy_only=False), bitorder="little")
+        else:
+            valid = np.full(-(-len(values) // 8), 255, np.uint8)
+        self._write("valid", valid)
         if self._is_text:
             _, raw, text = values.buffers()
             offsets = np.frombuffer(raw, np.int64)[values.offset : values.offset + len(values) + 1]

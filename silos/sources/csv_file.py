@@ -21,20 +21,32 @@ if TYPE_CHECKING:
     from silos.sources.source import Source
 
 _TEXT_BLOCK = 4 << 20
+_HEADER_BLOCK = 64 << 10
+"""Enough for the names, of which a table of a few thousand columns has less."""
 
 
 def names_of(source: Source, path: Path) -> list[str]:
     """Return the names of a file's columns."""
     if source.names is not None:
         return list(source.names)
-    with _open(source, path) as reader:
-        names = list(reader.schema.names)
+    names = _header(source, path)
     twice = [at + 1 for at, name in enumerate(names) if name in names[:at]]
     if twice:
         hint = "rename it, or set header: false with names"
         said = f"column {twice[0]} has the name of one before it"
         raise SourceUnreadable(f"{source.where}: {said}; {hint}")
     return names
+
+
+def _header(source: Source, path: Path) -> list[str]:
+    import pyarrow as pa
+
+    try:
+        with _open(source, path, text_block=_HEADER_BLOCK) as reader:
+            return list(reader.schema.names)
+    except pa.ArrowInvalid:  # a first row longer than that, or what the whole block is told of
+        with _open(source, path) as reader:
+            return list(reader.schema.names)
 
 
 def tables(
@@ -59,7 +71,6 @@ def tables(
 
     fixed = dict(types)
     for path in paths:
-        names = names_of(source, path)
         try:
             with _open(source, path, wanted, fixed) as reader:
                 if any(map(pa.types.is_binary, reader.schema.types)):
@@ -69,7 +80,7 @@ def tables(
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
         except pa.ArrowInvalid as cause:
-            column = _misfit(cause, names)
+            column = _misfit(cause, names_of(source, path))
             if column is None or column not in fixed or column in types:
                 raise
             raise TypesChanged(_settled(source, paths, wanted, {**fixed, **types})) from None
@@ -130,13 +141,12 @@ def _misfit_in(
     import pyarrow as pa
 
     for path in paths:
-        names = names_of(source, path)
         try:
             with _open(source, path, wanted, types) as reader:
                 for _ in reader:
                     pass
         except pa.ArrowInvalid as cause:
-            column = _misfit(cause, names)
+            column = _misfit(cause, names_of(source, path))
             if column is None or pa.types.is_string(types[column]):
                 raise
             return column
@@ -154,6 +164,8 @@ def _open(
     path: Path,
     wanted: Sequence[str] | None = None,
     types: Mapping[str, pa.DataType] | None = None,
+    *,
+    text_block: int | None = None,
 ) -> Any:
     from pyarrow import csv
 
@@ -161,7 +173,7 @@ def _open(
         column_names=list(source.names) if source.names else None,
         autogenerate_column_names=not source.header and not source.names,
         encoding=source.encoding,
-        block_size=_TEXT_BLOCK,
+        block_size=text_block or _TEXT_BLOCK,
     )
     converting = csv.ConvertOptions(
         include_columns=list(wanted) if wanted is not None else None,
