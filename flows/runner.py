@@ -1,18 +1,21 @@
 """Run one flow in a process of its own and leave its summary in a file; the command line's child.
 
 Its imports (Prefect, MLflow, torch) take seconds, so it is started before the services answer and
-waits for ``federation.json``. Standard output stays empty.
+waits for ``federation.json``. Standard output stays empty. When all is written it leaves without
+taking apart what it has imported, which would take seconds as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from consilo.environment import quieten
 from consilo.errors import ConsiloError
@@ -66,5 +69,14 @@ def _addresses(home: Path) -> Any:
     return Addresses.load(home)
 
 
+def _leave(code: int) -> NoReturn:
+    """End as an interpreter does, threads and exit functions first, but leave memory as it is."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -14,6 +14,7 @@ from consilo import params as tree
 from consilo.errors import TransportError
 from consilo.parcel import Fault
 from flows import artifacts, names, registry
+from flows.ahead import import_ahead
 from flows.registry import Scored
 from flows.session import Session
 
@@ -89,6 +90,7 @@ def train_round(session: Session, number: int) -> None:
 def train(session: Session) -> None:
     """Train round by round, with a progress bar."""
     rounds = session.run.job.protocol.rounds
+    import_ahead()
     bar = artifacts.progress_begins(rounds)
     while session.run.rounds_left:
         number = rounds - session.run.rounds_left + 1
