@@ -17,6 +17,7 @@ works on the noisy gradient, which is post-processing.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 
 
 _NOISE_AT_ONCE = 1 << 16
+JUDGED_BY_OPACUS = frozenset(
+    {"GRU", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LSTM", "MultiheadAttention"}
+)
+"""Layers of torch that Opacus has a rule for, beside batch norms, which we refuse ourselves."""
 
 
 class DPHook(FitHook):
@@ -226,7 +231,6 @@ def check_private(model: nn.Module) -> None:
     Raises:
         IncompatibleJob: naming every layer that does not, and what to use instead.
     """
-    from opacus.validators import ModuleValidator
     from torch.nn.modules.batchnorm import _BatchNorm
 
     findings = []
@@ -237,8 +241,7 @@ def check_private(model: nn.Module) -> None:
                 f"{where} mixes the rows of a batch: use torch.nn.GroupNorm or LayerNorm instead"
             )
             continue
-        validate = ModuleValidator.VALIDATORS.get(type(layer))
-        faults = validate(layer) if validate is not None else []
+        faults = _opacus_faults(layer)
         findings += [f"{where}: {str(fault).split('. ')[0]}" for fault in faults]
         trained = any(each.requires_grad for each in layer.parameters(recurse=False))
         if trained and not faults and list(layer.buffers()):
@@ -247,6 +250,21 @@ def check_private(model: nn.Module) -> None:
         raise IncompatibleJob(
             "the model cannot be trained with differential privacy: " + "; ".join(findings)
         )
+
+
+def _opacus_faults(layer: nn.Module) -> list[Any]:
+    """Return what Opacus has against a layer; it is imported where it has a rule for one only.
+
+    A coordinator that trains nothing needs it for nothing else, and its import costs over a second.
+    """
+    kind = type(layer)
+    judged = kind.__module__.startswith("torch.nn.") and kind.__name__ in JUDGED_BY_OPACUS
+    if not judged and "opacus" not in sys.modules:
+        return []
+    from opacus.validators import ModuleValidator
+
+    validate = ModuleValidator.VALIDATORS.get(kind)
+    return list(validate(layer)) if validate is not None else []
 
 
 def _check_rows_apart(session: FitSession) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -354,3 +356,21 @@ def test_a_forward_that_changes_its_way_is_still_clipped_row_by_row() -> None:
     plain, _ = _fit(Fickle(3), data, plan=plan)
     for name, value in plain.items():
         np.testing.assert_allclose(private[name], value, atol=1e-5)
+
+
+def test_the_layers_that_opacus_judges_are_the_ones_it_is_asked_about() -> None:
+    from opacus.validators import ModuleValidator
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    judged = {kind for kind in ModuleValidator.VALIDATORS if not issubclass(kind, _BatchNorm)}
+    assert {kind.__name__ for kind in judged} == dpsgd.JUDGED_BY_OPACUS
+    assert all(kind.__module__.startswith("torch.nn.") for kind in judged)
+
+
+def test_a_plain_model_is_judged_without_importing_opacus() -> None:
+    code = (
+        "import sys; from torch import nn; from consilo.privacy.dpsgd import check_private; "
+        "check_private(nn.Sequential(nn.Linear(2, 2), nn.ReLU())); "
+        "assert 'opacus' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
