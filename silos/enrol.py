@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -55,6 +56,7 @@ SIGNING_KEY = "signing.key"
 AUTHORITY = "ca.crt"
 _TIMEOUT_S = 20.0
 _MAX_ANSWER_BYTES = 16 * 1024**2
+_moving = threading.Lock()  # a node's keeper must not look while its main thread moves a key
 
 Say = Callable[[str], None]
 
@@ -210,15 +212,16 @@ def promote(folder: Path) -> None:
 
     The certificate goes last: while it waits, the key beside it is known to be on its way.
     """
-    if not (folder / NEXT_CERTIFICATE).exists():
-        return
-    for new, old in (
-        (NEXT_KEY, KEY),
-        (NEXT_KEY + ".pub", KEY + ".pub"),
-        (NEXT_CERTIFICATE, CERTIFICATE),
-    ):
-        with suppress(FileNotFoundError):
-            os.replace(folder / new, folder / old)
+    with _moving:
+        if not (folder / NEXT_CERTIFICATE).exists():
+            return
+        for new, old in (
+            (NEXT_KEY, KEY),
+            (NEXT_KEY + ".pub", KEY + ".pub"),
+            (NEXT_CERTIFICATE, CERTIFICATE),
+        ):
+            with suppress(FileNotFoundError):
+                os.replace(folder / new, folder / old)
 
 
 def life_left(folder: Path, *, now: datetime | None = None) -> float:
@@ -408,10 +411,11 @@ def _statement(answer: bytes, keys: tuple[str, ...], name: str) -> dict[str, Any
 
 def _take_in(folder: Path, said: Mapping[str, Any]) -> Standing:
     """Write down what a signed statement says."""
-    for key, certificate in ((KEY, CERTIFICATE), (NEXT_KEY, NEXT_CERTIFICATE)):
-        if (folder / key).exists():
-            mark = key_fingerprint(load_or_create_silo_key(folder / key))
-            _write_if_new(folder / certificate, said["certificates"].get(mark, ""))
+    with _moving:
+        for key, certificate in ((KEY, CERTIFICATE), (NEXT_KEY, NEXT_CERTIFICATE)):
+            if (folder / key).exists():
+                mark = key_fingerprint(load_or_create_silo_key(folder / key))
+                _write_if_new(folder / certificate, said["certificates"].get(mark, ""))
     _write_if_new(folder / "ca.crt", "".join(said["ca"]))
     pinned = CoordinatorConfig.load(folder)
     if tuple(said["signing_keys"]) != pinned.signing_keys:

@@ -122,7 +122,7 @@ class Keeper:
 
     def _now(self) -> dict[str, int]:
         found = {}
-        for name in (enrol.CERTIFICATE, enrol.NEXT_CERTIFICATE, enrol.AUTHORITY):
+        for name in (enrol.CERTIFICATE, enrol.AUTHORITY):
             try:
                 found[name] = (self._folder / name).stat().st_mtime_ns
             except FileNotFoundError:

@@ -213,6 +213,7 @@ class Node:
         self._config = config
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._lines: list[Line] = []
+        self._new_key_at = 0.0
 
     def run(self) -> None:
         """Serve until the process is asked to stop.
@@ -270,9 +271,8 @@ class Node:
         if word == enrol.CERTIFICATE and len(self._lines) == 1:
             self._lines[0].link.show(self._folder / enrol.CERTIFICATE)
             log.info("a renewed certificate is shown from now on")
-        elif word == enrol.NEXT_CERTIFICATE and len(self._lines) == 1:
-            self._lines.append(self._open(enrol.NEXT_KEY, enrol.NEXT_CERTIFICATE))
-            log.info("a new key is online; the old one is served until it is silent")
+        elif word == TICK and len(self._lines) == 1:
+            self._try_new_key()
         elif word == enrol.AUTHORITY:
             for line in self._lines:
                 line.link.trust(self._folder / enrol.AUTHORITY)
@@ -284,6 +284,42 @@ class Node:
                 old.close()
                 enrol.promote(self._folder)
                 log.info("the old key is no longer served")
+
+    def _try_new_key(self) -> None:
+        """Go online with a new key too, if there is one; the old one is served meanwhile."""
+        new = self._folder / enrol.NEXT_CERTIFICATE
+        if not new.exists() or time.monotonic() < self._new_key_at:
+            return
+        try:
+            line = self._connect(enrol.NEXT_KEY, enrol.NEXT_CERTIFICATE)
+        except TransportError as cause:
+            self._new_key_at = time.monotonic() + _ACTIVATE_LONGEST_S
+            log.warning("the new key is not online yet: %s", cause)
+            return
+        self._lines.append(line)
+        log.info("a new key is online; the old one is served until it is silent")
+
+    def _connect(self, key: str, certificate: str) -> Line:
+        """Go online with a key.
+
+        Raises:
+            TransportError: where that is not possible now.
+        """
+        from consilo.transports.flower.fleet import FleetLink
+
+        link = FleetLink(
+            self._config.superlink,
+            self._folder / enrol.AUTHORITY,
+            load_silo_key(self._folder / key),
+            self._folder / certificate,
+        )
+        try:
+            node_id = link.activate()
+        except BaseException:
+            link.close()
+            raise
+        log.info("%s is online as node %d", self._config.name, node_id)
+        return Line(link, self._events)
 
     def _go_online(self, state: str) -> None:
         """Open a connection with the silo's key, once the coordinator lets us."""
@@ -300,25 +336,17 @@ class Node:
             pause_s = min(pause_s * 1.5, _ACTIVATE_LONGEST_S)
             state = stay_known(self._folder)
         enrol.promote(self._folder)
-        self._lines.append(self._open(enrol.KEY, enrol.CERTIFICATE))
+        self._lines.append(self._open())
 
-    def _open(self, key: str, certificate: str) -> Line:
+    def _open(self) -> Line:
         """Go online; try again while the coordinator is away or believes that we still are."""
         from consilo.transports.flower.calls import NotAuthorised
-        from consilo.transports.flower.fleet import FleetLink
 
         pause_s = _ACTIVATE_FIRST_S
         while True:
-            link = FleetLink(
-                self._config.superlink,
-                self._folder / "ca.crt",
-                load_silo_key(self._folder / key),
-                self._folder / certificate,
-            )
             try:
-                node_id = link.activate()
+                return self._connect(enrol.KEY, enrol.CERTIFICATE)
             except TransportError as cause:
-                link.close()
                 log.warning(
                     "not online yet, next try in %.0f s: %s (not gone yet: after an unclean end "
                     "the coordinator waits 20 s)",
@@ -329,9 +357,6 @@ class Node:
                 pause_s = min(pause_s * 1.5 + random.random(), _ACTIVATE_LONGEST_S)
                 if isinstance(cause, NotAuthorised) and stay_known(self._folder) == "removed":
                     raise
-            else:
-                log.info("%s is online as node %d", self._config.name, node_id)
-                return Line(link, self._events)
 
     def _serve(self, link: FleetLink, warm: Warm, request: Request) -> None:
         started = time.monotonic()
