@@ -52,6 +52,7 @@ STATISTICS = """
 SELECT pg_relation_filenode('visits'), n_tup_ins, n_tup_upd, n_tup_del
 FROM pg_stat_user_tables WHERE relid = 'visits'::regclass
 """
+NEWEST = "SELECT count(*), max(xmin::text::bigint) FROM visits"
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_every_fault_says_what_to_do_and_quotes_nothing(visits, server, monkeypa
         nowhere.read()
 
 
-@pytest.mark.parametrize("version_query", [None, STATISTICS])
+@pytest.mark.parametrize("version_query", [None, STATISTICS, NEWEST])
 def test_a_change_is_seen_and_no_change_is_not(visits, server, version_query):
     source = visits(500, version_query=version_query)
     change(server, "SELECT 1")

@@ -33,11 +33,11 @@ def heart() -> tuple[Source, Mapping, Contract]:
 
 
 def test_every_block_is_of_a_kind_we_know():
-    assert len(SOURCES) == 3
+    assert len(SOURCES) == 4
     assert len(CONTRACTS) == 1
     assert len(MAPPINGS) == 2
     assert set(FILES) == {"silo.yaml", "mapping.yaml", "policy.yaml"}
-    assert len(BLOCKS) == 3 + 1 + 2 + 2
+    assert len(BLOCKS) == 4 + 1 + 2 + 2
 
 
 @pytest.mark.parametrize("block", SOURCES)
