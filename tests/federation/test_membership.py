@@ -432,6 +432,20 @@ def test_certificate_and_key_are_renewed_while_a_run_goes_on(
     assert place.online().count("anna") == 1
 
 
+def test_a_node_renews_by_itself_a_certificate_that_nears_its_end(place: Place) -> None:
+    folder = place.settle("julia")
+    enrol.join(place.invite("julia"), folder, say=lambda _: None)
+    with Coordinator(place.home, now=lambda: datetime.now(UTC) - timedelta(days=300)) as late:
+        late.admit("julia", days=365)
+    assert enrol.refresh(folder).state == "admitted"
+    assert 0.1 < enrol.life_left(folder) < 0.2
+    place.start("julia")
+    place.wait_online("julia")
+    assert enrol.life_left(folder) > 0.9
+    with place.members() as coordinator:
+        assert len(coordinator.members.certificates("julia")) == 2
+
+
 def test_the_coordinators_certificates_change_while_a_run_goes_on(
     place: Place, undisturbed: None
 ) -> None:
