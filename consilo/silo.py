@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from consilo.check_report import CheckReport
+    from consilo.matching import Match
     from consilo.parcel import Parcel
 
 
@@ -123,6 +124,38 @@ class SiloHost(Protocol):
         """Return how a data set's account would stand with ``rows`` besides; nothing is spent."""
         ...
 
+    def kept(self, run_id: str, name: str) -> bytes | None:
+        """Return what a message of this run kept under ``name``; None where there is nothing."""
+        ...
+
+    def keep(self, run_id: str, name: str, content: bytes) -> None:
+        """Keep ``content`` for the run's later messages, durably; it goes when the run ends."""
+        ...
+
+    def forget(self, run_id: str, name: str) -> None:
+        """Erase what is kept under ``name``."""
+        ...
+
+    def sign_relay(self, value: Any) -> str:
+        """Return the silo's signature of a statement for other silos, in hexadecimal."""
+        ...
+
+    def is_partner_relay(self, silo: str, value: Any, signature: str) -> bool:
+        """Return whether the silo called so signed ``value``, by the key that is pinned here."""
+        ...
+
+    def match(self, handle: str, *, purpose: str) -> Match:
+        """Return this silo's half of a match.
+
+        Raises `Refused` where there is none, it expired, was made for another purpose, or the rows
+        changed since.
+        """
+        ...
+
+    def keep_match(self, match: Match) -> None:
+        """Keep this silo's half of a match under its handle, for the present rows."""
+        ...
+
     def remembered(self, step_id: str) -> Parcel | None:
         """Return what was answered to ``step_id`` before, if it was."""
         ...
@@ -167,6 +200,22 @@ class SiloView:
     def name(self) -> str:
         """The silo's name."""
         return self.host.name
+
+    def kept(self, name: str) -> bytes | None:
+        """Return what an earlier message of this run kept under ``name``."""
+        return self.host.kept(self.header.run_id, name)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep ``content`` under ``name`` for later messages of this run."""
+        self.host.keep(self.header.run_id, name, content)
+
+    def forget(self, name: str) -> None:
+        """Erase what is kept under ``name``."""
+        self.host.forget(self.header.run_id, name)
+
+    def match(self, handle: str) -> Match:
+        """Return this silo's half of a match, for the job's purpose."""
+        return self.host.match(handle, purpose=self.job.purpose)
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Return this step's public generator: from (job seed, step, silo, purpose)."""

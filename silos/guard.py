@@ -24,6 +24,7 @@ from consilo.headers import Header, Manifest, ReplyHeader, attestation, attests
 from consilo.job import Job
 from consilo.keys import load_or_create_signing_key
 from consilo.protocol import Verb
+from consilo.signing import is_signed, sign
 from silos import audit
 from silos.bundles import declared_disclosures
 from silos.partners import Partner, pinned
@@ -32,6 +33,8 @@ from silos.store import Store
 
 SKEW_S = 300.0
 """How far the coordinator's clock may be ahead of the silo's."""
+RELAY = "relay"
+"""The purpose of what a silo signs for other silos."""
 
 
 class CoordinatorConfig(Config):
@@ -142,6 +145,22 @@ class Guard:
         if header is not None and reply.status == "ok":
             word = attestation(self.key, header.manifest, self.name)
         return replace(reply, head=head, attestation=word).signed(self.key)
+
+    def sign_relay(self, value: Any) -> str:
+        """Return the silo's signature of a statement for other silos."""
+        return sign(self.key, RELAY, value)
+
+    def is_partner_relay(self, silo: str, value: Any, signature: str) -> bool:
+        """Return whether a partner that counts here signed a statement for other silos."""
+        partner = self._partner(silo)
+        return partner is not None and is_signed(partner.signing_key, RELAY, value, signature)
+
+    def _partner(self, name: str) -> Partner | None:
+        """Return a partner that is pinned here and, where the policy wants it, confirmed."""
+        found = (pinned(self.directory) if self.partners is None else self.partners).get(name)
+        if found is None or (self.policy.partners == "confirmed" and not found.confirmed):
+            return None
+        return found
 
     def _verify(self, header: Header) -> None:
         addressed(header, self.name)

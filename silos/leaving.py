@@ -30,7 +30,18 @@ from silos.audit import audit_log
 from silos.silo import SiloConfig
 
 _PURPOSE = "departure"
-_COPIES = ("cache", "replies", "gx", "secrets", "bundles", "flwr", "state.db*", "node.log")
+_COPIES = (
+    "cache",
+    "replies",
+    "gx",
+    "secrets",
+    "runs",
+    "matches",
+    "bundles",
+    "flwr",
+    "state.db*",
+    "node.log",
+)
 _KEYS = ("silo.key*", "signing.key*", "membership*.crt", "node.yaml", "partners.yaml")
 _KEYS_KEPT = ("signing.key.pub",)
 """So that audit log, ledger and certificate can still be verified."""
@@ -129,12 +140,12 @@ def _files(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def _about(path: Path, directory: Path) -> dict[str, Any]:
-    """Return name and size of a file; of a secret no hash, which could be held against guesses."""
+    """Return name and size of a file; of a secret no hash, to hold against guesses."""
     told: dict[str, Any] = {
         "file": path.relative_to(directory).as_posix(),
         "bytes": path.stat().st_size,
     }
-    if path.relative_to(directory).parts[0] != "secrets":
+    if path.relative_to(directory).parts[0] not in ("secrets", "runs"):
         with path.open("rb") as file:
             told["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return told

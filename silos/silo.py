@@ -11,6 +11,8 @@ SILO_DIR/
   state.db       answers by step
   ledger.db      privacy ledger: every use of every data set
   secrets/       a secret per run: what keys the noise
+  runs/          what messages of one run keep for the next; goes when the run ends
+  matches/       which rows are the same people as which rows of other silos
 ```
 """
 
@@ -25,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
@@ -39,6 +42,7 @@ from consilo.dispatch import answerer as dispatch_answerer
 from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadable
 from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
+from consilo.matching import Match
 from consilo.parcel import Answer, Parcel
 from consilo.parts import Parts
 from consilo.privacy.account import Account, Admit, Charge
@@ -46,14 +50,17 @@ from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
 from consilo.signing import public_hex
 from consilo.silo import Arrays, Built
+from consilo.wire import digest
 from silos.budget import Budget, budget_of
 from silos.cache import CanonicalCache
 from silos.consent import Consent, ConsentBook, ConsentFilter
 from silos.guard import Guard
 from silos.ledger import Ledger
 from silos.mapping import Mapping
+from silos.matching import read_match, write_match
 from silos.partners import Partner
 from silos.policy import Policy
+from silos.runstate import RunState
 from silos.sources import Source
 from silos.store import Store
 
@@ -138,6 +145,7 @@ class Silo:
         self._sources = {name: each.resolve(directory) for name, each in config.data.items()}
         self._docs = docs
         self._store = Store(directory)
+        self._runs = RunState(directory / "runs")
         self._ledger = Ledger(directory / "ledger.db")
         cache = directory / "cache"
         self._cache = CanonicalCache(cache)
@@ -222,8 +230,9 @@ class Silo:
         return self._guard.seal(header, reply, fields)
 
     def conclude(self, run_id: str) -> None:
-        """Answer nothing more for a run."""
+        """Answer nothing more for a run, and erase what was kept for it."""
         self._store.conclude(run_id)
+        self._runs.end(run_id)
 
     def check(self, contract: Contract, *, purpose: str = UNSTATED) -> CheckReport:
         """Return the verdict on the rows that ``purpose`` may use.
@@ -378,6 +387,53 @@ class Silo:
 
     def _budget(self, account: str) -> Budget | None:
         return budget_of(self.policy.privacy.budgets, account)
+
+    def kept(self, run_id: str, name: str) -> bytes | None:
+        """Return what a message of this run kept under ``name``."""
+        return self._runs.kept(run_id, name)
+
+    def keep(self, run_id: str, name: str, content: bytes) -> None:
+        """Keep ``content`` for the run's later messages; it goes when the run ends."""
+        self._runs.keep(run_id, name, content)
+
+    def forget(self, run_id: str, name: str) -> None:
+        """Erase what is kept under ``name``."""
+        self._runs.forget(run_id, name)
+
+    def sign_relay(self, value: Any) -> str:
+        """Return the silo's signature of a statement for other silos."""
+        return self._guard.sign_relay(value)
+
+    def is_partner_relay(self, silo: str, value: Any, signature: str) -> bool:
+        """Return whether the silo called so signed ``value``, by the key that is pinned here."""
+        return self._guard.is_partner_relay(silo, value, signature)
+
+    def match(self, handle: str, *, purpose: str = UNSTATED) -> Match:
+        """Return this silo's half of a match.
+
+        Raises:
+            Refused: where there is none, it expired, was made for another purpose, or the rows
+                changed since.
+        """
+        found = read_match(self.directory, handle)
+        fingerprint = self._fingerprint(found.dataset, found.purpose)
+        found.require_usable(purpose=purpose, fingerprint=fingerprint, now=self.now())
+        return found
+
+    def keep_match(self, match: Match) -> None:
+        """Keep this silo's half of a match under its handle, for the present rows."""
+        fingerprint = self._fingerprint(match.dataset, match.purpose)
+        write_match(self.directory, replace(match, fingerprint=fingerprint))
+
+    def _fingerprint(self, dataset: str, purpose: str) -> str:
+        """Return a digest of which rows a data set has for a purpose now, and in which order."""
+        source = self._sources.get(dataset)
+        if source is None:
+            raise Refused("this silo has no such data set any more; match again", code="match")
+        book = self._consents.get(dataset)
+        keep = None if book is None else book.filter(purpose, now=self.now())
+        rows = source.fingerprint(self.directory / "cache" / "fingerprints.json")
+        return digest([rows, "" if keep is None else keep.digest])
 
     def remembered(self, step_id: str) -> Parcel | None:
         """Return what was answered to ``step_id`` before."""

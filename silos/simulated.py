@@ -34,11 +34,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.check_report import CheckReport
 from consilo.contract import Contract
@@ -46,13 +48,16 @@ from consilo.dispatch import answerer
 from consilo.errors import Refused, SourceUnreadable
 from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
+from consilo.matching import Match
 from consilo.parcel import Answer, Parcel
 from consilo.partition import Rows
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
+from consilo.signing import is_signed, public_hex, sign
 from consilo.silo import Arrays, Built
 from silos.guard import addressed
+from silos.matching import read_match, write_match
 from silos.policy import Policy
 
 if TYPE_CHECKING:
@@ -68,6 +73,8 @@ CREATE TABLE IF NOT EXISTS spends (
     sigma REAL, sample_rate REAL, steps INTEGER, UNIQUE (silo, step_id, mark));
 CREATE INDEX IF NOT EXISTS by_silo ON spends (silo, run_id);
 CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
+CREATE TABLE IF NOT EXISTS kept (
+    silo TEXT, run_id TEXT, name TEXT, content BLOB, PRIMARY KEY (silo, run_id, name));
 CREATE TABLE IF NOT EXISTS secret (place INTEGER PRIMARY KEY CHECK (place = 0), key BLOB);
 """
 
@@ -264,12 +271,14 @@ class SimulatedSilo:
 
     def secret(self, run_id: str) -> bytes:
         """Return 32 bytes that depend on the simulation's random secret, the silo and the run."""
+        return hmac.digest(self._root(), json.dumps([self.name, run_id]).encode(), "sha256")
+
+    def _root(self) -> bytes:
         with self._shared.state.open() as database:
             row = database.execute("SELECT key FROM secret").fetchone()
         if row is None:
             raise SourceUnreadable("the simulation has no secret; make its directory anew")
-        said = json.dumps([self.name, run_id]).encode()
-        return hmac.digest(bytes(row[0]), said, "sha256")
+        return bytes(row[0])
 
     def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
         """Reserve a use of the rows, once; return this silo's history of the run up to it.
@@ -319,6 +328,58 @@ class SimulatedSilo:
     def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
         """Return an account without limits."""
         return Account(account, 0, 0, ())
+
+    def kept(self, run_id: str, name: str) -> bytes | None:
+        """Return what a message of this run kept under ``name``."""
+        with self._shared.state.open() as database:
+            row = database.execute(
+                "SELECT content FROM kept WHERE silo = ? AND run_id = ? AND name = ?",
+                (self.name, run_id, name),
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def keep(self, run_id: str, name: str, content: bytes) -> None:
+        """Keep ``content`` for the run's later messages."""
+        with self._shared.state.open() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)",
+                (self.name, run_id, name, content),
+            )
+
+    def forget(self, run_id: str, name: str) -> None:
+        """Delete what is kept under ``name``."""
+        with self._shared.state.open() as database:
+            database.execute(
+                "DELETE FROM kept WHERE silo = ? AND run_id = ? AND name = ?",
+                (self.name, run_id, name),
+            )
+
+    def sign_relay(self, value: Any) -> str:
+        """Return a signature by a key that all silos of the simulation can derive."""
+        return sign(self._signing_key(self.name), "relay", value)
+
+    def is_partner_relay(self, silo: str, value: Any, signature: str) -> bool:
+        """Return whether the simulated silo called so signed ``value``."""
+        return is_signed(public_hex(self._signing_key(silo)), "relay", value, signature)
+
+    def _signing_key(self, silo: str) -> Ed25519PrivateKey:
+        secret = hmac.digest(self._root(), json.dumps(["sign", silo]).encode(), "sha256")
+        return Ed25519PrivateKey.from_private_bytes(secret)
+
+    def match(self, handle: str, *, purpose: str = "") -> Match:
+        """Return this silo's half of a match; the rows of a simulation never change."""
+        found = read_match(self._own_directory(), handle)
+        found.require_usable(purpose=purpose, fingerprint="", now=datetime.now(UTC))
+        return found
+
+    def keep_match(self, match: Match) -> None:
+        """Keep this silo's half of a match under its handle."""
+        write_match(self._own_directory(), match)
+
+    def _own_directory(self) -> Path:
+        place = self._shared.directory / "silos" / self.name
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return place
 
     def remembered(self, step_id: str) -> Parcel | None:
         """Return this silo's newest answer, where it was to ``step_id``."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from consilo.contract import Contract
 from consilo.dispatch import answerer
 from consilo.errors import Refused
 from consilo.job import Job
+from consilo.matching import Match
 from consilo.parcel import Answer, Parcel
 from consilo.privacy.account import Account
 from consilo.run import Run
+from consilo.signing import is_signed, public_hex, sign
 from consilo.transports.local import LocalTransport
 from silos.guard import addressed
 
@@ -75,6 +79,11 @@ def frames(*sizes: int) -> dict[str, pd.DataFrame]:
     }
 
 
+def signing_key(silo: str) -> Ed25519PrivateKey:
+    """The key of a silo in memory; whoever tests knows them all."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(silo.encode()).digest())
+
+
 @dataclass
 class Host:
     """A `consilo.silo.SiloHost` in memory: no files, no contract check; fast."""
@@ -88,6 +97,8 @@ class Host:
     numbers: dict[str, float] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
     secrets: dict[str, bytes] = field(default_factory=dict)
+    state: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    matches: dict[str, Match] = field(default_factory=dict)
     keep_replies: bool = True
     encodings: int = 0
 
@@ -105,7 +116,7 @@ class Host:
         return reply
 
     def conclude(self, run_id) -> None:
-        pass
+        self.state = {key: value for key, value in self.state.items() if key[0] != run_id}
 
     def check(self, contract, *, purpose="") -> CheckReport:
         return CheckReport(
@@ -147,6 +158,31 @@ class Host:
 
     def quote(self, account, rows) -> Account:
         return Account(account, 0, 0, ())
+
+    def kept(self, run_id: str, name: str) -> bytes | None:
+        return self.state.get((run_id, name))
+
+    def keep(self, run_id: str, name: str, content: bytes) -> None:
+        self.state[run_id, name] = bytes(content)
+
+    def forget(self, run_id: str, name: str) -> None:
+        self.state.pop((run_id, name), None)
+
+    def sign_relay(self, value) -> str:
+        return sign(signing_key(self.name), "relay", value)
+
+    def is_partner_relay(self, silo: str, value, signature: str) -> bool:
+        return is_signed(public_hex(signing_key(silo)), "relay", value, signature)
+
+    def match(self, handle: str, *, purpose: str) -> Match:
+        if handle not in self.matches:
+            raise Refused(f"no match '{handle}'", code="match")
+        found = self.matches[handle]
+        found.require_usable(purpose=purpose, fingerprint="", now=datetime.now(UTC))
+        return found
+
+    def keep_match(self, match: Match) -> None:
+        self.matches[match.handle] = match
 
     def remembered(self, step_id: str) -> Parcel | None:
         return self.replies.get(step_id)
