@@ -127,6 +127,19 @@ def write_docs(frame: pd.DataFrame, contract: Contract, silo_dir: Path, *, now: 
     return silo_dir / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
 
 
+def page_of(silo_dir: Path, contract: Contract) -> Path:
+    """Return the newest full report: of Great Expectations, or of a check in blocks."""
+    whole = silo_dir / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
+    blocks = blocks_page(silo_dir, contract.ref)
+    there = [page for page in (whole, blocks) if page.exists()]
+    return max(there, key=lambda page: page.stat().st_mtime_ns, default=whole)
+
+
+def blocks_page(silo_dir: Path, ref: str) -> Path:
+    """Return where `silos.check_blocks` says what it found, for a contract's reference."""
+    return silo_dir / "gx" / f"{ref.replace('@', '_')}.txt"
+
+
 def compile_rules(
     contract: Contract, unreadable: Mapping[str, dict[str, Any]], *, now: datetime
 ) -> list[Rule]:

@@ -26,6 +26,7 @@ from silos.arrow import to_pandas
 from silos.check import (
     OF_ROWS,
     Facts,
+    blocks_page,
     can_be_checked,
     columns_there,
     compile_rules,
@@ -133,9 +134,9 @@ def write_page(told: Sequence[Evaluated], report: CheckReport, silo_dir: Path) -
     Returns:
         The page's path, below ``silo_dir/gx``; readable by the owner only.
     """
-    folder = silo_dir / "gx"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    page = blocks_page(silo_dir, report.contract)
+    page.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    page.parent.chmod(0o700)
     lines = [
         report.reason(),
         "",
@@ -149,7 +150,6 @@ def write_page(told: Sequence[Evaluated], report: CheckReport, silo_dir: Path) -
         f"{'+'.join(each.columns) or '(table)'}; {each.how}"
         for each in told
     ]
-    page = folder / f"{report.contract.replace('@', '_')}.txt"
     write_atomic(page, "\n".join([*lines, ""]).encode(), mode=0o600)
     return page
 

@@ -26,6 +26,7 @@ def check(
     Example: consilo silo check heart@1 --dir silos/cleveland
     """
     from consilo.contract import Contract
+    from silos.check import page_of
     from silos.silo import UNSTATED, Silo
 
     if values and as_json:
@@ -47,7 +48,7 @@ def check(
         for each in found:
             _show(each, values=values)
         print(f"{silo.name}: {report.reason()}")
-        print(f"full report: {silo.directory / 'gx/uncommitted/data_docs/local_site/index.html'}")
+        print(f"full report: {page_of(silo.directory, asked)}")
     raise typer.Exit(0 if report.passed else 1)
 
 

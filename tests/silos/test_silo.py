@@ -11,6 +11,8 @@ from consilo.errors import ConfigInvalid, MappingInvalid, PolicyInvalid, Refused
 from consilo.parcel import Parcel
 from consilo.parts import Parts
 from consilo.privacy.account import Charge
+from silos.check import page_of
+from silos.memory import LIMIT_MIB
 from silos.silo import Silo, answerer
 
 POLICY = "allow: [{jobs: ['*']}]\ndisclosures: {metric: yes, statistic: yes, update: yes}\n"
@@ -207,3 +209,23 @@ def test_an_array_made_in_pieces_is_kept_as_the_whole_would_be(silo):
     short = Parts((11, 3), whole.dtype, made.pieces)
     with pytest.raises(RuntimeError, match="10 rows where 11"):
         silo.encoded(clinic.contract(), "short", lambda: {"x": short})
+
+
+def test_a_table_that_does_not_fit_is_checked_in_blocks_and_the_page_says_how(
+    silo, tmp_path, monkeypatch
+):
+    whole = silo.check(clinic.contract())
+    assert page_of(silo.directory, clinic.contract()).suffix == ".html"
+    monkeypatch.setenv(LIMIT_MIB, "0")
+    rows = clinic.frame(30)
+    tight = make(tmp_path / "tight", rows)
+    assert tight.check(clinic.contract()) == whole
+    page = page_of(tight.directory, clinic.contract())
+    assert page == tight.directory / "gx" / "clinic_1.txt"
+    assert page.stat().st_mode & 0o777 == 0o600
+    said = page.read_text()
+    assert said.startswith("keeps clinic@1")
+    assert "Great Expectations did not check it" in said
+    assert "counted over blocks" in said
+    assert not (tight.directory / "gx" / "uncommitted").exists()
+    np.testing.assert_array_equal(tight.frame(clinic.contract())["age"], rows["age"])
