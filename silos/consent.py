@@ -30,9 +30,9 @@ from consilo.config import Config
 from consilo.errors import ConsiloError, Refused
 from consilo.files import write_atomic
 from silos.sources import Source
+from silos.sources.blocks import stacked
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -137,9 +137,10 @@ class Records:
             Per subject -1 for "consented", else a position in `REASONS`; the last change at or
             before ``now``, the first after it.
         """
+        import pandas as pd
+
         known = self.subjects >= 0
-        about = known & np.isin(self.purposes.astype(str), list(covering))
-        about &= self.purposes != None  # noqa: E711  (elementwise)
+        about = known & pd.Series(self.purposes, dtype=object).isin(list(covering)).to_numpy()
         of = self.subjects[about]
         granted, expires = self.granted[about], self.expires[about]
         withdrawn = self.withdrawn[about]
@@ -195,25 +196,18 @@ class ConsentFilter:
         Raises:
             Refused: where the consents changed since the filter was made.
         """
-        import pyarrow.compute as pc
-
         if self.book.spec.subject is None:
-            rows = block.select(list(self.columns)).to_pandas(types_mapper=None)
-            return self.book.rows_alone(rows, self.purpose, self.since)
-        keys = _keys(block.column(self.book.spec.subject))
-        found: NDArray[np.bool_] = pc.is_in(keys, value_set=self._allowed).to_numpy(
-            zero_copy_only=False
-        )
-        return found
+            return self.book.rows_alone(block, self.purpose, self.since)
+        allowed = self._allowed
+        keys = _keys(block.column(self.book.spec.subject)).to_pylist()
+        return np.fromiter((key in allowed for key in keys), dtype=bool, count=len(keys))
 
     @cached_property
-    def _allowed(self) -> pa.Array:
-        import pyarrow as pa
-
+    def _allowed(self) -> frozenset[str]:
         again = self.book.decide(self.purpose, self.since)
         if again.answer.digest != self.digest:
             raise Refused("the silo's consents changed meanwhile; ask again", code="consent")
-        return pa.array(sorted(again.allowed), pa.string())
+        return frozenset(again.allowed.to_pylist())
 
 
 @dataclass(frozen=True)
@@ -229,7 +223,7 @@ class _Answer:
 @dataclass(frozen=True)
 class _Decision:
     answer: _Answer
-    allowed: frozenset[str]
+    allowed: pa.Array
 
 
 class ConsentBook:
@@ -291,21 +285,22 @@ class ConsentBook:
         counts = {"rows": len(rows), "consented": int(np.sum(rows == _CONSENTED))}
         counts |= {name: int(np.sum(rows == at)) for at, name in enumerate(REASONS)}
         said: list[Any] = [spec.digest, purpose]
-        allowed: frozenset[str] = frozenset()
+        there = np.zeros(len(subjects), dtype=bool)
         if spec.subject is None:
             # The rows are in the cache's key already; what else counts is which moments are past.
             said.append(str(before))
         else:
-            there = np.unique(whose[rows == _CONSENTED])
-            allowed = frozenset(subjects[each] for each in there)
-            said.append(sorted(allowed))
-        digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-        return _Decision(_Answer(digest, counts, now, after), allowed)
+            there[whose[rows == _CONSENTED]] = True
+        allowed = _sorted(subjects, there)
+        digest = hashlib.sha256(json.dumps(said).encode())
+        for part in _content(allowed):
+            digest.update(part)
+        return _Decision(_Answer(digest.hexdigest(), counts, now, after), allowed)
 
-    def rows_alone(self, rows: pd.DataFrame, purpose: str, now: float) -> NDArray[np.bool_]:
+    def rows_alone(self, rows: pa.Table, purpose: str, now: float) -> NDArray[np.bool_]:
         """Return which rows may be used where each row holds its own consent."""
-        records = self._records(rows, np.arange(len(rows)))
-        standing, _, _ = records.judged(self._covering(purpose), len(rows), now)
+        records = self._records(rows, np.arange(rows.num_rows))
+        standing, _, _ = records.judged(self._covering(purpose), rows.num_rows, now)
         found: NDArray[np.bool_] = standing == _CONSENTED
         return found
 
@@ -314,26 +309,27 @@ class ConsentBook:
             return [purpose]
         return [said for said, covered in self.spec.purposes.items() if purpose in covered]
 
-    def _read(self) -> tuple[Records, list[str], NDArray[np.int64]]:
+    def _read(self) -> tuple[Records, pa.Array, NDArray[np.int64]]:
         """Return the consents, the subjects by number, and the number of each row's subject."""
+        import pyarrow as pa
+
         spec = self.spec
-        table = (spec.source or self._rows).read(spec.columns, text=spec.columns)
+        table = _read(spec.source or self._rows, spec.columns)
         if spec.subject is None:
             alone = np.arange(len(table))
-            return self._records(table, alone), [""] * len(table), alone
+            return self._records(table, alone), pa.nulls(len(table), pa.string()), alone
         subject = spec.subject
-        rows = table if spec.source is None else self._rows.read([subject], text=[subject])
-        in_table = _subject_keys(table[spec.key or subject])
-        in_rows = _subject_keys(rows[subject])
-        names = sorted({each for each in (*in_table, *in_rows) if each is not None})
-        numbers: dict[str | None, int] = {name: at for at, name in enumerate(names)}
-        at = np.array([numbers.get(each, -1) for each in in_table], dtype=np.int64)
-        whose = np.array([numbers.get(each, -1) for each in in_rows], dtype=np.int64)
-        return self._records(table, at), names, whose
+        rows = table if spec.source is None else _read(self._rows, [subject])
+        in_table, in_rows = _keys(table[spec.key or subject]), _keys(rows[subject])
+        chunks = [*in_table.chunks, *in_rows.chunks, pa.array([], pa.string())]
+        both = pa.concat_arrays(chunks).dictionary_encode()
+        numbers = both.indices.fill_null(-1).to_numpy().astype(np.int64)
+        at, whose = numbers[: len(table)], numbers[len(table) :]
+        return self._records(table, at), both.dictionary, whose
 
-    def _records(self, table: pd.DataFrame, subjects: NDArray[np.int64]) -> Records:
+    def _records(self, table: pa.Table, subjects: NDArray[np.int64]) -> Records:
         spec = self.spec
-        purposes = np.array(_subject_keys(table[spec.purpose]), dtype=object)
+        purposes = _keys(table[spec.purpose]).to_numpy(zero_copy_only=False).astype(object)
 
         def moments(column: str | None, empty: float, unreadable: float) -> Moments:
             if column is None:
@@ -404,14 +400,25 @@ def _holds(answer: _Answer, moment: float) -> bool:
     return answer.since <= moment < answer.until
 
 
-def _subject_keys(series: pd.Series[Any]) -> list[str | None]:
-    import pyarrow as pa
+def _read(source: Source, columns: Sequence[str]) -> pa.Table:
+    """Return columns of a table, text as written."""
+    return stacked(list(source.blocks(columns, text=columns)))
 
-    if series.dtype == object:
-        series = series.map(str, na_action="ignore")
-    column = pa.chunked_array([pa.array(series, from_pandas=True)])
-    found: list[str | None] = _keys(column).to_pylist()
-    return found
+
+def _sorted(subjects: pa.Array, there: NDArray[np.bool_]) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = subjects.filter(pa.array(there))
+    return found.take(pc.sort_indices(found))
+
+
+def _content(names: pa.Array) -> Iterator[bytes]:
+    """Yield the bytes of an array of texts, with their lengths: unlike for unlike arrays."""
+    import pyarrow.compute as pc
+
+    yield pc.binary_length(names).to_numpy(zero_copy_only=False).astype("<i8").tobytes()
+    yield "".join(names.to_pylist()).encode()
 
 
 def _keys(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -435,19 +442,28 @@ def _keys(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _moments(
-    series: pd.Series[Any], date_format: str | None, empty: float, unreadable: float
+    column: pa.ChunkedArray, date_format: str | None, empty: float, unreadable: float
 ) -> Moments:
     import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    if pd.api.types.is_datetime64_any_dtype(series.dtype):
-        nothing = series.isna().to_numpy()
-        read = pd.to_datetime(series, utc=True)
-    else:
-        texts = series.astype(object).map(lambda each: str(each).strip(), na_action="ignore")
-        nothing = (texts.isna() | (texts == "")).to_numpy()
-        read = pd.to_datetime(
-            texts.where(~nothing), format=date_format or "ISO8601", errors="coerce", utc=True
-        )
-    seconds = (read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-    values = seconds.to_numpy(dtype=float, na_value=np.nan)
-    return np.where(nothing, empty, np.where(np.isnan(values), unreadable, values))
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        zone = getattr(column.type, "tz", None)
+        wanted = pa.timestamp("us", "UTC" if zone else None)
+        micros = pc.cast(pc.cast(column, wanted), pa.int64())
+        values = pc.cast(micros, pa.float64(), safe=False).to_numpy(zero_copy_only=False) / 1e6
+        return np.where(column.is_null().to_numpy(zero_copy_only=False), empty, values)
+    texts = pa.concat_arrays([*_keys(column).chunks, pa.array([], pa.string())])
+    coded = texts.dictionary_encode()
+    # Each distinct text is read once: there are fewer days than subjects.
+    read = pd.to_datetime(
+        pd.Series(coded.dictionary.to_pylist(), dtype=object),
+        format=date_format or "ISO8601",
+        errors="coerce",
+        utc=True,
+    )
+    seconds = ((read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=float)
+    known = np.append(np.where(np.isnan(seconds), unreadable, seconds), empty)
+    at: NDArray[np.int64] = coded.indices.fill_null(len(known) - 1).to_numpy().astype(np.int64)
+    return known[at]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,6 +195,27 @@ def test_numbers_are_subjects_too(tmp_path):
     ).resolve(tmp_path)
     rows = Source(type="parquet", path=path)
     assert used(ConsentBook("p", spec, rows, tmp_path / "cache")) == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.timestamp("us", "Europe/Berlin"), pa.timestamp("ns"), pa.date32()]
+)
+def test_dates_of_a_database_are_read_as_they_are(tmp_path, kind):
+    days = [datetime(2026, 4, 30), datetime(2026, 5, 2), None]
+    table = pa.table(
+        {
+            "pid": ["a", "b", "c"],
+            "what": ["study"] * 3,
+            "gone": pa.array(days, pa.timestamp("us")).cast(kind),
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    spec = Consent(subject="pid", purpose="what", withdrawn_at="gone")
+    rows = Source(type="parquet", path=tmp_path / "rows.parquet")
+    mine = ConsentBook("p", spec, rows, tmp_path / "cache")
+    assert mine.filter("study", now=NOON).counts["withdrawn"] == 1
+    assert used(mine) == [False, True, True]
+    assert used(mine, now=NOON + timedelta(days=2)) == [False, False, True]
 
 
 @pytest.mark.parametrize(
