@@ -29,15 +29,20 @@ from pydantic import model_validator
 from consilo.config import Config
 from consilo.errors import ConsiloError, Refused
 from consilo.files import write_atomic
+from silos.consent_columns import (
+    Moments,
+    content,
+    keys_of,
+    moments_of,
+    read_columns,
+    sorted_where,
+)
 from silos.sources import Source
-from silos.sources.blocks import stacked
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-Moments = np.ndarray[Any, np.dtype[np.float64]]
-"""Seconds since 1970, UTC."""
 
 REASONS = ("withdrawn", "expired", "other_purpose", "none")
 """Why a row may not be used, the first that holds: see `Records.judged`."""
@@ -199,7 +204,7 @@ class ConsentFilter:
         if self.book.spec.subject is None:
             return self.book.rows_alone(block, self.purpose, self.since)
         allowed = self._allowed
-        keys = _keys(block.column(self.book.spec.subject)).to_pylist()
+        keys = keys_of(block.column(self.book.spec.subject)).to_pylist()
         return np.fromiter((key in allowed for key in keys), dtype=bool, count=len(keys))
 
     @cached_property
@@ -291,9 +296,9 @@ class ConsentBook:
             said.append(str(before))
         else:
             there[whose[rows == _CONSENTED]] = True
-        allowed = _sorted(subjects, there)
+        allowed = sorted_where(subjects, there)
         digest = hashlib.sha256(json.dumps(said).encode())
-        for part in _content(allowed):
+        for part in content(allowed):
             digest.update(part)
         return _Decision(_Answer(digest.hexdigest(), counts, now, after), allowed)
 
@@ -314,13 +319,13 @@ class ConsentBook:
         import pyarrow as pa
 
         spec = self.spec
-        table = _read(spec.source or self._rows, spec.columns)
+        table = read_columns(spec.source or self._rows, spec.columns)
         if spec.subject is None:
             alone = np.arange(len(table))
             return self._records(table, alone), pa.nulls(len(table), pa.string()), alone
         subject = spec.subject
-        rows = table if spec.source is None else _read(self._rows, [subject])
-        in_table, in_rows = _keys(table[spec.key or subject]), _keys(rows[subject])
+        rows = table if spec.source is None else read_columns(self._rows, [subject])
+        in_table, in_rows = keys_of(table[spec.key or subject]), keys_of(rows[subject])
         chunks = [*in_table.chunks, *in_rows.chunks, pa.array([], pa.string())]
         both = pa.concat_arrays(chunks).dictionary_encode()
         numbers = both.indices.fill_null(-1).to_numpy().astype(np.int64)
@@ -329,12 +334,12 @@ class ConsentBook:
 
     def _records(self, table: pa.Table, subjects: NDArray[np.int64]) -> Records:
         spec = self.spec
-        purposes = _keys(table[spec.purpose]).to_numpy(zero_copy_only=False).astype(object)
+        purposes = keys_of(table[spec.purpose]).to_numpy(zero_copy_only=False).astype(object)
 
         def moments(column: str | None, empty: float, unreadable: float) -> Moments:
             if column is None:
                 return np.full(len(table), empty)
-            return _moments(table[column], spec.date_format, empty, unreadable)
+            return moments_of(table[column], spec.date_format, empty, unreadable)
 
         return Records(
             subjects=subjects,
@@ -398,72 +403,3 @@ def forget_tables(cache: Path) -> None:
 
 def _holds(answer: _Answer, moment: float) -> bool:
     return answer.since <= moment < answer.until
-
-
-def _read(source: Source, columns: Sequence[str]) -> pa.Table:
-    """Return columns of a table, text as written."""
-    return stacked(list(source.blocks(columns, text=columns)))
-
-
-def _sorted(subjects: pa.Array, there: NDArray[np.bool_]) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found = subjects.filter(pa.array(there))
-    return found.take(pc.sort_indices(found))
-
-
-def _content(names: pa.Array) -> Iterator[bytes]:
-    """Yield the bytes of an array of texts, with their lengths: unlike for unlike arrays."""
-    import pyarrow.compute as pc
-
-    yield pc.binary_length(names).to_numpy(zero_copy_only=False).astype("<i8").tobytes()
-    yield "".join(names.to_pylist()).encode()
-
-
-def _keys(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return texts without blanks at the ends; null where there is nothing.
-
-    1 and "1" are one subject, "1" and "01" are two.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_floating(column.type):
-        # A column of whole numbers with gaps comes as floats.
-        whole = pc.equal(column, pc.round(column))
-        column = pc.if_else(
-            whole,
-            pc.cast(pc.cast(pc.if_else(whole, column, 0), pa.int64(), safe=False), pa.string()),
-            pc.cast(column, pa.string()),
-        )
-    texts = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
-    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-
-
-def _moments(
-    column: pa.ChunkedArray, date_format: str | None, empty: float, unreadable: float
-) -> Moments:
-    import pandas as pd
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        zone = getattr(column.type, "tz", None)
-        wanted = pa.timestamp("us", "UTC" if zone else None)
-        micros = pc.cast(pc.cast(column, wanted), pa.int64())
-        values = pc.cast(micros, pa.float64(), safe=False).to_numpy(zero_copy_only=False) / 1e6
-        return np.where(column.is_null().to_numpy(zero_copy_only=False), empty, values)
-    texts = pa.concat_arrays([*_keys(column).chunks, pa.array([], pa.string())])
-    coded = texts.dictionary_encode()
-    # Each distinct text is read once: there are fewer days than subjects.
-    read = pd.to_datetime(
-        pd.Series(coded.dictionary.to_pylist(), dtype=object),
-        format=date_format or "ISO8601",
-        errors="coerce",
-        utc=True,
-    )
-    seconds = ((read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=float)
-    known = np.append(np.where(np.isnan(seconds), unreadable, seconds), empty)
-    at: NDArray[np.int64] = coded.indices.fill_null(len(known) - 1).to_numpy().astype(np.int64)
-    return known[at]
