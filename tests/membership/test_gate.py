@@ -14,7 +14,7 @@ from consilo import keys
 from consilo.chain import Chain, verify
 from consilo.membership.calls import CERTIFICATE_HEADER, OPERATOR_HEADER, certificate_headers
 from consilo.membership.coordinator import Coordinator
-from consilo.membership.gate import Gate, Judge
+from consilo.membership.gate import Again, Gate, Judge
 from consilo.membership.refusals import Refusals
 from silos.enrol import enrol_here
 
@@ -29,7 +29,7 @@ async def behind(scope: Any, receive: Any, send: Any) -> None:
     raise Passed
 
 
-def call(gate: Gate, path: str, headers: dict[str, str], method: str = "POST") -> str:
+def call(gate: Gate | Again, path: str, headers: dict[str, str], method: str = "POST") -> str:
     """Return the refusal's status and sentence, or ``passed``."""
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "path": path, "method": method, "headers": raw, "app": None}
@@ -136,6 +136,21 @@ def test_key_and_certificate_must_be_of_one_member(gate: Gate, home: Path, tmp_p
     gate._judge.refusals.close()
     reasons = [e["body"]["reason"] for e in verify(home / "audit.jsonl") if e["kind"] == "refused"]
     assert len(reasons) == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/fleet/pull-messages", "/v1/consilo/fleet/take"])
+def test_who_was_suspended_while_it_waited_gets_no_message(
+    gate: Gate, home: Path, tmp_path: Path, path: str
+) -> None:
+    anna = tmp_path / "anna"
+    enrol_here(home, anna, address="h:1", name="anna")
+    look(gate)
+    headers = shown(anna)
+    assert call(gate, path, headers) == "passed"  # and is held at the door
+    tell(home, lambda coordinator: coordinator.suspend("anna"))
+    look(gate)
+    behind_the_door = Again(behind, gate._judge)
+    assert call(behind_the_door, path, headers) == "403 the silo is suspended"
 
 
 def test_a_call_says_how_long_it_is_and_is_not_huge(gate: Gate) -> None:
