@@ -90,6 +90,8 @@ def running() -> Iterator[PostgresServer]:
             "max_wal_size": "4GB",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        # Whatever ends this process, even SIGKILL, ends the server.
+        user = ["setpriv", "--pdeathsig=INT", *user[1:]]
         with (home / "log").open("wb") as log:
             server = subprocess.Popen(
                 [*user, str(place / "postgres"), "-D", str(data), *options],
