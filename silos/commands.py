@@ -53,10 +53,9 @@ def leave(
 
     if not yes:
         typer.confirm("Leave for good? The keys are deleted; your data stays", abort=True, err=True)
-    statement = None if alone else enrol.leave(directory)
-    certificate = leaving.leave(directory, statement)
+    certificate = leaving.leave(directory, None if alone else lambda: enrol.leave(directory))
     said = leaving.verify_departure(certificate)
-    traces = {} if statement is None else statement["statement"]["traces"]
+    traces = {} if alone else said["coordinator"]["statement"]["traces"]
     models = traces.get("models", [])
     if as_json:
         told = {"certificate": str(certificate), "deleted": len(said["deleted"]), **traces}
@@ -66,7 +65,7 @@ def leave(
     for each in models:
         print(f"contains your updates: {each['name']} version {each['version']}, {each['run_id']}")
     if not models:
-        print("no model contains your updates" if statement else "the coordinator was not asked")
+        print("the coordinator was not asked" if alone else "no model contains your updates")
 
 
 @app.command()

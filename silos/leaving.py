@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,21 +47,22 @@ _KEYS_KEPT = ("signing.key.pub",)
 """So that audit log, ledger and certificate can still be verified."""
 
 
-def leave(directory: Path, statement: Mapping[str, Any] | None) -> Path:
-    """Delete what a federation has left in the silo; return the certificate's file.
+def leave(directory: Path, strike_off: Callable[[], Mapping[str, Any]] | None) -> Path:
+    """Leave, and delete what the federation has left in the silo; return the certificate's file.
 
     Run again after a crash it goes on; a certificate that is there already is kept beside the new.
 
     Args:
         directory: the silo's.
-        statement: what the coordinator said and signed when it struck the silo off; None where it
+        strike_off: tells the coordinator, and returns what it says and signs; None where it
             cannot be reached any more, which the certificate then says.
 
     Raises:
-        ConsiloError: where the silo's node is running.
+        ConsiloError: where the silo's node is running; nothing was done then.
     """
     name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name
     with alone(directory):
+        statement = None if strike_off is None else dict(strike_off())
         key = load_or_create_signing_key(directory / "signing.key")
         copies = [_about(path, directory) for path in _files(directory, _COPIES)]
         for place in _places(directory, _COPIES):
@@ -73,7 +74,7 @@ def leave(directory: Path, statement: Mapping[str, Any] | None) -> Path:
             "deleted": copies,
             "keys_deleted": [path.relative_to(directory).as_posix() for path in keys],
             "audit_head": audit_log(directory).append("left", deleted=len(copies)),
-            "coordinator": None if statement is None else dict(statement),
+            "coordinator": statement,
             "signing_key": public_hex(key),
         }
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")

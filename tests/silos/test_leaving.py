@@ -26,7 +26,7 @@ def left(tmp_path: Path) -> tuple[Path, Path]:
     directory = silos["north"].directory
     silos["north"].secret("run")  # what keys the noise of a private run
     statement = {"statement": {"name": "north", "state": "removed"}, "signature": "00"}
-    return directory, leave(directory, statement)
+    return directory, leave(directory, lambda: statement)
 
 
 def test_copies_and_keys_are_gone_and_the_organisations_own_stays(left) -> None:
@@ -76,8 +76,10 @@ def test_a_running_node_is_not_taken_apart(tmp_path: Path) -> None:
     silos = silos_in(tmp_path)
     directory = silos["north"].directory
     before = {path.name for path in directory.iterdir()}
+    told: list[str] = []
     with alone(directory), pytest.raises(ConsiloError, match="stop it first"):
-        leave(directory, None)
+        leave(directory, lambda: {"told": told.append("struck off")})
+    assert told == []  # the coordinator does not hear of it either
     assert before <= {path.name for path in directory.iterdir()}
 
 
