@@ -122,6 +122,7 @@ class Run:
             head=lambda: self.record.head,
         )
         self._recorded = 0
+        self._admitted_at = 0
         self.record = RunRecord(directory / "record.jsonl", key)
         self.record.add(
             "opened",
@@ -192,6 +193,7 @@ class Run:
             admitted, missing=absent, num_examples={}, where="before the run"
         )
         self._fed.silos = admitted
+        self._admitted_at = len(self.exchanges)
         return admitted
 
     def standardize(self, *, bins: int = 0) -> Summary:
@@ -408,7 +410,7 @@ class Run:
 
         A silo that was merely out of reach is asked again.
         """
-        for each in self.exchanges:
+        for each in self.exchanges[self._admitted_at :]:
             fault = each.fault
             if fault is not None and fault.code in FOR_GOOD and each.silo in self._fed.silos:
                 self._fed.left[each.silo] = f"{fault.code}: {fault.reason}"

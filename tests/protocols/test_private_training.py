@@ -226,3 +226,14 @@ def test_what_is_booked_is_what_was_calibrated(tmp_path):
 def test_a_reproducible_run_is_marked_in_the_record(tmp_path):
     run = clinic.run_of(job(privacy={"reproducible": True}), clinic.hosts(ROWS), tmp_path)
     assert '"reproducible":true' in run.record.path.read_text().splitlines()[0]
+
+
+def test_a_silo_that_refused_the_check_and_then_passed_it_takes_part(tmp_path):
+    hosts = clinic.hosts(ROWS)
+    hosts["east"].refusal = "not yet"
+    run = clinic.run_of(job(), hosts, tmp_path)
+    hosts["east"].refusal = ""
+    run.check("east")
+    assert run.admit() == ("east", "north")
+    run.standardize()
+    assert set(run.train_round()["silos"]) == {"east", "north"}
