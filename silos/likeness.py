@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -10,62 +9,12 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import JaroWinkler
 
 from consilo.contract import Column
+from consilo.correspondence.words import is_generated, words
 
-_MEANINGS = {
-    "avg": "mean",
-    "average": "mean",
-    "birthdate": "birth date",
-    "bp": "blood pressure",
-    "bps": "blood pressure",
-    "cat": "category",
-    "cd": "code",
-    "diag": "diagnosis",
-    "dob": "birth date",
-    "dt": "date",
-    "dx": "diagnosis",
-    "ecg": "electrocardiogram",
-    "ekg": "electrocardiogram",
-    "gender": "sex",
-    "hgt": "height",
-    "hr": "heart rate",
-    "max": "highest",
-    "min": "lowest",
-    "no": "number",
-    "nr": "number",
-    "num": "number",
-    "pat": "patient",
-    "pt": "patient",
-    "rbp": "resting blood pressure",
-    "sbp": "systolic blood pressure",
-    "dbp": "diastolic blood pressure",
-    "se": "standard error",
-    "stderr": "standard error",
-    "temp": "temperature",
-    "wgt": "weight",
-    "wt": "weight",
-    "yrs": "years",
-}
-"""What people shorten in column names; a contract's own ``synonyms`` come on top."""
-_NOISE = frozenset({"the", "of", "a", "an", "in", "and", "by", "is", "where", "for", "at", "to"})
-_GENERATED = re.compile(
-    r"^(?:f|x|v|c|col|column|field|var|unnamed)?[ _:.-]*\d+$|^unnamed[ _:.-]*\d+.*$", re.IGNORECASE
-)
+__all__ = ["is_generated", "likeness", "words"]
+
 _DESCRIBED = 0.85
 """A description says less surely than a name what a column is."""
-
-
-def is_generated(name: str) -> bool:
-    """Return whether a name only counts: ``f3``, ``Unnamed: 2``, ``17``; it tells nothing."""
-    return bool(_GENERATED.match(name.strip()))
-
-
-@cache
-def words(name: str) -> tuple[str, ...]:
-    """Return the words of a name in small letters: ``meanRadius_SE`` → mean, radius, standard, …"""
-    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    parts = re.findall(r"[^\W_]+", split.lower())
-    meant = [word for part in parts for word in _MEANINGS.get(part, part).split()]
-    return tuple(word for word in meant if word not in _NOISE) or tuple(parts)
 
 
 def likeness(local: str, column: Column) -> float:
