@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
+import warnings
 
 _AT_THE_END = (
     "matplotlib.figure",
@@ -23,6 +24,8 @@ def import_ahead() -> threading.Thread:
             with contextlib.suppress(ImportError):
                 importlib.import_module(module)
 
+    # MLflow says so of a class of its own when it is imported.
+    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType.*")
     thread = threading.Thread(target=work, name="import-ahead", daemon=True)
     thread.start()
     return thread

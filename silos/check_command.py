@@ -26,7 +26,6 @@ def check(
     Example: consilo silo check heart@1 --dir silos/cleveland
     """
     from consilo.contract import Contract
-    from silos.check import page_of
     from silos.silo import UNSTATED, Silo
 
     if values and as_json:
@@ -48,7 +47,7 @@ def check(
         for each in found:
             _show(each, values=values)
         print(f"{silo.name}: {report.reason()}")
-        print(f"full report: {page_of(silo.directory, asked)}")
+        print(f"full report: {silo.page(asked, purpose=meant)}")
     raise typer.Exit(0 if report.passed else 1)
 
 

@@ -40,9 +40,10 @@ from consilo.config import Config, nearest, parse, read_yaml
 from consilo.contract import Contract
 from consilo.dispatch import answerer as dispatch_answerer
 from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadable
+from consilo.files import write_atomic
 from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
-from consilo.matching import Match
+from consilo.matching import Match, MatchQuestion
 from consilo.parcel import Answer, Parcel
 from consilo.parts import Parts
 from consilo.privacy.account import Account, Admit, Charge
@@ -58,6 +59,7 @@ from silos.guard import Guard
 from silos.ledger import Ledger
 from silos.mapping import Mapping
 from silos.matching import read_match, write_match
+from silos.matching_log import MatchLog
 from silos.partners import Partner
 from silos.policy import Policy
 from silos.runstate import RunState
@@ -146,6 +148,7 @@ class Silo:
         self._docs = docs
         self._store = Store(directory)
         self._runs = RunState(directory / "runs")
+        self._matching = MatchLog(directory)
         self._ledger = Ledger(directory / "ledger.db")
         cache = directory / "cache"
         self._cache = CanonicalCache(cache)
@@ -252,10 +255,20 @@ class Silo:
             return known
         key = self._cache.ensure(source, mapping, contract, now=now, keep=keep)
         report = self._cache.report(key)
-        if self._docs:
-            page = self._write_page(key, contract, report, now)
-            log.info("contract check of %s: %s; see %s", contract.ref, report.verdict, page)
+        log.info("contract check of %s: %s", contract.ref, report.verdict)
+        if self._docs and not report.passed:
+            log.info("see %s", self._write_page(key, contract, report, now))
         return report
+
+    def page(self, contract: Contract, *, purpose: str = UNSTATED) -> Path:
+        """Return the full report of `check` for the people in the silo, written where it is not.
+
+        A message's check writes it only for rows that break the contract: a page takes seconds.
+        """
+        mapping, now = self.mapping(contract), self.now()
+        source, keep = self._source(mapping), self._consent(mapping, purpose)
+        key = self._cache.ensure(source, mapping, contract, now=now, keep=keep)
+        return self._write_page(key, contract, self._cache.report(key), now)
 
     def explain(
         self,
@@ -408,6 +421,23 @@ class Silo:
         """Return whether the silo called so signed ``value``, by the key that is pinned here."""
         return self._guard.is_partner_relay(silo, value, signature)
 
+    def begin_match(self, question: MatchQuestion) -> None:
+        """Raise `Refused` unless the policy lets the silo be matched so; note it either way."""
+        self._matching.begin(question, self.policy.matching, now=self.now())
+
+    def judge_match(
+        self, run_id: str, partner: str, *, num_theirs: int, num_common: int | None = None
+    ) -> None:
+        """Raise `Refused` unless the policy bears a partner's size and what is common."""
+        self._matching.judge(
+            run_id,
+            partner,
+            self.policy.matching,
+            num_theirs=num_theirs,
+            num_common=num_common,
+            now=self.now(),
+        )
+
     def match(self, handle: str, *, purpose: str = UNSTATED) -> Match:
         """Return this silo's half of a match.
 
@@ -424,6 +454,7 @@ class Silo:
         """Keep this silo's half of a match under its handle, for the present rows."""
         fingerprint = self._fingerprint(match.dataset, match.purpose)
         write_match(self.directory, replace(match, fingerprint=fingerprint))
+        self._matching.kept(match)
 
     def _fingerprint(self, dataset: str, purpose: str) -> str:
         """Return a digest of which rows a data set has for a purpose now, and in which order."""
@@ -482,14 +513,22 @@ class Silo:
         return next((place for place in places if place.exists()), None)
 
     def _write_page(self, key: str, contract: Contract, report: CheckReport, now: datetime) -> Path:
+        from silos.check import page_of
+
+        written = self.directory / "gx" / f"{contract.ref}.key"
+        if written.exists() and written.read_text() == key:
+            return page_of(self.directory, contract)
         told = self._cache.evaluated(key)
         if told is not None:
             from silos.check_blocks import write_page
 
-            return write_page(told, report, self.directory)
-        from silos.check import write_docs
+            page = write_page(told, report, self.directory)
+        else:
+            from silos.check import write_docs
 
-        return write_docs(self._cache.whole(key), contract, self.directory, now=now)
+            page = write_docs(self._cache.whole(key), contract, self.directory, now=now)
+        write_atomic(written, key.encode(), mode=0o600)
+        return page
 
     def _known(self, key: str) -> CheckReport | None:
         with contextlib.suppress(SourceUnreadable):

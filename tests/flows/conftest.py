@@ -19,6 +19,7 @@ from consilo.contract import Contract
 from consilo.dispatch import answerer
 from consilo.environment import quieten
 from consilo.errors import CoordinatorUnreachable
+from consilo.headers import ReplyHeader
 from consilo.parcel import Answer, Arrival, Parcel
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
@@ -26,6 +27,7 @@ from consilo.processes import Supervisor
 from consilo.transports.local import LocalTransport
 from flows.connection import Connect, Connection, Order
 from flows.services import prepare_prefect, start_mlflow, start_prefect
+from silos.guard import addressed
 
 quieten()
 
@@ -105,7 +107,19 @@ class MemorySilo:
     _kept: dict[str, Any] = field(default_factory=dict)
     _spent: dict[str, tuple[float, float, int]] = field(default_factory=dict)
 
-    def permit(self, header: Any, job: Any, verb: Any) -> None:
+    def verify(self, header: Any) -> None:
+        addressed(header, self.name)
+
+    def permit(self, header: Any, job: Any, contract: Any, verb: Any) -> None:
+        pass
+
+    def repeated(self, header: Any) -> None:
+        pass
+
+    def seal(self, header: Any, reply: ReplyHeader, fields: Any) -> ReplyHeader:
+        return reply
+
+    def conclude(self, run_id: str) -> None:
         pass
 
     def check(self, contract: Contract, *, purpose: str = "") -> CheckReport:

@@ -215,12 +215,14 @@ def test_a_table_that_does_not_fit_is_checked_in_blocks_and_the_page_says_how(
     silo, tmp_path, monkeypatch
 ):
     whole = silo.check(clinic.contract())
-    assert page_of(silo.directory, clinic.contract()).suffix == ".html"
+    assert not (silo.directory / "gx").exists()  # nobody here has asked for a page
+    assert silo.page(clinic.contract()).suffix == ".html"
     monkeypatch.setenv(LIMIT_MIB, "0")
     rows = clinic.frame(30)
     tight = make(tmp_path / "tight", rows)
     assert tight.check(clinic.contract()) == whole
-    page = page_of(tight.directory, clinic.contract())
+    page = tight.page(clinic.contract())
+    assert page == page_of(tight.directory, clinic.contract())
     assert page == tight.directory / "gx" / "clinic_1.txt"
     assert page.stat().st_mode & 0o777 == 0o600
     said = page.read_text()
