@@ -10,6 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from consilo.cohorts import Deadline, Quorum
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import JobInvalid
+from consilo.matching import HANDLE
+from consilo.recipe import Recipe
 from consilo.wire import digest
 
 DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -153,8 +155,43 @@ class Promotion(Config):
     approvals: int = Field(1, ge=1)
 
 
-_YOUNG = (("", "purpose"), ("", "exclude"), ("privacy", "statistics_epsilon"))
+def _itself(value: Any) -> Any:
+    return value
+
+
+class MatchSpec(Config):
+    """Which rows of the silos are the same people: how it is found out, and where it is kept."""
+
+    recipe: Annotated[Recipe, BeforeValidator(_itself, json_schema_input_type=str | Recipe)] = (
+        Field(description="the keys, or the path of a YAML file beside the job's")
+    )
+    handle: str | None = Field(
+        None, pattern=HANDLE, description="the match's name in every silo; the job's by default"
+    )
+    hub: str | None = Field(
+        None,
+        description="the silo that all others are matched with, and that learns who matches whom: "
+        "the one with the labels; by default the first",
+    )
+    contract: str | None = Field(
+        None,
+        description="whose columns the keys are made of, name@version or a path; every silo has a "
+        "mapping to it; the job's by default",
+    )
+    expires_days: int = Field(90, ge=1, le=3650, description="how long the match may be used")
+
+
+_YOUNG = (("", "match"), ("", "purpose"), ("", "exclude"), ("privacy", "statistics_epsilon"))
 """(section, key): what wire version 1 did not know."""
+
+
+def _with_recipe(value: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a job's YAML with the recipe that it names by a file put in its place."""
+    match = value.get("match")
+    if not isinstance(match, dict) or not isinstance(match.get("recipe"), str):
+        return value
+    recipe = Recipe.load(folder / match["recipe"]).model_dump(mode="json")
+    return {**value, "match": {**match, "recipe": recipe}}
 
 
 def _model_spec(value: Any) -> Any:
@@ -190,6 +227,7 @@ class Job(Config):
     exclude: tuple[str, ...] = Field(
         (), description="silos that are not asked, such as one that left"
     )
+    match: MatchSpec | None = Field(None, description="rows of which silos belong together")
     seed: int = Field(0, ge=0)
 
     @property
@@ -255,7 +293,7 @@ class Job(Config):
         path = Path(path)
         value = read_yaml(path, error=JobInvalid)
         if isinstance(value, dict):
-            value = {**value, **changes}
+            value = _with_recipe({**value, **changes}, path.parent)
         return parse(cls, value, where=str(path), error=JobInvalid)
 
     def changed(self, **changes: Any) -> Job:

@@ -21,6 +21,35 @@ HANDLE = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
 @dataclass(frozen=True)
+class MatchQuestion:
+    """What a silo's policy is asked before any of its keys leaves, even blinded.
+
+    Args:
+        run_id: the run.
+        handle: under which name the match shall be kept.
+        partners: whom the silo would be matched with.
+        recipe_hash: of the key recipe.
+        contract: ``name@version``.
+        dataset: the silo's data set.
+        purpose: what for.
+        num_entities: how many there are in the silo.
+        sketch: uint64: the smallest keyed hashes of its strongest key's values, sorted.
+        set_digest: keyed hash of that whole set.
+    """
+
+    run_id: str
+    handle: str
+    partners: tuple[str, ...]
+    recipe_hash: str
+    contract: str
+    dataset: str
+    purpose: str
+    num_entities: int
+    sketch: np.ndarray[Any, Any]
+    set_digest: str
+
+
+@dataclass(frozen=True)
 class Match:
     """One silo's half of a match.
 

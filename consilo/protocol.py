@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 
 from consilo.check_report import CheckReport
+from consilo.correspondence.cards import parsed
 from consilo.errors import ReplyInvalid
 from consilo.metrics import NUM_BINS
 
@@ -49,6 +50,10 @@ class Disclosure(StrEnum):
     """A label, or something from which one can be computed."""
     SEALED = "sealed"
     """Bytes that only another silo can open."""
+    MATCH = "match"
+    """Blinded identifiers, from which a partner learns which of its own people are here too."""
+    METADATA = "metadata"
+    """Words about columns that a person in the silo has released, column by column; no row."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,19 @@ class Field:
         kind: ``count`` (int >= 0), ``number``, ``numbers`` (name → number), ``arrays`` (name →
             numeric array, finite), ``tensors`` (arrays with the names, shapes and dtypes of the
             payload entry ``like``), ``tally`` (sums over rows by name), ``verdict`` (a contract
-            check's findings), ``envelopes`` (receiver → sealed bytes).
+            check's findings), ``cards`` (what columns are, in their owner's words: printable lines
+            of limited length), ``envelopes`` (receiver → sealed bytes).
         like: for ``tensors``, the payload entry to compare with.
         optional: may be absent.
+        content: for ``envelopes``, what kind of thing is sealed in them; it leaves the silo too,
+            for another silo.
     """
 
     disclosure: Disclosure
     kind: str
     like: str = ""
     optional: bool = False
+    content: Disclosure | None = None
 
     def check(self, name: str, value: Any, payload: Mapping[str, Any]) -> None:
         """Raise `ReplyInvalid` where ``value`` is not what the field declares."""
@@ -110,9 +119,19 @@ def verdict(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
     return Field(disclosure, "verdict")
 
 
-def envelopes() -> Field:
-    """Sealed bytes (uint8 arrays) by receiver."""
-    return Field(Disclosure.SEALED, "envelopes")
+def cards() -> Field:
+    """What columns are, in their owner's words: `consilo.correspondence.cards`."""
+    return Field(Disclosure.METADATA, "cards")
+
+
+def envelopes(content: Disclosure | None = None) -> Field:
+    """Sealed bytes (uint8 arrays) by receiver.
+
+    Args:
+        content: what kind of thing they hold for their receivers; None for what tells nothing of
+            the silo's data, such as public keys.
+    """
+    return Field(Disclosure.SEALED, "envelopes", content=content)
 
 
 @dataclass(frozen=True)
@@ -133,7 +152,9 @@ class Verb:
     @property
     def disclosures(self) -> frozenset[Disclosure]:
         """Every class that an answer of this verb may hold."""
-        return frozenset(field.disclosure for field in self.replies.values())
+        said = {field.disclosure for field in self.replies.values()}
+        sealed = {field.content for field in self.replies.values() if field.content is not None}
+        return frozenset(said | sealed)
 
     def check(self, reply: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
         """Raise `ReplyInvalid` unless ``reply`` holds just what was declared.
@@ -300,6 +321,16 @@ def _check_verdict(field: Field, name: str, value: Any, payload: Mapping[str, An
         ) from None
 
 
+def _check_cards(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    try:
+        parsed(value)
+    except (ValueError, TypeError, RecursionError):
+        raise ReplyInvalid(
+            f"{name}: expected descriptions of columns; each holds name, type, unit, description, "
+            "codes, range, and nothing else, in printable lines of limited length"
+        ) from None
+
+
 def _check_envelopes(field: Field, name: str, value: Any, payload: Mapping[str, Any]) -> None:
     for item in _check_mapping(name, value).values():
         if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.ndim != 1:
@@ -314,5 +345,6 @@ _CHECKS: dict[str, Callable[[Field, str, Any, Mapping[str, Any]], None]] = {
     "tensors": _check_tensors,
     "tally": _check_tally,
     "verdict": _check_verdict,
+    "cards": _check_cards,
     "envelopes": _check_envelopes,
 }

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from consilo.check_report import CheckReport
-    from consilo.matching import Match
+    from consilo.correspondence.cards import Card
+    from consilo.matching import Match, MatchQuestion
     from consilo.parcel import Parcel
 
 
@@ -142,6 +143,31 @@ class SiloHost(Protocol):
 
     def is_partner_relay(self, silo: str, value: Any, signature: str) -> bool:
         """Return whether the silo called so signed ``value``, by the key that is pinned here."""
+        ...
+
+    def cards(self) -> Sequence[Card]:
+        """Return what the silo has released about its columns; a `Card` each."""
+        ...
+
+    def histograms(self) -> Mapping[str, np.ndarray[Any, Any]]:
+        """Return the noisy histograms of released columns, by the column's key; paid for before."""
+        ...
+
+    def begin_match(self, question: MatchQuestion) -> None:
+        """Raise `Refused` unless the silo's policy lets it be matched so; it is counted, once."""
+        ...
+
+    def judge_match(
+        self, run_id: str, partner: str, *, num_theirs: int, num_common: int | None = None
+    ) -> None:
+        """Raise `Refused` unless the policy bears a partner's size and what is common.
+
+        Args:
+            run_id: the run.
+            partner: who.
+            num_theirs: entities that the partner says it has.
+            num_common: how many both have, by the keys so far; None before it is known.
+        """
         ...
 
     def match(self, handle: str, *, purpose: str) -> Match:

@@ -9,7 +9,7 @@ from datetime import date, datetime
 from datetime import time as clock_time
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
@@ -42,6 +42,7 @@ disclosures:
   metric: yes                    # figures of merit on held-out rows
   statistic: yes                 # counts and aggregates over rows
   update: yes                    # changes of model parameters
+  metadata: yes                  # words about columns that you have marked to share, one by one
 
 min_cohort: 2                    # silos asked together, this one included, for what is computed
                                  # from rows; each must have signed that it takes part
@@ -59,6 +60,16 @@ privacy:
   #     window_days: 365
   #     total_epsilon: 30.0      # for ever
   #     min_noise_multiplier: 0.5
+
+# matching:                      # rows of which silos are the same people; without it, refused;
+#                                # it also needs disclosures: {sealed: yes, match: yes}
+#   partners: [bank, telecom]    # with whom; without it, any that is pinned
+#   recipes: [9c1f…]             # approved by a person here: hashes of key recipes; without it, any
+#   min_set_size: 1000           # people in each silo
+#   min_intersection: 100        # people in both, or nobody learns who
+#   queries_per_partner: 4       # within window_days
+#   window_days: 30
+#   refuse_similar: 0.01         # a set that differs from an earlier one within window_days by less
 
 limits:
   memory_mib: 4096               # one message
@@ -171,6 +182,30 @@ class Limits(Config):
     per_hour: int | None = Field(default=None, ge=1)
 
 
+class MatchingRules(Config):
+    """When rows may be matched with those of other silos.
+
+    Args:
+        partners: with whom; None admits any that is pinned.
+        recipes: hashes of key recipes, or their first 12 digits at least, that a person here has
+            approved; None admits any.
+        min_set_size: people that each of the silos must have.
+        min_intersection: people that two silos must share before either learns who they are.
+        queries_per_partner: matches with one partner within ``window_days``.
+        window_days: how long matches count.
+        refuse_similar: a set of keys that differs from an earlier one by less than this share, but
+            differs, is refused: the two answers would tell of single people. 0 refuses none.
+    """
+
+    partners: tuple[str, ...] | None = None
+    recipes: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")], ...] | None = None
+    min_set_size: int = Field(default=100, ge=1)
+    min_intersection: int = Field(default=10, ge=1)
+    queries_per_partner: int = Field(default=4, ge=1)
+    window_days: float = Field(default=30.0, gt=0)
+    refuse_similar: float = Field(default=0.01, ge=0, lt=1)
+
+
 class Hours(Config):
     """When messages are answered.
 
@@ -239,6 +274,7 @@ class Policy(Config):
             the others must have attested with a key that this silo has pinned.
         partners: whose attestations count: every pinned key's, or confirmed ones' only.
         privacy: what differential privacy must be.
+        matching: when rows may be matched with those of other silos; None is never.
         limits: of one message, and of their number.
         hours: when messages are answered; None is always.
         expires: last day on which anything is allowed.
@@ -250,6 +286,7 @@ class Policy(Config):
     min_cohort: int = Field(default=2, ge=1)
     partners: Literal["pinned", "confirmed"] = "pinned"
     privacy: PrivacyRules = PrivacyRules()
+    matching: MatchingRules | None = None
     limits: Limits = Limits()
     hours: Hours | None = None
     expires: date | None = None
@@ -274,6 +311,9 @@ class Policy(Config):
             Disclosure.METRIC: True,
             Disclosure.STATISTIC: True,
             Disclosure.UPDATE: True,
+            Disclosure.SEALED: True,
+            Disclosure.MATCH: True,
+            Disclosure.METADATA: True,
         }
         return cls(
             allow=(Rule(jobs=("*",)),),

@@ -38,6 +38,7 @@ from pydantic import Field, model_validator
 from consilo.check_report import CheckReport
 from consilo.config import Config, nearest, parse, read_yaml
 from consilo.contract import Contract
+from consilo.correspondence.cards import Card
 from consilo.dispatch import answerer as dispatch_answerer
 from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadable
 from consilo.files import write_atomic
@@ -74,6 +75,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KEPT_ENCODINGS = 16
+_RELEASED = "feature_match"
+"""The protocol, one of Consilo's own, that answers with what people here have released by hand."""
 UNSTATED = "unstated"
 """The purpose of a job that names none."""
 
@@ -212,14 +215,15 @@ class Silo:
 
     def permit(self, header: Header, job: Job, contract: Contract, verb: Verb) -> None:
         """Raise `Refused` unless the silo's policy allows this verb."""
+        # What discloses nothing uses no row, nor does what was released before.
+        uses_rows = bool(verb.disclosures) and header.protocol != _RELEASED
         self._guard.permit(
             header,
             job,
             contract,
             verb,
-            rows=lambda: self._num_rows(contract, job.purpose),
-            # What discloses nothing uses no row.
-            counts=lambda: self.consent_counts(contract, job.purpose) if verb.disclosures else None,
+            rows=lambda: self._num_rows(contract, job.purpose) if uses_rows else sys.maxsize,
+            counts=lambda: self.consent_counts(contract, job.purpose) if uses_rows else None,
         )
 
     def repeated(self, header: Header) -> None:
@@ -233,7 +237,12 @@ class Silo:
         return self._guard.seal(header, reply, fields)
 
     def conclude(self, run_id: str) -> None:
-        """Answer nothing more for a run, and erase what was kept for it."""
+        """Answer nothing more for a run, and erase what was kept for it.
+
+        The ledger's newest hash goes into the audit log, whose own goes to the coordinator: so the
+        end of the ledger cannot be cut off unnoticed either.
+        """
+        self._guard.log.append("ledger", run=run_id, head=self._ledger.head)
         self._store.conclude(run_id)
         self._runs.end(run_id)
 
@@ -420,6 +429,18 @@ class Silo:
     def is_partner_relay(self, silo: str, value: Any, signature: str) -> bool:
         """Return whether the silo called so signed ``value``, by the key that is pinned here."""
         return self._guard.is_partner_relay(silo, value, signature)
+
+    def cards(self) -> Sequence[Card]:
+        """Return what people here have released about columns."""
+        from silos.metadata import shared_cards
+
+        return shared_cards(self.directory)
+
+    def histograms(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the noisy histograms of released columns, paid for when they were made."""
+        from silos.histograms import kept_histograms
+
+        return dict(kept_histograms(self.directory))
 
     def begin_match(self, question: MatchQuestion) -> None:
         """Raise `Refused` unless the policy lets the silo be matched so; note it either way."""

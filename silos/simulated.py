@@ -44,11 +44,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.check_report import CheckReport
 from consilo.contract import Contract
+from consilo.correspondence.cards import Card
 from consilo.dispatch import answerer
 from consilo.errors import Refused, SourceUnreadable
 from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
-from consilo.matching import Match
+from consilo.matching import Match, MatchQuestion
 from consilo.parcel import Answer, Parcel
 from consilo.partition import Rows
 from consilo.privacy.account import Account, Admit, Charge
@@ -365,6 +366,22 @@ class SimulatedSilo:
     def _signing_key(self, silo: str) -> Ed25519PrivateKey:
         secret = hmac.digest(self._root(), json.dumps(["sign", silo]).encode(), "sha256")
         return Ed25519PrivateKey.from_private_bytes(secret)
+
+    def cards(self) -> Sequence[Card]:
+        """Return nothing: all simulated silos have the same columns, and nobody released any."""
+        return ()
+
+    def histograms(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return nothing."""
+        return {}
+
+    def begin_match(self, question: MatchQuestion) -> None:
+        """Allow it: nobody is matched with anybody outside of a simulation."""
+
+    def judge_match(
+        self, run_id: str, partner: str, *, num_theirs: int, num_common: int | None = None
+    ) -> None:
+        """Allow it: nobody is matched with anybody outside of a simulation."""
 
     def match(self, handle: str, *, purpose: str = "") -> Match:
         """Return this silo's half of a match; the rows of a simulation never change."""

@@ -23,6 +23,9 @@ NAMES = {
     "evaluation": "consilo.protocols.evaluation:Evaluation",
     "conclude": "consilo.protocols.conclude:Conclude",
     "quote": "consilo.protocols.quote:Quote",
+    "psi": "consilo.protocols.psi:Psi",
+    "vertical_linear": "consilo.protocols.vertical_linear:VerticalLinear",
+    "feature_match": "consilo.protocols.feature_match:FeatureMatch",
 }
 
 

@@ -19,7 +19,7 @@ from consilo.contract import Contract
 from consilo.dispatch import answerer
 from consilo.errors import Refused
 from consilo.job import Job
-from consilo.matching import Match
+from consilo.matching import Match, MatchQuestion
 from consilo.parcel import Answer, Parcel
 from consilo.privacy.account import Account
 from consilo.run import Run
@@ -99,6 +99,8 @@ class Host:
     secrets: dict[str, bytes] = field(default_factory=dict)
     state: dict[tuple[str, str], bytes] = field(default_factory=dict)
     matches: dict[str, Match] = field(default_factory=dict)
+    questions: list[MatchQuestion] = field(default_factory=list)
+    min_common: int = 0
     keep_replies: bool = True
     encodings: int = 0
 
@@ -173,6 +175,21 @@ class Host:
 
     def is_partner_relay(self, silo: str, value, signature: str) -> bool:
         return is_signed(public_hex(signing_key(silo)), "relay", value, signature)
+
+    def cards(self):
+        return ()
+
+    def histograms(self):
+        return {}
+
+    def begin_match(self, question: MatchQuestion) -> None:
+        if self.refusal:
+            raise Refused(self.refusal)
+        self.questions.append(question)
+
+    def judge_match(self, run_id, partner, *, num_theirs, num_common=None) -> None:
+        if num_common is not None and num_common < self.min_common:
+            raise Refused(f"{num_common} are too few", code="intersection")
 
     def match(self, handle: str, *, purpose: str) -> Match:
         if handle not in self.matches:

@@ -1,0 +1,1 @@
+"""Private set intersection: which keys two silos share, and nothing of the others."""
