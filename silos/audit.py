@@ -8,7 +8,8 @@ rewrite its history unnoticed (`consilo.crosscheck`).
     asked      a request with its decision: allowed, refused (code, reason) or repeated
     answered   a reply: its status, the fields with their sizes, the SHA-256 of its body
     bundle     code that was refused or approved
-    operator   what a person changed: policy, consent, keys
+    ledger     the newest hash of the privacy ledger, at the end of a run
+    left       the silo has left the federation
 """
 
 from __future__ import annotations

@@ -221,7 +221,8 @@ def resolve(folder: Path, prefix: str) -> str:
     found = [each.digest for each in bundles(folder) if each.digest.startswith(prefix)]
     if len(found) != 1:
         count = "no bundle" if not found else f"{len(found)} bundles"
-        raise ConfigInvalid(prefix, [f"{count} here with a hash that begins so"])
+        whole = "a whole one has 64 hexadecimal digits in lower case"
+        raise ConfigInvalid(prefix, [f"{count} here with a hash that begins so; {whole}"])
     return found[0]
 
 

@@ -208,6 +208,15 @@ class Ledger:
             ).fetchall()
         return [(mechanism, (sigma, rate, steps)) for mechanism, sigma, rate, steps in rows]
 
+    @property
+    def head(self) -> str:
+        """Hash of the newest entry; `consilo.chain.START` where there is none."""
+        if not self.path.exists():
+            return START
+        with self._open() as database:
+            row = database.execute("SELECT hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        return START if row is None else str(row[0])
+
     def entries(self) -> list[dict[str, Any]]:
         """Return all entries as lines of a chain: seq, time, kind, body, prev, hash."""
         if not self.path.exists():

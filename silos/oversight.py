@@ -114,7 +114,7 @@ def audit_verify(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Verify that no line was edited, removed or moved, and that run records tell the same.
+    """Verify that no line was edited, removed or moved, and that ledger and records tell the same.
 
     Example: consilo silo audit verify --record record.jsonl --dir silos/cleveland
     """
@@ -124,13 +124,19 @@ def audit_verify(
     from consilo.crosscheck import compare
     from consilo.errors import RecordTampered
     from silos.guard import CoordinatorConfig
+    from silos.ledger import Ledger
     from silos.silo import SiloConfig
 
     path = directory / "audit.jsonl"
     entries = chain.verify(path) if path.exists() else []
     name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name
     keys = CoordinatorConfig.load(directory).signing_keys
-    findings = []
+    spent = {chain.START, *(each["hash"] for each in Ledger(directory).entries())}
+    findings = [
+        f"the privacy ledger has not the entry that was its newest at the end of {told['run']}"
+        for told in (each["body"] for each in entries if each["kind"] == "ledger")
+        if told["head"] not in spent
+    ]
     for each in record or []:
         closing = records.verify(each)
         if keys and closing["public_key"] not in keys:

@@ -211,3 +211,16 @@ def test_after_the_end_a_silo_answers_nothing_more_for_the_run(done) -> None:
     run_id = logs(silos)["north"][-1]["body"]["step"]
     assert run_id
     assert silos["north"]._store.is_concluded("run")
+
+
+def test_a_ledger_that_was_cut_off_is_found_out(done) -> None:
+    directory = done[1]["south"].directory
+    run = ["audit", "verify", "--dir", str(directory)]
+    assert CliRunner().invoke(app, run).exit_code == 0
+    log = directory / "audit.jsonl"
+    whole = log.read_bytes()
+    chain.Chain(log).append("ledger", run="run", head="0" * 64)
+    told = CliRunner().invoke(app, run)
+    log.write_bytes(whole)
+    assert told.exit_code == 1
+    assert "ledger has not the entry" in told.stdout
