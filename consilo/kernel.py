@@ -271,6 +271,7 @@ class Kernel:
 
     def _parcels(self, step: Ask, place: _Place, deadline_s: float) -> dict[str, Parcel]:
         now = self._now()
+        cohort = tuple(step.cohort or step.members)
         header = Header(
             run_id=self._run_id,
             scope=f"{place.round}/{place.index}/{step.verb}",
@@ -279,9 +280,9 @@ class Kernel:
             silo="",
             protocol=place.name,
             verb=step.verb,
-            cohort=tuple(step.members),
+            cohort=cohort,
             manifest=self.manifest,
-            attestations={n: w for n, w in self._attestations.items() if n in step.members},
+            attestations={n: w for n, w in self._attestations.items() if n in cohort},
             issued=now,
             expires=now + deadline_s + _MARGIN_S,
             head=self._head(),

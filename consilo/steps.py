@@ -21,6 +21,8 @@ class Ask:
         own: what one silo alone gets besides, by silo; forces a serialisation per silo.
         quorum: who must have answered; None demands nobody.
         deadline_s: seconds until a silo counts as dropped; None leaves it to the cohort's history.
+        cohort: who takes part in what is computed, where that is more than who is asked now: silos
+            that take turns. A silo counts those that have attested to this run.
     """
 
     members: Sequence[str]
@@ -29,6 +31,7 @@ class Ask:
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quorum: Quorum | None = None
     deadline_s: float | None = None
+    cohort: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Training over columns that different silos hold of the same, matched rows."""

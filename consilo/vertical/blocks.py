@@ -1,0 +1,171 @@
+"""Who holds which columns, and one silo's columns of the matched rows in the joint order.
+
+A vertical job has one contract for the whole table. Each feature column is held by one silo, the
+target by the label silo; a silo's part of the contract is what it must keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from consilo.config import Config
+from consilo.contract import Contract
+from consilo.contract_rules import twice
+from consilo.errors import IncompatibleJob
+from consilo.features import Encoding, Scale
+from consilo.matching import HANDLE
+from consilo.silo import SiloView
+from consilo.wire import digest
+
+Array = npt.NDArray[Any]
+
+
+class Holders(Config):
+    """Who holds what: the part of ``protocol.args`` that every vertical protocol has."""
+
+    match: str = Field(pattern=HANDLE, description="handle of the match, the same in all silos")
+    label_silo: str = Field(description="who holds the target; it learns the result")
+    columns: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+        min_length=2, description="silo → the feature columns that it holds"
+    )
+
+    @model_validator(mode="after")
+    def _each_column_once(self) -> Self:
+        held = [name for names in self.columns.values() for name in names]
+        if twice(held):
+            raise ValueError(f"columns: held twice: {', '.join(sorted(twice(held)))}")
+        if self.label_silo not in self.columns:
+            raise ValueError(
+                f"label_silo: '{self.label_silo}' holds no columns; expected one of "
+                f"{', '.join(self.columns)}"
+            )
+        return self
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Every silo of the job, sorted."""
+        return tuple(sorted(self.columns))
+
+    @property
+    def feature_silos(self) -> tuple[str, ...]:
+        """The silos without the target, sorted."""
+        return tuple(name for name in self.members if name != self.label_silo)
+
+    def require_fit(self, contract: Contract) -> None:
+        """Raise `IncompatibleJob` unless every feature of the contract is held by a silo."""
+        held = {name for names in self.columns.values() for name in names}
+        faults = [f"'{name}' is no feature" for name in sorted(held - set(contract.features))]
+        faults += [f"nobody holds '{name}'" for name in contract.features if name not in held]
+        if faults:
+            raise IncompatibleJob(
+                f"protocol.args.columns do not fit {contract.ref}: {'; '.join(faults[:5])}"
+            )
+
+    def part(self, contract: Contract, silo: str) -> Contract:
+        """Return the part of a contract that one silo must keep.
+
+        Rules about columns of other silos are left out; a rule about several is too, unless the
+        silo holds all of them.
+        """
+        if silo not in self.columns:
+            raise IncompatibleJob(f"protocol.args.columns: silo '{silo}' holds nothing")
+        names = set(self.columns[silo])
+        if silo == self.label_silo:
+            names |= set(contract.targets)
+        rules = contract.rules
+        fresh = rules.freshness
+        kept = rules.model_copy(
+            update={
+                "unique": tuple(each for each in rules.unique if set(each.columns) <= names),
+                "class_balance": rules.class_balance if silo == self.label_silo else None,
+                "freshness": fresh if fresh and fresh.column in names else None,
+                "cross_column": tuple(
+                    each
+                    for each in rules.cross_column
+                    if {each.left, each.right if isinstance(each.right, str) else each.left}
+                    <= names
+                ),
+            }
+        )
+        columns = {name: each for name, each in contract.columns.items() if name in names}
+        return contract.model_copy(update={"columns": columns, "rules": kept})
+
+
+@dataclass(frozen=True)
+class Block:
+    """One silo's columns of the matched rows, in the joint order; memory-mapped.
+
+    Args:
+        features: float32, [matched rows, inputs]; numbers standardised over the matched rows.
+        targets: the label silo's: int64 classes or float32 values, [matched rows]; else empty.
+        inputs: names of the inputs.
+        mark: of the match; equal marks are halves of one match.
+    """
+
+    features: Array
+    targets: Array
+    inputs: tuple[str, ...]
+    mark: str
+
+    def __len__(self) -> int:
+        """Return the number of matched rows."""
+        return len(self.features)
+
+
+def block_of(silo: SiloView, holders: Holders) -> Block:
+    """Return the silo's block, encoded once and kept for the run's later messages.
+
+    Raises:
+        Refused: where the match cannot be used.
+        IncompatibleJob: where columns and contract do not fit.
+    """
+    holders.require_fit(silo.contract)
+    if silo.job.features.missing == "drop":
+        raise IncompatibleJob(
+            "features.missing: rows that one silo drops the others cannot know; use 'mean' or "
+            "'indicator' in a vertical job"
+        )
+    part = holders.part(silo.contract, silo.name)
+    match = silo.match(holders.match)
+    has_labels = silo.name == holders.label_silo
+    job = silo.job if has_labels else silo.job.changed(task="custom", outputs=1)
+    encoding = Encoding.plan(part, job)
+
+    def build() -> Mapping[str, Array]:
+        frame = silo.host.frame(part, purpose=silo.job.purpose).iloc[match.rows]
+        features = encoding.features(frame, _scale(encoding, frame, silo.job.features.standardize))
+        targets = encoding.target(frame) if has_labels else np.empty(0, np.float32)
+        return {"features": features, "targets": targets}
+
+    rows = match.rows.astype("<i8").tobytes()
+    settings = silo.job.features.model_dump(mode="json")
+    key = digest(["vertical", part.digest, settings, silo.job.task, digest(rows), silo.name])
+    found = silo.host.encoded(part, key, build, purpose=silo.job.purpose)
+    mark = digest([match.handle, match.recipe_hash, len(match.rows)])
+    features, targets = np.asarray(found["features"]), np.asarray(found["targets"])
+    return Block(features, targets, encoding.inputs, mark)
+
+
+def _scale(encoding: Encoding, frame: Any, mode: str) -> Scale:
+    """Return what standardises the silo's own columns; nothing leaves for it."""
+    if mode == "none":
+        return Scale.unit(len(encoding.numeric))
+    if mode == "contract":
+        return Scale.of_ranges(encoding)
+    raw = encoding.raw_numeric(frame)
+    there = ~np.isnan(raw)
+    count = np.maximum(there.sum(axis=0), 1)
+    mean = np.where(there, raw, 0.0).sum(axis=0) / count
+    variance = np.where(there, (raw - mean) ** 2, 0.0).sum(axis=0) / count
+    return Scale.of_moments(cast(Any, mean), cast(Any, variance))
+
+
+def folds_of(num_rows: int, folds: int) -> Array:
+    """Return each place's fold, int64: the joint order is a random one, so places take turns."""
+    return np.arange(num_rows, dtype=np.int64) % folds

@@ -1,0 +1,106 @@
+"""Asking silos in turn, with sealed letters between the label silo and the feature silos."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from consilo.cohorts import Quorum
+from consilo.errors import Refused, ReplyInvalid
+from consilo.protocol import Disclosure, envelopes
+from consilo.sealed import Envelope, Mailbox
+from consilo.silo import SiloView
+from consilo.steps import Answers, Ask, Reply, Step
+from consilo.wire import pack, unpack
+
+Letters = Mapping[str, Envelope]
+
+INTRODUCTIONS = {"envelopes": envelopes()}
+"""What the verb that introduces a silo replies."""
+SCORES = envelopes(Disclosure.EMBEDDING)
+RESIDUALS = envelopes(Disclosure.LABEL)
+
+
+def asked(
+    members: Sequence[str],
+    everybody: Sequence[str],
+    verb: str,
+    payload: Mapping[str, Any],
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Ask:
+    """Return an ask in which all ``members`` must answer, as a part of what ``everybody`` does."""
+    quorum = Quorum(min_silos=len(members), mandatory=tuple(members))
+    return Ask(members, verb, payload, own or {}, quorum, cohort=everybody)
+
+
+def introduced(everybody: Sequence[str]) -> Generator[Step, Any, dict[str, dict[str, Envelope]]]:
+    """Ask all for their public keys; return receiver → sender → introduction."""
+    answers: Answers = yield asked(everybody, everybody, "introduce", {})
+    return {
+        name: {
+            sender: letter(reply, name)
+            for sender, reply in answers.replies.items()
+            if sender != name
+        }
+        for name in everybody
+    }
+
+
+def letter(reply: Reply, receiver: str) -> Envelope:
+    """Return the envelope for one receiver."""
+    found: Envelope | None = reply.fields["envelopes"].get(receiver)
+    if found is None:
+        raise ReplyInvalid(f"silo '{reply.silo}' sent no envelope for '{receiver}'")
+    return found
+
+
+@dataclass(frozen=True)
+class Post:
+    """One silo's letters; each says of which match it speaks, so that rows cannot be mixed up.
+
+    Args:
+        silo: whose.
+        mark: of the match here.
+    """
+
+    silo: SiloView
+    mark: str
+
+    def seal(self, receiver: str, topic: str, content: Mapping[str, Any]) -> Envelope:
+        """Return an envelope for another silo."""
+        packed = pack({"mark": self.mark, "content": content})
+        return Mailbox(self.silo).seal(receiver, topic, packed)
+
+    def open(self, sender: str, topic: str, envelope: Envelope) -> Mapping[str, Any]:
+        """Return what another silo sealed; raise `Refused` where it speaks of another match."""
+        said = unpack(Mailbox(self.silo).unseal(sender, topic, envelope))
+        if said.get("mark") != self.mark:
+            raise Refused(
+                f"silo '{sender}' has another match under this handle; match again", code="match"
+            )
+        content: Mapping[str, Any] = said["content"]
+        return content
+
+
+def require_shape(sender: str, name: str, value: Any, shape: tuple[int | None, ...]) -> None:
+    """Raise `ReplyInvalid` unless an array from another silo has a shape; None is any length."""
+    found = getattr(value, "shape", ())
+    if len(found) != len(shape) or any(
+        want not in (None, has) for want, has in zip(shape, found, strict=True)
+    ):
+        raise ReplyInvalid(f"'{name}' from silo '{sender}' has another shape than was agreed")
+
+
+def keep(silo: SiloView, name: str, step: int, value: Mapping[str, Any]) -> None:
+    """Keep a silo's state after a step; that of the step before stays, for a step asked again."""
+    silo.keep(f"{name}-{step}", pack(value))
+    silo.forget(f"{name}-{step - 2}")
+
+
+def kept(silo: SiloView, name: str, step: int) -> dict[str, Any]:
+    """Return a silo's state after a step."""
+    found = silo.kept(f"{name}-{step}")
+    if found is None:
+        raise Refused(f"this silo has not done step {step} of this run", code="order")
+    return unpack(found)

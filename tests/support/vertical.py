@@ -1,0 +1,91 @@
+"""Silos in memory that hold different columns of the same people; a seam for tests."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import clinic
+import numpy as np
+import pandas as pd
+
+from consilo.contract import Contract
+from consilo.dispatch import answerer
+from consilo.job import Job
+from consilo.kernel import Federation, Kernel
+from consilo.matching import Match
+from consilo.protocols import find_protocol
+from consilo.transports.local import LocalTransport
+
+LABEL = "bank"
+
+
+def contract_of(columns: dict[str, tuple[str, ...]], *, classes: int | None = 2) -> Contract:
+    target: dict[str, Any] = {"type": "float", "role": "target"}
+    if classes is not None:
+        target = {"type": "integer", "role": "target", "allowed": list(range(classes))}
+    features = {name: {"type": "float"} for names in columns.values() for name in names}
+    value = {"name": "joint", "version": 1, "columns": {**features, "y": target}}
+    return Contract.parse(value, where="joint.yaml")
+
+
+def silos_of(
+    table: pd.DataFrame,
+    columns: dict[str, tuple[str, ...]],
+    *,
+    seed: int = 0,
+    spare: int = 5,
+) -> dict[str, clinic.Host]:
+    """Cut a table by columns; every silo has its rows in an order of its own, some unmatched.
+
+    Place i of the match is row i of ``table``.
+    """
+    rng = np.random.default_rng(seed)
+    hosts = {}
+    for name, held in columns.items():
+        mine = table[[*held, "y"] if name == LABEL else list(held)]
+        extra = mine.iloc[rng.integers(0, len(mine), spare)]
+        order = rng.permutation(len(mine) + spare)
+        rows = pd.concat([mine, extra], ignore_index=True).iloc[order].reset_index(drop=True)
+        host = clinic.Host(name, rows)
+        now = datetime.now(UTC)
+        partners = tuple(each for each in columns if each != name)
+        host.keep_match(
+            Match(
+                "m",
+                np.argsort(order)[: len(mine)].astype(np.int64),
+                partners,
+                "recipe",
+                "joint@1",
+                "data",
+                "unstated",
+                now,
+                now + timedelta(days=1),
+            )
+        )
+        hosts[name] = host
+    return hosts
+
+
+def job_of(name: str, columns: dict[str, tuple[str, ...]], **changes: Any) -> Job:
+    held = {silo: list(names) for silo, names in columns.items()}
+    args = {"match": "m", "label_silo": LABEL, "columns": held, **changes.pop("args", {})}
+    section = {"name": name, "args": args, **changes.pop("protocol", {})}
+    return clinic.job(contract="joint@1", protocol=section, **changes)
+
+
+def driven(
+    job: Job,
+    contract: Contract,
+    hosts: dict[str, clinic.Host],
+    *,
+    transport: Any = None,
+    state: Any = None,
+) -> tuple[Any, list[Any]]:
+    """Run the job's protocol to its end; return its result and the exchanges."""
+    exchanges: list[Any] = []
+    moved = transport or LocalTransport({n: answerer(host) for n, host in hosts.items()})
+    kernel = Kernel(moved, run_id="r", job=job, contract=contract, observe=exchanges.append)
+    fed = Federation(tuple(sorted(hosts)), job, contract, lambda: tuple(hosts))
+    name = job.protocol.name
+    return kernel.run(name, find_protocol(name).from_job(job), fed, state), exchanges
