@@ -131,7 +131,7 @@ def audit_verify(
     entries = chain.verify(path) if path.exists() else []
     name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name
     keys = CoordinatorConfig.load(directory).signing_keys
-    spent = {chain.START, *(each["hash"] for each in Ledger(directory).entries())}
+    spent = {chain.START, *(each["hash"] for each in Ledger(directory / "ledger.db").entries())}
     findings = [
         f"the privacy ledger has not the entry that was its newest at the end of {told['run']}"
         for told in (each["body"] for each in entries if each["kind"] == "ledger")
