@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silos import feature_commands
+
 if TYPE_CHECKING:
     from silos.onboard import Added
 
@@ -21,6 +23,9 @@ app = typer.Typer(
 )
 
 _FILE = "A file, a folder or a pattern; may be given several times."
+
+app.command()(feature_commands.describe)
+app.command()(feature_commands.align)
 
 
 @app.command()

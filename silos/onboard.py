@@ -194,6 +194,20 @@ def mappings(directory: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def source_of(directory: Path, data: str) -> Source:
+    """Return one of the silo's data sets, ready to be read.
+
+    Raises:
+        ConfigInvalid: where ``silo.yaml`` does not have it.
+    """
+    known = known_data(directory)
+    if data not in known:
+        hint = f"it has {', '.join(known) or 'none'}"
+        raise ConfigInvalid(str(directory / "silo.yaml"), [f"no data set '{data}'; {hint}"])
+    where = f"the data set '{data}'"
+    return parse(Source, dict(known[data]), where=where).resolve(directory)
+
+
 def sample(source: Source) -> pd.DataFrame:
     """Return the first rows, text as written; no more of the source is read than one block."""
     from silos.propose import SAMPLE_ROWS

@@ -42,7 +42,7 @@ disclosures:
   metric: yes                    # figures of merit on held-out rows
   statistic: yes                 # counts and aggregates over rows
   update: yes                    # changes of model parameters
-  metadata: yes                  # words about columns that you have marked to share, one by one
+  # metadata: yes                # words about columns, those that you have marked to share
 
 min_cohort: 2                    # silos asked together, this one included, for what is computed
                                  # from rows; each must have signed that it takes part

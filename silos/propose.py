@@ -118,13 +118,21 @@ class Proposal:
         return "\n".join(lines) + "\n"
 
 
-def propose(sample: pd.DataFrame, contract: Contract, *, data: str) -> Proposal:
+def propose(
+    sample: pd.DataFrame,
+    contract: Contract,
+    *,
+    data: str,
+    aligned: Mapped[str, str] | None = None,
+) -> Proposal:
     """Return the best mapping of a table to a contract that was found.
 
     Args:
         sample: some rows as the organisation holds them; text as written, where there is a choice.
         contract: the contract.
         data: the data set's name.
+        aligned: canonical name → local name, for columns that people have agreed on; these are
+            taken, and only how to read them is found out.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -135,6 +143,12 @@ def propose(sample: pd.DataFrame, contract: Contract, *, data: str) -> Proposal:
     ]
     readings = [[best_reading(local, column) for column in table] for local in locals_]
     scores = _scores(locals_, table, readings)
+    names = [local.name for local in locals_]
+    for index, column in enumerate(table):
+        if column.name in (aligned or {}):
+            row = names.index((aligned or {})[column.name])
+            scores[row, :] = scores[:, index] = 0.0
+            scores[row, index] = 1.0
     rows, columns = linear_sum_assignment(-scores)
     chosen = {int(c): int(r) for r, c in zip(rows, columns, strict=True) if scores[r, c] >= _LEAST}
     missing = sorted({text for row in chosen.values() for text in locals_[row].missing})

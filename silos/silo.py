@@ -438,9 +438,9 @@ class Silo:
 
     def histograms(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the noisy histograms of released columns, paid for when they were made."""
-        from silos.histograms import kept_histograms
+        from silos.histograms import kept_histograms, may_leave
 
-        return dict(kept_histograms(self.directory))
+        return dict(kept_histograms(self.directory)) if may_leave(self.policy) else {}
 
     def begin_match(self, question: MatchQuestion) -> None:
         """Raise `Refused` unless the policy lets the silo be matched so; note it either way."""
