@@ -219,7 +219,7 @@ def test_a_ledger_that_was_cut_off_is_found_out(done) -> None:
     assert CliRunner().invoke(app, run).exit_code == 0
     log = directory / "audit.jsonl"
     whole = log.read_bytes()
-    chain.Chain(log).append("ledger", run="run", head="0" * 64)
+    chain.Chain(log).append("ledger", run="run", head="1" * 64)
     told = CliRunner().invoke(app, run)
     log.write_bytes(whole)
     assert told.exit_code == 1
