@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -30,9 +30,7 @@ _MAX_CODE = 40
 _MAX_REASON = 2000
 _MAX_NAMES = 100_000
 _MAX_REPLY_BYTES = 64 * 1024
-_REQUEST, _REPLY, _ATTENDS = "request", "reply", "attends"
-_V1_REQUEST = ("run_id", "scope", "content", "round", "silo", "protocol", "verb", "cohort", "wire")
-_V1_REPLY = ("step_id", "silo", "status", "seconds", "code", "reason", "wire")
+_ATTENDS = "attends"
 _TEXTS = ("run_id", "scope", "content", "silo", "protocol", "verb", "head", "signature")
 
 
@@ -108,8 +106,40 @@ class Manifest:
         return manifest
 
 
+class _Signed:
+    """What request and reply have in common: a signature over everything else."""
+
+    PURPOSE: ClassVar[str]
+    V1_FIELDS: ClassVar[tuple[str, ...]]
+    signature: str
+    wire: int
+
+    def signed(self, key: Ed25519PrivateKey) -> Self:
+        """Return the header with the signature of its sender."""
+        statement = sign(key, self.PURPOSE, self._statement())
+        return replace(self, signature=statement)  # type: ignore[type-var]
+
+    def is_signed_by(self, public: str) -> bool:
+        """Return whether the raw Ed25519 key ``public`` (hexadecimal) signed this header."""
+        told = self._statement()
+        return self.wire >= 2 and is_signed(public, self.PURPOSE, told, self.signature)
+
+    def encode(self) -> bytes:
+        """Return the header as bytes, in its own wire version."""
+        fields = self._fields()
+        if self.wire == 1:
+            fields = {name: fields[name] for name in self.V1_FIELDS}
+        return canonical_json(fields)
+
+    def _statement(self) -> dict[str, Any]:
+        return {name: value for name, value in self._fields().items() if name != "signature"}
+
+    def _fields(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
 @dataclass(frozen=True)
-class Header:
+class Header(_Signed):
     """What a request says of itself; the coordinator writes it, the silo's guard reads it.
 
     Args:
@@ -130,6 +160,19 @@ class Header:
         signature: by the coordinator, over all the rest.
         wire: version of this format.
     """
+
+    PURPOSE = "request"
+    V1_FIELDS = (
+        "run_id",
+        "scope",
+        "content",
+        "round",
+        "silo",
+        "protocol",
+        "verb",
+        "cohort",
+        "wire",
+    )
 
     run_id: str
     scope: str
@@ -161,24 +204,6 @@ class Header:
         """What is asked, whatever the run and the silo: all that an answer may depend on."""
         return (self.protocol, self.verb, self.round, self.scope, self.content)
 
-    def signed(self, key: Ed25519PrivateKey) -> Self:
-        """Return the header with the coordinator's signature."""
-        return replace(self, signature=sign(key, _REQUEST, self._statement()))
-
-    def is_signed_by(self, public: str) -> bool:
-        """Return whether the raw Ed25519 key ``public`` (hexadecimal) signed this header."""
-        return self.wire >= 2 and is_signed(public, _REQUEST, self._statement(), self.signature)
-
-    def encode(self) -> bytes:
-        """Return the header as bytes, in its own wire version."""
-        fields = asdict(self)
-        if self.wire == 1:
-            fields = {name: fields[name] for name in _V1_REQUEST}
-        return canonical_json(fields)
-
-    def _statement(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "signature"}
-
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Return the header in ``data``; its signature is not looked at.
@@ -196,7 +221,7 @@ class Header:
                 f"{wire if type(wire) is int else 'none'}; upgrade Consilo "
                 f"{'at the coordinator' if older else 'in the silo'}"
             )
-        if wire == 1 and set(fields) != set(_V1_REQUEST):
+        if wire == 1 and set(fields) != set(cls.V1_FIELDS):
             raise ReplyInvalid("a request's header lacks a field or has one too many")
         try:
             cohort, manifest = tuple(fields["cohort"]), fields.get("manifest", {})
@@ -219,7 +244,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class ReplyHeader:
+class ReplyHeader(_Signed):
     """What a reply says of itself.
 
     Args:
@@ -238,6 +263,9 @@ class ReplyHeader:
         wire: version of this format.
     """
 
+    PURPOSE = "reply"
+    V1_FIELDS = ("step_id", "silo", "status", "seconds", "code", "reason", "wire")
+
     step_id: str
     silo: str
     status: str
@@ -250,24 +278,6 @@ class ReplyHeader:
     attestation: str = ""
     signature: str = ""
     wire: int = WIRE_VERSION
-
-    def signed(self, key: Ed25519PrivateKey) -> Self:
-        """Return the header with the silo's signature."""
-        return replace(self, signature=sign(key, _REPLY, self._statement()))
-
-    def is_signed_by(self, public: str) -> bool:
-        """Return whether the raw Ed25519 key ``public`` (hexadecimal) signed this header."""
-        return self.wire >= 2 and is_signed(public, _REPLY, self._statement(), self.signature)
-
-    def encode(self) -> bytes:
-        """Return the header as bytes, in its own wire version."""
-        fields = asdict(self)
-        if self.wire == 1:
-            fields = {name: fields[name] for name in _V1_REPLY}
-        return canonical_json(fields)
-
-    def _statement(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "signature"}
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -285,7 +295,7 @@ class ReplyHeader:
             raise ReplyInvalid("a reply's header lacks a field or has one too many") from None
         if reply.wire not in WIRE_VERSIONS or reply.status not in ("ok", "fault"):
             raise ReplyInvalid("a reply's header has an unknown version or status")
-        if reply.wire == 1 and set(fields) != set(_V1_REPLY):
+        if reply.wire == 1 and set(fields) != set(cls.V1_FIELDS):
             raise ReplyInvalid("a reply's header lacks a field or has one too many")
         texts = [value for name, value in asdict(reply).items() if name not in ("seconds", "wire")]
         if not all(isinstance(each, str) for each in texts) or not _is_time(reply.seconds):
