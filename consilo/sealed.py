@@ -95,21 +95,21 @@ class Mailbox:
         """Whom this silo has met."""
         return tuple(sorted(self._open_state()["partners"]))
 
-    def seal(self, receiver: str, topic: str, content: bytes) -> Envelope:
+    def seal(self, receiver: str, topic: str, content: bytes, *, at_least: int = 0) -> Envelope:
         """Return an envelope; the same content at the same step is the same envelope.
 
         Args:
             receiver: who shall open it; at most one envelope a step for each.
             topic: what it is, as the receiver expects it.
             content: any bytes.
+            at_least: bytes that the content is made to look like, where its size would tell.
         """
         theirs = self._key_of(receiver)
         sequence = self._sequence()
         bound = self._bound(topic, self._silo.name, receiver, sequence)
         size = _LENGTH + len(content)
-        padded = (
-            len(content).to_bytes(_LENGTH, "little") + content + bytes(padded_size(size) - size)
-        )
+        filler = bytes(padded_size(max(size, _LENGTH + at_least)) - size)
+        padded = len(content).to_bytes(_LENGTH, "little") + content + filler
         # From the content, so that a step that is asked again gives the same bytes, and two
         # contents never share a key.
         secret = bytes.fromhex(self._open_state()["private"])

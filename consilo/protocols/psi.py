@@ -210,7 +210,9 @@ class Psi(Protocol):
                 self._judge(silo, state, partner, max(side.num_matched))
                 if partner == self.hub(message.cohort):
                     out = side.disclosed()
-            sent[partner] = mailbox.seal(partner, f"exchange {step}", pack(out))
+            # The last envelope has the size of a match of all with all: its own would tell.
+            most = side.most_disclosed if step == last else 0
+            sent[partner] = mailbox.seal(partner, f"exchange {step}", pack(out), at_least=most)
         _save(silo, state)
         return {"envelopes": sent, "more": last - step}
 
@@ -238,7 +240,8 @@ class Psi(Protocol):
             counts = np.bincount(part.keys, minlength=len(self.spec.recipe.keys))
             state["by_key"][partner] = counts.tolist()
             told = {"keys": part.keys, "slots": part.slots, "by_key": counts.tolist()}
-            sent[partner] = mailbox.seal(partner, "join", pack(told))
+            most = Side(silo, state, partner, shards).most_joint
+            sent[partner] = mailbox.seal(partner, "join", pack(told), at_least=most)
         silo.keep("psi-joint", pack({"rows": found[0].of(joint).rows}))
         state["joint"] = len(joint)
         _save(silo, state)
@@ -268,6 +271,8 @@ class Psi(Protocol):
     @verb("finish", replies={})
     def finish(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Put the rows in the joint order, keep the match, erase every key."""
+        if silo.kept(_STATE) is None and self._is_finished(silo):
+            return {}
         mailbox, state = Mailbox(silo), _state(silo)
         shares = {silo.name: silo.kept("psi-share") or b""}
         for name in (each for each in message.cohort if each != silo.name):
@@ -298,13 +303,14 @@ class Psi(Protocol):
                 report=report,
             )
         )
-        mailbox.close()
+        silo.forget(_STATE)
+        for name in ("psi-share", "psi-joint"):
+            silo.forget(name)
         for number in range(len(self.spec.recipe.keys)):
             silo.forget(values_name(number))
         for partner in state["partners"]:
             silo.forget(turns_name(partner))
-        for name in ("psi-share", "psi-joint", _STATE):
-            silo.forget(name)
+        mailbox.close()
         return {}
 
     @verb("report", replies={"sizes": numbers(Disclosure.STATISTIC)})
@@ -334,6 +340,13 @@ class Psi(Protocol):
             if name in state["partners"]:
                 silo.host.judge_match(silo.header.run_id, name, num_theirs=said["entities"])
 
+    def _is_finished(self, silo: SiloView) -> bool:
+        """Return whether the match of this very run is kept: its answer may have been lost."""
+        try:
+            return silo.match(self.handle).report.get("run") == silo.header.run_id
+        except Refused:
+            return False
+
     def _judge(self, silo: SiloView, state: dict[str, Any], partner: str, common: int) -> None:
         theirs = state["theirs"][partner]["entities"]
         silo.host.judge_match(silo.header.run_id, partner, num_theirs=theirs, num_common=common)
@@ -355,6 +368,7 @@ class Psi(Protocol):
             "matched_by_key": state["by_key"],
             "recipe_hash": self.spec.recipe.hash,
             "hub": self.hub(state["members"]),
+            "run": silo.header.run_id,
         }
         try:
             before = silo.host.match(self.handle, purpose=silo.job.purpose)

@@ -23,6 +23,8 @@ from consilo.psi.resolve import Edges, one_to_one
 from consilo.silo import SiloView
 from consilo.wire import canonical_json, pack, unpack
 
+_HEAD_BYTES = 4096
+"""What a packed payload needs besides its arrays, at most."""
 MAX_VALUES = 50_000_000
 """Of one key in one silo; where more are announced nothing is allocated."""
 _SHARD_SLACK, _SHARD_SPARE = 2, 1000
@@ -71,6 +73,7 @@ class Side:
         self._silo = silo
         self._partner = partner
         self._announced: list[int] = state["theirs"][partner]["values"]
+        self._ours: list[int] = state["mine"]["values"]
         self._recipe_hash = state["mine"]["recipe"]
         self._scalar = bytes.fromhex(state["scalars"][partner])
         self._shards = shards
@@ -109,6 +112,17 @@ class Side:
         for turn, slots in self._turns["matched"].items():
             found[self._shards[int(turn)][0]] += len(slots)
         return found
+
+    @property
+    def most_disclosed(self) -> int:
+        """Bytes that `disclosed` may have, on the side that has the larger one."""
+        common = sum(min(each) for each in zip(self._ours, self._announced, strict=True))
+        return 4 * (common + max(sum(self._ours), sum(self._announced))) + _HEAD_BYTES
+
+    @property
+    def most_joint(self) -> int:
+        """Bytes that the hub's list for a spoke may have."""
+        return 5 * min(sum(self._ours), sum(self._announced)) + _HEAD_BYTES
 
     def disclosed(self) -> dict[str, Any]:
         """Return what the hub gets from a spoke.
