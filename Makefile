@@ -26,6 +26,7 @@ $(READY):
 	    -r requirements.lock | sed '/already satisfied/d'
 	@$(PYTHON) -m pip check --disable-pip-version-check
 	@echo "setup 3/3: consilo itself"
+	@rm -rf consilo.egg-info  # an old one here would hide new commands from the tests
 	@$(PYTHON) -m pip install --disable-pip-version-check --no-input -q --no-deps \
 	    --no-build-isolation -e .
 	@rm -f $(VENV)/ready-* && touch $@
