@@ -25,6 +25,7 @@ NAMES = {
     "quote": "consilo.protocols.quote:Quote",
     "psi": "consilo.protocols.psi:Psi",
     "vertical_linear": "consilo.protocols.vertical_linear:VerticalLinear",
+    "vertical_split": "consilo.protocols.vertical_split:VerticalSplit",
     "feature_match": "consilo.protocols.feature_match:FeatureMatch",
 }
 

@@ -106,12 +106,14 @@ class Block:
         targets: the label silo's: int64 classes or float32 values, [matched rows]; else empty.
         inputs: names of the inputs.
         mark: of the match; equal marks are halves of one match.
+        num_classes: of the target in the label silo; 0 elsewhere and for values.
     """
 
     features: Array
     targets: Array
     inputs: tuple[str, ...]
     mark: str
+    num_classes: int = 0
 
     def __len__(self) -> int:
         """Return the number of matched rows."""
@@ -149,7 +151,7 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     found = silo.host.encoded(part, key, build, purpose=silo.job.purpose)
     mark = digest([match.handle, match.recipe_hash, len(match.rows)])
     features, targets = np.asarray(found["features"]), np.asarray(found["targets"])
-    return Block(features, targets, encoding.inputs, mark)
+    return Block(features, targets, encoding.inputs, mark, len(encoding.classes))
 
 
 def _scale(encoding: Encoding, frame: Any, mode: str) -> Scale:

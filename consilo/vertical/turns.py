@@ -93,8 +93,16 @@ def require_shape(sender: str, name: str, value: Any, shape: tuple[int | None, .
 
 
 def keep(silo: SiloView, name: str, step: int, value: Mapping[str, Any]) -> None:
-    """Keep a silo's state after a step; that of the step before stays, for a step asked again."""
-    silo.keep(f"{name}-{step}", pack(value))
+    """Keep a silo's state after a step; that of the step before stays, for a step asked again.
+
+    Raises:
+        Refused: where another message has asked for the same step before: what it answered counts,
+            and a second answer would tell more than was agreed.
+    """
+    before = silo.kept(f"{name}-{step}")
+    if before is not None and unpack(before)["step_id"] != silo.header.step_id:
+        raise Refused(f"this silo has done step {step} of this run already", code="order")
+    silo.keep(f"{name}-{step}", pack({"step_id": silo.header.step_id, "value": value}))
     silo.forget(f"{name}-{step - 2}")
 
 
@@ -102,5 +110,6 @@ def kept(silo: SiloView, name: str, step: int) -> dict[str, Any]:
     """Return a silo's state after a step."""
     found = silo.kept(f"{name}-{step}")
     if found is None:
-        raise Refused(f"this silo has not done step {step} of this run", code="order")
-    return unpack(found)
+        raise Refused(f"this silo does not stand at step {step} of this run", code="order")
+    value: dict[str, Any] = unpack(found)["value"]
+    return value

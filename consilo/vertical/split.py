@@ -1,0 +1,198 @@
+"""The parts of a split neural network, and one step of each; plain torch, no silo and no message.
+
+A bottom model turns a silo's own columns into an embedding; the top model takes all embeddings.
+Without privacy the parts learn exactly as one joined network would, each with its own optimiser.
+
+With privacy the unit is one row in one silo, against the other silos (replacing its values). What a
+row touches is noisy at every place: its embedding, or the gradient that a label silo sends for it,
+is clipped to ``clip`` and gets Gaussian noise; so does the sum of the rows' gradients that updates
+a silo's own weights (DP-SGD, Abadi et al. 2016), or the embeddings of other rows would tell of it.
+Replacing a row moves either by twice the clipping norm at most. Each row is in one batch of an
+epoch, so that an epoch is two Gaussian mechanisms per silo, without amplification by sampling.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from consilo.learners.tasks import Task
+from consilo.privacy.noise import SecretStream, add_gaussian
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How a silo's share is hidden.
+
+    Args:
+        sigma: standard deviation over sensitivity.
+        clip: largest L2 norm of a row's embedding, or of all gradients sent for a row.
+        clip_update: largest L2 norm of a row's gradient by a silo's own weights.
+        stream: of the noise; the silo's secret.
+    """
+
+    sigma: float
+    clip: float
+    clip_update: float
+    stream: SecretStream
+
+    def on_rows(self, values: Tensor) -> Tensor:
+        """Return clipped rows with noise."""
+        std = 2.0 * self.sigma * self.clip
+        noisy = add_gaussian(clipped(values, self.clip).numpy(), std, self.stream.child("rows"))
+        return torch.from_numpy(noisy.astype(np.float32))
+
+    def on_update(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """Return sums of clipped gradients with noise."""
+        stream, std = self.stream.child("update"), 2.0 * self.sigma * self.clip_update
+        return [
+            torch.from_numpy(add_gaussian(each.numpy(), std, stream).astype(np.float32))
+            for each in sums
+        ]
+
+
+def clipped(rows: Tensor, limit: float | None) -> Tensor:
+    """Return rows whose L2 norm is ``limit`` at most; None leaves them."""
+    if limit is None:
+        return rows
+    norms = rows.flatten(1).norm(dim=1).clamp_min(1e-12)
+    scale: Tensor = (limit / norms).clamp(max=1.0)
+    return rows * scale[:, None]
+
+
+def embed(bottom: nn.Module, features: Tensor, clip: float | None) -> Tensor:
+    """Return the embeddings of some rows, float32, [rows, width]."""
+    found: Tensor = bottom(features)
+    return clipped(found, clip)
+
+
+def learn_bottom(
+    bottom: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    features: Tensor,
+    gradients: Tensor,
+    clip: float | None,
+    noise: Noise | None,
+) -> None:
+    """Update a bottom model by what came back for its embeddings of these rows.
+
+    Args:
+        bottom: changed in place.
+        optimizer: of its parameters.
+        features: [rows, columns].
+        gradients: of each row's own loss by its embedding, [rows, width].
+        clip: of the embeddings.
+        noise: None learns without privacy.
+    """
+    optimizer.zero_grad()
+    if noise is None:
+        found = embed(bottom, features, clip)
+        torch.autograd.backward([found], [gradients / len(features)])
+    else:
+
+        def along(params: dict[str, Tensor], row: Tensor, back: Tensor) -> Tensor:
+            found = functional_call(bottom, params, (row[None],))
+            return (clipped(found, clip) * back).sum()
+
+        _private_gradient(bottom, along, (features, gradients), noise)
+    optimizer.step()
+
+
+class Joined(nn.Module):
+    """The label silo's own part: its bottom model and the top model.
+
+    Args:
+        bottom: of the label silo's columns.
+        top: of all embeddings, the label silo's first.
+        clip: of the embeddings.
+    """
+
+    def __init__(self, bottom: nn.Module, top: nn.Module, clip: float | None) -> None:
+        super().__init__()
+        self.bottom = bottom
+        self.top = top
+        self._clip = clip
+
+    def forward(self, features: Tensor, others: Tensor) -> Tensor:
+        """Return the raw outputs.
+
+        Args:
+            features: of the label silo, [rows, columns].
+            others: embeddings of the feature silos side by side, [rows, their widths].
+        """
+        own = embed(self.bottom, features, self._clip)
+        found: Tensor = self.top(torch.cat([own, others], dim=1))
+        return found
+
+
+def learn_top(
+    model: Joined,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    features: Tensor,
+    others: Tensor,
+    targets: Tensor,
+    noise: Noise | None,
+) -> Tensor:
+    """Update the label silo's part; return what goes back to the feature silos.
+
+    Returns:
+        The gradient of each row's own loss by the others' embeddings, [rows, their widths].
+    """
+    optimizer.zero_grad()
+    others = others.clone().requires_grad_(True)
+    loss = task.loss_of(model.top)(task.shape_outputs(model(features, others)), targets)
+    torch.autograd.backward([loss])
+    assert others.grad is not None
+    back = others.grad * len(features)
+    if noise is not None:
+        back = noise.on_rows(back)
+        optimizer.zero_grad()
+        row_losses = task.row_losses(model.top)
+
+        def loss_of(params: dict[str, Tensor], row: Tensor, other: Tensor, y: Tensor) -> Tensor:
+            outputs = functional_call(model, params, (row[None], other[None]))
+            return row_losses(task.shape_outputs(outputs), y[None]).sum()
+
+        _private_gradient(model, loss_of, (features, others.detach(), targets), noise)
+    optimizer.step()
+    return back
+
+
+def _private_gradient(
+    model: nn.Module, row_loss: Any, rows: tuple[Tensor, ...], noise: Noise
+) -> None:
+    """Set the model's gradients to the noisy mean of the rows' clipped ones."""
+    params = {n: each.detach() for n, each in model.named_parameters() if each.requires_grad}
+    each_row = vmap(grad(row_loss), (None, *(0 for _ in rows)), randomness="different")
+    found: dict[str, Tensor] = each_row(params, *rows)
+    flat = torch.cat([each.flatten(1) for each in found.values()], dim=1)
+    scale = (noise.clip_update / flat.norm(dim=1).clamp_min(1e-12)).clamp(max=1.0)
+    sums = [torch.einsum("n,n...->...", scale, each.detach()) for each in found.values()]
+    owner = dict(model.named_parameters())
+    for name, total in zip(found, noise.on_update(sums), strict=True):
+        owner[name].grad = total / len(rows[0])
+
+
+def saved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Array:
+    """Return weights and optimiser state as bytes (uint8)."""
+    buffer = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def load(model: nn.Module, optimizer: torch.optim.Optimizer, state: Array) -> None:
+    """Put what `saved` wrote back."""
+    value = torch.load(io.BytesIO(state.tobytes()), weights_only=True)
+    model.load_state_dict(value["model"])
+    optimizer.load_state_dict(value["optimizer"])
