@@ -55,7 +55,7 @@ def job_plan(
     contract = Contract.load(loaded.contract, search=(job.parent,))
     folder = job.parent.resolve()
     plan(loaded, contract, (), (folder,))
-    with _opened(loaded, contract, folder, directory, silos) as connection:
+    with opened(loaded, contract, folder, directory, silos) as connection:
         quotes = ask(loaded, contract, connection, wait_s=wait_s)
         connection.finish(True, "planned")
     told = {
@@ -116,16 +116,28 @@ def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) 
 
 
 @contextmanager
-def _opened(
+def opened(
     job: Job, contract: Contract, folder: Path, directory: Path | None, silos: Path | None
 ) -> Iterator[Connection]:
+    """Open a federation that is up, or the silos of a folder in this process.
+
+    Args:
+        job: what will be asked with.
+        contract: what travels with it.
+        folder: where the job's own modules lie.
+        directory: of the coordinator; None where ``silos`` says.
+        silos: folder of silo directories; None where ``directory`` says.
+
+    Raises:
+        ConfigInvalid: where both are given, or neither.
+    """
     import threading
 
     from flows.connection import Order, connect
 
     if (directory is None) == (silos is None):
         raise ConfigInvalid(
-            "job plan", ["give --dir of a federation that is up, or --silos, a folder of silos"]
+            "the command", ["give --dir of a federation that is up, or --silos, a folder of silos"]
         )
     if directory is not None:
         home = directory.resolve()

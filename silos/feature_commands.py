@@ -116,5 +116,6 @@ def _price(asked: Offer) -> str:
     )
     return (
         f"{len(asked.columns)} histograms of {asked.rows} rows cost ε {asked.epsilon:g} at δ "
-        f"{asked.delta:g} ({stands}); the noise moves {asked.wrong:.1%} of a histogram"
+        f"{asked.delta:g} ({stands}); the noise moves {asked.wrong:.1%} of a histogram; "
+        "the same of the same rows again costs nothing"
     )

@@ -131,7 +131,7 @@ def to_yaml(
         "confirmed: false",
     ]
     if contract is not None:
-        lines += [f"contract: {contract.ref}", f"contract_digest: {contract.digest}"]
+        lines += [f"contract: {contract.ref}", f"contract_digest: {_flow(contract.digest)}"]
     lines.append("columns:" if names else "columns: {}")
     for name in names:
         part = {silo: found[name] for silo, found in proposals.items() if name in found}
@@ -146,8 +146,8 @@ def to_yaml(
                 lines.append(f"    # {silo}: none was chosen; {said}")
             else:
                 score = scores.get(each.chosen)
-                shown = "" if score is None else f"{score:.2f}; "
-                lines.append(f"    {silo}: {_flow(each.chosen)}  # {shown}{said}")
+                why = "" if score is None else f"  # {score:.2f}; {said}"
+                lines.append(f"    {silo}: {_flow(each.chosen)}{why}")
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,8 @@ VALUES = 0.5
 """What histograms weigh, for the pairs that have them on both sides."""
 LEAST = 0.3
 """Below this nothing is proposed: the kinds agree, and hardly a word does."""
+_SHOWN = 0.15
+"""Below this a candidate is not worth a look."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def propose(
                 {name: round(float(each[row, index]), 4) for name, each in found.items()},
             )
             for index in best
-            if scores[row, index] >= LEAST
+            if scores[row, index] >= _SHOWN
         )
         picked = chosen.get(row)
         label = card.label or (picked is not None and others[picked].label)
