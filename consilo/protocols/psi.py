@@ -80,6 +80,10 @@ class Psi(Protocol):
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, dict[str, Any]]:
         """Carry the envelopes; return what the silos let the coordinator know."""
         members = fed.cohort()
+        missing = {name: "not connected" for name in fed.silos if name not in members}
+        fed.job.cohort_quorum.require(
+            members, missing={**missing, **fed.left}, num_examples={}, where="the match"
+        )
         hub = self.hub(members)
         quorum = Quorum(len(members))
 
