@@ -26,6 +26,7 @@ NAMES = {
     "psi": "consilo.protocols.psi:Psi",
     "vertical_linear": "consilo.protocols.vertical_linear:VerticalLinear",
     "vertical_split": "consilo.protocols.vertical_split:VerticalSplit",
+    "vertical_trees": "consilo.protocols.vertical_trees:VerticalTrees",
     "feature_match": "consilo.protocols.feature_match:FeatureMatch",
 }
 

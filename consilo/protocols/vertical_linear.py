@@ -22,7 +22,6 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field
 
-from consilo import metrics as figures
 from consilo import seeds
 from consilo.config import parse
 from consilo.errors import IncompatibleJob, JobInvalid
@@ -33,7 +32,7 @@ from consilo.silo import Message, SiloView
 from consilo.steps import Answers, Publish, Step
 from consilo.vertical import turns
 from consilo.vertical.blocks import Array, Block, Holders, block_of, folds_of
-from consilo.vertical.linear import Kind, directions, residuals, solve
+from consilo.vertical.linear import Kind, directions, figures_of, residuals, solve
 from consilo.wire import pack
 
 _RESIDUALS, _SCORES, _PART = "residuals", "scores", "part"
@@ -375,13 +374,4 @@ class _Fits:
         return np.asarray(self.block.targets, np.float64)
 
     def _figures(self, outputs: Array, rows: Array) -> dict[str, float]:
-        outputs, labels = outputs[rows], self._labels[rows]
-        if self.protocol.kind == "regression":
-            found = {"rmse": figures.rmse(labels, outputs), "r2": figures.r2(labels, outputs)}
-        else:
-            found = {
-                "roc_auc": figures.roc_auc(labels, outputs),
-                "accuracy": figures.accuracy(labels == 1, outputs > 0),
-                "log_loss": figures.log_loss(labels, outputs),
-            }
-        return {name: value for name, value in found.items() if np.isfinite(value)}
+        return figures_of(self.protocol.kind, self._labels[rows], outputs[rows])

@@ -27,6 +27,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from consilo import metrics as figures
+
 Array = npt.NDArray[Any]
 Kind = Literal["binary", "regression"]
 
@@ -74,6 +76,19 @@ def solve(kind: Kind, design: Array, labels: Array, *, c: float, start: Array) -
 def residuals(kind: Kind, scores: Array, labels: Array) -> Array:
     """Return the loss's negative derivative by the score, row by row: label minus prediction."""
     return labels - (_probability(scores) if kind == "binary" else scores)
+
+
+def figures_of(kind: Kind, labels: Array, outputs: Array) -> dict[str, float]:
+    """Return the figures of merit of some rows' outputs; one that is undefined is left out."""
+    if kind == "regression":
+        found = {"rmse": figures.rmse(labels, outputs), "r2": figures.r2(labels, outputs)}
+    else:
+        found = {
+            "roc_auc": figures.roc_auc(labels, outputs),
+            "accuracy": figures.accuracy(labels == 1, outputs > 0),
+            "log_loss": figures.log_loss(labels, outputs),
+        }
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def curvatures(kind: Kind, residual: Array) -> Array:
