@@ -1,5 +1,7 @@
 """Vertical regression: the pooled solution, in few exchanges, and who is told what."""
 
+from dataclasses import replace
+
 import clinic
 import numpy as np
 import pandas as pd
@@ -9,10 +11,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 from consilo.errors import IncompatibleJob, JobInvalid, QuorumLost, Refused
+from consilo.headers import Header, Manifest
 from consilo.protocol import Disclosure
 from consilo.protocols.vertical_linear import VerticalLinear
 from consilo.vertical.blocks import Holders, folds_of
 from consilo.wire import unpack
+from silos.policy import Circumstances, Policy, Rule
 
 COLUMNS = {
     "bank": ("b0", "b1", "b2"),
@@ -159,6 +163,24 @@ def test_verbs_say_what_their_envelopes_hold():
     assert Disclosure.LABEL in verbs["start"].disclosures & verbs["combine"].disclosures
     assert Disclosure.EMBEDDING in verbs["directions"].disclosures
     assert Disclosure.LABEL not in verbs["directions"].disclosures
+
+
+def test_a_policy_decides_by_what_the_envelopes_hold():
+    job, contract = vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS)
+    everybody = tuple(sorted(COLUMNS))
+    manifest = Manifest.of("r", job, contract, "")
+    name = "vertical_linear"
+    header = Header("r", "0/1/x", "", 0, "shop", name, "x", everybody, manifest)
+    kinds = dict.fromkeys(("sealed", "statistic", "embedding"), True)
+    policy = Policy(allow=(Rule(jobs=("*",)),), disclosures=kinds, min_cohort=3)
+    others = Circumstances(0.0, frozenset({"bank", "telecom"}), 0, lambda: 100)
+    verbs = VerticalLinear.verbs()
+    policy.permit(header, job, verbs["directions"], others)
+    with pytest.raises(Refused, match="does not let 'label' leave, which 'start' discloses"):
+        policy.permit(header, job, verbs["start"], others)
+    alone = replace(others, attested=frozenset({"bank"}))
+    with pytest.raises(Refused, match="at least 3 silos"):
+        policy.permit(header, job, verbs["directions"], alone)
 
 
 def test_the_cohort_is_everybody_though_silos_take_turns():
