@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from consilo.schema import Schema, main, schema_of
 from silos.mapping import Mapping
+from silos.metadata import Metadata
 from silos.policy import Policy
 from silos.silo import SiloConfig
 
 MODELS = {
     "mapping": (Mapping, "Consilo mapping"),
+    "metadata": (Metadata, "Consilo metadata"),
     "policy": (Policy, "Consilo policy"),
     "silo": (SiloConfig, "Consilo silo"),
 }
