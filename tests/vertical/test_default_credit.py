@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import vertical
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from consilo.contract import SHIPPED
 from consilo.vertical.blocks import folds_of
+from consilo.vertical.trees import binned
 from consilo.wire import unpack
 
 DATA = Path(os.environ.get("CONSILO_DATA", SHIPPED.parent.parent / "shared" / "data")) / "fate"
@@ -63,3 +65,27 @@ def test_logistic_regression_over_both_is_that_of_the_joined_table(credit):
     assert metrics["shuffled/roc_auc"] == pytest.approx(metrics["label_only/roc_auc"], abs=0.003)
     assert found.converged
     assert found.exchanges <= 4
+
+
+@pytest.mark.slow
+def test_trees_over_both_are_those_of_the_joined_table(credit):
+    table, columns = credit
+    hosts = vertical.silos_of(table, columns)
+    args = {"depth": 4, "max_bins": 32}
+    job = vertical.job_of("vertical_trees", columns, protocol={"rounds": 8}, args=args)
+    metrics = vertical.driven(job, vertical.contract_of(columns), hosts)[0].metrics
+    names = {
+        "joined": [name for held in columns.values() for name in held],
+        "label_only": list(columns["bank"]),
+    }
+    folds = folds_of(len(table), 5)
+    for way, held_columns in names.items():
+        codes, aucs = binned(np.float32(table[held_columns].to_numpy()), 32), []
+        for fold in range(5):
+            learnt, held = folds != fold, folds == fold
+            model = HistGradientBoostingClassifier(
+                max_iter=8, max_depth=4, max_leaf_nodes=None, early_stopping=False
+            ).fit(codes[learnt], table["y"][learnt])
+            aucs.append(roc_auc_score(table["y"][held], model.decision_function(codes[held])))
+        assert metrics[f"{way}/roc_auc"] == pytest.approx(np.mean(aucs), abs=1e-3)
+    assert metrics["shuffled/roc_auc"] == pytest.approx(metrics["label_only/roc_auc"], abs=0.003)
