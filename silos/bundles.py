@@ -256,12 +256,16 @@ def difference(folder: Path, digest: str) -> str:
     return "\n".join(lines)
 
 
-def declared_disclosures(bundle: Path) -> frozenset[str] | None:
-    """Return the classes that an unpacked bundle declares; None for one without modules."""
+def declared(bundle: Path) -> tuple[frozenset[str] | None, str]:
+    """Return the classes that an unpacked bundle declares, and who signed it.
+
+    None and nobody for one without modules. Its label was verified when it was unpacked.
+    """
     path = bundle / "BUNDLE.json"
     if not path.exists():
-        return None
-    return frozenset(json.loads(path.read_text())["disclosures"])
+        return None, ""
+    label = json.loads(path.read_text())
+    return frozenset(label["disclosures"]), str(label["signer"])
 
 
 class _Kept:

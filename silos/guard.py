@@ -26,7 +26,7 @@ from consilo.keys import load_or_create_signing_key
 from consilo.protocol import Verb
 from consilo.signing import is_signed, sign
 from silos import audit
-from silos.bundles import declared_disclosures
+from silos.bundles import declared
 from silos.partners import Partner, pinned
 from silos.policy import Circumstances, Policy
 from silos.store import Store
@@ -205,11 +205,12 @@ class Guard:
             raise Refused(
                 "job or contract are not those that the request's manifest names", code="manifest"
             )
+        signer = ""
         if self.bundle is not None and header.wire >= 2:
             if manifest.bundle != self.bundle.name:
                 raise BundleNotApproved("the request names another bundle than the run's")
-            declared = declared_disclosures(self.bundle)
-            more = sorted(verb.disclosures - declared) if declared is not None else []
+            classes, signer = declared(self.bundle)
+            more = sorted(verb.disclosures - classes) if classes is not None else []
             if more:
                 raise Refused(
                     f"'{verb.name}' discloses '{more[0]}', which its bundle does not declare",
@@ -225,6 +226,7 @@ class Guard:
                 attested=self._attested(header),
                 asked_last_hour=self.store.count_requests(since=hour_ago),
                 rows=rows,
+                signer=signer,
             ),
         )
 

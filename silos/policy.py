@@ -35,6 +35,7 @@ allow:
     # purposes: [research]       # what the job says that it is for; shell patterns
     # contracts: ["heart@*"]     # shell patterns
     # bundles: [3f5a…]           # SHA-256 of the code, besides its approval
+    # signers: [9c1e…]           # or who signed it
 
 # Classes of what may leave: yes, no, secure (only where the coordinator sees sums alone),
 # or limits such as {min_rows: 100}: only where the job has that many rows here.
@@ -89,12 +90,15 @@ class Rule(Config):
         purposes: shell patterns of purposes.
         contracts: shell patterns of ``name@version``.
         bundles: SHA-256 of code.
+        signers: raw Ed25519 public keys in hexadecimal, one of which signed the code. Code without
+            modules of its own is nobody's, and fits no such entry.
     """
 
     jobs: tuple[str, ...] | None = None
     purposes: tuple[str, ...] | None = None
     contracts: tuple[str, ...] | None = None
     bundles: tuple[str, ...] | None = None
+    signers: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -102,7 +106,7 @@ class Rule(Config):
             raise ValueError('an entry must say what it allows; jobs: ["*"] allows every job')
         return self
 
-    def admits(self, header: Header, job: Job) -> bool:
+    def admits(self, header: Header, job: Job, signer: str) -> bool:
         """Return whether a request is of this kind."""
         manifest = header.manifest
         return (
@@ -110,6 +114,7 @@ class Rule(Config):
             and _fits(job.purpose, self.purposes)
             and _fits(manifest.contract or job.contract, self.contracts)
             and (self.bundles is None or manifest.bundle in self.bundles)
+            and (self.signers is None or (bool(signer) and signer in self.signers))
         )
 
 
@@ -256,12 +261,14 @@ class Circumstances:
         attested: other silos of the cohort that have signed that they take part.
         asked_last_hour: how many messages were allowed within the last hour.
         rows: how many rows the job has here; asked only where a rule needs it.
+        signer: the key that signed the run's code; empty where nobody did.
     """
 
     now: float
     attested: frozenset[str]
     asked_last_hour: int
     rows: Callable[[], int]
+    signer: str = ""
 
 
 class Policy(Config):
@@ -335,7 +342,7 @@ class Policy(Config):
         """
         met = met or Circumstances(time.time(), frozenset(), 0, lambda: 2**53)
         self._permit_now(met)
-        if not any(rule.admits(header, job) for rule in self.allow):
+        if not any(rule.admits(header, job, met.signer) for rule in self.allow):
             raise Refused(
                 f"this silo's policy does not allow the job '{job.name}' for the purpose "
                 f"'{job.purpose}'",

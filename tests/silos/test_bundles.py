@@ -24,7 +24,7 @@ from silos.bundles import (
     Decisions,
     approve,
     bundles,
-    declared_disclosures,
+    declared,
     difference,
     reject,
     require_approved,
@@ -200,8 +200,9 @@ def test_few_bundles_wait(tmp_path: Path) -> None:
 
 def test_an_unpacked_bundle_tells_the_guard_what_it_declares(tmp_path: Path) -> None:
     place = unpack_bundle(bundle(), tmp_path)
-    assert declared_disclosures(place) == {"metric", "update"}
-    assert declared_disclosures(unpack_bundle(build_bundle(), tmp_path)) is None
+    assert declared(place) == ({"metric", "update"}, public_hex(KEY))
+    assert declared(unpack_bundle(bundle(signer=None), tmp_path))[1] == ""
+    assert declared(unpack_bundle(build_bundle(), tmp_path)) == (None, "")
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,22 @@ def test_a_bundle_that_is_not_the_runs_own_is_refused(tmp_path: Path) -> None:
     assert refusal(silo, request()) == "bundle_not_approved"
 
 
+@pytest.mark.parametrize("declared", [["metric"], ["metric", "statistic"]])
+def test_a_bundle_discloses_no_more_than_its_label_says(tmp_path: Path, declared) -> None:
+    from consilo.protocol import Disclosure
+    from consilo.transports.flower.bundle import build_bundle, unpack_bundle
+
+    classes = [Disclosure(each) for each in declared]
+    bundle = unpack_bundle(build_bundle({"net.py": b""}, disclosures=classes), tmp_path)
+    silo = make(tmp_path / "north", bundle=bundle)
+    manifest = Manifest.of("run", clinic.job(), clinic.contract(), bundle.name)
+    parcel = request(manifest=manifest)
+    if "statistic" in declared:
+        assert ask(silo, parcel).status == "ok"
+    else:
+        assert refusal(silo, parcel) == "disclosure"
+
+
 def test_the_policys_rate_counts_steps_not_repeats(tmp_path: Path) -> None:
     silo = make(tmp_path / "north", policy=TEMPLATE.replace("# per_hour: 500", "per_hour: 2"))
     for scope in ("a", "a", "b"):

@@ -38,12 +38,13 @@ def permit(
     asked=0,
     now=NOW,
     bundle="",
+    signer="",
 ):
     job = job or clinic.job()
     manifest = Manifest.of("r", job, clinic.contract(), bundle)
     cohort = ("a", "b", "c")
     header = Header("r", "1/0/train", "c", 1, "a", "fedavg", verb.name, cohort, manifest)
-    met = Circumstances(now, frozenset(attested), asked, lambda: rows)
+    met = Circumstances(now, frozenset(attested), asked, lambda: rows, signer)
     given.permit(header, job, verb, met)
 
 
@@ -72,6 +73,8 @@ def test_a_sound_job_is_allowed():
         ({"allow": [{"jobs": ["clinic"], "purposes": ["research"]}]}, "job"),
         ({"allow": [{"contracts": ["heart@*"]}]}, "job"),
         ({"allow": [{"bundles": ["f" * 64]}]}, "job"),
+        ({"allow": [{"signers": ["e" * 64]}]}, "job"),
+        ({"allow": [{"signers": [""]}]}, "job"),
         ({"disclosures": {"metric": True, "statistic": True}}, "disclosure"),
         ({"disclosures": {**EVERYTHING, "metric": False}}, "disclosure"),
         ({"disclosures": {**EVERYTHING, "update": "secure"}}, "disclosure"),
@@ -105,6 +108,13 @@ def test_each_rule_refuses_by_its_name(changes, expected):
 )
 def test_each_rule_admits_up_to_its_limit(changes):
     permit(policy(**changes), asked=1, bundle="f" * 64)
+
+
+def test_code_may_be_allowed_by_who_signed_it():
+    given = policy(allow=[{"jobs": ["clinic"], "signers": ["e" * 64]}])
+    permit(given, signer="e" * 64)
+    assert code(given, signer="d" * 64) == "job"
+    assert code(given) == "job"
 
 
 def test_a_cohort_counts_who_has_attested_not_who_is_named():
