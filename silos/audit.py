@@ -9,6 +9,7 @@ rewrite its history unnoticed (`consilo.crosscheck`).
     answered   a reply: its status, the fields with their sizes, the SHA-256 of its body
     bundle     code that was refused or approved
     ledger     the newest hash of the privacy ledger, at the end of a run
+    histograms people here released noisy histograms of a data set, and what that cost
     left       the silo has left the federation
 """
 

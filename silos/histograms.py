@@ -28,6 +28,7 @@ from consilo.privacy.accounting import noise_multiplier
 from consilo.privacy.noise import SecretStream
 from consilo.privacy.sums import noisy_histogram
 from consilo.protocol import Disclosure
+from silos.audit import audit_log
 from silos.budget import budget_of
 from silos.canonical import code_key
 from silos.metadata import shared_cards
@@ -171,6 +172,14 @@ def release(
     )
     silo.reserve(asked.data, charge, lambda history: None)
     noisy = noisy_histogram(counts, asked.sigma, SecretStream(key, f"{name}/{true}"))
+    audit_log(directory).append(
+        "histograms",
+        data=asked.data,
+        columns=len(asked.columns),
+        epsilon=asked.epsilon,
+        delta=asked.delta,
+        question=name,
+    )
     _keep(directory, asked, noisy)
     silo.settle(charge.step_id)
     return noisy

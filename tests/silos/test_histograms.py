@@ -8,8 +8,10 @@ import pytest
 import two_silos
 import yaml
 
+from consilo.chain import verify
 from consilo.errors import BudgetExhausted, ConfigInvalid, Refused
 from consilo.privacy.accounting import spent
+from silos.audit import audit_log
 from silos.histograms import FILE, kept_histograms, offer, release
 from silos.silo import Silo
 
@@ -80,6 +82,13 @@ def test_other_rows_are_paid_for_again_and_get_other_noise(place):
     assert len(ledger(place)) == 2
     changed = [name for name in found if (found[name] != again[name]).any()]
     assert set(changed) == set(found), "the noise of all of them is new"
+
+
+def test_the_audit_log_tells_of_it(place):
+    released(place)
+    lines = verify(audit_log(place).path)
+    (line,) = [each["body"] for each in lines if each["kind"] == "histograms"]
+    assert (line["data"], line["columns"], line["epsilon"]) == ("patients", 5, 2.0)
 
 
 def test_an_account_that_cannot_pay_releases_nothing(place):
