@@ -52,6 +52,7 @@ from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
 from consilo.signing import public_hex
 from consilo.silo import Arrays, Built
+from consilo.vertical.blocks import part_of
 from consilo.wire import digest
 from silos.budget import Budget, budget_of
 from silos.cache import CanonicalCache
@@ -217,13 +218,17 @@ class Silo:
         """Raise `Refused` unless the silo's policy allows this verb."""
         # What discloses nothing uses no row, nor does what was released before.
         uses_rows = bool(verb.disclosures) and header.protocol != _RELEASED
+
+        def part() -> Contract:
+            return part_of(job, contract, self.name)
+
         self._guard.permit(
             header,
             job,
             contract,
             verb,
-            rows=lambda: self._num_rows(contract, job.purpose) if uses_rows else sys.maxsize,
-            counts=lambda: self.consent_counts(contract, job.purpose) if uses_rows else None,
+            rows=lambda: self._num_rows(part(), job.purpose) if uses_rows else sys.maxsize,
+            counts=lambda: self.consent_counts(part(), job.purpose) if uses_rows else None,
         )
 
     def repeated(self, header: Header) -> None:

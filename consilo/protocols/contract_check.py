@@ -11,6 +11,7 @@ from consilo.parcel import Fault
 from consilo.protocol import Protocol, verb, verdict
 from consilo.silo import Message, SiloView
 from consilo.steps import Ask, Step
+from consilo.vertical.blocks import part_of
 
 
 class ContractCheck(Protocol):
@@ -30,7 +31,7 @@ class ContractCheck(Protocol):
             fault: Fault = answers.missing[self.silo]
             return fault
         report = CheckReport.from_json(json.dumps(answers.replies[self.silo].fields["report"]))
-        if report.contract_digest != fed.contract.digest:
+        if report.contract_digest != part_of(fed.job, fed.contract, self.silo).digest:
             return Fault("invalid_reply", "the report is about another contract")
         if report.verdict != verdict_of(report.findings):
             return Fault("invalid_reply", "the report's verdict does not follow from its findings")
@@ -39,5 +40,6 @@ class ContractCheck(Protocol):
     @verb("check", replies={"report": verdict()})
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return this silo's report: rules, columns, verdicts, coarse counts."""
-        report = silo.host.check(silo.contract, purpose=silo.job.purpose)
+        part = part_of(silo.job, silo.contract, silo.name)
+        report = silo.host.check(part, purpose=silo.job.purpose)
         return {"report": json.loads(report.to_json())}

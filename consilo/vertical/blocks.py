@@ -14,16 +14,20 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from consilo.config import Config
+from consilo.config import Config, parse
 from consilo.contract import Contract
 from consilo.contract_rules import twice
-from consilo.errors import IncompatibleJob
+from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.features import Encoding, Scale
+from consilo.job import Job
 from consilo.matching import HANDLE
 from consilo.silo import SiloView
 from consilo.wire import digest
 
 Array = npt.NDArray[Any]
+
+VERTICAL = ("vertical_linear", "vertical_split", "vertical_trees")
+"""Protocols whose jobs say who holds which columns."""
 
 
 class Holders(Config):
@@ -95,6 +99,20 @@ class Holders(Config):
         )
         columns = {name: each for name, each in contract.columns.items() if name in names}
         return contract.model_copy(update={"columns": columns, "rules": kept})
+
+
+def part_of(job: Job, contract: Contract, silo: str) -> Contract:
+    """Return what one silo must keep of a job's contract: all of it, unless the job is vertical.
+
+    Raises:
+        JobInvalid: where a vertical job does not say who holds what.
+        IncompatibleJob: where the silo holds nothing.
+    """
+    if job.protocol.name not in VERTICAL:
+        return contract
+    said = {key: value for key, value in job.protocol.args.items() if key in Holders.model_fields}
+    where = f"{job.name}, protocol.args"
+    return parse(Holders, said, where=where, error=JobInvalid).part(contract, silo)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import vertical
+import yaml
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 from consilo.errors import IncompatibleJob, JobInvalid, QuorumLost, Refused
 from consilo.headers import Header, Manifest
 from consilo.protocol import Disclosure
+from consilo.protocols.contract_check import ContractCheck
 from consilo.protocols.vertical_linear import VerticalLinear
-from consilo.vertical.blocks import Holders, folds_of
+from consilo.vertical.blocks import Holders, folds_of, part_of
 from consilo.wire import unpack
 from silos.policy import Circumstances, Policy, Rule
+from silos.silo import Silo
 
 COLUMNS = {
     "bank": ("b0", "b1", "b2"),
@@ -259,3 +262,31 @@ def test_an_expired_match_is_not_used():
         vertical.driven(
             vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS), hosts
         )
+
+
+def test_each_silo_checks_its_own_part_of_the_contract():
+    hosts = vertical.silos_of(table(20), COLUMNS)
+    job, contract = vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS)
+    moved = vertical.LocalTransport({n: vertical.answerer(host) for n, host in hosts.items()})
+    kernel = vertical.Kernel(
+        moved, run_id="r", job=job, contract=contract, observe=lambda exchange: None
+    )
+    fed = vertical.Federation(tuple(hosts), job, contract, lambda: tuple(hosts))
+    holders = Holders(match="m", label_silo="bank", columns=COLUMNS)
+    for name in hosts:
+        report = kernel.run("contract_check", ContractCheck(name), fed)
+        assert report.contract_digest == holders.part(contract, name).digest
+
+
+def test_a_real_silo_holds_its_own_part_only(tmp_path):
+    rows = table(30)[list(COLUMNS["shop"])]
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    config = {"name": "shop", "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
+    (tmp_path / "silo.yaml").write_text(yaml.safe_dump(config))
+    silo = Silo.open(tmp_path)
+    job, contract = vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS)
+    assert not silo.check(contract).passed
+    part = part_of(job, contract, "shop")
+    assert silo.check(part).passed
+    assert len(silo.frame(part)) == 30
+    assert part_of(clinic.job(), contract, "shop") is contract
