@@ -36,6 +36,7 @@ from silos.policy import Leaving, Policy
 from silos.silo import UNSTATED, Silo, SiloConfig
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 FILE = "histograms.json"
@@ -260,10 +261,24 @@ def _counted(column: pa.ChunkedArray, card: Card) -> Floats:
         place = {code_key(code): index for index, code in enumerate(card.codes)}
         bins = values.map(code_key).map(place).dropna().to_numpy(dtype=np.int64)
     else:
-        read = pd.to_numeric(values, errors="coerce").dropna().to_numpy(dtype=np.float64)
+        read = _numbers(values, card.name)
         ends = edges(card.range)
         bins = np.searchsorted(ends[1:-1], read, side="right")
     return np.bincount(bins, minlength=width_of(card)).astype(np.float64)
+
+
+def _numbers(values: pd.Series[Any], name: str) -> Floats:
+    """Return the values that read as numbers, with a decimal point or else a decimal comma."""
+    import pandas as pd
+
+    best = np.empty(0)
+    for text in (lambda v: v, lambda v: v.str.replace(".", "").str.replace(",", ".")):
+        told = pd.to_numeric(text(values.astype("str")), errors="coerce")
+        found = told.dropna().to_numpy(dtype=np.float64)
+        best = found if len(found) > len(best) else best
+    if len(best) * 2 < len(values):
+        raise ConfigInvalid("metadata.yaml", [f"{name}: most values are no numbers; mend its type"])
+    return best[np.isfinite(best)]
 
 
 def _bins(card: Card) -> str:

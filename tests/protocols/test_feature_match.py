@@ -104,6 +104,22 @@ def pay(place):
     release(place, offered, silo)
 
 
+def test_words_are_said_whatever_the_state_of_rows_mappings_and_consents(folders, tmp_path):
+    """What was released before uses no row, so neither consents nor a mapping are asked for."""
+    place = folders["west"]
+    said = yaml.safe_load((place / "silo.yaml").read_text())
+    said["consent"] = {"patients": {"purpose": "no_such_column"}}
+    (place / "silo.yaml").write_text(yaml.safe_dump(said))
+    (place / "mapping.yaml").write_text("contract: heart@1\n")
+    statistic = {"metadata": True, "statistic": {"min_rows": 10**6}}
+    (place / "policy.yaml").write_text(
+        yaml.safe_dump({**two_silos.POLICY, "disclosures": statistic})
+    )
+    released, _ = asked(folders, tmp_path)
+    assert len(released.cards["west"]) == 5
+    assert released.faults == {}
+
+
 def test_asking_for_histograms_costs_nothing_more(tmp_path):
     folders = two_silos.make(tmp_path, num_rows=3000)
     pay(folders["west"])

@@ -84,6 +84,22 @@ def test_other_rows_are_paid_for_again_and_get_other_noise(place):
     assert set(changed) == set(found), "the noise of all of them is new"
 
 
+def test_numbers_with_a_decimal_comma_are_counted(place):
+    rows = two_silos.rows(two_silos.EAST, 3000, 0)
+    text = rows["HGT_CM"].map("{:.1f}".format).str.replace(".", ",")
+    rows.assign(HGT_CM=text).to_csv(place / "rows.csv", index=False)
+    _, found, _ = released(place)
+    assert abs(found["HGT_CM"].sum() - 3000) < 200
+
+
+def test_a_column_that_holds_no_numbers_is_not_counted_as_if_it_did(place):
+    rows = two_silos.rows(two_silos.EAST, 3000, 0).assign(HGT_CM="tall")
+    rows.to_csv(place / "rows.csv", index=False)
+    with pytest.raises(ConfigInvalid, match="HGT_CM: most values are no numbers"):
+        released(place)
+    assert ledger(place) == []
+
+
 def test_the_audit_log_tells_of_it(place):
     released(place)
     lines = verify(audit_log(place).path)

@@ -200,3 +200,14 @@ def test_likeness_is_a_share(name, column):
 def test_any_column_has_a_reading(values, column):
     found = best_reading(profile(pd.Series(values, name="x", dtype=object), 0), column)
     assert 0 <= found.fit <= 1
+
+
+def test_what_people_agreed_on_is_taken_and_only_its_reading_is_found_out():
+    columns = {"size": {"type": "float", "unit": "cm"}, "age": {"type": "integer", "unit": "year"}}
+    contract = Contract.model_validate({"name": "c", "version": 1, "columns": columns})
+    rows = pd.DataFrame({"age": ["40", "50", "61"], "q_mm": ["12,5", "13,0", "9,1"]})
+    found = propose(rows, contract, data="p", aligned={"age": "q_mm", "size": "age"})
+    assert sources(found) == {"size": "age", "age": "q_mm"}
+    found = propose(rows, contract, data="p", aligned={"size": "q_mm"})
+    assert sources(found) == {"size": "q_mm", "age": "age"}
+    assert applied(found, rows, contract)["size"].tolist() == [1.25, 1.3, 0.91]
