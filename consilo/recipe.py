@@ -19,9 +19,11 @@ keys:
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -192,6 +194,19 @@ class Key(Config):
     duplicates: Literal["ambiguous", "same"] = "ambiguous"
 
 
+@dataclass(frozen=True)
+class Digests:
+    """The values of one key, as digests.
+
+    Args:
+        digests: uint8, [rows that have the key, 32]: BLAKE2b.
+        rows: int64, [rows that have the key]: their numbers, ascending.
+    """
+
+    digests: np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+    rows: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
 class Recipe(Config):
     """Composite keys in order of strength; equal on all sides, or they do not match at all.
 
@@ -238,6 +253,21 @@ class Recipe(Config):
         if faults:
             raise ConfigInvalid(where, faults)
 
+    def digests(self, frame: pd.DataFrame, number: int) -> Digests:
+        """Return the digests of one key's values, and the rows that have one.
+
+        Args:
+            frame: canonical rows.
+            number: which key, from 0.
+        """
+        made, rows = bytearray(), []
+        for row, value in enumerate(self._values(frame, number)):
+            if value is not None:
+                made += hashlib.blake2b(value, digest_size=32).digest()
+                rows.append(row)
+        raw = np.frombuffer(bytes(made), np.uint8).reshape(len(rows), 32)
+        return Digests(raw, np.array(rows, np.int64))
+
     def values(self, frame: pd.DataFrame, number: int) -> np.ndarray[Any, Any]:
         """Return one key's values: object array of bytes, [rows]; None where a part is missing.
 
@@ -245,13 +275,19 @@ class Recipe(Config):
             frame: canonical rows.
             number: which key, from 0.
         """
-        key = self.keys[number]
-        columns = [_texts(frame[part.column], part) for part in key.parts]
         found = np.empty(len(frame), dtype=object)
-        for row, parts in enumerate(zip(*columns, strict=True)):
-            if None not in parts:
-                found[row] = b"".join(len(each).to_bytes(4, "big") + each for each in parts)
+        for row, value in enumerate(self._values(frame, number)):
+            found[row] = value
         return found
+
+    def _values(self, frame: pd.DataFrame, number: int) -> Iterator[bytes | None]:
+        columns = [_texts(frame[part.column], part) for part in self.keys[number].parts]
+        for parts in zip(*columns, strict=True):
+            yield (
+                None
+                if None in parts
+                else b"".join(len(each).to_bytes(4, "big") + each for each in parts)
+            )
 
 
 def _texts(column: pd.Series[Any], part: Part) -> list[bytes | None]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from consilo.recipe import Recipe
+from consilo.recipe import Digests, Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,8 @@ def people(frame: pd.DataFrame, recipe: Recipe, *, shard_key: bytes) -> People:
         recipe: what the keys are.
         shard_key: up to 64 bytes; the same in all silos.
     """
-    columns = [recipe.values(frame, number) for number in range(len(recipe.keys))]
+    # A column at a time, and as digests: a million values as objects would be half a gigabyte.
+    columns = [recipe.digests(frame, number) for number in range(len(recipe.keys))]
     same = [
         column for key, column in zip(recipe.keys, columns, strict=True) if key.duplicates == "same"
     ]
@@ -124,16 +125,19 @@ def sketch(values: Values, key: bytes) -> tuple[np.ndarray[tuple[int], np.dtype[
         values: the set.
         key: the silo's own secret, so that neither tells anything to anybody else.
     """
-    drawn = [
-        hashlib.blake2b(each.tobytes(), digest_size=8, key=key).digest() for each in values.digests
-    ]
-    found = np.sort(np.frombuffer(b"".join(drawn), "<u8")).astype(np.uint64)
+    raw = values.digests.tobytes()
+    drawn = bytearray()
+    for at in range(0, len(raw), 32):
+        drawn += hashlib.blake2b(raw[at : at + 32], digest_size=8, key=key).digest()
+    found = np.sort(np.frombuffer(drawn, "<u8")).astype(np.uint64)
     whole = hashlib.blake2b(found.astype("<u8").tobytes(), digest_size=16, key=key).hexdigest()
     return found[:1024], whole
 
 
-def _joined(num_rows: int, columns: list[np.ndarray[Any, Any]]) -> Ints:
+def _joined(num_rows: int, columns: list[Digests]) -> Ints:
     """Return the entity of each row: the number of its first row (union-find)."""
+    if not columns:
+        return np.arange(num_rows, dtype=np.int64)
     parent = list(range(num_rows))
 
     def root(row: int) -> int:
@@ -143,31 +147,36 @@ def _joined(num_rows: int, columns: list[np.ndarray[Any, Any]]) -> Ints:
         return row
 
     for column in columns:
-        first: dict[bytes, int] = {}
-        for row, value in enumerate(column):
-            if value is None:
-                continue
-            other = first.setdefault(value, row)
-            if other != row:
-                one, two = sorted((root(row), root(other)))
-                parent[two] = one
+        first, which = _grouped(column)
+        shared = column.rows[first][which] != column.rows
+        pairs = np.stack([column.rows[first][which][shared], column.rows[shared]], axis=1)
+        for other, row in pairs.tolist():
+            one, two = sorted((root(row), root(other)))
+            parent[two] = one
     return np.array([root(row) for row in range(num_rows)], np.int64)
 
 
-def _distinct(column: np.ndarray[Any, Any], entities: Ints, shard_key: bytes) -> tuple[Values, int]:
+def _distinct(column: Digests, entities: Ints, shard_key: bytes) -> tuple[Values, int]:
     """Return the values of one entity each, and how many have several."""
-    first: dict[bytes, int] = {}
-    ambiguous = set()
-    for row, value in enumerate(column):
-        if value is not None:
-            other = first.setdefault(value, row)
-            if entities[other] != entities[row]:
-                ambiguous.add(value)
-    kept = {value: row for value, row in first.items() if value not in ambiguous}
-    digests = [hashlib.blake2b(value, digest_size=32).digest() for value in kept]
-    places = [hashlib.blake2b(each, digest_size=4, key=shard_key).digest() for each in digests]
-    where = np.frombuffer(b"".join(places), "<u4").astype(np.uint32)
-    order = np.argsort(where, kind="stable")
-    rows = np.fromiter(kept.values(), np.int64, len(kept))[order]
-    raw = np.frombuffer(b"".join(digests), np.uint8).reshape(len(kept), 32)[order]
-    return Values(raw, where[order], rows, entities[rows]), len(ambiguous)
+    first, which = _grouped(column)
+    whose = entities[column.rows]
+    several = np.zeros(len(first), bool)
+    several[which[whose != whose[first][which]]] = True
+    kept = first[~several]
+    digests = column.digests[kept]
+    raw = digests.tobytes()
+    places = np.empty(len(kept), np.uint32)
+    for at in range(len(kept)):
+        digest = raw[32 * at : 32 * at + 32]
+        place = hashlib.blake2b(digest, digest_size=4, key=shard_key).digest()
+        places[at] = int.from_bytes(place, "little")
+    order = np.argsort(places, kind="stable")
+    rows = column.rows[kept][order]
+    return Values(digests[order], places[order], rows, entities[rows]), int(several.sum())
+
+
+def _grouped(column: Digests) -> tuple[Ints, Ints]:
+    """Return where each distinct digest is first, and which of them each one is."""
+    whole = column.digests.view(np.dtype((np.void, 32))).reshape(-1)
+    _, first, which = np.unique(whole, return_index=True, return_inverse=True)
+    return first.astype(np.int64), which.reshape(-1).astype(np.int64)
