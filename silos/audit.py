@@ -10,6 +10,7 @@ rewrite its history unnoticed (`consilo.crosscheck`).
     bundle     code that was refused or approved
     ledger     the newest hash of the privacy ledger, at the end of a run
     histograms people here released noisy histograms of a data set, and what that cost
+    match      rows that were to be matched with partners: allowed, refused, disclosed, kept
     left       the silo has left the federation
 """
 

@@ -60,7 +60,7 @@ from silos.consent import Consent, ConsentBook, ConsentFilter
 from silos.guard import Guard
 from silos.ledger import Ledger
 from silos.mapping import Mapping
-from silos.matching import read_match, write_match
+from silos.matching import drop_match, every_match, read_match, write_match
 from silos.matching_log import MatchLog
 from silos.partners import Partner
 from silos.policy import Policy
@@ -477,7 +477,10 @@ class Silo:
         return found
 
     def keep_match(self, match: Match) -> None:
-        """Keep this silo's half of a match under its handle, for the present rows."""
+        """Keep this silo's half of a match for the present rows; what has expired is deleted."""
+        for each in every_match(self.directory):
+            if each.expires <= self.now():
+                drop_match(self.directory, each.handle)
         fingerprint = self._fingerprint(match.dataset, match.purpose)
         write_match(self.directory, replace(match, fingerprint=fingerprint))
         self._matching.kept(match)

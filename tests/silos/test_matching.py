@@ -79,6 +79,22 @@ def test_rows_that_make_no_match_are_not_taken(rows):
         match(rows=rows)
 
 
+def test_row_numbers_mean_the_same_under_every_contract_over_a_data_set(silo):
+    one = clinic.contract(
+        "name: ids\nversion: 1\ncolumns:\n  age: {type: float, nullable_share: 1.0}\n"
+    )
+    ages = silo.frame(one)["age"].to_numpy()
+    np.testing.assert_array_equal(ages, silo.frame(clinic.contract())["age"].to_numpy())
+    assert silo.dataset(one) == silo.dataset(clinic.contract()) == "rows"
+
+
+def test_an_expired_match_is_deleted_when_the_next_is_kept(silo, tmp_path):
+    silo.keep_match(match(handle="old", created=NOW, expires=NOW + timedelta(days=1)))
+    assert (tmp_path / "north" / "matches" / "old").exists()
+    silo.keep_match(match())
+    assert [each.handle for each in every_match(tmp_path / "north")] == ["joint"]
+
+
 def test_matches_are_listed_newest_first_and_dropped(silo, tmp_path):
     silo.keep_match(match(handle="old", created=NOW))
     silo.keep_match(match())
