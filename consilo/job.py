@@ -56,7 +56,8 @@ class ProtocolSpec(Config):
     name: str = Field(
         "fedavg",
         description="fedavg, fedprox, fedadam, fedyogi, fedadagrad, fedopt (any torch "
-        "optimiser), flower (any Flower strategy)",
+        "optimiser), flower (any Flower strategy); vertical: vertical_linear, vertical_split, "
+        "vertical_trees; scoring: vertical_score",
     )
     rounds: int = Field(10, ge=1, le=100_000)
     server_lr: Positive | None = Field(None, description="server learning rate (FedOpt family)")
@@ -181,7 +182,13 @@ class MatchSpec(Config):
     expires_days: int = Field(90, ge=1, le=3650, description="how long the match may be used")
 
 
-_YOUNG = (("", "match"), ("", "purpose"), ("", "exclude"), ("privacy", "statistics_epsilon"))
+_YOUNG = (
+    ("", "kind"),
+    ("", "match"),
+    ("", "purpose"),
+    ("", "exclude"),
+    ("privacy", "statistics_epsilon"),
+)
 """(section, key): what wire version 1 did not know."""
 
 
@@ -208,11 +215,21 @@ class Job(Config):
         pattern=r"^[a-z][a-z0-9_ -]{0,62}$",
         description="what the model is for; silos allow purposes, and rows carry consent for them",
     )
+    kind: Literal["horizontal", "vertical", "scoring"] = Field(
+        "horizontal",
+        description="horizontal: silos hold the same columns of different people; vertical: "
+        "different columns of the same people; scoring: rows of a match through the parts of a "
+        "vertical model",
+    )
     contract: str = Field(description="name@version, or a path relative to the job file")
     task: Literal["binary", "multiclass", "regression", "custom"] = "binary"
     model: Annotated[
-        ModelSpec, BeforeValidator(_model_spec, json_schema_input_type=str | ModelSpec)
-    ]
+        ModelSpec | None,
+        BeforeValidator(_model_spec, json_schema_input_type=str | ModelSpec | None),
+    ] = Field(
+        None,
+        description="what is trained; vertical_linear and vertical_trees have models of their own",
+    )
     loss: DottedPath | None = Field(None, description="module:function(outputs, targets)")
     metrics: DottedPath | None = Field(None, description="module:function(outputs, targets)")
     outputs: int | None = Field(None, ge=1, description="the model's outputs; needed for custom")
@@ -229,6 +246,30 @@ class Job(Config):
     )
     match: MatchSpec | None = Field(None, description="rows of which silos belong together")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _parts_are_of_one_kind(self) -> Self:
+        name = self.protocol.name
+        if self.model is None and (
+            name == "vertical_split" or (self.kind == "horizontal" and self.match is None)
+        ):
+            raise ValueError(f"model: {name} trains a model; say which, as module:Class")
+        if ":" not in name and name.startswith("vertical_") != (self.kind != "horizontal"):
+            raise ValueError(f"kind: a {self.kind} job cannot run protocol.name '{name}'")
+        if (name == "vertical_score") != (self.kind == "scoring"):
+            raise ValueError("kind: scoring and protocol.name vertical_score go together")
+        return self
+
+    @property
+    def module(self) -> ModelSpec:
+        """The model that is trained.
+
+        Raises:
+            JobInvalid: where the job names none.
+        """
+        if self.model is None:
+            raise JobInvalid(self.name, ["model: say what is trained, as module:Class"])
+        return self.model
 
     @property
     def digest(self) -> str:

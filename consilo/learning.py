@@ -44,7 +44,7 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         search_path=search_path,
     )
     model = build_model(
-        {"class": job.model.name, "args": job.model.args},
+        {"class": job.module.name, "args": job.module.args},
         num_inputs=len(encoding.inputs),
         num_outputs=task.num_outputs,
         seed=seeds.seed32(job.seed, "model"),

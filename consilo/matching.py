@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from consilo.errors import Refused
+from consilo.wire import digest
 
 HANDLE = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
@@ -66,6 +67,7 @@ class Match:
         expires: from when on it is refused.
         report: the quality report that all silos may see: sizes, match rate, duplicates, drift.
         fingerprint: of the rows it was made on; the silo's software fills it in.
+        run: id of the run that made it, the same in all silos.
     """
 
     handle: str
@@ -79,6 +81,7 @@ class Match:
     expires: datetime
     report: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    run: str = ""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` where the parts do not make a match."""
@@ -90,6 +93,11 @@ class Match:
             raise ValueError("a row can be matched once only")
         if self.created.tzinfo is None or self.expires.tzinfo is None:
             raise ValueError("the times of a match need their zone")
+
+    @property
+    def mark(self) -> str:
+        """What the halves of one match have in common, and no other match has."""
+        return digest([self.handle, self.recipe_hash, len(self.rows), self.run])
 
     def require_usable(self, *, purpose: str, fingerprint: str, now: datetime) -> None:
         """Raise `Refused` unless the match holds for these rows, this purpose and this time.

@@ -5,64 +5,50 @@ It knows no orchestrator: a Prefect flow calls the stages as tasks, a notebook i
 
 from __future__ import annotations
 
-import platform
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from consilo import params as tree
-from consilo.check_report import CheckReport
 from consilo.contract import Contract
-from consilo.errors import ConsiloError, QuorumLost, RunCancelled, TransportError
+from consilo.errors import ConsiloError, QuorumLost
 from consilo.features import Scale
 from consilo.files import write_atomic
 from consilo.forecast import Forecast, forecast, link_rates, probe
 from consilo.job import Job
-from consilo.kernel import Exchange, Federation, Kernel, Party
+from consilo.kernel import Exchange
 from consilo.learners.torch_learner import TorchLearner
 from consilo.learning import learner_of
-from consilo.outcome import RunResult, RunStatus, SiloOutcome
+from consilo.outcome import RunResult
 from consilo.params import Params
 from consilo.parcel import Fault, Transport
 from consilo.plan import plan
-from consilo.protocols.conclude import Conclude
-from consilo.protocols.contract_check import ContractCheck
 from consilo.protocols.evaluation import Evaluated, Evaluation
 from consilo.protocols.statistics import Statistics, Summary
 from consilo.protocols.training import TrainState
-from consilo.record import RunRecord
-from consilo.steps import Checkpoint, Publish
+from consilo.stages import Stages
+from consilo.steps import Checkpoint
 from consilo.wire import pack_pieces
 
+"""A smaller model costs its links less than the probe would."""
+FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
 PROBED_FROM_BYTES = 10_000_000
 """A smaller model costs its links less than the probe would."""
 FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
 """Faults after which a silo is not asked again in the same run: it has said no."""
-LIBRARIES = ("consilo", "torch", "opacus", "numpy", "pandas", "flwr")
 
 
-class Run:
-    """One run of a job over a transport.
+class Run(Stages):
+    """One run of a horizontal job over a transport: silos that hold the same columns.
 
     Args:
         job: what is run.
         contract: what every silo's data must obey.
         transport: how the silos are reached.
         silos: everybody who is registered, connected or not.
-        directory: where the run keeps record, checkpoint and model; made here.
-        run_id: unique.
-        key: signs the requests and the run record.
-        parties: silo → how it signs and what it speaks; a silo that is not in it is simulated, and
-            neither side signs.
-        absent: silo → why it is not asked at all, such as ``suspended``.
-        bundle: SHA-256 of the code that silos execute; empty in process.
         search_path: where the job's own modules lie.
+        settings: directory, run_id, key, parties, absent, bundle, clock: those of `Stages`.
 
     Raises:
         IncompatibleJob: where the job's parts cannot work together; nothing was sent.
@@ -75,126 +61,20 @@ class Run:
         transport: Transport,
         *,
         silos: Sequence[str],
-        directory: Path,
-        run_id: str,
-        key: Ed25519PrivateKey,
-        parties: Mapping[str, Party] | None = None,
-        absent: Mapping[str, str] | None = None,
-        bundle: str = "",
         search_path: Sequence[Path] = (),
-        clock: Callable[[], float] = time.perf_counter,
+        **settings: Any,
     ) -> None:
-        self.job = job
-        self.contract = contract
-        self.run_id = run_id
-        self.directory = directory
-        self.silos = tuple(sorted(set(silos) - set(job.exclude)))
-        self._absent = {n: why for n, why in (absent or {}).items() if n in self.silos}
-        self._parties = {n: each for n, each in (parties or {}).items() if n in self.silos}
-        made = plan(job, contract, self.silos, search_path)
+        made = plan(job, contract, sorted(set(silos) - set(job.exclude)), search_path)
+        super().__init__(job, contract, transport, silos=silos, **settings)
         self.encoding = made.encoding
         self._protocol = made.protocol
         self._untrained: TorchLearner | None = made.learner
         self._fixed: Params = {}
         self._search_path = tuple(search_path)
-        self.outcomes = {name: SiloOutcome() for name in self.silos}
-        self.reports: dict[str, CheckReport] = {}
-        self.rounds: list[Mapping[str, Any]] = []
-        self.exchanges: list[Exchange] = []
         self.summary: Summary | None = None
         self.evaluated: Evaluated | None = None
         self.state: TrainState | None = None
-        self.seconds: dict[str, float] = {}
-        self._clock = clock
-        self._transport = transport
         self._training: Generator[Checkpoint, None, TrainState] | None = None
-        self._fed = Federation(self.silos, job, contract, transport.online)
-        self._kernel = Kernel(
-            transport,
-            run_id=run_id,
-            job=job,
-            contract=contract,
-            observe=self.exchanges.append,
-            publish=self._published,
-            key=key,
-            bundle=bundle,
-            parties=self._parties,
-            head=lambda: self.record.head,
-        )
-        self._recorded = 0
-        self._admitted_at = 0
-        self.record = RunRecord(directory / "record.jsonl", key)
-        self.record.add(
-            "opened",
-            run_id=run_id,
-            job=job.to_json(),
-            job_digest=job.digest,
-            contract=contract.ref,
-            contract_digest=contract.digest,
-            bundle=bundle,
-            silos=list(self.silos),
-            excluded=sorted(set(silos) & set(job.exclude)),
-            manifest=self._kernel.manifest.digest,
-            signing_keys={n: each.signing_key for n, each in self._parties.items()},
-            software=_software(),
-            reproducible=job.privacy is not None and job.privacy.reproducible,
-        )
-
-    def wait_for_silos(self, *, seconds: float, poll_s: float = 0.2) -> tuple[str, ...]:
-        """Return who is connected: everybody, or those who came within ``seconds``."""
-        with self.stage("wait"):
-            end = self._clock() + seconds
-            while True:
-                here = set(self._transport.online())
-                if here >= set(self.silos) - set(self._absent) or self._clock() >= end:
-                    return tuple(name for name in self.silos if name in here)
-                time.sleep(poll_s)
-
-    def check(self, silo: str) -> CheckReport | Fault:
-        """Ask one silo for its contract verdict; different silos may be asked from threads."""
-        if silo in self._absent:
-            verdict: CheckReport | Fault = Fault("unreachable", self._absent[silo])
-        elif silo not in self._transport.online():
-            verdict = Fault("unreachable", "not connected")
-        else:
-            verdict = self._kernel.run("contract_check", ContractCheck(silo), self._fed)
-        outcome = self.outcomes[silo]
-        if isinstance(verdict, Fault):
-            self.outcomes[silo] = outcome.absent(verdict)
-        else:
-            self.reports[silo] = verdict
-            if verdict.passed:
-                self.outcomes[silo] = replace(outcome, contract="passed", reason="")
-            else:
-                fault = Fault("contract", verdict.reason())
-                self.outcomes[silo] = outcome.absent(fault, contract="failed")
-        return verdict
-
-    def admit(self) -> tuple[str, ...]:
-        """Narrow the run to the silos that keep the contract, and hold the quorum.
-
-        Raises:
-            QuorumLost: where too few are left.
-        """
-        for name in self.silos:
-            outcome = self.outcomes[name]
-            report = self.reports.get(name)
-            self.record.add(
-                "contract",
-                silo=name,
-                verdict=outcome.contract,
-                reason=outcome.reason,
-                findings=[] if report is None else [f.model_dump() for f in report.findings],
-            )
-        self._record_replies()
-        admitted = tuple(n for n in self.silos if self.outcomes[n].contract == "passed")
-        absent = {n: self.outcomes[n].reason for n in self.silos if n not in admitted}
-        self.job.cohort_quorum.require(
-            admitted, missing=absent, num_examples={}, where="before the run"
-        )
-        self._fed.silos = admitted
-        self._admitted_at = len(self.exchanges)
-        return admitted
 
     def standardize(self, *, bins: int = 0) -> Summary:
         """Learn the columns' moments over all silos; fixes the inputs' scale and the first model.
@@ -315,48 +195,18 @@ class Run:
         learner.load(self.params)
         return learner
 
-    def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
-        """End the run: settle every silo's part, close the record, return the result.
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final model's figures over all held-out rows; empty before it is evaluated."""
+        return {} if self.evaluated is None else dict(self.evaluated.metrics)
 
-        Args:
-            error: what ended it early; None for a run that went through.
-            extra: further entries of the summary: model, mlflow, prefect, …
-        """
-        self._settle()
-        status, reason = self._verdict(error)
-        metrics = {} if self.evaluated is None else dict(self.evaluated.metrics)
-        self._conclude(status, error)
-        if status != "failed" and self.state is not None:
-            self.record.add("model", params=tree.digest(self.params), **_plain(extra))
-        self.record.close(
-            status=status,
-            reason=reason,
-            metrics=metrics,
-            silos={
-                name: {
-                    "status": each.status,
-                    "reason": each.reason,
-                    "rounds": list(each.rounds),
-                    "num_examples": each.num_examples,
-                    "epsilon": each.epsilon,
-                }
-                for name, each in self.outcomes.items()
-            },
-        )
-        return RunResult(
-            run_id=self.run_id,
-            status=status,
-            reason=reason,
-            silos=dict(self.outcomes),
-            metrics=metrics,
-            record=str(self.record.path),
-            directory=str(self.directory),
-            seconds=dict(self.seconds),
-            exchanges=tuple(self.exchanges),
-            rounds=tuple(self.rounds),
-            params={} if self.state is None else self.params,
-            extra=extra,
-        )
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of the global model; empty before there is one."""
+        return "" if self.state is None else tree.digest(self.params)
+
+    def _trained(self) -> Params:
+        return {} if self.state is None else self.params
 
     def _first_state(self, scale: Scale | None) -> TrainState:
         learner, self._untrained = self._untrained, None  # a model less to hold during the rounds
@@ -379,31 +229,6 @@ class Run:
         if mode == "none":
             return Scale.unit(len(summary.columns))
         return Scale.of_moments(summary.moments.mean, summary.moments.variance)
-
-    def _published(self, step: Publish) -> None:
-        if step.name == "round":
-            # A round that is done again after a fault replaces its first report.
-            done = [each for each in self.rounds if each["round"] != step.value["round"]]
-            self.rounds = [*done, step.value]
-
-    def _record_replies(self) -> None:
-        """Write the signed headers of all replies since the last time into the record."""
-        new, self._recorded = self.exchanges[self._recorded :], len(self.exchanges)
-        signed = [asdict(each.reply) for each in new if each.reply and each.reply.signature]
-        if signed:
-            self.record.add("replies", headers=signed)
-
-    def _conclude(self, status: RunStatus, error: BaseException | None) -> None:
-        """Tell the silos that sign that the run has ended; who cannot be reached has missed it."""
-        if not self._parties or isinstance(error, TransportError | RunCancelled):
-            return
-        try:
-            here = set(self._transport.online())
-            told = [n for n, each in self._parties.items() if each.wire >= 2 and n in here]
-            self._kernel.run("conclude", Conclude(told, status), self._fed)
-        except ConsiloError as cause:
-            self.record.add("not_concluded", reason=type(cause).__name__)
-        self._record_replies()
 
     def _plan_without(self) -> None:
         """Ask no more who has said no: its policy, its privacy budget or its data will not change.
@@ -469,27 +294,6 @@ class Run:
                 metrics_before=first["metrics"] if took[0] == 1 else {},
             )
 
-    def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
-        if error is not None:
-            kind = type(error).__name__
-            said = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
-            return "failed", f"{kind}: {said}"
-        missing = [
-            f"{name} {each.status.replace('_', ' ')}: {each.reason}"
-            for name, each in self.outcomes.items()
-            if each.status not in ("trained", "answered") or each.reason
-        ]
-        return ("degraded", "; ".join(missing)) if missing else ("complete", "")
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the block's wall seconds to the stage ``name``."""
-        started = self._clock()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - started
-
 
 def run_all(run: Run, *, wait_s: float = 0.0) -> RunResult:
     """Do every stage of a run in a row; a lost quorum is a result with the status ``failed``."""
@@ -511,13 +315,5 @@ def run_all(run: Run, *, wait_s: float = 0.0) -> RunResult:
     return run.close()
 
 
-def _software() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-
-
 def _ranges(rounds: Sequence[int]) -> str:
     return ", ".join(str(each) for each in rounds)
-
-
-def _plain(extra: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in extra.items() if key in ("model", "mlflow", "prefect")}

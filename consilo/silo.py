@@ -182,6 +182,29 @@ class SiloHost(Protocol):
         """Keep this silo's half of a match under its handle, for the present rows."""
         ...
 
+    def keep_part(self, model: str, content: bytes, about: Mapping[str, Any]) -> None:
+        """Keep this silo's part of a vertical model, durably; it never leaves.
+
+        Args:
+            model: the training's run id.
+            content: the part.
+            about: what people here see of it.
+        """
+        ...
+
+    def part(self, model: str) -> bytes:
+        """Return the part of a model that `keep_part` kept; raises `Refused` without one."""
+        ...
+
+    def keep_scores(self, run_id: str, rows: pd.DataFrame) -> None:
+        """Keep what a model says of rows, for people in this silo; it never leaves.
+
+        Args:
+            run_id: the scoring's.
+            rows: the row's number in the data set, its ids, and what the model says.
+        """
+        ...
+
     def remembered(self, step_id: str) -> Parcel | None:
         """Return what was answered to ``step_id`` before, if it was."""
         ...

@@ -12,12 +12,14 @@ def local_modules(job: Job, folder: Path) -> list[Path]:
     """Return the modules and packages beside the job file that the job needs, sorted.
 
     Args:
-        job: names them by dotted paths: model, loss, metrics, optimiser, protocol.
+        job: names them by dotted paths: model, bottom model, loss, metrics, optimiser, protocol.
         folder: the job file's directory.
     """
     spec = job.protocol
-    dotted = [job.model.name, job.loss, job.metrics, job.local.optimizer, spec.name]
-    dotted += [spec.optimizer, spec.strategy]
+    bottom = spec.args.get("bottom")
+    dotted = [job.model.name if job.model else None, job.loss, job.metrics, job.local.optimizer]
+    dotted += [spec.name, spec.optimizer, spec.strategy]
+    dotted.append(bottom.get("name") if isinstance(bottom, dict) else bottom)
     waiting = [path.partition(":")[0] for path in dotted if path and ":" in path]
     found: set[Path] = set()
     while waiting:

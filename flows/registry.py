@@ -353,7 +353,7 @@ def _write_source(scored: Scored, model: torch.nn.Module, folder: Path) -> dict[
     return {
         "file": file.name,
         "class": kind.__qualname__,
-        "args": {**args, **scored.job.model.args},
+        "args": {**args, **scored.job.module.args},
     }
 
 

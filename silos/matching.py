@@ -28,6 +28,7 @@ class _Stored(Config):
     created: datetime
     expires: datetime
     fingerprint: str
+    run: str = ""
     report: dict[str, Any]
 
 
@@ -54,6 +55,7 @@ def write_match(directory: Path, match: Match) -> Path:
         "created": match.created.isoformat(),
         "expires": match.expires.isoformat(),
         "fingerprint": match.fingerprint,
+        "run": match.run,
         "report": _plain(match.report),
     }
     text = yaml.safe_dump(said, sort_keys=False, allow_unicode=True)

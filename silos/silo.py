@@ -13,6 +13,8 @@ SILO_DIR/
   secrets/       a secret per run: what keys the noise
   runs/          what messages of one run keep for the next; goes when the run ends
   matches/       which rows are the same people as which rows of other silos
+  models/        its parts of vertical models
+  scores/        what those say of rows, in the silo with the labels
 ```
 """
 
@@ -62,6 +64,7 @@ from silos.ledger import Ledger
 from silos.mapping import Mapping
 from silos.matching import drop_match, every_match, read_match, write_match
 from silos.matching_log import MatchLog
+from silos.models import read_part, write_part, write_scores
 from silos.partners import Partner
 from silos.policy import Policy
 from silos.runstate import RunState
@@ -494,6 +497,19 @@ class Silo:
         keep = None if book is None else book.filter(purpose, now=self.now())
         rows = source.fingerprint(self.directory / "cache" / "fingerprints.json")
         return digest([rows, "" if keep is None else keep.digest])
+
+    def keep_part(self, model: str, content: bytes, about: MappingOf[str, Any]) -> None:
+        """Keep this silo's part of a vertical model; it never leaves."""
+        write_part(self.directory, model, content, about)
+
+    def part(self, model: str) -> bytes:
+        """Return this silo's part of a model; raise `Refused` where there is none."""
+        return read_part(self.directory, model)
+
+    def keep_scores(self, run_id: str, rows: pd.DataFrame) -> None:
+        """Write what a model says of rows to ``scores/``, for people here; it never leaves."""
+        place = write_scores(self.directory, run_id, rows)
+        log.info("%d rows scored: %s", len(rows), place)
 
     def remembered(self, step_id: str) -> Parcel | None:
         """Return what was answered to ``step_id`` before."""

@@ -59,6 +59,7 @@ from consilo.signing import is_signed, public_hex, sign
 from consilo.silo import Arrays, Built
 from silos.guard import addressed
 from silos.matching import read_match, write_match
+from silos.models import read_part, write_part, write_scores
 from silos.policy import Policy
 
 if TYPE_CHECKING:
@@ -392,6 +393,18 @@ class SimulatedSilo:
     def keep_match(self, match: Match) -> None:
         """Keep this silo's half of a match under its handle."""
         write_match(self._own_directory(), match)
+
+    def keep_part(self, model: str, content: bytes, about: Mapping[str, Any]) -> None:
+        """Keep this silo's part of a vertical model."""
+        write_part(self._own_directory(), model, content, about)
+
+    def part(self, model: str) -> bytes:
+        """Return this silo's part of a model."""
+        return read_part(self._own_directory(), model)
+
+    def keep_scores(self, run_id: str, rows: pd.DataFrame) -> None:
+        """Keep what a model says of rows."""
+        write_scores(self._own_directory(), run_id, rows)
 
     def _own_directory(self) -> Path:
         place = self._shared.directory / "silos" / self.name

@@ -305,6 +305,7 @@ class Psi(Protocol):
                 created=now,
                 expires=now + timedelta(days=self.spec.expires_days),
                 report=report,
+                run=silo.header.run_id,
             )
         )
         silo.forget(_STATE)

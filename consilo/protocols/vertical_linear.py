@@ -16,7 +16,7 @@ and the figures of merit. Who learns what:
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -26,14 +26,13 @@ from consilo import seeds
 from consilo.config import parse
 from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.job import Job
-from consilo.protocol import Disclosure, Protocol, count, envelopes, numbers, verb
-from consilo.sealed import Mailbox
+from consilo.protocol import Disclosure, count, envelopes, numbers, verb
 from consilo.silo import Message, SiloView
-from consilo.steps import Answers, Publish, Step
+from consilo.steps import Answers, Step
 from consilo.vertical import turns
 from consilo.vertical.blocks import Array, Block, Holders, block_of, folds_of
 from consilo.vertical.linear import Kind, directions, figures_of, residuals, solve
-from consilo.wire import pack
+from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
 
 _RESIDUALS, _SCORES, _PART = "residuals", "scores", "part"
 
@@ -49,27 +48,14 @@ class LinearSettings(Holders):
     )
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What the coordinator learns of a vertical fit.
-
-    Args:
-        metrics: ``joined/roc_auc``, ``label_only/roc_auc``, ``shuffled/roc_auc``, …: means over the
-            folds' held-out rows; ``joined`` with the columns of all silos, ``label_only`` with the
-            label silo's, ``shuffled`` with the others' rows in a wrong order.
-        exchanges: turns of the feature silos.
-        scores: feature silo → score columns that left it.
-        converged: whether the model is the pooled one, to the tolerance.
-    """
-
-    metrics: Mapping[str, float]
-    exchanges: int
-    scores: Mapping[str, int]
-    converged: bool
-
-
-class VerticalLinear(Protocol):
+class VerticalLinear(VerticalTraining):
     """Logistic or linear regression over the columns of several silos.
+
+    A round is one turn of the feature silos. The metrics ``joined/roc_auc``, ``label_only/roc_auc``
+    and ``shuffled/roc_auc``, … are means over the folds' held-out rows: with the columns of all
+    silos, with the label silo's, and with the others' rows in a wrong order. The fact
+    ``converged`` is 1 where the model is the pooled one, to the tolerance; ``scores/SILO`` is how
+    many score columns left a feature silo.
 
     Args:
         job: ``task`` is binary or regression; ``protocol.args`` are those of `LinearSettings`;
@@ -77,80 +63,62 @@ class VerticalLinear(Protocol):
     """
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         where = f"{job.name}, protocol.args"
         self.settings = parse(LinearSettings, job.protocol.args, where=where, error=JobInvalid)
-        if job.task not in ("binary", "regression"):
-            raise IncompatibleJob("vertical_linear: task must be binary or regression")
         if job.privacy is not None:
             raise IncompatibleJob(
                 "vertical_linear is exact and adds no noise; take vertical_split for a job with a "
                 "privacy section"
             )
 
-    @classmethod
-    def from_job(cls, job: Job) -> Self:
-        """Return the protocol with a job's settings."""
-        return cls(job)
-
     @property
     def kind(self) -> Kind:
         """Which loss."""
         return "binary" if self.job.task == "binary" else "regression"
 
-    def coordinate(self, fed: Any, state: None) -> Generator[Step, Any, Fitted]:
-        """Carry residuals down and score columns up until no step is left; return the figures."""
-        holders, everybody = self.settings, self.settings.members
-        label, others = holders.label_silo, holders.feature_silos
-        inbox = yield from turns.introduced(everybody)
-        told: Answers = yield turns.asked(
-            (label,), everybody, "start", {}, {label: {"introductions": inbox[label]}}
-        )
-        scores = dict.fromkeys(others, 0)
-        for step in range(1, self.job.protocol.rounds + 1):
-            own = {
-                name: {
-                    "introductions": {label: inbox[name][label]},
-                    "envelope": turns.letter(told.replies[label], name),
-                }
-                for name in others
-            }
-            found: Answers = yield turns.asked(others, everybody, "directions", {"step": step}, own)
-            new = {name: reply.fields["scores"] for name, reply in found.replies.items()}
-            scores = {name: scores[name] + new[name] for name in others}
-            open_steps = sum(reply.fields["open"] for reply in found.replies.values())
-            yield Publish("vertical_step", {"step": step, "scores": sum(new.values())})
-            is_last = not any(new.values()) or step == self.job.protocol.rounds
-            letters = {n: turns.letter(reply, label) for n, reply in found.replies.items()}
-            told = yield turns.asked(
-                (label,),
-                everybody,
-                "finish" if is_last else "combine",
-                {"step": step},
-                {label: {"envelopes": letters}},
-            )
-            if is_last:
-                break
-        done = told.replies[label]
-        yield turns.asked(
-            others,
-            everybody,
-            "keep_part",
-            {"step": step},
-            {name: {"envelope": turns.letter(done, name)} for name in others},
-        )
-        yield turns.asked(everybody, everybody, "close", {})
-        return Fitted(dict(done.fields["metrics"]), step, scores, converged=open_steps == 0)
+    def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Let the label silo fit its own columns, and carry its residuals down."""
+        label = self.settings.label_silo
+        told: Answers = yield turns.asked((label,), self.settings.members, "start", {})
+        return replace(state, letters=turns.sent(told))
 
-    @verb("introduce", replies=turns.INTRODUCTIONS)
-    def introduce(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Return this silo's public key for the others."""
-        return {"envelopes": Mailbox(silo).introduce(self.settings.members)}
+    def train_round(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Carry score columns up and, unless nothing new came, residuals down."""
+        label, others, everybody = self.settings.parties
+        step = {"step": state.round + 1}
+        own = {name: state.to(name) for name in others}
+        found: Answers = yield turns.asked(others, everybody, "directions", step, own)
+        new = {name: int(reply.fields["scores"]) for name, reply in found.replies.items()}
+        still_open = sum(int(reply.fields["open"]) for reply in found.replies.values())
+        facts = {f"scores/{n}": state.facts.get(f"scores/{n}", 0) + new[n] for n in others}
+        facts["converged"] = float(still_open == 0)
+        is_last = not any(new.values()) or step["step"] == self.job.protocol.rounds
+        state = replace(state, letters=turns.sent(found), facts=facts, is_trained=is_last)
+        if is_last:
+            return state
+        told = yield turns.asked((label,), everybody, "combine", step, {label: state.to(label)})
+        return replace(state, letters=turns.sent(told))
+
+    def finish(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Let the label silo judge, and every silo keep its part."""
+        label, others, everybody = self.settings.parties
+        step = {"step": state.round}
+        done = yield turns.asked((label,), everybody, "judge", step, {label: state.to(label)})
+        letters = turns.sent(done)
+        kept = yield turns.asked(
+            others, everybody, "keep_part", step, {n: {"envelopes": letters[n]} for n in others}
+        )
+        return replace(
+            state,
+            letters={},
+            metrics=dict(done.replies[label].fields["metrics"]),
+            references=references(done) | references(kept),
+        )
 
     @verb("start", replies={"envelopes": turns.RESIDUALS})
     def start(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Label silo: fit the own columns alone, seal the residuals for the feature silos."""
-        Mailbox(silo).meet(message.payload["introductions"], self.settings.members)
         block = block_of(silo, self.settings)
         fits = _Fits.begin(self, block)
         turns.keep(silo, "fits", 0, fits.to_payload())
@@ -160,10 +128,9 @@ class VerticalLinear(Protocol):
     def directions(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: seal score columns in new directions for the label silo."""
         label, step = self.settings.label_silo, int(message.payload["step"])
-        Mailbox(silo).meet(message.payload["introductions"], (label,))
         block = block_of(silo, self.settings)
         post = turns.Post(silo, block.mark)
-        told = post.open(label, _RESIDUALS, message.payload["envelope"])
+        told = post.open(label, _RESIDUALS, message.payload["envelopes"][label])
         width = block.features.shape[1]
         basis = np.zeros((width, 0)) if step == 1 else turns.kept(silo, "basis", step - 1)["basis"]
         turns.require_shape(label, "residuals", told["residuals"], (None, len(block)))
@@ -195,10 +162,14 @@ class VerticalLinear(Protocol):
         return {"envelopes": self._residuals(silo, block, fits)}
 
     @verb(
-        "finish",
-        replies={"envelopes": envelopes(Disclosure.UPDATE), "metrics": numbers(Disclosure.METRIC)},
+        "judge",
+        replies={
+            "envelopes": envelopes(Disclosure.UPDATE),
+            "metrics": numbers(Disclosure.METRIC),
+            **REFERENCE,
+        },
     )
-    def finish(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+    def judge(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Label silo: seal each feature silo's part of the model, report on held-out rows."""
         block, fits = self._combined(silo, message)
         post = turns.Post(silo, block.mark)
@@ -208,25 +179,20 @@ class VerticalLinear(Protocol):
         }
         width = block.features.shape[1]
         whole = fits.coefficients[0]
-        silo.keep("model", pack({"weights": whole[:width], "intercept": float(whole[-1])}))
-        return {"envelopes": sealed, "metrics": fits.metrics()}
+        mine = {"weights": whole[:width], "intercept": float(whole[-1])}
+        kept = self.keep_part(silo, block, mine)
+        return {"envelopes": sealed, "metrics": fits.metrics(), **kept}
 
-    @verb("keep_part", replies={"scores": count()})
-    def keep_part(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+    @verb("keep_part", replies=REFERENCE)
+    def keep_own_part(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: keep the own part of the model; it never leaves."""
         block = block_of(silo, self.settings)
         basis = turns.kept(silo, "basis", int(message.payload["step"]))["basis"]
         label = self.settings.label_silo
-        told = turns.Post(silo, block.mark).open(label, _PART, message.payload["envelope"])
+        letter = message.payload["envelopes"][label]
+        told = turns.Post(silo, block.mark).open(label, _PART, letter)
         turns.require_shape(label, "coordinates", told["coordinates"], (basis.shape[1],))
-        silo.keep("model", pack({"weights": basis @ told["coordinates"]}))
-        return {"scores": basis.shape[1]}
-
-    @verb("close", replies={})
-    def close(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Erase the run's relay keys; a step of its own, since it cannot be taken back."""
-        Mailbox(silo).close()
-        return {}
+        return self.keep_part(silo, block, {"weights": basis @ told["coordinates"]})
 
     def _residuals(self, silo: SiloView, block: Block, fits: _Fits) -> dict[str, Any]:
         post, found = turns.Post(silo, block.mark), fits.residuals()

@@ -361,7 +361,7 @@ class _Part:
         settings = self.protocol.settings
         width = settings.width * len(settings.members)
         seed = self._seed("top")
-        top = self._built(self.silo.job.model, width, self.task.num_outputs, seed)
+        top = self._built(self.silo.job.module, width, self.task.num_outputs, seed)
         return Joined(self.bottom(), top, settings.clip)
 
     def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:

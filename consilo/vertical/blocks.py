@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,6 @@ from consilo.wire import digest
 
 Array = npt.NDArray[Any]
 
-VERTICAL = ("vertical_linear", "vertical_split", "vertical_trees")
-"""Protocols whose jobs say who holds which columns."""
-
 
 class Holders(Config):
     """Who holds what: the part of ``protocol.args`` that every vertical protocol has."""
@@ -37,6 +34,11 @@ class Holders(Config):
     label_silo: str = Field(description="who holds the target; it learns the result")
     columns: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         min_length=2, description="silo → the feature columns that it holds"
+    )
+    missing_blocks: Literal["refuse", "leave_out"] = Field(
+        "refuse",
+        description="what a feature silo that is missing when a run begins does to it; leave_out: "
+        "the model is trained without its columns",
     )
 
     @model_validator(mode="after")
@@ -61,11 +63,17 @@ class Holders(Config):
         """The silos without the target, sorted."""
         return tuple(name for name in self.members if name != self.label_silo)
 
+    @property
+    def parties(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """The label silo, the feature silos, and everybody."""
+        return self.label_silo, self.feature_silos, self.members
+
     def require_fit(self, contract: Contract) -> None:
         """Raise `IncompatibleJob` unless every feature of the contract is held by a silo."""
         held = {name for names in self.columns.values() for name in names}
         faults = [f"'{name}' is no feature" for name in sorted(held - set(contract.features))]
-        faults += [f"nobody holds '{name}'" for name in contract.features if name not in held]
+        if self.missing_blocks == "refuse":
+            faults += [f"nobody holds '{name}'" for name in contract.features if name not in held]
         if faults:
             raise IncompatibleJob(
                 f"protocol.args.columns do not fit {contract.ref}: {'; '.join(faults[:5])}"
@@ -108,11 +116,27 @@ def part_of(job: Job, contract: Contract, silo: str) -> Contract:
         JobInvalid: where a vertical job does not say who holds what.
         IncompatibleJob: where the silo holds nothing.
     """
-    if job.protocol.name not in VERTICAL:
+    if job.kind == "horizontal":
         return contract
+    part = holders_of(job).part(contract, silo)
+    return part if job.kind == "vertical" else without_target(part)
+
+
+def holders_of(job: Job) -> Holders:
+    """Return who holds what in a vertical or a scoring job.
+
+    Raises:
+        JobInvalid: where the job does not say it.
+    """
     said = {key: value for key, value in job.protocol.args.items() if key in Holders.model_fields}
-    where = f"{job.name}, protocol.args"
-    return parse(Holders, said, where=where, error=JobInvalid).part(contract, silo)
+    return parse(Holders, said, where=f"{job.name}, protocol.args", error=JobInvalid)
+
+
+def without_target(contract: Contract) -> Contract:
+    """Return a contract without its targets: what rows keep that are to be scored."""
+    columns = {n: each for n, each in contract.columns.items() if each.role != "target"}
+    rules = contract.rules.model_copy(update={"class_balance": None})
+    return contract.model_copy(update={"columns": columns, "rules": rules})
 
 
 @dataclass(frozen=True)
@@ -124,14 +148,16 @@ class Block:
         targets: the label silo's: int64 classes or float32 values, [matched rows]; else empty.
         inputs: names of the inputs.
         mark: of the match; equal marks are halves of one match.
-        num_classes: of the target in the label silo; 0 elsewhere and for values.
+        scale: what standardises the numeric columns.
+        classes: the target's classes in the label silo; empty elsewhere and for values.
     """
 
     features: Array
     targets: Array
     inputs: tuple[str, ...]
     mark: str
-    num_classes: int = 0
+    scale: Scale
+    classes: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of matched rows."""
@@ -139,18 +165,14 @@ class Block:
 
 
 def block_of(silo: SiloView, holders: Holders) -> Block:
-    """Return the silo's block, encoded once and kept for the run's later messages.
+    """Return the silo's block to train on, encoded once and kept for the run's later messages.
 
     Raises:
         Refused: where the match cannot be used.
         IncompatibleJob: where columns and contract do not fit.
     """
     holders.require_fit(silo.contract)
-    if silo.job.features.missing == "drop":
-        raise IncompatibleJob(
-            "features.missing: rows that one silo drops the others cannot know; use 'mean' or "
-            "'indicator' in a vertical job"
-        )
+    require_all_rows(silo.job)
     part = holders.part(silo.contract, silo.name)
     match = silo.match(holders.match)
     has_labels = silo.name == holders.label_silo
@@ -159,17 +181,27 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
 
     def build() -> Mapping[str, Array]:
         frame = silo.host.frame(part, purpose=silo.job.purpose).iloc[match.rows]
-        features = encoding.features(frame, _scale(encoding, frame, silo.job.features.standardize))
+        scale = _scale(encoding, frame, silo.job.features.standardize)
+        features = encoding.features(frame, scale)
         targets = encoding.target(frame) if has_labels else np.empty(0, np.float32)
-        return {"features": features, "targets": targets}
+        return {"features": features, "targets": targets, **scale.to_payload()}
 
     rows = match.rows.astype("<i8").tobytes()
     settings = silo.job.features.model_dump(mode="json")
     key = digest(["vertical", part.digest, settings, silo.job.task, digest(rows), silo.name])
     found = silo.host.encoded(part, key, build, purpose=silo.job.purpose)
-    mark = digest([match.handle, match.recipe_hash, len(match.rows)])
     features, targets = np.asarray(found["features"]), np.asarray(found["targets"])
-    return Block(features, targets, encoding.inputs, mark, len(encoding.classes))
+    scale = Scale.from_payload(found)
+    return Block(features, targets, encoding.inputs, match.mark, scale, encoding.classes)
+
+
+def require_all_rows(job: Job) -> None:
+    """Raise `IncompatibleJob` where a silo would leave out rows by itself."""
+    if job.features.missing == "drop":
+        raise IncompatibleJob(
+            "features.missing: rows that one silo drops the others cannot know; use 'mean' or "
+            "'indicator' in a vertical job"
+        )
 
 
 def _scale(encoding: Encoding, frame: Any, mode: str) -> Scale:

@@ -55,6 +55,15 @@ def letter(reply: Reply, receiver: str) -> Envelope:
     return found
 
 
+def sent(answers: Answers) -> dict[str, dict[str, Envelope]]:
+    """Return what silos sent, for delivery: receiver → sender → envelope."""
+    found: dict[str, dict[str, Envelope]] = {}
+    for sender, reply in answers.replies.items():
+        for receiver, envelope in reply.fields["envelopes"].items():
+            found.setdefault(receiver, {})[sender] = envelope
+    return found
+
+
 @dataclass(frozen=True)
 class Post:
     """One silo's letters; each says of which match it speaks, so that rows cannot be mixed up.

@@ -99,6 +99,8 @@ class Host:
     secrets: dict[str, bytes] = field(default_factory=dict)
     state: dict[tuple[str, str], bytes] = field(default_factory=dict)
     matches: dict[str, Match] = field(default_factory=dict)
+    parts: dict[str, bytes] = field(default_factory=dict)
+    scores: dict[str, pd.DataFrame] = field(default_factory=dict)
     questions: list[MatchQuestion] = field(default_factory=list)
     min_common: int = 0
     keep_replies: bool = True
@@ -200,6 +202,17 @@ class Host:
 
     def keep_match(self, match: Match) -> None:
         self.matches[match.handle] = match
+
+    def keep_part(self, model: str, content: bytes, about) -> None:
+        self.parts[model] = content
+
+    def part(self, model: str) -> bytes:
+        if model not in self.parts:
+            raise Refused(f"no part of '{model}'", code="model")
+        return self.parts[model]
+
+    def keep_scores(self, run_id: str, rows: pd.DataFrame) -> None:
+        self.scores[run_id] = rows
 
     def remembered(self, step_id: str) -> Parcel | None:
         return self.replies.get(step_id)

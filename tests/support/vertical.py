@@ -16,6 +16,7 @@ from consilo.kernel import Federation, Kernel
 from consilo.matching import Match
 from consilo.protocols import find_protocol
 from consilo.transports.local import LocalTransport
+from consilo.vertical.training import Turn
 
 LABEL = "bank"
 
@@ -71,7 +72,7 @@ def job_of(name: str, columns: dict[str, tuple[str, ...]], **changes: Any) -> Jo
     held = {silo: list(names) for silo, names in columns.items()}
     args = {"match": "m", "label_silo": LABEL, "columns": held, **changes.pop("args", {})}
     section = {"name": name, "args": args, **changes.pop("protocol", {})}
-    return clinic.job(contract="joint@1", protocol=section, **changes)
+    return clinic.job(kind="vertical", contract="joint@1", protocol=section, **changes)
 
 
 def driven(
@@ -80,12 +81,12 @@ def driven(
     hosts: dict[str, clinic.Host],
     *,
     transport: Any = None,
-    state: Any = None,
-) -> tuple[Any, list[Any]]:
+    state: Turn | None = None,
+) -> tuple[Turn, list[Any]]:
     """Run the job's protocol to its end; return its result and the exchanges."""
     exchanges: list[Any] = []
     moved = transport or LocalTransport({n: answerer(host) for n, host in hosts.items()})
     kernel = Kernel(moved, run_id="r", job=job, contract=contract, observe=exchanges.append)
     fed = Federation(tuple(sorted(hosts)), job, contract, lambda: tuple(hosts))
     name = job.protocol.name
-    return kernel.run(name, find_protocol(name).from_job(job), fed, state), exchanges
+    return kernel.run(name, find_protocol(name).from_job(job), fed, state or Turn()), exchanges

@@ -64,7 +64,7 @@ def test_logistic_regression_over_both_is_that_of_the_joined_table(credit):
     assert metrics["label_only/roc_auc"] == pytest.approx(0.657, abs=0.003)
     assert metrics["shuffled/roc_auc"] == pytest.approx(metrics["label_only/roc_auc"], abs=0.003)
     assert found.converged
-    assert found.exchanges <= 4
+    assert found.round <= 4
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from consilo.protocol import Disclosure
 from consilo.protocols.contract_check import ContractCheck
 from consilo.protocols.vertical_linear import VerticalLinear
 from consilo.vertical.blocks import Holders, folds_of, part_of
-from consilo.wire import unpack
+from consilo.vertical.parts import Part
 from silos.policy import Circumstances, Policy, Rule
 from silos.silo import Silo
 
@@ -46,7 +46,11 @@ def standard(rows):
 
 
 def weights(hosts):
-    return np.concatenate([unpack(hosts[n].state["r", "model"])["weights"] for n in COLUMNS])
+    return np.concatenate([part(hosts, name)["weights"] for name in COLUMNS])
+
+
+def part(hosts, name):
+    return Part.from_bytes(hosts[name].part("r")).content
 
 
 def run(rows, task="binary", **changes):
@@ -62,20 +66,20 @@ def run(rows, task="binary", **changes):
 def test_logistic_regression_is_the_pooled_one(c):
     rows = table()
     found, exchanges, hosts = run(rows, args={"c": c})
-    assert found.converged
+    assert found.facts["converged"]
     pooled = LogisticRegression(C=c, tol=1e-10, max_iter=10_000).fit(standard(rows), rows["y"])
-    intercept = unpack(hosts["bank"].state["r", "model"])["intercept"]
+    intercept = part(hosts, "bank")["intercept"]
     assert weights(hosts) == pytest.approx(pooled.coef_[0], abs=1e-5)
     assert intercept == pytest.approx(pooled.intercept_[0], abs=1e-5)
     aucs = []
     folds = folds_of(len(rows), 5)
     for fold in range(5):
         part = standard(rows)[folds != fold], rows["y"][folds != fold]
-        model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(*part)
+        model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(*seen)
         scores = model.decision_function(standard(rows)[folds == fold])
         aucs.append(roc_auc_score(rows["y"][folds == fold], scores))
     assert found.metrics["joined/roc_auc"] == pytest.approx(np.mean(aucs), abs=1e-6)
-    assert found.exchanges <= 3
+    assert found.round <= 3
     assert len({each.reply.step_id for each in exchanges if each.reply}) == len(exchanges)
 
 
@@ -96,16 +100,15 @@ def test_a_wrong_join_is_worth_no_more_than_the_label_silo_alone():
 
 def test_fewer_score_columns_are_given_away_where_the_job_says_so():
     found, _, _ = run(table(), args={"max_scores": 1})
-    assert dict(found.scores) == {"shop": 1, "telecom": 1}
-    assert not found.converged
+    assert dict(found.facts) == {"scores/shop": 1, "scores/telecom": 1, "converged": 0}
     whole, _, _ = run(table())
-    assert all(whole.scores[name] <= len(COLUMNS[name]) for name in whole.scores)
+    assert all(whole.facts[f"scores/{n}"] <= len(COLUMNS[n]) for n in ("shop", "telecom"))
     assert found.metrics["joined/roc_auc"] > whole.metrics["label_only/roc_auc"]
 
 
 def test_one_round_only_is_no_solution_and_says_so():
     found, _, _ = run(table(), protocol={"rounds": 1})
-    assert (found.exchanges, found.converged) == (1, False)
+    assert (found.round, found.facts["converged"]) == (1, 0)
 
 
 def test_a_step_that_is_asked_again_gives_the_same_model():
@@ -240,11 +243,11 @@ def test_a_silos_part_of_the_contract_has_its_own_columns_and_rules():
     value["rules"] = {"cross_column": [crossing, within], "class_balance": 0.1}
     contract = clinic.Contract.parse(value, where="joint.yaml")
     holders = Holders(match="m", label_silo="bank", columns=COLUMNS)
-    part = holders.part(contract, "shop")
-    assert (tuple(part.columns), part.ref) == (COLUMNS["shop"], "joint@1")
-    assert [each.left for each in part.rules.cross_column] == ["s0"]
-    assert part.rules.class_balance is None
-    assert clinic.Contract.from_json(part.to_json()) == part
+    mine = holders.part(contract, "shop")
+    assert (tuple(mine.columns), mine.ref) == (COLUMNS["shop"], "joint@1")
+    assert [each.left for each in mine.rules.cross_column] == ["s0"]
+    assert mine.rules.class_balance is None
+    assert clinic.Contract.from_json(mine.to_json()) == mine
     assert holders.part(contract, "bank").rules.class_balance is not None
     with pytest.raises(IncompatibleJob, match="nobody holds 't0'"):
         Holders(
@@ -286,7 +289,7 @@ def test_a_real_silo_holds_its_own_part_only(tmp_path):
     silo = Silo.open(tmp_path)
     job, contract = vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS)
     assert not silo.check(contract).passed
-    part = part_of(job, contract, "shop")
-    assert silo.check(part).passed
-    assert len(silo.frame(part)) == 30
+    mine = part_of(job, contract, "shop")
+    assert silo.check(mine).passed
+    assert len(silo.frame(mine)) == 30
     assert part_of(clinic.job(), contract, "shop") is contract

@@ -1,0 +1,307 @@
+"""The stages that every run has, whatever it trains: open, wait, check, admit, close.
+
+They keep the run record, the participation of every silo and the time of each stage. `consilo.run`
+trains over silos that hold the same columns, `consilo.vertical_run` over silos that hold the same
+people.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.check_report import CheckReport
+from consilo.contract import Contract
+from consilo.errors import ConsiloError, RunCancelled, TransportError
+from consilo.job import Job
+from consilo.kernel import Exchange, Federation, Kernel, Party
+from consilo.outcome import RunResult, RunStatus, SiloOutcome
+from consilo.params import Params
+from consilo.parcel import Fault, Transport
+from consilo.protocols.conclude import Conclude
+from consilo.protocols.contract_check import ContractCheck
+from consilo.record import RunRecord
+from consilo.steps import Publish
+
+LIBRARIES = ("consilo", "torch", "opacus", "numpy", "pandas", "flwr")
+
+
+class Stages:
+    """One run, opened: what it is asked, who may take part, and the record of it.
+
+    Args:
+        job: what is run.
+        contract: what every silo's data must obey.
+        transport: how the silos are reached.
+        silos: everybody who may be asked, connected or not; those that the job excludes are not.
+        directory: where the run keeps record, checkpoint and model; made here.
+        run_id: unique.
+        key: signs the requests and the run record.
+        parties: silo → how it signs and what it speaks; a silo that is not in it is simulated, and
+            neither side signs.
+        absent: silo → why it is not asked at all, such as ``suspended``.
+        bundle: SHA-256 of the code that silos execute; empty in process.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        contract: Contract,
+        transport: Transport,
+        *,
+        silos: Sequence[str],
+        directory: Path,
+        run_id: str,
+        key: Ed25519PrivateKey,
+        parties: Mapping[str, Party] | None = None,
+        absent: Mapping[str, str] | None = None,
+        bundle: str = "",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.job = job
+        self.contract = contract
+        self.run_id = run_id
+        self.directory = directory
+        self.silos = tuple(sorted(set(silos) - set(job.exclude)))
+        self._absent = {n: why for n, why in (absent or {}).items() if n in self.silos}
+        self._parties = {n: each for n, each in (parties or {}).items() if n in self.silos}
+        self.outcomes = {name: SiloOutcome() for name in self.silos}
+        self.reports: dict[str, CheckReport] = {}
+        self.rounds: list[Mapping[str, Any]] = []
+        self.exchanges: list[Exchange] = []
+        self.seconds: dict[str, float] = {}
+        self._clock = clock
+        self._transport = transport
+        self._key = key
+        self._bundle = bundle
+        self._fed = Federation(self.silos, job, contract, transport.online)
+        self._kernel = self._kernel_of(job)
+        self._recorded = 0
+        self._admitted_at = 0
+        self.record = RunRecord(directory / "record.jsonl", key)
+        self.record.add(
+            "opened",
+            run_id=run_id,
+            job=job.to_json(),
+            job_digest=job.digest,
+            contract=contract.ref,
+            contract_digest=contract.digest,
+            bundle=bundle,
+            silos=list(self.silos),
+            excluded=sorted(set(silos) & set(job.exclude)),
+            manifest=self._kernel.manifest.digest,
+            signing_keys={n: each.signing_key for n, each in self._parties.items()},
+            software=_software(),
+            reproducible=job.privacy is not None and job.privacy.reproducible,
+        )
+
+    def wait_for_silos(self, *, seconds: float, poll_s: float = 0.2) -> tuple[str, ...]:
+        """Return who is connected: everybody, or those who came within ``seconds``."""
+        with self.stage("wait"):
+            end = self._clock() + seconds
+            while True:
+                here = set(self._transport.online())
+                if here >= set(self.silos) - set(self._absent) or self._clock() >= end:
+                    return tuple(name for name in self.silos if name in here)
+                time.sleep(poll_s)
+
+    def check(self, silo: str) -> CheckReport | Fault:
+        """Ask one silo for its contract verdict; different silos may be asked from threads."""
+        if silo in self._absent:
+            verdict: CheckReport | Fault = Fault("unreachable", self._absent[silo])
+        elif silo not in self._transport.online():
+            verdict = Fault("unreachable", "not connected")
+        else:
+            verdict = self._kernel.run("contract_check", ContractCheck(silo), self._fed)
+        outcome = self.outcomes[silo]
+        if isinstance(verdict, Fault):
+            self.outcomes[silo] = outcome.absent(verdict)
+        else:
+            self.reports[silo] = verdict
+            if verdict.passed:
+                self.outcomes[silo] = replace(outcome, contract="passed", reason="")
+            else:
+                fault = Fault("contract", verdict.reason())
+                self.outcomes[silo] = outcome.absent(fault, contract="failed")
+        return verdict
+
+    def admit(self) -> tuple[str, ...]:
+        """Narrow the run to the silos that keep the contract, and hold the quorum.
+
+        Raises:
+            QuorumLost: where too few are left.
+        """
+        for name in self.silos:
+            outcome = self.outcomes[name]
+            report = self.reports.get(name)
+            self.record.add(
+                "contract",
+                silo=name,
+                verdict=outcome.contract,
+                reason=outcome.reason,
+                findings=[] if report is None else [f.model_dump() for f in report.findings],
+            )
+        self._record_replies()
+        admitted = tuple(n for n in self.silos if self.outcomes[n].contract == "passed")
+        self._require(
+            admitted, {n: self.outcomes[n].reason for n in self.silos if n not in admitted}
+        )
+        self._fed.silos = admitted
+        self._admitted_at = len(self.exchanges)
+        return admitted
+
+    @property
+    def rounds_left(self) -> int:
+        """How many rounds are still to do."""
+        raise NotImplementedError
+
+    def train_round(self) -> Mapping[str, Any]:
+        """Do the next round and return its report; a repeat after a fault starts it anew.
+
+        Raises:
+            QuorumLost: where too few silos answer; the last checkpoint stands.
+        """
+        raise NotImplementedError
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final model's figures; empty before it is evaluated."""
+        raise NotImplementedError
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of what was trained; empty where nothing was."""
+        raise NotImplementedError
+
+    def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
+        """End the run: settle every silo's part, close the record, return the result.
+
+        Args:
+            error: what ended it early; None for a run that went through.
+            extra: further entries of the summary: model, mlflow, prefect, …
+        """
+        self._settle()
+        status, reason = self._verdict(error)
+        metrics = self.metrics
+        self._conclude(status, error)
+        if status != "failed" and self.model_digest:
+            self.record.add("model", params=self.model_digest, **_plain(extra))
+        self.record.close(
+            status=status,
+            reason=reason,
+            metrics=metrics,
+            silos={
+                name: {
+                    "status": each.status,
+                    "reason": each.reason,
+                    "rounds": list(each.rounds),
+                    "num_examples": each.num_examples,
+                    "epsilon": each.epsilon,
+                }
+                for name, each in self.outcomes.items()
+            },
+        )
+        return RunResult(
+            run_id=self.run_id,
+            status=status,
+            reason=reason,
+            silos=dict(self.outcomes),
+            metrics=metrics,
+            record=str(self.record.path),
+            directory=str(self.directory),
+            seconds=dict(self.seconds),
+            exchanges=tuple(self.exchanges),
+            rounds=tuple(self.rounds),
+            params=self._trained(),
+            extra=extra,
+        )
+
+    def _require(self, admitted: Sequence[str], absent: Mapping[str, str]) -> None:
+        """Raise `QuorumLost` unless the run can go on with those who keep the contract."""
+        self.job.cohort_quorum.require(
+            admitted, missing=absent, num_examples={}, where="before the run"
+        )
+
+    def _trained(self) -> Params:
+        """Return the model that the coordinator holds; empty where it holds none."""
+        return {}
+
+    def _settle(self) -> None:
+        """Work out each silo's status from the rounds whose reports count it."""
+        raise NotImplementedError
+
+    def _kernel_of(self, job: Job) -> Kernel:
+        return Kernel(
+            self._transport,
+            run_id=self.run_id,
+            job=job,
+            contract=self.contract,
+            observe=self.exchanges.append,
+            publish=self._published,
+            key=self._key,
+            bundle=self._bundle,
+            parties=self._parties,
+            head=lambda: self.record.head,
+        )
+
+    def _published(self, step: Publish) -> None:
+        if step.name == "round":
+            # A round that is done again after a fault replaces its first report.
+            done = [each for each in self.rounds if each["round"] != step.value["round"]]
+            self.rounds = [*done, step.value]
+
+    def _record_replies(self) -> None:
+        """Write the signed headers of all replies since the last time into the record."""
+        new, self._recorded = self.exchanges[self._recorded :], len(self.exchanges)
+        signed = [asdict(each.reply) for each in new if each.reply and each.reply.signature]
+        if signed:
+            self.record.add("replies", headers=signed)
+
+    def _conclude(self, status: RunStatus, error: BaseException | None) -> None:
+        """Tell the silos that sign that the run has ended; who cannot be reached has missed it."""
+        if not self._parties or isinstance(error, TransportError | RunCancelled):
+            return
+        try:
+            here = set(self._transport.online())
+            told = [n for n, each in self._parties.items() if each.wire >= 2 and n in here]
+            self._kernel.run("conclude", Conclude(told, status), self._fed)
+        except ConsiloError as cause:
+            self.record.add("not_concluded", reason=type(cause).__name__)
+        self._record_replies()
+
+    def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
+        if error is not None:
+            kind = type(error).__name__
+            said = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
+            return "failed", f"{kind}: {said}"
+        missing = [
+            f"{name} {each.status.replace('_', ' ')}: {each.reason}"
+            for name, each in self.outcomes.items()
+            if each.status not in ("trained", "answered") or each.reason
+        ]
+        return ("degraded", "; ".join(missing)) if missing else ("complete", "")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the block's wall seconds to the stage ``name``."""
+        started = self._clock()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - started
+
+
+def _software() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def _plain(extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in extra.items() if key in ("model", "mlflow", "prefect")}

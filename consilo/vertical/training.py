@@ -1,0 +1,199 @@
+"""What every vertical training shares: silos that meet, rounds, checkpoints, parts that are kept.
+
+The label silo and the feature silos take turns; the coordinator carries their sealed letters. All
+that it must remember between two rounds is a `Turn`: which letters are still to be delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from consilo.contract import Contract
+from consilo.errors import IncompatibleJob
+from consilo.job import Job
+from consilo.protocol import Disclosure, Protocol, arrays, count, verb
+from consilo.sealed import Envelope, Mailbox
+from consilo.silo import Message, SiloView
+from consilo.steps import Answers, Checkpoint, Publish, Step
+from consilo.vertical import turns
+from consilo.vertical.blocks import Block, Holders, block_of
+from consilo.vertical.parts import Part
+
+REFERENCE = {"reference": arrays(Disclosure.STATISTIC)}
+"""What a silo replies that has kept its part of the model: the part's SHA-256, 32 bytes."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where a vertical training stands after ``round`` rounds; it round-trips through the wire.
+
+    Args:
+        round: how many are done.
+        is_trained: nothing is left to train.
+        rows: matched rows.
+        letters: receiver → sender → envelope, to be delivered with the next ask.
+        metrics: of the model, as far as known: ``joined/roc_auc``, ``label_only/roc_auc``, …
+        facts: further figures that the protocol tells, by name.
+        epsilon: silo → what it spent in this run; empty without privacy.
+        references: silo → SHA-256 of the part of the model that it keeps, in hexadecimal.
+    """
+
+    round: int = 0
+    is_trained: bool = False
+    rows: int = 0
+    letters: Mapping[str, Mapping[str, Envelope]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
+    epsilon: Mapping[str, float] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return the state as values that `consilo.wire.pack` takes."""
+        return {
+            "round": self.round,
+            "is_trained": self.is_trained,
+            "rows": self.rows,
+            "letters": {name: dict(each) for name, each in self.letters.items()},
+            "metrics": dict(self.metrics),
+            "facts": dict(self.facts),
+            "epsilon": dict(self.epsilon),
+            "references": dict(self.references),
+        }
+
+    @classmethod
+    def from_payload(cls, value: Mapping[str, Any]) -> Self:
+        """Return the state that `to_payload` wrote."""
+        return cls(**value)
+
+    def to(self, receiver: str, key: str = "envelopes") -> dict[str, Any]:
+        """Return the part of a payload that brings one silo its letters."""
+        return {key: dict(self.letters.get(receiver, {}))}
+
+
+class VerticalTraining(Protocol):
+    """Base of the vertical protocols: subclasses say what happens in a round, and at the end.
+
+    Args:
+        job: says who holds what, in ``protocol.args``.
+    """
+
+    settings: Holders
+    tasks: ClassVar[tuple[str, ...]] = ("binary", "regression")
+    """What a job may ask for."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        if job.task not in self.tasks:
+            raise IncompatibleJob(
+                f"{job.protocol.name}: task must be {' or '.join(self.tasks)}, not {job.task}"
+            )
+
+    @classmethod
+    def from_job(cls, job: Job) -> Self:
+        """Return the protocol with a job's settings."""
+        return cls(job)
+
+    def require_fit(self, contract: Contract) -> None:
+        """Raise `IncompatibleJob` unless the job can run on a contract; asks nobody."""
+        self.settings.require_fit(contract)
+
+    def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Do what comes before the first round; the silos have met."""
+        raise NotImplementedError
+
+    def train_round(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Do a round and return where training stands after it, with ``round`` as it was."""
+        raise NotImplementedError
+
+    def finish(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Judge the model and let each silo keep its part; return metrics and references."""
+        raise NotImplementedError
+
+    def coordinate(self, fed: Any, state: Turn) -> Generator[Step, Any, Turn]:
+        """Let the silos meet, train round by round, and finish."""
+        everybody = self.settings.members
+        if not state.round:
+            state = yield from self._met(state)
+            state = yield from self.begin(state)
+        while not state.is_trained:
+            done = state.round
+            state = yield from self.train_round(state)
+            state = replace(state, round=done + 1)
+            yield Publish("round", self._report(state))
+            yield Checkpoint(state)
+        state = yield from self.finish(state)
+        yield turns.asked(everybody, everybody, "close", {})
+        return state
+
+    @verb("introduce", replies=turns.INTRODUCTIONS)
+    def introduce(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Return this silo's public key for the others."""
+        return {"envelopes": Mailbox(silo).introduce(self.settings.members)}
+
+    @verb("meet", replies={"rows": count()})
+    def meet(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Take in the others' keys, read the matched rows, and say how many there are."""
+        Mailbox(silo).meet(message.payload["introductions"], self.settings.members)
+        return {"rows": len(block_of(silo, self.settings))}
+
+    @verb("close", replies={})
+    def close(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Erase the run's relay keys; a step of its own, since it cannot be taken back."""
+        Mailbox(silo).close()
+        return {}
+
+    def keep_part(self, silo: SiloView, block: Block, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep this silo's part of the model for later scoring; return the reply's `REFERENCE`.
+
+        Args:
+            silo: where.
+            block: whose columns the part takes.
+            content: the part: arrays and numbers by name.
+        """
+        part = Part.of(silo, self.settings, block, content)
+        silo.host.keep_part(part.model, part.to_bytes(), part.about())
+        return {"reference": {"sha256": np.frombuffer(part.digest, np.uint8)}}
+
+    def _met(self, state: Turn) -> Generator[Step, Any, Turn]:
+        everybody = self.settings.members
+        inbox = yield from turns.introduced(everybody)
+        own = {name: {"introductions": inbox[name]} for name in everybody}
+        said: Answers = yield turns.asked(everybody, everybody, "meet", {}, own)
+        rows = {name: int(reply.fields["rows"]) for name, reply in said.replies.items()}
+        if len(set(rows.values())) > 1:
+            raise IncompatibleJob(
+                "the silos' halves of the match differ in length "
+                f"({', '.join(f'{name}: {n}' for name, n in rows.items())}); match again"
+            )
+        return replace(state, rows=min(rows.values()))
+
+    def _report(self, state: Turn) -> dict[str, Any]:
+        silos = {
+            name: {
+                "num_examples": state.rows,
+                "loss": None,
+                "metrics": {},
+                "epsilon": state.epsilon.get(name),
+                "epsilon_bound": None,
+            }
+            for name in self.settings.members
+        }
+        return {
+            "round": state.round,
+            "silos": silos,
+            "metrics": dict(state.metrics),
+            "loss": None,
+            "model_bytes": 0,
+        }
+
+
+def references(answers: Answers) -> dict[str, str]:
+    """Return silo → reference, of replies that hold a `REFERENCE`."""
+    return {
+        name: reply.fields["reference"]["sha256"].tobytes().hex()
+        for name, reply in answers.replies.items()
+    }
