@@ -53,6 +53,19 @@ def contract_verdicts(
     )
 
 
+def match(told: Mapping[str, Any]) -> None:
+    """Show which match is trained on, and how it came about."""
+    row = {
+        "handle": told["handle"],
+        "rows": told["rows"],
+        "made": "before; used again" if told["reused"] else "in this run",
+        "recipe": str(told.get("recipe", ""))[:12],
+    }
+    create_table_artifact(
+        [row], key=names.MATCH_ARTIFACT, description="Rows that all silos of the job share"
+    )
+
+
 def participation(result: RunResult) -> None:
     """Show each silo's part in the run."""
     rows = [

@@ -113,33 +113,57 @@ def validate(
     Example: consilo job validate job.yaml
     """
     from consilo.contract import Contract
-    from consilo.forecast import forecast
     from consilo.job import Job
-    from consilo.params import num_bytes, select
-    from consilo.plan import plan
 
     loaded = Job.load(job)
     contract = Contract.load(loaded.contract, search=(job.parent,))
-    made = plan(loaded, contract, (), search_path=(job.parent,))
-    sent = select(made.learner.parameters(), made.learner.updatable)
-    moved = forecast(num_bytes(sent), (), {})
-    found = {
+    found: dict[str, Any] = {
         "job": loaded.name,
         "job_digest": loaded.digest,
         "contract": contract.ref,
         "contract_digest": contract.digest,
+    }
+    if loaded.kind == "horizontal":
+        found, said = _horizontal_parts(found, loaded, contract, job.parent)
+    else:
+        found, said = _vertical_parts(found, loaded, contract, job.parent)
+    print(json.dumps(found) if as_json else f"job {loaded.name} is valid: {said}")
+
+
+def _horizontal_parts(
+    found: dict[str, Any], job: Any, contract: Any, folder: Path
+) -> tuple[dict[str, Any], str]:
+    from consilo.forecast import forecast
+    from consilo.params import num_bytes, select
+    from consilo.plan import plan
+
+    made = plan(job, contract, (), search_path=(folder,))
+    sent = select(made.learner.parameters(), made.learner.updatable)
+    moved = forecast(num_bytes(sent), (), {})
+    found |= {
         "inputs": len(made.encoding.inputs),
         "parameters": sum(v.size for v in made.learner.parameters().values()),
         "bytes_per_round_and_silo": moved.bytes_down + moved.bytes_up,
     }
-    if as_json:
-        print(json.dumps(found))
-    else:
-        print(
-            f"job {loaded.name} is valid: contract {contract.ref}, {found['inputs']} inputs, "
-            f"{found['parameters']} parameters, {loaded.protocol.rounds} rounds of "
-            f"{loaded.protocol.name}; {moved}"
-        )
+    return found, (
+        f"contract {contract.ref}, {found['inputs']} inputs, {found['parameters']} parameters, "
+        f"{job.protocol.rounds} rounds of {job.protocol.name}; {moved}"
+    )
+
+
+def _vertical_parts(
+    found: dict[str, Any], job: Any, contract: Any, folder: Path
+) -> tuple[dict[str, Any], str]:
+    from consilo.vertical_run import plan_vertical
+
+    holders = plan_vertical(job, contract, (), (folder,)).settings
+    columns = {name: len(each) for name, each in holders.columns.items()}
+    found |= {"columns": columns, "label_silo": holders.label_silo, "match": holders.match}
+    held = ", ".join(f"{name} {number}" for name, number in columns.items())
+    return found, (
+        f"contract {contract.ref}, columns: {held}; labels in {holders.label_silo}, match "
+        f"'{holders.match}', {job.protocol.name}"
+    )
 
 
 @job_app.command("run")

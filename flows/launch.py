@@ -100,6 +100,9 @@ def _line(entry: Mapping[str, Any]) -> str:
         return f"contract check {body['silo']}: {body['verdict']}{why}"
     if kind == "standardized":
         return f"standardised over {len(body['rows'])} silos"
+    if kind == "matched":
+        how = "used again" if body["reused"] else "made"
+        return f"match '{body['handle']}' {how}: {body['rows']} rows"
     if kind == "round":
         faults = "".join(f", {silo} {code}" for silo, code in body["faults"].items())
         return f"round {body['round']}: {len(body['silos'])} silos{faults}"

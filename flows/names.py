@@ -64,6 +64,8 @@ TAG_SILOS = "consilo.silos"
 TAG_FORMAT = "consilo.model_format"
 TAG_PARAMS = "consilo.params_digest"
 TAG_RECORD = "consilo.record_head"
+TAG_LABEL_SILO = "consilo.label_silo"
+"""Of a vertical model: who learns what it says."""
 RUN_TAGS = (
     TAG_RUN,
     TAG_STATUS,
@@ -100,6 +102,9 @@ REPORTS_FILE = "contract_reports.json"
 PARTICIPATION_FILE = "participation.json"
 SUMMARY_FILE = "summary.json"
 STATISTICS_FILE = "statistics.json"
+MATCH_FILE = "match.json"
+FACTS_FILE = "facts.json"
+PARTS_FILE = "parts.json"
 CURVES_PLOT = "plots/learning_curves.png"
 HEATMAP_PLOT = "plots/participation.png"
 
@@ -109,6 +114,7 @@ PARTICIPATION_ARTIFACT = "participation"
 METRICS_ARTIFACT = "metrics"
 SUMMARY_ARTIFACT = "run-summary"
 STATISTICS_ARTIFACT = "column-statistics"
+MATCH_ARTIFACT = "match"
 
 
 def global_metric(name: str) -> str:

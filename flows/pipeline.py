@@ -1,5 +1,8 @@
 """The main job: train one model over all silos that keep the contract, and register it.
 
+Silos with the same columns train together (`flows.tasks`), those with the same people by the parts
+of one model (`flows.vertical`).
+
 The flow is Flower's ServerApp: it opens the run and holds the transport itself, so that a contract
 check is a Prefect task per silo, a round is a task, and logs, retries and cancelling are Prefect's.
 """
@@ -16,9 +19,16 @@ from pydantic import Field
 
 from consilo.errors import ConsiloError
 from consilo.job import Job
-from flows import names
+from flows import names, vertical
 from flows.connection import home_directory, job_file
-from flows.session import final_state, flow_run_name, opened, order_of, refused
+from flows.session import (
+    Session,
+    final_state,
+    flow_run_name,
+    opened,
+    order_of,
+    refused,
+)
 from flows.tasks import (
     admit,
     check,
@@ -51,7 +61,7 @@ def pipeline(
     wait_s: Seconds = 60.0,
     home: str | None = None,
 ) -> Any:
-    """Check every silo, train round by round, evaluate, register, report.
+    """Check every silo, match where the job is vertical, train, evaluate, register, report.
 
     Args:
         job: the job file: a path, a path below home, or the name of a job that comes with Consilo.
@@ -68,17 +78,24 @@ def pipeline(
         asked = changed(Job.load(path), rounds=rounds, epsilon=epsilon, private=private, seed=seed)
         order = order_of(asked, home=place, search_path=(path.parent,))
         with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
-            wait_for_silos(session, wait_s)
-            check(session)
-            admit(session)
-            standardize(session)
-            train(session)
-            evaluate(session)
-            register(session)
-            report(session)
+            if asked.kind == "horizontal":
+                _horizontal(session, wait_s)
+            else:
+                vertical.stages(session, wait_s)
     except ConsiloError as error:
         return refused(error)
     return final_state(session)
+
+
+def _horizontal(session: Session, wait_s: float) -> None:
+    wait_for_silos(session, wait_s)
+    check(session)
+    admit(session)
+    standardize(session)
+    train(session)
+    evaluate(session)
+    register(session)
+    report(session)
 
 
 def run_pipeline(*, home: Path | str, **parameters: Any) -> dict[str, Any]:

@@ -48,13 +48,17 @@ def job_plan(
     from consilo.environment import quieten
     from consilo.job import Job
     from consilo.plan import plan
+    from consilo.vertical_run import plan_vertical
 
     quieten()
     changes: dict[str, Any] = {} if rounds is None else {"protocol": {"rounds": rounds}}
     loaded = Job.load(job).changed(**changes)
     contract = Contract.load(loaded.contract, search=(job.parent,))
     folder = job.parent.resolve()
-    plan(loaded, contract, (), (folder,))
+    if loaded.kind == "horizontal":
+        plan(loaded, contract, (), (folder,))
+    else:
+        plan_vertical(loaded, contract, (), (folder,))
     with opened(loaded, contract, folder, directory, silos) as connection:
         quotes = ask(loaded, contract, connection, wait_s=wait_s)
         connection.finish(True, "planned")
@@ -86,8 +90,11 @@ def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) 
     from consilo.kernel import Federation, Kernel
     from consilo.protocols.conclude import Conclude
     from consilo.protocols.quote import Quote
+    from consilo.vertical.blocks import holders_of
 
     silos = tuple(sorted(set(connection.silos) - set(job.exclude)))
+    if job.kind != "horizontal":
+        silos = holders_of(job).members
     parties = {name: each for name, each in connection.parties.items() if name in silos}
     kernel = Kernel(
         connection.transport,

@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ from flows import names
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
 
 EXPORTED = "torch.export"
 SOURCE = "source and safetensors"
@@ -100,6 +100,44 @@ def register(
         scored: the model.
         metrics: of the final model; they are tied to it.
     """
+
+    def save(folder: Path, model: Model) -> str:
+        parts = folder / "parts"
+        parts.mkdir()
+        kind = write_model(scored, parts)
+        example = example_frame(scored.contract, scored.encoding)
+        pyfunc().save_model(
+            folder / "saved",
+            python_model=str(_SCORING),
+            artifacts={"model": str(parts)},
+            mlflow_model=model,
+            signature=signature(scored, example),
+            input_example=example,
+            # Named here: MLflow would find them out by loading the model in another process.
+            pip_requirements=requirements(kind),
+        )
+        return kind
+
+    return versioned(client, run_id, scored.job, metrics=metrics, save=save)
+
+
+def versioned(
+    client: MlflowClient,
+    run_id: str,
+    job: Job,
+    *,
+    metrics: Mapping[str, float],
+    save: Callable[[Path, Model], str],
+) -> Registered:
+    """Log a model below its MLflow run and make it a version of the job's registered model.
+
+    Args:
+        client: of the tracking server.
+        run_id: the MLflow run.
+        job: names the model.
+        metrics: of the model; they are tied to it.
+        save: writes the model to ``saved`` in a folder and returns its format.
+    """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
@@ -107,31 +145,22 @@ def register(
 
     run = client.get_run(run_id)
     logged = client.create_logged_model(
-        run.info.experiment_id, name=scored.job.name, source_run_id=run_id, model_type="federated"
+        run.info.experiment_id, name=job.name, source_run_id=run_id, model_type="federated"
     )
-    with tempfile.TemporaryDirectory(prefix="consilo-model-") as folder:
-        parts, saved = Path(folder) / "parts", Path(folder) / "saved"
-        parts.mkdir()
-        kind = write_model(scored, parts)
-        example = example_frame(scored.contract, scored.encoding)
-        pyfunc().save_model(
-            saved,
-            python_model=str(_SCORING),
-            artifacts={"model": str(parts)},
-            mlflow_model=Model(
+    with tempfile.TemporaryDirectory(prefix="consilo-model-") as place:
+        folder = Path(place)
+        kind = save(
+            folder,
+            Model(
                 artifact_path=logged.artifact_location,
                 run_id=run_id,
                 model_uuid=logged.model_id,
                 model_id=logged.model_id,
             ),
-            signature=signature(scored, example),
-            input_example=example,
-            # Named here: MLflow would find them out by loading the model in another process.
-            pip_requirements=requirements(kind),
         )
-        for cache in saved.rglob("__pycache__"):
+        for cache in folder.rglob("__pycache__"):
             shutil.rmtree(cache)
-        client.log_model_artifacts(logged.model_id, str(saved))
+        client.log_model_artifacts(logged.model_id, str(folder / "saved"))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     now = get_current_time_millis()
@@ -140,16 +169,16 @@ def register(
             names.global_metric(name),
             value,
             now,
-            scored.job.protocol.rounds,
+            job.protocol.rounds,
             model_id=logged.model_id,
             run_id=run_id,
         )
         for name, value in metrics.items()
     ]
     client.log_batch(run_id, metrics=tied)
-    name = scored.job.name
+    name = job.name
     try:
-        client.create_registered_model(name, description=scored.job.description or None)
+        client.create_registered_model(name, description=job.description or None)
     except MlflowException as known:
         if known.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

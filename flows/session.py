@@ -23,10 +23,13 @@ from consilo.errors import ConsiloError, RunCancelled
 from consilo.job import Job
 from consilo.outcome import RunResult
 from consilo.run import Run
+from consilo.stages import Stages
+from consilo.vertical_run import VerticalRun
 from flows import artifacts
 from flows.cancellation import Cancellable, watching
 from flows.connection import Connection, Order, connect
 from flows.departure import tag_departed
+from flows.model_lookup import with_model
 from flows.registry import Registered
 from flows.tracking import Ending, Tracker, run_tags
 
@@ -44,7 +47,7 @@ class Session:
 
     def __init__(
         self,
-        run: Run,
+        run: Stages,
         tracker: Tracker,
         connection: Connection,
         flow_run_id: UUID,
@@ -58,6 +61,20 @@ class Session:
         self.model: Registered | None = None
         self.result: RunResult | None = None
         self.error: BaseException | None = None
+
+    @property
+    def horizontal(self) -> Run:
+        """The run of a horizontal job."""
+        if not isinstance(self.run, Run):
+            raise TypeError("this is no horizontal run")
+        return self.run
+
+    @property
+    def vertical(self) -> VerticalRun:
+        """The run of a vertical or a scoring job."""
+        if not isinstance(self.run, VerticalRun):
+            raise TypeError("this is no vertical run")
+        return self.run
 
     def close(self, error: BaseException | None = None) -> RunResult:
         """Close the run and its record, once; later calls return the first one's result."""
@@ -95,7 +112,7 @@ def opened(order: Order, *, experiment: str) -> Iterator[Session]:
         get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
         try:
             tag_departed(order.home, connection.tracking_uri)
-            tracker.log_job(order.job, order.contract)
+            tracker.log_job(run.job, order.contract)
             yield session
             session.close()
         except (ConsiloError, TerminationSignal) as error:
@@ -194,12 +211,13 @@ def quiet_errors() -> None:
         logging.getLogger(name).addFilter(_without_traceback)
 
 
-def _run(order: Order, connection: Connection) -> Run:
+def _run(order: Order, connection: Connection) -> Stages:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     run_id = f"{order.job.name}-{now}-{secrets.token_hex(3)}"
+    kind = Run if order.job.kind == "horizontal" else VerticalRun
     try:
-        return Run(
-            order.job,
+        return kind(
+            with_model(order.job, connection.tracking_uri),
             order.contract,
             Cancellable(connection.transport, order.cancelled),
             silos=connection.silos,

@@ -62,8 +62,9 @@ def admit(session: Session) -> list[str]:
 @task(task_run_name="standardize", persist_result=False, cache_policy=NO_CACHE)
 def standardize(session: Session, bins: int = 0) -> None:
     """Learn the columns' moments over all silos, and with ``bins`` their histograms."""
-    session.run.standardize(bins=bins)
-    get_run_logger().info("forecast: %s", session.run.forecast())
+    run = session.horizontal
+    run.standardize(bins=bins)
+    get_run_logger().info("forecast: %s", run.forecast())
 
 
 @task(
@@ -95,13 +96,13 @@ def train(session: Session) -> None:
     while session.run.rounds_left:
         number = rounds - session.run.rounds_left + 1
         train_round(session, number)
-        artifacts.progress(bar, number, rounds)
+        artifacts.progress(bar, number if session.run.rounds_left else rounds, rounds)
 
 
 @task(task_run_name="evaluate", persist_result=False, cache_policy=NO_CACHE)
 def evaluate(session: Session) -> None:
     """Evaluate the final model in every silo and track it."""
-    found = session.run.evaluate()
+    found = session.horizontal.evaluate()
     rounds = session.run.job.protocol.rounds
     session.tracker.log_evaluation(found.metrics, found.silos, step=rounds)
 
@@ -109,8 +110,8 @@ def evaluate(session: Session) -> None:
 @task(task_run_name="register", persist_result=False, cache_policy=NO_CACHE)
 def register(session: Session) -> dict[str, str]:
     """Register the model, close the run, and point the alias at the version once it is labelled."""
-    run, tracker = session.run, session.tracker
-    with session.run.stage("register"):
+    run, tracker = session.horizontal, session.tracker
+    with run.stage("register"):
         metrics = {} if run.evaluated is None else run.evaluated.metrics
         session.model = registry.register(
             tracker.client, tracker.run_id, scored(session), metrics=metrics
@@ -140,7 +141,7 @@ def report(session: Session) -> None:
 @task(task_run_name="show-statistics", persist_result=False, cache_policy=NO_CACHE)
 def show_statistics(session: Session) -> None:
     """Show each column over all silos, and track it."""
-    found = session.run.summary
+    found = session.horizontal.summary
     if found is not None:
         artifacts.column_statistics(found)
         session.tracker.log_statistics(found)
@@ -148,6 +149,6 @@ def show_statistics(session: Session) -> None:
 
 def scored(session: Session) -> Scored:
     """Return the run's model with its final parameters loaded."""
-    run = session.run
+    run = session.horizontal
     scale = None if run.state is None else run.state.scale
     return Scored(run.job, run.contract, run.encoding, scale, run.learner())

@@ -21,7 +21,7 @@ from consilo.job import Job
 from consilo.kernel import Exchange
 from consilo.outcome import RunResult
 from consilo.protocols.statistics import Summary
-from consilo.run import Run
+from consilo.stages import Stages
 from flows import names
 from flows.drift import column_table, drift
 
@@ -214,7 +214,7 @@ def _quieten() -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
-def run_tags(run: Run, *, bundle: str, flow_run_id: str, prefect_url: str) -> dict[str, str]:
+def run_tags(run: Stages, *, bundle: str, flow_run_id: str, prefect_url: str) -> dict[str, str]:
     """Return the tags of a run that is beginning."""
     return {
         names.TAG_RUN: run.run_id,

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contract import Contract
 from consilo.dispatch import answerer
-from consilo.errors import ConfigInvalid, SchemaDrift
+from consilo.errors import ConfigInvalid, IncompatibleJob, SchemaDrift
 from consilo.features import Encoding
 from consilo.job import Job
 from consilo.kernel import Party
@@ -30,6 +30,7 @@ from consilo.partition import Partition, cut, label_skew
 from consilo.run import Run, run_all
 from consilo.signing import public_hex
 from consilo.transports.local import LocalTransport
+from consilo.vertical_run import VerticalRun, run_vertical
 from silos.partners import Partner
 from silos.policy import Policy
 from silos.silo import Silo, SiloConfig
@@ -74,18 +75,18 @@ def simulate(
         directory = _home(stack, directory)
         key = Ed25519PrivateKey.generate()
         hosts = acquainted(silos, directory / "silos", key, tuple(modules))
-        run = Run(
-            job,
-            contract,
-            LocalTransport({name: answerer(host) for name, host in hosts.items()}),
-            silos=tuple(silos),
-            directory=directory / "run",
-            run_id=uuid.uuid4().hex,
-            key=key,
-            parties={name: Party(host.signing_key) for name, host in hosts.items()},
-            search_path=modules,
-        )
-        return run_all(run)
+        transport = LocalTransport({name: answerer(host) for name, host in hosts.items()})
+        settings: dict[str, Any] = {
+            "silos": tuple(silos),
+            "directory": directory / "run",
+            "run_id": uuid.uuid4().hex,
+            "key": key,
+            "parties": {name: Party(host.signing_key) for name, host in hosts.items()},
+            "search_path": modules,
+        }
+        if job.kind == "horizontal":
+            return run_all(Run(job, contract, transport, **settings))
+        return run_vertical(VerticalRun(job, contract, transport, **settings))
 
 
 def acquainted(
@@ -154,6 +155,11 @@ def simulate_cut(
         SourceUnreadable: where it cannot be read.
     """
     job, modules = _opened(job, search_path)
+    if job.kind != "horizontal":
+        raise IncompatibleJob(
+            f"a table is cut by rows, and a {job.kind} job needs silos with different columns; "
+            "give their directories"
+        )
     contract = contract or load_contract(job, modules)
     with ExitStack() as stack:
         home = _home(stack, directory)

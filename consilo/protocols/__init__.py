@@ -27,6 +27,8 @@ NAMES = {
     "vertical_linear": "consilo.protocols.vertical_linear:VerticalLinear",
     "vertical_split": "consilo.protocols.vertical_split:VerticalSplit",
     "vertical_trees": "consilo.protocols.vertical_trees:VerticalTrees",
+    "vertical_score": "consilo.protocols.vertical_score:VerticalScore",
+    "match_held": "consilo.protocols.match_held:MatchHeld",
     "feature_match": "consilo.protocols.feature_match:FeatureMatch",
 }
 

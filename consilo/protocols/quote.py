@@ -26,6 +26,8 @@ from consilo.protocol import Disclosure, Protocol, arrays, count, numbers, verb,
 from consilo.protocols import find_protocol
 from consilo.silo import Message, SiloView
 from consilo.steps import Ask, Step
+from consilo.vertical.blocks import part_of
+from consilo.vertical.training import VerticalTraining
 
 STATISTIC = Disclosure.STATISTIC
 _COLUMNS = ("days", "budget", "delta", "before", "after")
@@ -110,7 +112,8 @@ class Quote(Protocol):
     @verb("quote_contract", replies={"report": verdict()})
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return this silo's verdict on its data."""
-        report = silo.host.check(silo.contract, purpose=silo.job.purpose)
+        part = part_of(silo.job, silo.contract, silo.name)
+        report = silo.host.check(part, purpose=silo.job.purpose)
         return {"report": json.loads(report.to_json())}
 
     @verb(
@@ -124,15 +127,19 @@ class Quote(Protocol):
     def quote(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return what the job would cost this silo, and how its account stands."""
         job, host = silo.job, silo.host
-        training = find_protocol(job.protocol.name, host.search_path).verbs()["train"]
-        host.permit(silo.header, job, silo.contract, training)
-        encoding = Encoding.plan(silo.contract, job)
-        rows = sum(len(block) for block in training_blocks(silo, encoding))
+        protocol = find_protocol(job.protocol.name, host.search_path)
+        if issubclass(protocol, VerticalTraining):
+            rows, price = _vertical(silo, protocol.from_job(job))
+        else:
+            host.permit(silo.header, job, silo.contract, protocol.verbs()["train"])
+            encoding = Encoding.plan(silo.contract, job)
+            rows = sum(len(block) for block in training_blocks(silo, encoding))
+            price = [] if job.privacy is None else reserved(silo, rows)
         account: dict[str, Any] = {}
         cost: dict[str, float] = {}
         if job.privacy is not None:
-            price, cost = priced(silo, rows)
-            found = host.quote(host.dataset(silo.contract), price)
+            cost = _cost(job, price)
+            found = host.quote(host.dataset(part_of(job, silo.contract, silo.name)), price)
             account = _as_arrays(found)
             for each in found.balances:
                 if not each.fits:
@@ -140,8 +147,17 @@ class Quote(Protocol):
         return {"rows": rows, "cost": cost, "account": account}
 
 
-def priced(silo: SiloView, rows: int) -> tuple[list[HistoryRow], dict[str, float]]:
-    """Return what a whole job would reserve in a silo, and its cost at the job's δ.
+def _vertical(silo: SiloView, protocol: VerticalTraining) -> tuple[int, list[HistoryRow]]:
+    """Return the matched rows and the price of a vertical job, if the policy lets it be."""
+    is_label = silo.name == protocol.settings.label_silo
+    verbs = protocol.verbs()
+    for name in protocol.label_verbs if is_label else protocol.feature_verbs:
+        silo.host.permit(silo.header, silo.job, silo.contract, verbs[name])
+    return protocol.num_rows(silo), protocol.price(silo)
+
+
+def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
+    """Return what a whole horizontal job would reserve in a silo.
 
     Args:
         silo: whose job has a privacy section.
@@ -155,13 +171,17 @@ def priced(silo: SiloView, rows: int) -> tuple[list[HistoryRow], dict[str, float
     plan = plan_of(job)
     rate, steps = plan.sample_rate(rows), plan.num_steps(rows) * job.protocol.rounds
     sigma = training_noise(silo.host, job, rate=rate, steps=steps, besides=history)
-    history.append((sigma, rate, steps))
-    epsilon, bound = run_epsilon(history, privacy)
-    return history, {
+    return [*history, (sigma, rate, steps)]
+
+
+def _cost(job: Job, price: list[HistoryRow]) -> dict[str, float]:
+    assert job.privacy is not None
+    epsilon, bound = run_epsilon(price, job.privacy)
+    return {
         "epsilon": epsilon,
         "epsilon_bound": bound,
-        "delta": privacy.delta,
-        "noise_multiplier": sigma,
+        "delta": job.privacy.delta,
+        "noise_multiplier": price[-1][0],
     }
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
@@ -61,6 +61,10 @@ class VerticalLinear(VerticalTraining):
         job: ``task`` is binary or regression; ``protocol.args`` are those of `LinearSettings`;
             ``protocol.rounds`` limits the exchanges.
     """
+
+    label_verbs: ClassVar[tuple[str, ...]] = ("start", "combine", "judge")
+    feature_verbs: ClassVar[tuple[str, ...]] = ("directions", "keep_part")
+    settings: LinearSettings
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)

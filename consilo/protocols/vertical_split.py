@@ -334,7 +334,7 @@ class _Part:
         job, targets = self.silo.job, self.block.targets
         return Task.of(
             job.task,
-            num_classes=self.block.num_classes or 2,
+            num_classes=len(self.block.classes) or 2,
             num_targets=1 if targets.ndim == 1 else targets.shape[1],
             num_outputs=job.outputs,
             loss=job.loss,

@@ -6,9 +6,9 @@ target by the label silo; a silo's part of the contract is what it must keep.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from consilo.job import Job
 from consilo.matching import HANDLE
 from consilo.silo import SiloView
 from consilo.wire import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +42,12 @@ class Holders(Config):
         "refuse",
         description="what a feature silo that is missing when a run begins does to it; leave_out: "
         "the model is trained without its columns",
+    )
+
+    release_top: bool = Field(
+        False,
+        description="let the label silo's part go to the model registry, where its policy lets "
+        "updates leave; otherwise the registry holds references only",
     )
 
     @model_validator(mode="after")
@@ -82,14 +91,16 @@ class Holders(Config):
     def part(self, contract: Contract, silo: str) -> Contract:
         """Return the part of a contract that one silo must keep.
 
-        Rules about columns of other silos are left out; a rule about several is too, unless the
-        silo holds all of them.
+        Targets and ids are the label silo's: an id names the rows of its scores. Rules about
+        columns of other silos are left out; a rule about several is too, unless the silo holds all
+        of them.
         """
         if silo not in self.columns:
             raise IncompatibleJob(f"protocol.args.columns: silo '{silo}' holds nothing")
         names = set(self.columns[silo])
         if silo == self.label_silo:
             names |= set(contract.targets)
+            names |= {n for n, each in contract.columns.items() if each.role == "id"}
         rules = contract.rules
         fresh = rules.freshness
         kept = rules.model_copy(
@@ -193,6 +204,54 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     features, targets = np.asarray(found["features"]), np.asarray(found["targets"])
     scale = Scale.from_payload(found)
     return Block(features, targets, encoding.inputs, match.mark, scale, encoding.classes)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One silo's matched rows that are to be scored, in the joint order.
+
+    Args:
+        features: float32, [matched rows, inputs], as the part was trained on them.
+        names: in the label silo: numbers and ids of the rows; elsewhere their numbers.
+        mark: of the match.
+    """
+
+    features: Array
+    names: pd.DataFrame
+    mark: str
+
+
+def batch_of(
+    silo: SiloView, holders: Holders, *, inputs: Sequence[str], features: Any, scale: Scale
+) -> Batch:
+    """Return the silo's rows of a match, encoded as a part of a model wants them.
+
+    Args:
+        silo: where.
+        holders: of the scoring job.
+        inputs: names of the part's inputs.
+        features: the section ``features`` of the job that trained it.
+        scale: the part's.
+
+    Raises:
+        Refused: where the match cannot be used.
+        IncompatibleJob: where the contract's columns are not the part's inputs.
+    """
+    contract = part_of(silo.job, silo.contract, silo.name)
+    match = silo.match(holders.match)
+    job = silo.job.changed(task="custom", outputs=1, features=features)
+    encoding = Encoding.plan(contract, job)
+    if tuple(inputs) != encoding.inputs:
+        missing = sorted(set(inputs) ^ set(encoding.inputs))
+        raise IncompatibleJob(
+            f"{silo.contract.ref}: '{silo.name}' was trained on other inputs than the contract "
+            f"gives; they differ in {', '.join(missing[:5]) or 'their order'}"
+        )
+    frame = silo.host.frame(contract, purpose=silo.job.purpose).iloc[match.rows]
+    ids = [name for name, each in contract.columns.items() if each.role == "id"]
+    names = frame[ids].reset_index(drop=True)
+    names.insert(0, "row", match.rows)
+    return Batch(encoding.features(frame, scale), names, match.mark)
 
 
 def require_all_rows(job: Job) -> None:

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from consilo.contract import Contract
-from consilo.errors import IncompatibleJob
+from consilo.errors import IncompatibleJob, Refused
 from consilo.job import Job
+from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Disclosure, Protocol, arrays, count, verb
 from consilo.sealed import Envelope, Mailbox
 from consilo.silo import Message, SiloView
@@ -40,6 +41,7 @@ class Turn:
         facts: further figures that the protocol tells, by name.
         epsilon: silo → what it spent in this run; empty without privacy.
         references: silo → SHA-256 of the part of the model that it keeps, in hexadecimal.
+        top: the label silo's part, where the job asks for it; arrays by name.
     """
 
     round: int = 0
@@ -50,6 +52,7 @@ class Turn:
     facts: Mapping[str, float] = field(default_factory=dict)
     epsilon: Mapping[str, float] = field(default_factory=dict)
     references: Mapping[str, str] = field(default_factory=dict)
+    top: Mapping[str, Any] = field(default_factory=dict)
 
     def to_payload(self) -> dict[str, Any]:
         """Return the state as values that `consilo.wire.pack` takes."""
@@ -62,6 +65,7 @@ class Turn:
             "facts": dict(self.facts),
             "epsilon": dict(self.epsilon),
             "references": dict(self.references),
+            "top": dict(self.top),
         }
 
     @classmethod
@@ -84,6 +88,10 @@ class VerticalTraining(Protocol):
     settings: Holders
     tasks: ClassVar[tuple[str, ...]] = ("binary", "regression")
     """What a job may ask for."""
+    label_verbs: ClassVar[tuple[str, ...]] = ()
+    """What the label silo is asked, besides meeting the others; its policy must allow all of it."""
+    feature_verbs: ClassVar[tuple[str, ...]] = ()
+    """The same for the feature silos."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -126,6 +134,10 @@ class VerticalTraining(Protocol):
             yield Publish("round", self._report(state))
             yield Checkpoint(state)
         state = yield from self.finish(state)
+        if state.references and self.settings.release_top:
+            label = self.settings.label_silo
+            said: Answers = yield turns.asked((label,), everybody, "release", {})
+            state = replace(state, top=dict(said.replies[label].fields["top"]))
         yield turns.asked(everybody, everybody, "close", {})
         return state
 
@@ -138,13 +150,29 @@ class VerticalTraining(Protocol):
     def meet(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Take in the others' keys, read the matched rows, and say how many there are."""
         Mailbox(silo).meet(message.payload["introductions"], self.settings.members)
-        return {"rows": len(block_of(silo, self.settings))}
+        return {"rows": self.num_rows(silo)}
 
     @verb("close", replies={})
     def close(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Erase the run's relay keys; a step of its own, since it cannot be taken back."""
         Mailbox(silo).close()
         return {}
+
+    @verb("release", replies={"top": arrays(Disclosure.UPDATE)})
+    def release(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Label silo: return the own part of the model, for the registry."""
+        if not self.settings.release_top or silo.name != self.settings.label_silo:
+            raise Refused("the job does not release this silo's part", code="verb")
+        part = Part.from_bytes(silo.host.part(silo.header.run_id))
+        return {"top": {name: np.asarray(each) for name, each in part.content.items()}}
+
+    def price(self, silo: SiloView) -> list[HistoryRow]:
+        """Return what the whole training would reserve in a silo: (σ, q, steps) each."""
+        return []
+
+    def num_rows(self, silo: SiloView) -> int:
+        """Return how many rows are matched, once they can be used."""
+        return len(block_of(silo, self.settings))
 
     def keep_part(self, silo: SiloView, block: Block, content: Mapping[str, Any]) -> dict[str, Any]:
         """Keep this silo's part of the model for later scoring; return the reply's `REFERENCE`.
@@ -172,7 +200,7 @@ class VerticalTraining(Protocol):
         return replace(state, rows=min(rows.values()))
 
     def _report(self, state: Turn) -> dict[str, Any]:
-        silos = {
+        silos: dict[str, dict[str, Any]] = {
             name: {
                 "num_examples": state.rows,
                 "loss": None,

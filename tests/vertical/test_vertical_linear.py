@@ -74,7 +74,7 @@ def test_logistic_regression_is_the_pooled_one(c):
     aucs = []
     folds = folds_of(len(rows), 5)
     for fold in range(5):
-        part = standard(rows)[folds != fold], rows["y"][folds != fold]
+        seen = standard(rows)[folds != fold], rows["y"][folds != fold]
         model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(*seen)
         scores = model.decision_function(standard(rows)[folds == fold])
         aucs.append(roc_auc_score(rows["y"][folds == fold], scores))

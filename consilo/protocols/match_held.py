@@ -1,0 +1,69 @@
+"""Ask the silos of a vertical job whether they hold halves of one match that can still be used."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from consilo.errors import Refused
+from consilo.job import Job
+from consilo.protocol import Disclosure, Protocol, arrays, count, verb
+from consilo.silo import Message, SiloView
+from consilo.steps import Answers, Step
+from consilo.vertical import turns
+from consilo.vertical.blocks import Holders, holders_of
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the silos say of a match.
+
+    Args:
+        rows: matched rows; 0 where they hold no common match.
+        reason: why they hold none; empty where they do.
+    """
+
+    rows: int = 0
+    reason: str = ""
+
+
+class MatchHeld(Protocol):
+    """Asks every silo of the job for its half.
+
+    Args:
+        holders: the silos, and the match's handle.
+    """
+
+    def __init__(self, holders: Holders) -> None:
+        self.holders = holders
+
+    @classmethod
+    def from_job(cls, job: Job) -> Self:
+        """Return the protocol for a vertical job."""
+        return cls(holders_of(job))
+
+    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Held]:
+        """Return what the silos hold, all of them together."""
+        everybody = self.holders.members
+        said: Answers = yield turns.asked(everybody, everybody, "held", {}, needed=False)
+        for name, fault in said.missing.items():
+            return Held(reason=f"{name}: {fault.reason}")
+        marks = {each.fields["mark"]["mark"].tobytes() for each in said.replies.values()}
+        if len(marks) > 1:
+            return Held(reason="the silos hold halves of different matches")
+        return Held(rows=min(int(each.fields["rows"]) for each in said.replies.values()))
+
+    @verb("held", replies={"rows": count(), "mark": arrays(Disclosure.STATISTIC)})
+    def held(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Return how many rows are matched, and a digest that all halves of a match share."""
+        match = silo.match(self.holders.match)
+        strangers = sorted(set(self.holders.members) - {silo.name, *match.partners})
+        if strangers:
+            raise Refused(
+                f"the match '{match.handle}' was not made with {', '.join(strangers)}", code="match"
+            )
+        mark = np.frombuffer(bytes.fromhex(match.mark), np.uint8)
+        return {"rows": len(match.rows), "mark": {"mark": mark}}

@@ -1,0 +1,66 @@
+"""Register a vertical model: references to the parts that the silos keep, and what led to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.numpy
+
+from consilo.vertical_run import VerticalRun
+from flows import names
+from flows.registry import Registered, pyfunc, versioned
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PARTS = "parts in the silos"
+"""The format of a vertical model."""
+_MODEL = Path(__file__).with_name("vertical_model.py")
+
+
+def register(client: MlflowClient, run_id: str, run: VerticalRun) -> Registered:
+    """Make a version of the registered model out of references.
+
+    Args:
+        client: of the tracking server.
+        run_id: the MLflow run.
+        run: evaluated, so that the silos keep their parts.
+    """
+
+    def save(folder: Path, model: Any) -> str:
+        parts = folder / "parts"
+        parts.mkdir()
+        write_references(run, parts)
+        pyfunc().save_model(
+            folder / "saved",
+            python_model=str(_MODEL),
+            artifacts={"model": str(parts)},
+            mlflow_model=model,
+            pip_requirements=["mlflow"],
+        )
+        return PARTS
+
+    return versioned(client, run_id, run.job, metrics=run.metrics, save=save)
+
+
+def write_references(run: VerticalRun, folder: Path) -> None:
+    """Write job, contract, references, and the label silo's part where the job releases it."""
+    holders = run.settings
+    about = {
+        "model": run.run_id,
+        "protocol": run.job.protocol.name,
+        "label_silo": holders.label_silo,
+        "match": holders.match,
+        "columns": {name: list(each) for name, each in holders.columns.items()},
+        "parts": run.references,
+        "released": bool(run.state.top),
+    }
+    (folder / names.PARTS_FILE).write_text(json.dumps(about, indent=2), encoding="utf-8")
+    (folder / names.JOB_FILE).write_text(json.dumps(run.job.to_json(), indent=2))
+    (folder / names.CONTRACT_FILE).write_text(run.contract.to_json(), encoding="utf-8")
+    if run.state.top:
+        arrays = {name: np.ascontiguousarray(each) for name, each in run.state.top.items()}
+        (folder / "top.safetensors").write_bytes(safetensors.numpy.save(arrays))
