@@ -165,5 +165,9 @@ class ModelDiverged(ConsiloError):
     """Training produced NaN or infinity."""
 
 
+class RunNotResumable(ConsiloError):
+    """A run cannot go on where it stopped: it has ended, or is another run than it was."""
+
+
 class RecordTampered(ConsiloError):
     """A run record was edited, cut or reordered."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from consilo import chain
 from consilo.chain import now_utc, read
-from consilo.errors import RecordTampered
+from consilo.errors import RecordTampered, RunNotResumable
+from consilo.files import write_atomic
 from consilo.wire import digest
 
 __all__ = ["RunRecord", "read", "verify"]
@@ -48,6 +49,36 @@ class RunRecord:
         self._head = chain.START
         self._count = 0
         self._closed = False
+
+    @classmethod
+    def reopen(
+        cls, path: Path, key: Ed25519PrivateKey, *, now: Callable[[], str] = now_utc
+    ) -> tuple[Self, list[dict[str, Any]]]:
+        """Return the record of a run that died, to go on with, and its entries.
+
+        A last line without its end is cut off: the run died while it wrote it.
+
+        Raises:
+            RunNotResumable: where there is no record, or it was closed.
+            RecordTampered: where it is not whole.
+        """
+        if not path.is_file() or not path.stat().st_size:
+            raise RunNotResumable(f"{path.parent.name}: no run of this name has begun here")
+        whole, _, torn = path.read_bytes().rpartition(b"\n")
+        if torn:
+            write_atomic(path, whole + b"\n")
+        entries = read(path)
+        head = chain.check_links(entries, path.name)
+        if entries[-1]["kind"] == "closed":
+            status = entries[-1]["body"].get("status", "")
+            raise RunNotResumable(
+                f"{path.parent.name}: the run has ended ({status}), its silos answer it no more; "
+                "start a new one"
+            )
+        found = cls.__new__(cls)
+        found.path, found._key, found._now = path, key, now
+        found._head, found._count, found._closed = head, len(entries), False
+        return found, entries
 
     @property
     def head(self) -> str:

@@ -14,7 +14,6 @@ from consilo import params as tree
 from consilo.contract import Contract
 from consilo.errors import ConsiloError, QuorumLost
 from consilo.features import Scale
-from consilo.files import write_atomic
 from consilo.forecast import Forecast, forecast, link_rates, probe
 from consilo.job import Job
 from consilo.kernel import Exchange
@@ -29,7 +28,6 @@ from consilo.protocols.statistics import Statistics, Summary
 from consilo.protocols.training import TrainState
 from consilo.stages import Stages
 from consilo.steps import Checkpoint
-from consilo.wire import pack_pieces
 
 """A smaller model costs its links less than the probe would."""
 FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
@@ -48,7 +46,7 @@ class Run(Stages):
         transport: how the silos are reached.
         silos: everybody who is registered, connected or not.
         search_path: where the job's own modules lie.
-        settings: directory, run_id, key, parties, absent, bundle, clock: those of `Stages`.
+        settings: directory, run_id, key, parties, absent, bundle, resume, clock: those of `Stages`.
 
     Raises:
         IncompatibleJob: where the job's parts cannot work together; nothing was sent.
@@ -75,6 +73,10 @@ class Run(Stages):
         self.evaluated: Evaluated | None = None
         self.state: TrainState | None = None
         self._training: Generator[Checkpoint, None, TrainState] | None = None
+        stood = self._read_checkpoint() if settings.get("resume") else None
+        if stood is not None:
+            self._first_state(None)  # for the parts of the model that are not trained
+            self.state = TrainState.from_payload(stood)
 
     def standardize(self, *, bins: int = 0) -> Summary:
         """Learn the columns' moments over all silos; fixes the inputs' scale and the first model.
@@ -144,8 +146,8 @@ class Run(Stages):
                 self._training = None
                 raise
             state: TrainState = checkpoint.state
-            write_atomic(self.directory / "checkpoint.safetensors", pack_pieces(state.to_payload()))
             self.state = state
+            self._write_checkpoint(state.to_payload())
             report = self.rounds[-1]
             self.record.add(
                 "round",
@@ -303,7 +305,8 @@ def run_all(run: Run, *, wait_s: float = 0.0) -> RunResult:
             for name in run.silos:
                 run.check(name)
         run.admit()
-        run.standardize()
+        if run.state is None:
+            run.standardize()
         while run.rounds_left:
             run.train_round()
         run.evaluate()

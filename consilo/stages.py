@@ -7,6 +7,7 @@ people.
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.check_report import CheckReport
 from consilo.contract import Contract
-from consilo.errors import ConsiloError, RunCancelled, TransportError
+from consilo.errors import ConsiloError, RunCancelled, RunNotResumable, TransportError
+from consilo.files import write_atomic
 from consilo.job import Job
 from consilo.kernel import Exchange, Federation, Kernel, Party
 from consilo.outcome import RunResult, RunStatus, SiloOutcome
@@ -30,7 +32,9 @@ from consilo.protocols.conclude import Conclude
 from consilo.protocols.contract_check import ContractCheck
 from consilo.record import RunRecord
 from consilo.steps import Publish
+from consilo.wire import pack_pieces, unpack
 
+CHECKPOINT = "checkpoint.safetensors"
 LIBRARIES = ("consilo", "torch", "opacus", "numpy", "pandas", "flwr")
 
 
@@ -49,6 +53,10 @@ class Stages:
             neither side signs.
         absent: silo → why it is not asked at all, such as ``suspended``.
         bundle: SHA-256 of the code that silos execute; empty in process.
+        resume: go on with the run of this id, whose process died; `directory` is that run's.
+
+    Raises:
+        RunNotResumable: where it has ended, or job, contract or code are others than they were.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class Stages:
         parties: Mapping[str, Party] | None = None,
         absent: Mapping[str, str] | None = None,
         bundle: str = "",
+        resume: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.job = job
@@ -86,22 +95,13 @@ class Stages:
         self._kernel = self._kernel_of(job)
         self._recorded = 0
         self._admitted_at = 0
-        self.record = RunRecord(directory / "record.jsonl", key)
-        self.record.add(
-            "opened",
-            run_id=run_id,
-            job=job.to_json(),
-            job_digest=job.digest,
-            contract=contract.ref,
-            contract_digest=contract.digest,
-            bundle=bundle,
-            silos=list(self.silos),
-            excluded=sorted(set(silos) & set(job.exclude)),
-            manifest=self._kernel.manifest.digest,
-            signing_keys={n: each.signing_key for n, each in self._parties.items()},
-            software=_software(),
-            reproducible=job.privacy is not None and job.privacy.reproducible,
-        )
+        if resume:
+            self.record, entries = RunRecord.reopen(directory / "record.jsonl", key)
+            self._require_same(entries[0]["body"])
+            self.record.add("resumed", software=_software())
+        else:
+            self.record = RunRecord(directory / "record.jsonl", key)
+            self.record.add("opened", **self._opening(sorted(set(silos) & set(job.exclude))))
 
     def wait_for_silos(self, *, seconds: float, poll_s: float = 0.2) -> tuple[str, ...]:
         """Return who is connected: everybody, or those who came within ``seconds``."""
@@ -223,6 +223,53 @@ class Stages:
             params=self._trained(),
             extra=extra,
         )
+
+    def _opening(self, excluded: Sequence[str]) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "job": self.job.to_json(),
+            "job_digest": self.job.digest,
+            "contract": self.contract.ref,
+            "contract_digest": self.contract.digest,
+            "bundle": self._bundle,
+            "silos": list(self.silos),
+            "excluded": list(excluded),
+            "manifest": self._kernel.manifest.digest,
+            "signing_keys": {n: each.signing_key for n, each in self._parties.items()},
+            "software": _software(),
+            "reproducible": self.job.privacy is not None and self.job.privacy.reproducible,
+        }
+
+    def _require_same(self, opened: Mapping[str, Any]) -> None:
+        """Raise `RunNotResumable` unless the run was opened with what it shall go on with."""
+        now = self._opening(())
+        parts = {"job_digest": "the job", "contract_digest": "the contract", "bundle": "the code"}
+        changed = [said for key, said in parts.items() if opened.get(key) != now[key]]
+        if changed:
+            raise RunNotResumable(
+                f"{self.run_id}: {' and '.join(changed)} changed since the run was opened; put it "
+                "back as it was, or start a new run"
+            )
+
+    def _write_checkpoint(self, payload: Mapping[str, Any]) -> None:
+        """Write where the training stands, so that a process that comes later can go on."""
+        kept = {
+            "state": payload,
+            "reports": json.dumps(self.rounds),
+            "num_examples": dict(self._fed.num_examples),
+        }
+        write_atomic(self.directory / CHECKPOINT, pack_pieces(kept))
+
+    def _read_checkpoint(self) -> Mapping[str, Any] | None:
+        """Return the state that the training stood at, and take its reports; None without one."""
+        place = self.directory / CHECKPOINT
+        if not place.exists():
+            return None
+        kept = unpack(place.read_bytes())
+        self.rounds = json.loads(kept["reports"])
+        self._fed.num_examples.update(kept["num_examples"])
+        state: Mapping[str, Any] = kept["state"]
+        return state
 
     def _require(self, admitted: Sequence[str], absent: Mapping[str, str]) -> None:
         """Raise `QuorumLost` unless the run can go on with those who keep the contract."""

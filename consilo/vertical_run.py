@@ -14,7 +14,6 @@ from typing import Any
 from consilo.cohorts import Quorum
 from consilo.contract import Contract
 from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
-from consilo.files import write_atomic
 from consilo.job import Job
 from consilo.kernel import Federation
 from consilo.match_run import contract_of, run_match
@@ -26,7 +25,7 @@ from consilo.stages import Stages
 from consilo.steps import Checkpoint
 from consilo.vertical.blocks import Holders
 from consilo.vertical.training import Turn, VerticalTraining
-from consilo.wire import digest, pack
+from consilo.wire import digest
 
 
 class VerticalRun(Stages):
@@ -38,7 +37,7 @@ class VerticalRun(Stages):
         transport: how the silos are reached.
         silos: everybody who is registered; those that hold no columns of the job are not asked.
         search_path: where the job's own modules and contracts lie.
-        settings: directory, run_id, key, parties, absent, bundle, clock: those of `Stages`.
+        settings: directory, run_id, key, parties, absent, bundle, resume, clock: those of `Stages`.
 
     Raises:
         IncompatibleJob: where the job's parts cannot work together; nothing was sent.
@@ -62,6 +61,9 @@ class VerticalRun(Stages):
         self.matched: Mapping[str, Any] = {}
         self._is_finished = False
         self._training: Generator[Checkpoint, None, Turn] | None = None
+        stood = self._read_checkpoint() if settings.get("resume") else None
+        if stood is not None:
+            self.state = Turn.from_payload(stood)
 
     @property
     def rounds_left(self) -> int:
@@ -101,8 +103,7 @@ class VerticalRun(Stages):
         with self.stage("train"):
             if self._advance() is None:
                 raise ConsiloError("there is nothing left to train")
-            payload = pack(self.state.to_payload())
-            write_atomic(self.directory / "checkpoint.safetensors", payload)
+            self._write_checkpoint(self.state.to_payload())
             self.record.add(
                 "round",
                 round=self.state.round,

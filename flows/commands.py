@@ -178,6 +178,10 @@ def job_run(
         bool, typer.Option("--local", help="With --silos: in this process, no services.")
     ] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="In place of the job's.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="With --dir: go on with this run, whose process died."),
+    ] = None,
     num_silos: Annotated[
         int | None,
         typer.Option("--simulate", min=1, metavar="N", help="Cut --data into N silos, here."),
@@ -204,15 +208,17 @@ def job_run(
 
     changes: dict[str, Any] = {} if rounds is None else {"protocol": {"rounds": rounds}}
     loaded = Job.load(job).changed(**changes)
+    if resume is not None and directory is None:
+        raise ConfigInvalid("job run --resume", ["say with --dir where the run began"])
     if num_silos is not None:
         engine = "ray" if on_ray else "processes"
         summary = _run_cut(loaded, job, data, directory, (num_silos, partition), workers, engine)
     elif local:
         summary = _run_local(loaded, job, silos, directory)
     elif silos is not None:
-        summary = _run_alone(loaded, job, silos, directory, rounds)
+        summary = _run_alone(loaded, job, silos, directory, _parameters(job, rounds, resume))
     elif directory is not None:
-        summary = _run_connected(job, directory, rounds)
+        summary = _run_connected(directory, _parameters(job, rounds, resume))
     else:
         raise ConfigInvalid(
             "job run",
@@ -361,7 +367,7 @@ def _run_cut(
 
 
 def _run_alone(
-    loaded: Any, job: Path, silos: Path, directory: Path | None, rounds: int | None
+    loaded: Any, job: Path, silos: Path, directory: Path | None, parameters: dict[str, Any]
 ) -> Any:
     import tempfile
 
@@ -383,12 +389,12 @@ def _run_alone(
         approve(place, digest)  # all these silos are ours: we gave them by their directories
     say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(found)} silos")
     with taken_down(home), Supervisor() as supervisor:
-        running = launch(supervisor, home, _parameters(job, rounds))
+        running = launch(supervisor, home, parameters)
         bring_up(supervisor, home, found, say=say)
         return running.wait(say)
 
 
-def _run_connected(job: Path, directory: Path, rounds: int | None) -> Any:
+def _run_connected(directory: Path, parameters: dict[str, Any]) -> Any:
     from consilo.processes import Supervisor
     from flows.federation import Addresses
     from flows.launch import launch
@@ -396,11 +402,12 @@ def _run_connected(job: Path, directory: Path, rounds: int | None) -> Any:
     home = directory.resolve()
     Addresses.load(home)
     with Supervisor() as supervisor:
-        return launch(supervisor, home, _parameters(job, rounds)).wait(_say())
+        return launch(supervisor, home, parameters).wait(_say())
 
 
-def _parameters(job: Path, rounds: int | None) -> dict[str, Any]:
-    return {"job": str(job.resolve()), **({} if rounds is None else {"rounds": rounds})}
+def _parameters(job: Path, rounds: int | None, resume: str | None) -> dict[str, Any]:
+    asked = {"rounds": rounds, "resume": resume}
+    return {"job": str(job.resolve()), **{n: each for n, each in asked.items() if each is not None}}
 
 
 def _say() -> Callable[[str], None]:

@@ -38,6 +38,7 @@ class Order:
         contract: what the silos' data must obey.
         search_path: where the job's own modules lie.
         cancelled: set once the run shall stop; a transport that waits looks at it.
+        resume: id of the run to go on with, whose process died; empty begins a new one.
     """
 
     home: Path
@@ -45,6 +46,7 @@ class Order:
     contract: Contract
     search_path: tuple[Path, ...]
     cancelled: threading.Event
+    resume: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,14 @@ class Launched:
         result: where its summary will be.
         runs: the directory in which its run record appears.
         known: run directories that were there before.
+        told: entries of the record that are old, in a run that goes on.
     """
 
     service: Service
     result: Path
     runs: Path
     known: frozenset[str]
+    told: int = 0
 
     def wait(self, say: Say) -> dict[str, Any]:
         """Return the summary when the pipeline has ended; tell of its stages meanwhile.
@@ -39,7 +41,7 @@ class Launched:
         Raises:
             ServiceFailed: where it ended without one.
         """
-        told = 0
+        told = self.told
         while True:
             ended = self.service.returncode is not None
             entries = list(self._entries())
@@ -83,6 +85,10 @@ def launch(supervisor: Supervisor, home: Path, parameters: Mapping[str, Any]) ->
     """
     runs = home / "runs"
     known = frozenset(each.name for each in runs.iterdir()) if runs.is_dir() else frozenset()
+    resumed, told = parameters.get("resume"), 0
+    if resumed in known:
+        known -= {resumed}
+        told = len((runs / str(resumed) / "record.jsonl").read_bytes().splitlines())
     name = uuid.uuid4().hex[:8]
     result = home / "results" / f"{name}.json"
     argv = [sys.executable, "-m", "flows.runner", "--home", str(home)]
@@ -90,7 +96,7 @@ def launch(supervisor: Supervisor, home: Path, parameters: Mapping[str, Any]) ->
     log = home / "logs" / f"pipeline-{name}.log"
     environment = child_environment(home=home / "superlink" / "flwr")
     service = supervisor.start("pipeline", argv, log=log, env=environment)
-    return Launched(service, result, runs, known)
+    return Launched(service, result, runs, known, told)
 
 
 def _line(entry: Mapping[str, Any]) -> str:

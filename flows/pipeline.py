@@ -59,6 +59,7 @@ def pipeline(
     private: bool = True,
     seed: Seed | None = None,
     wait_s: Seconds = 60.0,
+    resume: str | None = None,
     home: str | None = None,
 ) -> Any:
     """Check every silo, match where the job is vertical, train, evaluate, register, report.
@@ -70,13 +71,14 @@ def pipeline(
         private: off trains without differential privacy, whatever the job says.
         seed: in place of the job's seed.
         wait_s: how long to wait for silos that are not connected yet, in seconds.
+        resume: id of a run of this job whose process died: go on from its last checkpoint.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
     try:
         place = home_directory(home)
         path = job_file(job, place)
         asked = changed(Job.load(path), rounds=rounds, epsilon=epsilon, private=private, seed=seed)
-        order = order_of(asked, home=place, search_path=(path.parent,))
+        order = order_of(asked, home=place, search_path=(path.parent,), resume=resume or "")
         with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
             if asked.kind == "horizontal":
                 _horizontal(session, wait_s)
@@ -91,7 +93,8 @@ def _horizontal(session: Session, wait_s: float) -> None:
     wait_for_silos(session, wait_s)
     check(session)
     admit(session)
-    standardize(session)
+    if session.horizontal.state is None:  # a run that is resumed stands further already
+        standardize(session)
     train(session)
     evaluate(session)
     register(session)

@@ -106,7 +106,11 @@ def opened(order: Order, *, experiment: str) -> Iterator[Session]:
             prefect_url=prefect_place(flow_run_id)["url"],
         )
         tracker = Tracker.open(
-            connection.tracking_uri, experiment=experiment, name=run.run_id, tags=tags
+            connection.tracking_uri,
+            experiment=experiment,
+            name=run.run_id,
+            tags=tags,
+            resume=bool(order.resume),
         )
         session = Session(run, tracker, connection, flow_run_id, order.cancelled)
         get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
@@ -162,14 +166,15 @@ def order_of(
     *,
     home: Path,
     search_path: Sequence[Path],
+    resume: str = "",
 ) -> Order:
-    """Return the order to run ``job`` on the federation in ``home``.
+    """Return the order to run ``job`` on the federation in ``home``, or to go on with a run of it.
 
     Raises:
         ContractInvalid: where its contract is not found or not valid.
     """
     contract = Contract.load(job.contract, search=list(search_path))
-    return Order(home, job, contract, tuple(search_path), threading.Event())
+    return Order(home, job, contract, tuple(search_path), threading.Event(), resume)
 
 
 def flow_run_name() -> str:
@@ -213,7 +218,7 @@ def quiet_errors() -> None:
 
 def _run(order: Order, connection: Connection) -> Stages:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    run_id = f"{order.job.name}-{now}-{secrets.token_hex(3)}"
+    run_id = order.resume or f"{order.job.name}-{now}-{secrets.token_hex(3)}"
     kind = Run if order.job.kind == "horizontal" else VerticalRun
     try:
         return kind(
@@ -228,6 +233,7 @@ def _run(order: Order, connection: Connection) -> Stages:
             absent=connection.absent,
             bundle=connection.bundle,
             search_path=order.search_path,
+            resume=bool(order.resume),
         )
     except ConsiloError as error:
         connection.finish(False, type(error).__name__)

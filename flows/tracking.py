@@ -52,14 +52,23 @@ class Tracker:
         self.run_id = run_id
 
     @classmethod
-    def open(cls, uri: str, *, experiment: str, name: str, tags: Mapping[str, str]) -> Tracker:
-        """Start an MLflow run.
+    def open(
+        cls,
+        uri: str,
+        *,
+        experiment: str,
+        name: str,
+        tags: Mapping[str, str],
+        resume: bool = False,
+    ) -> Tracker:
+        """Start an MLflow run, or go on with that of this name.
 
         Args:
             uri: the tracking server's address.
             experiment: the experiment's name; made where it is not there.
             name: the run's name.
             tags: of the run.
+            resume: go on with the run of this name, where there is one.
         """
         _quieten()
         from mlflow import MlflowClient
@@ -77,6 +86,12 @@ class Tracker:
                 experiment_id = found.experiment_id
         else:
             experiment_id = found.experiment_id
+        known = _run_called(client, experiment_id, name) if resume else None
+        if known is not None:
+            client.update_run(known, status="RUNNING")
+            tracker = cls(client, uri, experiment_id, known)
+            tracker.tag(tags)
+            return tracker
         run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
         return cls(client, uri, experiment_id, run.info.run_id)
 
@@ -204,6 +219,12 @@ class Tracker:
         metrics = [Metric(key, float(value), now, step) for key, value, step in found]
         for start in range(0, len(metrics), _METRICS_PER_BATCH):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
+
+
+def _run_called(client: MlflowClient, experiment_id: str, name: str) -> str | None:
+    wanted = f"attributes.run_name = '{name}'"
+    found = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def _quieten() -> None:

@@ -126,7 +126,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_asks_the_same_ids(name, t
         run.standardize()
         if start:
             payload = unpack((tmp_path / "0" / "checkpoint.safetensors").read_bytes())
-            assert payload["round"] == 3
+            assert payload["state"]["round"] == 3
             run.state = saved[start - 1]
         found = []
         while run.rounds_left:

@@ -237,6 +237,7 @@ def run_of(
     search_path: tuple[Path, ...] = (),
     silos: tuple[str, ...] = (),
     absent: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> Run:
     """A run over hosts in memory, past its statistics: ready for `train_round`."""
     made = {n: answerer(each) if isinstance(each, Host) else each for n, each in answers.items()}
@@ -250,6 +251,7 @@ def run_of(
         key=key or Ed25519PrivateKey.generate(),
         search_path=search_path,
         absent=absent,
+        resume=resume,
     )
     for name in run.silos:
         run.check(name)
