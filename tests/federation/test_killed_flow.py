@@ -1,0 +1,70 @@
+"""A flow's process is killed in the middle of a run; another one goes on with the run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from consilo.record import read, verify
+from tests.federation.conftest import CONSILO, KeptDemo
+
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(280)]
+
+
+def test_a_killed_run_is_gone_on_with(demo: KeptDemo) -> None:
+    runs = demo.home / "runs"
+    known = {each.name for each in runs.iterdir()}
+    job = [str(CONSILO), "job", "run", str(demo.home / "jobs" / "breast-cancer.yaml")]
+    asked = [*job, "--dir", str(demo.home), "--json", "--rounds", "6"]
+    process = subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        run = _wait_for_round(runs, known, 2)
+    finally:
+        everybody = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
+        for each in everybody:
+            each.kill()
+        process.wait(30)
+        psutil.wait_procs(everybody, 30)
+    before = _rounds(runs / run)
+    assert 2 <= len(before) < 6
+    done = subprocess.run(
+        [*asked, "--resume", run], capture_output=True, text=True, timeout=200, check=False
+    )
+    summary = json.loads(done.stdout)
+    assert summary["status"] == "degraded", summary["reason"]  # the broken hospital is left out
+    assert summary["run_id"] == run
+    assert f"round {len(before) + 1}:" in done.stderr
+    assert "round 1:" not in done.stderr
+    assert verify(runs / run / "record.jsonl")["status"] == "degraded"
+    after = _rounds(runs / run)
+    assert [each["round"] for each in after] == [1, 2, 3, 4, 5, 6]
+    assert after[: len(before)] == before
+    assert summary["silos"]["north"]["rounds"] == [1, 2, 3, 4, 5, 6]
+    again = subprocess.run(
+        [*asked, "--resume", run], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert again.returncode == 1
+    assert "has ended" in json.loads(again.stdout)["reason"]
+
+
+def _wait_for_round(runs: Path, known: set[str], number: int) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        new = {each.name for each in runs.iterdir()} - known
+        for name in new:
+            if len(_rounds(runs / name)) >= number:
+                return name
+        time.sleep(0.05)
+    raise AssertionError(f"no run came to round {number}")
+
+
+def _rounds(run: Path) -> list[dict]:
+    record = run / "record.jsonl"
+    if not record.exists() or not record.read_bytes().endswith(b"\n"):
+        return []
+    return [each["body"] for each in read(record) if each["kind"] == "round"]
