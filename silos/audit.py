@@ -11,6 +11,9 @@ rewrite its history unnoticed (`consilo.crosscheck`).
     ledger     the newest hash of the privacy ledger, at the end of a run
     histograms people here released noisy histograms of a data set, and what that cost
     match      rows that were to be matched with partners: allowed, refused, disclosed, kept
+    part       its part of a model over several silos' columns, kept here: its SHA-256
+    scored     rows that such a model scored for people here: how many
+    model_dropped  a part was deleted by people here
     left       the silo has left the federation
 """
 

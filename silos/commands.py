@@ -10,6 +10,7 @@ import typer
 from silos import enrol_commands, ledger_command, oversight
 from silos.check_command import check
 from silos.data_commands import app as data_app
+from silos.model_commands import models
 from silos.policy_command import policy
 from silos.preflight_command import preflight
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(check)
+app.command()(models)
 app.command()(policy)
 app.command()(preflight)
 app.add_typer(data_app, name="data")

@@ -163,7 +163,7 @@ class Mapping(Config):
         names = [column.name for column in contract.table]
         for name, how in self.columns.items():
             column = contract.columns.get(name)
-            if column is None or name not in names:
+            if column is None:
                 guess = nearest(name, names)
                 hint = f"; did you mean '{guess}'?" if guess else ""
                 faults.append(f"columns.{name}: {contract.ref} has no such column{hint}")

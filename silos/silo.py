@@ -223,7 +223,7 @@ class Silo:
         uses_rows = bool(verb.disclosures) and header.protocol != _RELEASED
 
         def part() -> Contract:
-            return part_of(job, contract, self.name)
+            return contract if header.protocol == "psi" else part_of(job, contract, self.name)
 
         self._guard.permit(
             header,
@@ -500,6 +500,7 @@ class Silo:
 
     def keep_part(self, model: str, content: bytes, about: MappingOf[str, Any]) -> None:
         """Keep this silo's part of a vertical model; it never leaves."""
+        self._guard.log.append("part", run=model, reference=hashlib.sha256(content).hexdigest())
         write_part(self.directory, model, content, about)
 
     def part(self, model: str) -> bytes:
@@ -508,6 +509,7 @@ class Silo:
 
     def keep_scores(self, run_id: str, rows: pd.DataFrame) -> None:
         """Write what a model says of rows to ``scores/``, for people here; it never leaves."""
+        self._guard.log.append("scored", run=run_id, rows=len(rows))
         place = write_scores(self.directory, run_id, rows)
         log.info("%d rows scored: %s", len(rows), place)
 

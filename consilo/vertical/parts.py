@@ -87,6 +87,7 @@ class Part:
         """Return what people in the silo see of the part."""
         return {
             "model": self.model,
+            "silo": self.silo,
             "job": self.job,
             "purpose": self.purpose,
             "protocol": self.protocol,
