@@ -1,10 +1,10 @@
 """Leave a federation: struck off at the coordinator, keys and copies deleted, a certificate kept.
 
 What is deleted: every copy of rows and everything made from them (caches, encoded rows, answers,
-reports, noise keys, matches, parts of models), code that others brought, and last the silo's keys. What stays: the
-organisation's data, its configuration, its audit log and its privacy ledger, and the certificate,
-which lists what was deleted and which models contain this silo's updates. It is signed with the
-silo's own key, whose private half is deleted right after.
+reports, noise keys, matches, parts of models), code that others brought, and last the silo's keys.
+What stays: the organisation's data, its configuration, what it scored, its audit log and its
+privacy ledger, and the certificate, which lists what was deleted and which models contain this
+silo's updates. It is signed with the silo's own key, whose private half is deleted right after.
 """
 
 from __future__ import annotations
