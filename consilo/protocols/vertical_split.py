@@ -3,13 +3,12 @@
 Two asks per minibatch: the feature silos take the gradients of the batch before and seal the
 embeddings of the next; the label silo learns from them and seals the gradients. Without privacy the
 parts learn just what one joined network would. Batches are drawn from the joint order of the match,
-which the coordinator does not know, by a permutation per epoch; the last places of the joint order
-are held out. Who learns what:
+which the coordinator does not know, by a permutation per epoch. Who learns what:
 
 - **Label silo**: the embedding of every matched row, each time it is trained on (``embedding``).
 - **Feature silos**: the gradient of each row's loss by its embedding, from which labels can be
   inferred unless the job has a privacy section (``label``).
-- **Coordinator**: metrics on the held-out rows, padded sizes of envelopes.
+- **Coordinator**: metrics on rows that were held out, padded sizes of envelopes.
 
 With a privacy section each silo's rows are hidden from the other silos; `consilo.vertical.split`
 says how, and each silo pays from its own ledger for all epochs before its first answer.
@@ -18,83 +17,39 @@ says how, and each silo pays from its own ledger for all epochs before its first
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
 
-from consilo import seeds
 from consilo.config import parse
 from consilo.errors import IncompatibleJob, JobInvalid
-from consilo.job import Job, ModelSpec
-from consilo.learners.tasks import Task
-from consilo.learning import admit, plan_of, run_epsilon, training_noise
-from consilo.privacy.noise import SecretStream
-from consilo.protocol import Disclosure, Protocol, number, numbers, verb
-from consilo.sealed import Mailbox
+from consilo.job import Job
+from consilo.privacy.accounting import HistoryRow
+from consilo.protocol import Disclosure, number, numbers, verb
 from consilo.silo import Message, SiloView
-from consilo.steps import Answers, Publish, Step
+from consilo.steps import Answers, Step
 from consilo.vertical import turns
-from consilo.vertical.blocks import Array, Block, Holders, block_of
-from consilo.vertical.cut_layer import quantized, restored
-from consilo.wire import digest
+from consilo.vertical.blocks import Array
+from consilo.vertical.split_part import SplitPart, price
+from consilo.vertical.split_plan import FINAL, Plan, SplitSettings
+from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
 
 if TYPE_CHECKING:
     import torch
 
-    from consilo.vertical.split import Joined, Noise
+    from consilo.vertical.split import Learner, Noise
 
 _EMBEDDINGS, _GRADIENTS = "embeddings", "gradients"
 
 
-def _spec(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-class SplitSettings(Holders):
-    """``protocol.args`` of vertical_split; the job's model is the top model."""
-
-    width: int = Field(8, ge=1, description="numbers in a silo's embedding of a row")
-    bottom: Annotated[ModelSpec, BeforeValidator(_spec)] = ModelSpec(
-        name="consilo.learners.tabular:MLP", args={"hidden": [32]}
-    )
-    learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict, description="silo → learning rate; local.lr for the others"
-    )
-    clip: float | None = Field(
-        None, gt=0, description="largest L2 norm of a row's embedding; needed with privacy"
-    )
-    bits: int | None = Field(
-        None, ge=1, le=8, description="per number that crosses the cut; float32 by default"
-    )
-
-    @model_validator(mode="after")
-    def _rates_have_silos(self) -> Self:
-        unknown = sorted(set(self.learning_rates) - set(self.columns))
-        if unknown:
-            raise ValueError(f"learning_rates: no silo is called {', '.join(unknown)}")
-        return self
-
-
-@dataclass(frozen=True)
-class SplitTrained:
-    """What the coordinator learns of a split training.
-
-    Args:
-        metrics: on the held-out rows, and ``num_rows`` of them.
-        epsilon: silo → what it spent; empty without privacy.
-        batches: how many were trained on.
-    """
-
-    metrics: Mapping[str, float]
-    epsilon: Mapping[str, float]
-    batches: int
-
-
-class VerticalSplit(Protocol):
+class VerticalSplit(VerticalTraining):
     """Trains a split network.
+
+    A round is an epoch. The metrics ``joined/roc_auc``, ``label_only/roc_auc``,
+    ``shuffled/roc_auc``, … are those of rows that the network did not learn from: with the columns
+    of all silos, with the label silo's, and with the others' rows in a wrong order; with ``folds``
+    they are means over them. The facts are ``batches`` and ``held_out``, rows that judge a network.
 
     Args:
         job: ``protocol.rounds`` are epochs, ``local`` gives batch size and optimiser,
@@ -102,378 +57,225 @@ class VerticalSplit(Protocol):
             `SplitSettings`.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("binary", "multiclass", "regression", "custom")
+    label_verbs: ClassVar[tuple[str, ...]] = ("set_up", "learn", "judge")
+    feature_verbs: ClassVar[tuple[str, ...]] = ("set_up", "embed", "conclude")
+    settings: SplitSettings
+
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         where = f"{job.name}, protocol.args"
         self.settings = parse(SplitSettings, job.protocol.args, where=where, error=JobInvalid)
-        if job.privacy is not None:
-            faults = []
-            if self.settings.clip is None:
-                faults.append("protocol.args.clip must say how large a row's embedding may be")
-            if job.features.standardize not in ("contract", "none"):
-                faults.append(
-                    "features.standardize must be 'contract' or 'none': a row would move the mean"
-                )
-            if faults:
-                raise IncompatibleJob(f"privacy in vertical_split: {'; '.join(faults)}")
+        if job.privacy is None:
+            return
+        faults = []
+        if self.settings.clip is None:
+            faults.append("protocol.args.clip must say how large a row's embedding may be")
+        if job.features.standardize not in ("contract", "none"):
+            faults.append(
+                "features.standardize must be 'contract' or 'none': a row would move the mean"
+            )
+        if self.settings.folds is not None or self.settings.controls:
+            faults.append(
+                "protocol.args.folds and controls train further networks, each of which would have "
+                "to be paid for; leave them out"
+            )
+        if faults:
+            raise IncompatibleJob(f"privacy in vertical_split: {'; '.join(faults)}")
 
-    @classmethod
-    def from_job(cls, job: Job) -> Self:
-        """Return the protocol with a job's settings."""
-        return cls(job)
-
-    def coordinate(self, fed: Any, state: None) -> Generator[Step, Any, SplitTrained]:
-        """Carry embeddings up and gradients down, batch by batch; then evaluate."""
-        holders, everybody = self.settings, self.settings.members
-        label, others = holders.label_silo, holders.feature_silos
-        inbox = yield from turns.introduced(everybody)
-        own: dict[str, dict[str, Any]] = {
-            name: {"introductions": {label: inbox[name][label]}} for name in others
-        }
-        sizes: Answers = yield turns.asked(everybody, everybody, "size", {})
-        rows = {reply.fields["sizes"]["rows"] for reply in sizes.replies.values()}
-        if len(rows) > 1:
-            raise IncompatibleJob("the silos' halves of the match differ in length; match again")
-        order = Batches(self.job, int(rows.pop()))
-        for step in range(1, order.total + 1):
-            asked = {"step": step}
-            told: Answers = yield turns.asked(others, everybody, "embed", asked, own)
-            mine: dict[str, Any] = {
-                "envelopes": {n: turns.letter(each, label) for n, each in told.replies.items()}
-            }
-            if step == 1:
-                mine["introductions"] = inbox[label]
-            back: Answers = yield turns.asked((label,), everybody, "learn", asked, {label: mine})
-            own = {name: {"envelope": turns.letter(back.replies[label], name)} for name in others}
-            if step % order.per_epoch == 0:
-                yield Publish("vertical_epoch", {"epoch": step // order.per_epoch})
-        asked = {"step": order.total + 1}
-        told = yield turns.asked(others, everybody, "embed", asked, own)
-        letters = {name: turns.letter(reply, label) for name, reply in told.replies.items()}
-        judged: Answers = yield turns.asked(
-            (label,), everybody, "judge", asked, {label: {"envelopes": letters}}
+    def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Let every silo build its part and pay for all epochs."""
+        everybody = self.settings.members
+        said: Answers = yield turns.asked(everybody, everybody, "set_up", {})
+        plan = Plan.of(self.job, self.settings, state.rows)
+        held = max(len(plan.held_out(each)) for each in plan.networks)
+        return replace(
+            state,
+            facts={"batches": float(plan.total), "held_out": float(held)},
+            epsilon={
+                name: reply.fields["epsilon"]
+                for name, reply in said.replies.items()
+                if "epsilon" in reply.fields
+            },
         )
-        yield turns.asked(everybody, everybody, "close", {})
-        replies = {**told.replies, **judged.replies}
-        spent = {n: e.fields["epsilon"] for n, e in replies.items() if "epsilon" in e.fields}
-        metrics = dict(judged.replies[label].fields["metrics"])
-        return SplitTrained(metrics, spent, order.total)
 
-    @verb("introduce", replies=turns.INTRODUCTIONS)
-    def introduce(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Return this silo's public key for the others."""
-        return {"envelopes": Mailbox(silo).introduce(self.settings.members)}
+    def train_round(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Carry embeddings up and gradients down, batch by batch, for one epoch."""
+        label, others, everybody = self.settings.parties
+        plan = Plan.of(self.job, self.settings, state.rows)
+        for number_ in plan.steps(state.round + 1):
+            step = {"step": number_}
+            own = {name: state.to(name) for name in others}
+            told: Answers = yield turns.asked(others, everybody, "embed", step, own)
+            mine = {label: {"envelopes": turns.sent(told).get(label, {})}}
+            back: Answers = yield turns.asked((label,), everybody, "learn", step, mine)
+            state = replace(state, letters=turns.sent(back))
+        return replace(state, is_trained=state.round + 1 == self.job.protocol.rounds)
 
-    @verb("size", replies={"sizes": numbers(Disclosure.STATISTIC)})
-    def size(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Return how many rows are matched; all silos of the match know it."""
-        return {"sizes": {"rows": len(block_of(silo, self.settings))}}
+    def finish(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Bring the last gradients, let every silo keep its part and the label silo judge."""
+        label, others, everybody = self.settings.parties
+        own = {name: state.to(name) for name in others}
+        told: Answers = yield turns.asked(others, everybody, "conclude", {}, own)
+        mine = {label: {"envelopes": turns.sent(told).get(label, {})}}
+        judged: Answers = yield turns.asked((label,), everybody, "judge", {}, mine)
+        return replace(
+            state,
+            letters={},
+            metrics=dict(judged.replies[label].fields["metrics"]),
+            references=references(told) | references(judged),
+        )
 
-    @verb(
-        "embed",
-        replies={
-            "envelopes": turns.SCORES,
-            "epsilon": number(Disclosure.STATISTIC, optional=True),
-        },
-    )
+    @verb("set_up", replies={"epsilon": number(Disclosure.STATISTIC, optional=True)})
+    def set_up(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Build this silo's part of each network once, to see that it can be; pay."""
+        part = SplitPart(silo, self.settings)
+        part.learners(0)
+        epsilon = part.pay()
+        return {} if epsilon is None else {"epsilon": epsilon}
+
+    @verb("embed", replies={"envelopes": turns.SCORES})
     def embed(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: learn from the gradients of the batch before, seal the next embeddings."""
-        from consilo.vertical.split import embed, learn_bottom, load, saved
+        from consilo.vertical.split import embed, saved
 
-        label, step = self.settings.label_silo, int(message.payload["step"])
-        if step == 1:
-            Mailbox(silo).meet(message.payload["introductions"], (label,))
-        part = _Part(self, silo)
-        bottom = part.bottom()
-        optimizer = part.optimizer(bottom)
-        noise = part.noise()
-        if step > 1:
-            load(bottom, optimizer, turns.kept(silo, "net", step - 2)["net"])
-            learnt = part.features(step - 1)
-            told = part.post.open(label, _GRADIENTS, message.payload["envelope"])
-            back = part.received(told, len(learnt))
-            with part.seeded(step - 1):
-                learn_bottom(bottom, optimizer, learnt, back, self.settings.clip, noise)
-        else:
-            part.pay()
-        turns.keep(silo, "net", step - 1, {"net": saved(bottom, optimizer)})
-        is_last = step > part.order.total
-        bottom.train(not is_last)
-        with part.seeded(step):
-            found = embed(bottom, part.features(step), self.settings.clip).detach()
-        if noise is not None:
-            found = noise.on_rows(found)
-        sealed = part.post.seal(label, _EMBEDDINGS, {"batch": part.sent(found)})
-        return {"envelopes": {label: sealed}, **(part.spent() if is_last else {})}
+        part = SplitPart(silo, self.settings)
+        step, noise = part.step_of(message), part.noise()
+        learners = self._learnt(part, step, message, noise)
+        part.shelf.keep(step, saved(learners))
+        found = {}
+        for each in part.plan.crossing:
+            places = part.plan.batch(each, step)
+            if not len(places):
+                continue
+            with part.seeded(step):
+                rows = part.rows(each, places)
+                told = embed(learners[each.name].model, rows, self.settings.clip).detach()
+            found[each.name] = told if noise is None else noise.on_rows(told)
+        label = self.settings.label_silo
+        return {"envelopes": {label: part.sealed(label, _EMBEDDINGS, found)}}
 
     @verb("learn", replies={"envelopes": turns.RESIDUALS})
     def learn(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Label silo: learn from a batch's embeddings, seal their gradients."""
-        from consilo.vertical.split import learn_top, load, saved
+        from consilo.vertical.split import learn_top, saved
 
-        step = int(message.payload["step"])
-        part = _Part(self, silo)
-        model = part.joined()
-        optimizer = part.optimizer(model)
-        if step == 1:
-            Mailbox(silo).meet(message.payload["introductions"], self.settings.members)
-            part.pay()
-        else:
-            load(model, optimizer, turns.kept(silo, "net", step - 1)["net"])
-        others = part.embeddings(message, step)
-        with part.seeded(step):
-            back = learn_top(
-                model,
-                optimizer,
-                part.task,
-                part.features(step),
-                others,
-                part.targets(step),
-                part.noise(),
-            )
-        turns.keep(silo, "net", step, {"net": saved(model, optimizer)})
-        width = self.settings.width
-        sealed = {
-            name: part.post.seal(
-                name, _GRADIENTS, {"batch": part.sent(back[:, at * width : (at + 1) * width])}
-            )
-            for at, name in enumerate(self.settings.feature_silos)
-        }
+        part = SplitPart(silo, self.settings)
+        step, noise = part.step_of(message), part.noise()
+        learners = part.learners(step - 1)
+        others = self._embeddings(
+            part, message, {n.name: part.plan.batch(n, step) for n in part.plan.crossing}
+        )
+        back = {}
+        for each in part.plan.networks:
+            places = part.plan.batch(each, step)
+            if not len(places):
+                continue
+            mine = learners[each.name]
+            rows = part.rows(each, places)
+            with part.seeded(step):
+                back[each.name] = learn_top(
+                    mine.model,
+                    mine.optimizer,
+                    part.task,
+                    rows,
+                    others.get(each.name, rows[:, :0]),
+                    part.targets(places),
+                    noise,
+                )
+        part.shelf.keep(step, saved(learners))
+        width, sealed = self.settings.width, {}
+        for at, name in enumerate(self.settings.feature_silos):
+            columns = slice(at * width, (at + 1) * width)
+            theirs = {network: back[network][:, columns] for network in others}
+            sealed[name] = part.sealed(name, _GRADIENTS, theirs)
         return {"envelopes": sealed}
 
-    @verb(
-        "judge",
-        replies={
-            "metrics": numbers(Disclosure.METRIC),
-            "epsilon": number(Disclosure.STATISTIC, optional=True),
-        },
-    )
+    @verb("conclude", replies={"envelopes": turns.SCORES, **REFERENCE})
+    def conclude(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Feature silo: learn from the last gradients, keep the part, seal what judges it."""
+        from consilo.vertical.split import embed, in_pieces, saved
+
+        part = SplitPart(silo, self.settings)
+        step, noise = part.plan.total + 1, part.noise()
+        learners = self._learnt(part, step, message, noise)
+        part.shelf.keep(step, saved(learners))
+        found = {}
+        for each in part.plan.crossing:
+            rows = part.rows(each, part.plan.held_out(each))
+            if not len(rows):
+                continue
+            model = learners[each.name].model.eval()
+            told = in_pieces(lambda piece, net=model: embed(net, piece, self.settings.clip), rows)
+            found[each.name] = told if noise is None else noise.on_rows(told)
+        label = self.settings.label_silo
+        sealed = {label: part.sealed(label, _EMBEDDINGS, found)}
+        return {
+            "envelopes": sealed,
+            **self.keep_part(silo, part.block, part.content(learners[FINAL])),
+        }
+
+    @verb("judge", replies={"metrics": numbers(Disclosure.METRIC), **REFERENCE})
     def judge(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Label silo: return the figures of merit on the held-out rows."""
-        import torch
+        """Label silo: keep the own part, return the figures of merit on rows held out."""
+        from consilo.vertical.split import in_pieces
 
-        from consilo.vertical.split import load
-
-        part = _Part(self, silo)
-        model = part.joined()
-        step = part.order.total + 1
-        load(model, part.optimizer(model), turns.kept(silo, "net", step - 1)["net"])
-        others = part.embeddings(message, step)
-        model.eval()
-        with torch.no_grad():
-            outputs = part.task.shape_outputs(model(part.features(step), others))
-        found, _ = part.task.measure(model.top, outputs, part.targets(step))
-        return {"metrics": {**found, "num_rows": float(len(outputs))}, **part.spent()}
-
-    @verb("close", replies={})
-    def close(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Erase the run's relay keys; a step of its own, since it cannot be taken back."""
-        Mailbox(silo).close()
-        return {}
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Which places of the joint order a step trains on; the same in every silo.
-
-    Args:
-        job: gives seed, batch size, epochs and the held-out share.
-        num_rows: matched rows.
-    """
-
-    job: Job
-    num_rows: int
-
-    @property
-    def num_train(self) -> int:
-        """How many places are trained on; those after them are held out."""
-        held = round(self.job.evaluation.holdout * self.num_rows)
-        return self.num_rows - min(max(held, 1), self.num_rows - 1)
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches in an epoch; the last one may be smaller."""
-        return -(-self.num_train // self.job.local.batch_size)
-
-    @property
-    def total(self) -> int:
-        """Batches in all epochs."""
-        return self.per_epoch * self.job.protocol.rounds
-
-    def rows(self, step: int) -> Array:
-        """Return the places of batch ``step``, from 1; after the last one, those held out."""
-        if step > self.total:
-            return np.arange(self.num_train, self.num_rows)
-        epoch, place = divmod(step - 1, self.per_epoch)
-        order = seeds.generator(self.job.seed, "vertical order", epoch).permutation(self.num_train)
-        size = self.job.local.batch_size
-        return order[place * size : (place + 1) * size]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one silo needs in a step: rows, models, letters, noise."""
-
-    protocol: VerticalSplit
-    silo: SiloView
-
-    @cached_property
-    def block(self) -> Block:
-        return block_of(self.silo, self.protocol.settings)
-
-    @cached_property
-    def order(self) -> Batches:
-        return Batches(self.silo.job, len(self.block))
-
-    @cached_property
-    def post(self) -> turns.Post:
-        return turns.Post(self.silo, self.block.mark)
-
-    @cached_property
-    def task(self) -> Task:
-        job, targets = self.silo.job, self.block.targets
-        return Task.of(
-            job.task,
-            num_classes=len(self.block.classes) or 2,
-            num_targets=1 if targets.ndim == 1 else targets.shape[1],
-            num_outputs=job.outputs,
-            loss=job.loss,
-            metrics=job.metrics,
-            search_path=self.silo.host.search_path,
+        part = SplitPart(silo, self.settings)
+        learners = part.learners(part.plan.total)
+        others = self._embeddings(
+            part, message, {n.name: part.plan.held_out(n) for n in part.plan.crossing}
         )
+        found: dict[str, list[Mapping[str, float]]] = {}
+        for each in part.plan.networks:
+            places = part.plan.held_out(each)
+            if not len(places):
+                continue
+            rows, model = part.rows(each, places), learners[each.name].model
+            outputs = in_pieces(model, rows, others.get(each.name, rows[:, :0]))
+            shaped = part.task.shape_outputs(outputs)
+            figures, _ = part.task.measure(model.top, shaped, part.targets(places))
+            found.setdefault(each.way, []).append(figures)
+        kept = self.keep_part(silo, part.block, part.content(learners[FINAL]))
+        return {"metrics": _means(found), **kept}
 
-    def features(self, step: int) -> torch.Tensor:
-        return _tensor(self.block.features[self.order.rows(step)])
+    def price(self, silo: SiloView) -> list[HistoryRow]:
+        """Return what all epochs together reserve in a silo."""
+        return price(silo)
 
-    def targets(self, step: int) -> torch.Tensor:
-        return self.task.encode(self.block.targets[self.order.rows(step)])
+    def _learnt(
+        self, part: SplitPart, step: int, message: Message, noise: Noise | None
+    ) -> dict[str, Learner]:
+        """Return a feature silo's learners after the gradients of the step before ``step``."""
+        from consilo.vertical.split import learn_bottom
 
-    def bottom(self) -> torch.nn.Module:
-        settings = self.protocol.settings
-        # Its start is the silo's secret: with known weights a first embedding tells its row.
-        return self._built(
-            settings.bottom, self.block.features.shape[1], settings.width, self._seed("bottom")
-        )
+        learners, last = part.learners(step - 1), step - 1
+        if not last:
+            return learners
+        batches = {each: part.plan.batch(each, last) for each in part.plan.crossing}
+        sizes = {each.name: len(places) for each, places in batches.items() if len(places)}
+        back = part.received((self.settings.label_silo,), _GRADIENTS, message, sizes)
+        for each, places in batches.items():
+            if each.name not in back:
+                continue
+            mine, rows = learners[each.name], part.rows(each, places)
+            mine.model.train()
+            with part.seeded(last):
+                learn_bottom(
+                    mine.model, mine.optimizer, rows, back[each.name], self.settings.clip, noise
+                )
+        return learners
 
-    def joined(self) -> Joined:
-        from consilo.vertical.split import Joined
-
-        settings = self.protocol.settings
-        width = settings.width * len(settings.members)
-        seed = self._seed("top")
-        top = self._built(self.silo.job.module, width, self.task.num_outputs, seed)
-        return Joined(self.bottom(), top, settings.clip)
-
-    def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        from consilo.learners.optimizers import make_optimizer
-
-        plan = plan_of(self.silo.job)
-        rate = self.protocol.settings.learning_rates.get(self.silo.name, plan.lr)
-        return make_optimizer(replace(plan, lr=rate), model)
-
-    def seeded(self, step: int) -> Any:
-        """Return a scope in which what a model draws depends on silo and step alone."""
-        from consilo.learners.randomness import seeded
-
-        return seeded(self._seed(f"step {step}"))
-
-    def embeddings(self, message: Message, step: int) -> torch.Tensor:
-        """Return the feature silos' embeddings of a batch, side by side."""
-        import torch
-
-        rows = len(self.order.rows(step))
-        letters = message.payload["envelopes"]
-        return torch.cat(
-            [
-                self.received(self.post.open(name, _EMBEDDINGS, letters[name]), rows)
-                for name in self.protocol.settings.feature_silos
-            ],
-            dim=1,
-        )
-
-    def received(self, told: Mapping[str, Any], rows: int) -> torch.Tensor:
-        return _tensor(restored(told["batch"], rows, self.protocol.settings.width))
-
-    def sent(self, batch: torch.Tensor) -> dict[str, Any]:
-        rng = self.silo.rng(f"cut layer {batch.shape[1]}")
-        return quantized(batch.numpy(), self.protocol.settings.bits, rng)
-
-    def pay(self) -> None:
-        """Reserve the cost of all epochs, before any row is used."""
-        job, host = self.silo.job, self.silo.host
-        privacy = job.privacy
-        if privacy is None:
-            return
-        self.silo.reserve(
-            "vertical_split",
-            sigma=self._sigma,
-            sample_rate=1.0,
-            steps=_mechanisms(job),
-            rows=len(self.block),
-            fingerprint=self._fingerprint,
-            admit=lambda history: admit(history, privacy, host.kept_number),
-        )
-
-    def spent(self) -> dict[str, float]:
-        """Return ε as reserved in this run; nothing without privacy."""
-        job, host = self.silo.job, self.silo.host
-        if job.privacy is None:
-            return {}
-        history = [row for _, row in host.reserved(self.silo.header.run_id)]
-        return {"epsilon": run_epsilon(history, job.privacy, host.kept_number)[0]}
-
-    def noise(self) -> Noise | None:
-        """Return what hides this step's rows; None without privacy."""
-        from consilo.vertical.split import Noise
-
-        privacy, settings = self.silo.job.privacy, self.protocol.settings
-        if privacy is None or settings.clip is None:
-            return None
-        is_label = self.silo.name == settings.label_silo
-        return Noise(
-            sigma=self._sigma,
-            clip=privacy.max_grad_norm if is_label else settings.clip,
-            clip_update=privacy.max_grad_norm,
-            stream=SecretStream(
-                self.silo.secret_key(), f"{self.silo.noise_context}/{self._fingerprint}"
-            ),
-        )
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        data = (self.block.features.tobytes(), self.block.targets.tobytes())
-        return digest([digest(each) for each in data])
-
-    @cached_property
-    def _sigma(self) -> float:
-        job = self.silo.job
-        return training_noise(self.silo.host, job, rate=1.0, steps=_mechanisms(job), besides=())
-
-    def _seed(self, purpose: str) -> int:
-        return seeds.seed32(self.silo.secret_key().hex(), "vertical_split", purpose)
-
-    def _built(self, spec: ModelSpec, inputs: int, outputs: int, seed: int) -> torch.nn.Module:
-        from consilo.learners.modules import build_model
-        from consilo.privacy.dpsgd import check_private
-
-        model = build_model(
-            {"class": spec.name, "args": spec.args},
-            num_inputs=inputs,
-            num_outputs=outputs,
-            seed=seed,
-            search_path=self.silo.host.search_path,
-        )
-        if self.silo.job.privacy is not None:
-            check_private(model)
-        return model
+    def _embeddings(
+        self, part: SplitPart, message: Message, batches: Mapping[str, Array]
+    ) -> dict[str, torch.Tensor]:
+        sizes = {name: len(places) for name, places in batches.items() if len(places)}
+        return part.received(self.settings.feature_silos, _EMBEDDINGS, message, sizes)
 
 
-def _mechanisms(job: Job) -> int:
-    """Return how often a row is hidden by Gaussian noise: sent once and learnt from, per epoch."""
-    return 2 * job.protocol.rounds
-
-
-def _tensor(values: Array) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.array(values, np.float32))
+def _means(found: Mapping[str, list[Mapping[str, float]]]) -> dict[str, float]:
+    """Return ``way/metric``: the mean over the networks of a way, of metrics that all have."""
+    return {
+        f"{way}/{name}": float(np.mean([each[name] for each in networks]))
+        for way, networks in found.items()
+        for name in sorted(set.intersection(*(set(each) for each in networks)))
+    }

@@ -14,7 +14,7 @@ epoch, so that an epoch is two Gaussian mechanisms per silo, without amplificati
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ from consilo.learners.tasks import Task
 from consilo.privacy.noise import SecretStream, add_gaussian
 
 Array = npt.NDArray[Any]
+
+_ROWS = 8192
+"""Rows that are judged or scored at once."""
 
 
 @dataclass(frozen=True)
@@ -184,15 +187,47 @@ def _private_gradient(
         owner[name].grad = total / len(rows[0])
 
 
-def saved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Array:
-    """Return weights and optimiser state as bytes (uint8)."""
+@dataclass(frozen=True)
+class Learner:
+    """One network's part in a silo, with what updates it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+def saved(learners: Mapping[str, Learner]) -> Array:
+    """Return weights and optimisers' states as bytes (uint8)."""
     buffer = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    value = {
+        name: {"model": each.model.state_dict(), "optimizer": each.optimizer.state_dict()}
+        for name, each in learners.items()
+    }
+    torch.save(value, buffer)
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def load(model: nn.Module, optimizer: torch.optim.Optimizer, state: Array) -> None:
+def load(learners: Mapping[str, Learner], state: Array) -> None:
     """Put what `saved` wrote back."""
     value = torch.load(io.BytesIO(state.tobytes()), weights_only=True)
-    model.load_state_dict(value["model"])
-    optimizer.load_state_dict(value["optimizer"])
+    for name, each in learners.items():
+        each.model.load_state_dict(value[name]["model"])
+        each.optimizer.load_state_dict(value[name]["optimizer"])
+
+
+def weights_of(model: nn.Module) -> dict[str, Array]:
+    """Return a model's parameters and buffers as arrays by name."""
+    return {name: each.detach().numpy().copy() for name, each in model.state_dict().items()}
+
+
+def set_weights(model: nn.Module, weights: Mapping[str, Array]) -> None:
+    """Put what `weights_of` returned back."""
+    model.load_state_dict({name: torch.tensor(each) for name, each in weights.items()})
+
+
+def in_pieces(model: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """Return what a model gives for many rows, as for judging and scoring: nothing is learnt."""
+    if isinstance(model, nn.Module):
+        model.eval()
+    with torch.no_grad():
+        pieces = zip(*(each.split(_ROWS) for each in rows), strict=True)
+        return torch.cat([model(*piece) for piece in pieces])

@@ -1,7 +1,6 @@
 """The split network: one joined network, cut; what its gradients tell, what noise does to them."""
 
 import hashlib
-import io
 from dataclasses import replace
 
 import clinic
@@ -18,12 +17,15 @@ from consilo.learners.modules import build_model
 from consilo.metrics import roc_auc
 from consilo.privacy.accounting import spent
 from consilo.protocol import Disclosure
-from consilo.protocols.vertical_split import Batches, VerticalSplit
+from consilo.protocols.vertical_split import VerticalSplit
 from consilo.silo import SiloView
 from consilo.vertical import turns
 from consilo.vertical.blocks import block_of
 from consilo.vertical.cut_layer import restored
+from consilo.vertical.parts import Part
 from consilo.vertical.split import clipped
+from consilo.vertical.split_plan import Plan, SplitSettings
+from consilo.vertical.split_state import Shelf
 from consilo.wire import unpack
 
 COLUMNS = {"bank": ("b0", "b1"), "shop": ("s0", "s1", "s2"), "telecom": ("t0", "t1")}
@@ -42,7 +44,8 @@ def table(rows=90, seed=3):
 
 
 def job(**changes):
-    args = {"width": WIDTH, "bottom": SMALL, **changes.pop("args", {})}
+    controls = None if "privacy" in changes else False
+    args = {"width": WIDTH, "bottom": SMALL, "controls": controls, **changes.pop("args", {})}
     changes = {
         "features": {"standardize": "none"},
         "local": {"batch_size": 16, "lr": 0.2},
@@ -62,9 +65,16 @@ def run(job_, rows, hosts=None, transport=None):
     return found, exchanges, hosts
 
 
-def net(host, step):
-    state = unpack(host.state["r", f"net-{step}"])["value"]["net"]
-    return torch.load(io.BytesIO(state.tobytes()), weights_only=True)["model"]
+def net(host):
+    """The silo's part of the final network, by name."""
+    content = Part.from_bytes(host.part("r")).content
+    names = [name for name in content if name.startswith("weights/")]
+    return {name.removeprefix("weights/"): torch.tensor(content[name]) for name in names}
+
+
+def plan_of(job_, rows):
+    settings = SplitSettings.model_validate(job_.protocol.args)
+    return Plan.of(job_, settings, rows)
 
 
 def module(host, purpose, inputs, outputs):
@@ -91,9 +101,9 @@ def test_parts_learn_what_the_joined_network_learns(optimizer):
         for name, part in (*bottoms.items(), ("top", top))
     ]
     joint = kind(groups, **extra)
-    order = Batches(job_, len(rows))
-    for step in range(1, order.total + 1):
-        batch = rows.iloc[order.rows(step)]
+    plan = plan_of(job_, len(rows))
+    for step in range(1, plan.total + 1):
+        batch = rows.iloc[plan.batch(plan.networks[0], step)]
         parts = [
             part(torch.tensor(batch[list(COLUMNS[name])].to_numpy(np.float32)))
             for name, part in bottoms.items()
@@ -104,24 +114,16 @@ def test_parts_learn_what_the_joined_network_learns(optimizer):
         torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets).backward()
         joint.step()
     for name in ("shop", "telecom"):
-        for key, value in net(hosts[name], order.total).items():
+        for key, value in net(hosts[name]).items():
             assert torch.allclose(value, bottoms[name].state_dict()[key], atol=1e-6), (name, key)
-    label = net(hosts["bank"], order.total)
+    label = net(hosts["bank"])
     for prefix, part in (("bottom", bottoms["bank"]), ("top", top)):
         for key, value in part.state_dict().items():
             assert torch.allclose(label[f"{prefix}.{key}"], value, atol=1e-6), (prefix, key)
-    assert len(exchanges) == 3 + 3 + 3 * order.total + 3 + 3
-    assert found.batches == order.total == 2 * -(-72 // 16)
-    assert found.metrics["num_rows"] == 18
-
-
-def test_every_row_is_trained_on_once_an_epoch_and_never_held_out():
-    order = Batches(job(), 90)
-    for epoch in range(2):
-        steps = range(1 + epoch * order.per_epoch, 1 + (epoch + 1) * order.per_epoch)
-        assert sorted(np.concatenate([order.rows(step) for step in steps])) == list(range(72))
-    assert list(order.rows(order.total + 1)) == list(range(72, 90))
-    assert not np.array_equal(order.rows(1), order.rows(1 + order.per_epoch))
+    assert len(exchanges) == 3 + 3 + 3 + 3 * plan.total + 3 + 3
+    assert found.facts == {"batches": plan.total, "held_out": 18}
+    assert plan.total == 2 * -(-72 // 16)
+    assert set(found.references) == set(COLUMNS)
 
 
 def test_a_step_that_is_asked_again_learns_once():
@@ -132,7 +134,7 @@ def test_a_step_that_is_asked_again_learns_once():
             host.keep_replies = False
         answers = {n: again(vertical.answerer(host), times) for n, host in hosts.items()}
         run(job(), rows, hosts, vertical.LocalTransport(answers))
-        nets.append({name: net(host, Batches(job(), 40).total) for name, host in hosts.items()})
+        nets.append({name: net(host) for name, host in hosts.items()})
     for name, first in nets[0].items():
         assert all(torch.equal(value, nets[1][name][key]) for key, value in first.items())
 
@@ -156,11 +158,13 @@ def test_another_question_about_a_step_that_is_done_is_refused():
     answers = {n: vertical.answerer(host) for n, host in hosts.items()} | {"shop": listening}
     run(job(), rows, hosts, vertical.LocalTransport(answers))
     header = held[[scope for scope in held if scope.endswith("embed")][-1]]
+    plan = plan_of(job(), 40)
     view = SiloView(
         hosts["shop"], job(), vertical.contract_of(COLUMNS), replace(header, scope="0/99/embed")
     )
+    shelf = Shelf(view, plan.per_epoch)
     with pytest.raises(Refused, match="already"):
-        turns.keep(view, "net", Batches(job(), 40).total, {})
+        shelf.keep(plan.total, np.zeros(1, np.uint8))
 
 
 def test_clipped_rows_are_no_longer_than_the_limit():
@@ -180,7 +184,7 @@ def inferred(job_, rows):
     """
     hosts = vertical.silos_of(rows, COLUMNS)
     contract = vertical.contract_of(COLUMNS)
-    order = Batches(job_, len(rows))
+    plan = plan_of(job_, len(rows))
     seen, labels = [], []
 
     def curious(parcel):
@@ -188,10 +192,10 @@ def inferred(job_, rows):
         payload = unpack(parcel.body)["payload"]
         if header.verb == "embed" and payload["step"] > 1:
             view = SiloView(hosts["shop"], job_, contract, header)
-            places = order.rows(payload["step"] - 1)
+            places = plan.batch(plan.networks[0], payload["step"] - 1)
             post = turns.Post(view, block_of(view, VerticalSplit(job_).settings).mark)
-            told = post.open("bank", "gradients", payload["envelope"])
-            seen.append(restored(told["batch"], len(places), WIDTH))
+            told = post.open("bank", "gradients", payload["envelopes"]["bank"])
+            seen.append(restored(told["batches"]["final"], len(places), WIDTH))
             labels.append(rows["y"].to_numpy()[places])
         return answer(parcel)
 
@@ -260,6 +264,8 @@ def test_a_silo_whose_policy_refuses_ends_the_run():
             {"privacy": PRIVATE, "args": {"clip": 1}, "features": {"standardize": "global"}},
             "standardize",
         ),
+        ({"privacy": PRIVATE, "args": {"clip": 1, "folds": 3}}, "folds and controls"),
+        ({"privacy": PRIVATE, "args": {"clip": 1, "controls": True}}, "folds and controls"),
     ],
 )
 def test_a_job_that_cannot_work_is_refused_before_any_message(changes, says):
