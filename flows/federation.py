@@ -94,7 +94,7 @@ def find_silos(folder: Path) -> dict[str, Path]:
     Raises:
         ConfigInvalid: where there is none, or two have the same name.
     """
-    from silos.silo import SiloConfig
+    from silos.silo_config import SiloConfig
 
     files = sorted(folder.glob("*/silo.yaml"))
     if not files:

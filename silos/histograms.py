@@ -33,7 +33,8 @@ from silos.budget import budget_of
 from silos.canonical import code_key
 from silos.metadata import shared_cards
 from silos.policy import Leaving, Policy
-from silos.silo import UNSTATED, Silo, SiloConfig
+from silos.silo import UNSTATED, Silo
+from silos.silo_config import SiloConfig
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,7 @@ from consilo.files import sync_directory, write_atomic
 from consilo.keys import load_or_create_signing_key
 from consilo.signing import is_signed, public_hex, sign
 from silos.audit import audit_log
-from silos.silo import SiloConfig
+from silos.silo_config import SiloConfig
 
 _PURPOSE = "departure"
 _COPIES = (

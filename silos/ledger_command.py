@@ -71,7 +71,7 @@ def export(
     from consilo.config import parse, read_yaml
     from consilo.keys import load_or_create_signing_key
     from silos import statement
-    from silos.silo import SiloConfig
+    from silos.silo_config import SiloConfig
 
     entries, budgets = _opened(directory)
     name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name

@@ -307,7 +307,7 @@ def _read_silo(directory: Path, name: str | None) -> tuple[Any, dict[str, Mapped
 
 
 def _write_silo(directory: Path, document: Any, data: str, described: Mapped[str, Any]) -> None:
-    from silos.silo import SiloConfig
+    from silos.silo_config import SiloConfig
 
     if not document.get("data"):
         document["data"] = {}

@@ -125,7 +125,7 @@ def audit_verify(
     from consilo.errors import RecordTampered
     from silos.guard import CoordinatorConfig
     from silos.ledger import Ledger
-    from silos.silo import SiloConfig
+    from silos.silo_config import SiloConfig
 
     path = directory / "audit.jsonl"
     entries = chain.verify(path) if path.exists() else []

@@ -6,7 +6,7 @@ from consilo.schema import Schema, main, schema_of
 from silos.mapping import Mapping
 from silos.metadata import Metadata
 from silos.policy import Policy
-from silos.silo import SiloConfig
+from silos.silo_config import SiloConfig
 
 MODELS = {
     "mapping": (Mapping, "Consilo mapping"),

@@ -23,22 +23,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from consilo.check_report import CheckReport
-from consilo.config import Config, nearest, parse, read_yaml
+from consilo.config import parse, read_yaml
 from consilo.contract import Contract
 from consilo.correspondence.cards import Card
 from consilo.dispatch import answerer as dispatch_answerer
@@ -48,7 +44,6 @@ from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
 from consilo.matching import Match, MatchQuestion
 from consilo.parcel import Answer, Parcel
-from consilo.parts import Parts
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
@@ -58,7 +53,7 @@ from consilo.vertical.blocks import part_of
 from consilo.wire import digest
 from silos.budget import Budget, budget_of
 from silos.cache import CanonicalCache
-from silos.consent import Consent, ConsentBook, ConsentFilter
+from silos.consent import ConsentBook, ConsentFilter
 from silos.guard import Guard
 from silos.ledger import Ledger
 from silos.mapping import Mapping
@@ -68,6 +63,8 @@ from silos.models import read_part, write_part, write_scores
 from silos.partners import Partner
 from silos.policy import Policy
 from silos.runstate import RunState
+from silos.shelf import Shelf
+from silos.silo_config import SiloConfig
 from silos.sources import Source
 from silos.store import Store
 
@@ -83,42 +80,6 @@ _RELEASED = "feature_match"
 """The protocol, one of Consilo's own, that answers with what people here have released by hand."""
 UNSTATED = "unstated"
 """The purpose of a job that names none."""
-
-SiloName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-
-
-class SiloConfig(Config):
-    """``silo.yaml``. Paths are relative to the silo's directory.
-
-    Args:
-        name: as the coordinator knows it.
-        data: name → where the rows of that data set are. A mapping says which one it is for; the
-            privacy ledger is kept by these names, so a data set keeps its own.
-        consent: name → where the consents of that data set's subjects are; without it, the
-            organisation answers for all rows.
-    """
-
-    name: SiloName
-    data: dict[SiloName, Source] = Field(min_length=1)
-    consent: dict[SiloName, Consent] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_form(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "source" in value:
-            raise ValueError(
-                "source: a silo now names its data sets; put what stands under 'source' under a "
-                "name of its own: {data: {patients: {type: …}}}"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _consents_are_for_data_sets(self) -> Self:
-        for name in self.consent:
-            if name not in self.data:
-                guess = nearest(name, list(self.data)) or next(iter(self.data))
-                raise ValueError(f"consent: no data set is called '{name}'; is it '{guess}'?")
-        return self
 
 
 class Silo:
@@ -159,6 +120,7 @@ class Silo:
         self._ledger = Ledger(directory / "ledger.db")
         cache = directory / "cache"
         self._cache = CanonicalCache(cache)
+        self._encoded = Shelf(cache / "encoded", kept=_KEPT_ENCODINGS)
         self._consents = {
             name: ConsentBook(name, spec.resolve(directory), self._sources[name], cache)
             for name, spec in config.consent.items()
@@ -375,16 +337,13 @@ class Silo:
         files = [self.directory / "mapping.yaml", *sorted(self.directory.glob("mappings/*.yaml"))]
         how = b"".join(file.read_bytes() for file in files if file.exists())
         name = hashlib.sha256(f"{fingerprint} {allowed} {key} ".encode() + how).hexdigest()
-        shelf = self.directory / "cache" / "encoded"
-        place = shelf / name
-        if not place.exists():
+        if name not in self._encoded:
             arrays = build()
             again = self._consent(mapping, purpose)
             if keep is not None and (again is None or again.digest != keep.digest):
                 raise Refused("the silo's consents changed meanwhile; ask again", code="consent")
-            self._keep(place, arrays)
-            _prune(shelf, _KEPT_ENCODINGS)
-        return {file.stem: np.load(file, mmap_mode="r") for file in sorted(place.glob("*.npy"))}
+            self._encoded.put(name, arrays)
+        return self._encoded.load(name)
 
     def kept_number(self, key: str, build: Callable[[], float]) -> float:
         """Return the number kept under ``key``, or build and keep it."""
@@ -582,22 +541,6 @@ class Silo:
             return self._cache.report(key)
         return None
 
-    def _keep(self, place: Path, arrays: Built) -> None:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=place.parent, prefix="building-"))
-        try:
-            for name, value in arrays.items():
-                with (made / f"{name}.npy").open("xb") as file:
-                    os.fchmod(file.fileno(), 0o600)
-                    _save(file, value)
-                    file.flush()
-                    os.fsync(file.fileno())
-            # Another process may have been faster with the same rows.
-            with contextlib.suppress(OSError):
-                made.rename(place)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-
 
 def answerer(silo_dir: Path, bundle_dir: Path | None = None) -> Answer:
     """Return what answers requests for the silo in ``silo_dir``; the node calls it in a child.
@@ -609,24 +552,3 @@ def answerer(silo_dir: Path, bundle_dir: Path | None = None) -> Answer:
     bundle = None if bundle_dir is None else Path(bundle_dir)
     path = () if bundle is None else (bundle,)
     return dispatch_answerer(Silo.open(Path(silo_dir), search_path=path, bundle=bundle))
-
-
-def _save(file: BinaryIO, value: np.ndarray[Any, Any] | Parts) -> None:
-    """Write an array as numpy does, without holding one that is made piece by piece."""
-    if not isinstance(value, Parts):
-        np.save(file, value, allow_pickle=False)
-        return
-    head = {"descr": value.dtype.str, "fortran_order": False, "shape": value.shape}
-    np.lib.format.write_array_header_1_0(file, head)
-    num_rows = 0
-    for piece in value.pieces():
-        file.write(np.ascontiguousarray(piece, dtype=value.dtype).tobytes())
-        num_rows += len(piece)
-    if num_rows != value.shape[0]:
-        raise RuntimeError(f"pieces of {num_rows} rows where {value.shape[0]} were said")
-
-
-def _prune(shelf: Path, kept: int) -> None:
-    entries = sorted(shelf.iterdir(), key=lambda place: place.stat().st_mtime_ns, reverse=True)
-    for place in entries[kept:]:
-        shutil.rmtree(place, ignore_errors=True)

@@ -33,7 +33,8 @@ from consilo.transports.local import LocalTransport
 from consilo.vertical_run import VerticalRun, run_vertical
 from silos.partners import Partner
 from silos.policy import Policy
-from silos.silo import Silo, SiloConfig
+from silos.silo import Silo
+from silos.silo_config import SiloConfig
 from silos.simulated import open_cut, write_cut
 from silos.sources import Source
 

@@ -22,7 +22,7 @@ import yaml
 from consilo.config import parse
 from consilo.environment import child_environment
 from consilo.processes import Supervisor
-from silos.silo import SiloConfig
+from silos.silo_config import SiloConfig
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "silo-operator.md").read_text()

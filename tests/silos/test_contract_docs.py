@@ -8,7 +8,7 @@ import yaml
 
 from consilo.contract import Contract
 from silos.mapping import Mapping
-from silos.silo import SiloConfig
+from silos.silo_config import SiloConfig
 from silos.sources import Source
 
 DOCS = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text(encoding="utf-8")
