@@ -22,6 +22,7 @@ ConsiloError
 ├── ServiceFailed           a process we started did not become healthy, or died
 ├── RunCancelled            somebody asked the run to stop
 ├── ModelDiverged           training produced NaN or infinity
+├── RunNotResumable         a run has ended, or its job, contract or code are others now
 └── RecordTampered          the run record does not verify
 
 A message says what, where, expected and found, and what to do next. It never holds a data value.
