@@ -200,8 +200,9 @@ class VerticalRun(Stages):
             manifest=self._kernel.manifest.digest,
         )
 
-    def _held(self) -> Held:
-        held: Held = self._kernel.run("match_held", MatchHeld(self._protocol.settings), self._fed)
+    def _held(self, run: str = "") -> Held:
+        asked = MatchHeld(self._protocol.settings, run)
+        held: Held = self._kernel.run("match_held", asked, self._fed)
         return held
 
     def _match_anew(self, held: Held) -> dict[str, Any]:
@@ -218,20 +219,22 @@ class VerticalRun(Stages):
             },
             quorum={"min_silos": len(members), "mandatory": list(members)},
         )
+        tried = len(list(self.directory.glob("match*")))  # silos answer a match that ended no more
+        name = f"match-{tried + 1}" if tried else "match"
         told = run_match(
             job,
             contract_of(job, self._search_path),
             self._transport,
             silos=members,
-            directory=self.directory / "match",
-            run_id=f"{self.run_id}-match",
+            directory=self.directory / name,
+            run_id=f"{self.run_id}-{name}",
             key=self._key,
             parties={n: each for n, each in self._parties.items() if n in members},
             bundle=self._bundle,
         )
         if told["status"] != "complete":
             raise QuorumLost(f"the silos were not matched: {told['reason']}", missing={})
-        held = self._held()
+        held = self._held(told["run_id"])
         if held.reason:
             raise QuorumLost(f"the silos were matched, but {held.reason}", missing={})
         kept = ("run_id", "recipe", "hub", "seconds")
@@ -256,7 +259,8 @@ class VerticalRun(Stages):
     def _settle(self) -> None:
         """Work out each silo's status: all of them trained, or nobody did."""
         rounds = tuple(int(each["round"]) for each in self.rounds)
-        faults = {each.silo: each.fault for each in self.exchanges if each.fault is not None}
+        since = self.exchanges[self._admitted_at :]
+        faults = {each.silo: each.fault for each in since if each.fault is not None}
         for name in self.silos:
             outcome = self.outcomes[name]
             if outcome.contract != "passed":

@@ -35,10 +35,13 @@ class MatchHeld(Protocol):
 
     Args:
         holders: the silos, and the match's handle.
+        run: the run that has just made the match; empty where none has. Asked the same thing
+            twice, a silo would say what it said before.
     """
 
-    def __init__(self, holders: Holders) -> None:
+    def __init__(self, holders: Holders, run: str = "") -> None:
         self.holders = holders
+        self.run = run
 
     @classmethod
     def from_job(cls, job: Job) -> Self:
@@ -48,7 +51,9 @@ class MatchHeld(Protocol):
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Held]:
         """Return what the silos hold, all of them together."""
         everybody = self.holders.members
-        said: Answers = yield turns.asked(everybody, everybody, "held", {}, needed=False)
+        said: Answers = yield turns.asked(
+            everybody, everybody, "held", {"run": self.run}, needed=False
+        )
         for name, fault in said.missing.items():
             return Held(reason=f"{name}: {fault.reason}")
         marks = {each.fields["mark"]["mark"].tobytes() for each in said.replies.values()}

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from consilo.config import parse
 from consilo.contract import Contract
-from consilo.errors import IncompatibleJob, JobInvalid
+from consilo.errors import IncompatibleJob, JobInvalid, Refused
 from consilo.job import Job
 from consilo.protocol import count, verb
 from consilo.silo import Message, SiloView
@@ -114,9 +114,10 @@ class VerticalScore(VerticalTraining):
     def _opened(self, silo: SiloView) -> tuple[Part, Batch]:
         part = part_of_model(silo, self.settings.model)
         if (part.label_silo, part.members) != (self.settings.label_silo, self.settings.members):
-            raise IncompatibleJob(
+            raise Refused(
                 f"the model's parts lie in {', '.join(part.members)}, its labels in "
-                f"{part.label_silo}; protocol.args says otherwise"
+                f"{part.label_silo}; protocol.args says otherwise",
+                code="model",
             )
         batch = batch_of(
             silo, self.settings, inputs=part.inputs, features=part.features, scale=part.scale

@@ -6,7 +6,7 @@ target by the label silo; a silo's part of the contract is what it must keep.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 from consilo.config import Config, parse
 from consilo.contract import Contract
 from consilo.contract_rules import twice
-from consilo.errors import IncompatibleJob, JobInvalid
+from consilo.errors import IncompatibleJob, JobInvalid, Refused
 from consilo.features import Encoding, Scale
 from consilo.job import Job
-from consilo.matching import HANDLE
+from consilo.matching import HANDLE, Match
 from consilo.silo import SiloView
 from consilo.wire import digest
 
@@ -91,6 +91,7 @@ class Holders(Config):
     def part(self, contract: Contract, silo: str) -> Contract:
         """Return the part of a contract that one silo must keep.
 
+        Columns of other silos are ignored, not left out: a mapping to the whole contract fits.
         Targets and ids are the label silo's: an id names the rows of its scores. Rules about
         columns of other silos are left out; a rule about several is too, unless the silo holds all
         of them.
@@ -116,8 +117,8 @@ class Holders(Config):
                 ),
             }
         )
-        columns = {name: each for name, each in contract.columns.items() if name in names}
-        return contract.model_copy(update={"columns": columns, "rules": kept})
+        others = set(contract.columns) - names
+        return _ignoring(contract, others).model_copy(update={"rules": kept})
 
 
 def part_of(job: Job, contract: Contract, silo: str) -> Contract:
@@ -145,9 +146,33 @@ def holders_of(job: Job) -> Holders:
 
 def without_target(contract: Contract) -> Contract:
     """Return a contract without its targets: what rows keep that are to be scored."""
-    columns = {n: each for n, each in contract.columns.items() if each.role != "target"}
     rules = contract.rules.model_copy(update={"class_balance": None})
-    return contract.model_copy(update={"columns": columns, "rules": rules})
+    return _ignoring(contract, set(contract.targets)).model_copy(update={"rules": rules})
+
+
+def _ignoring(contract: Contract, names: Set[str]) -> Contract:
+    """Return a contract whose canonical table has no columns of these names."""
+    columns = {
+        name: each.model_copy(update={"role": "ignore"}) if name in names else each
+        for name, each in contract.columns.items()
+    }
+    return contract.model_copy(update={"columns": columns})
+
+
+def match_for(silo: SiloView, holders: Holders, part: Contract) -> Match:
+    """Return the silo's half of the job's match; its row numbers are those of ``part``'s rows.
+
+    Raises:
+        Refused: where there is none that can be used, or it counts the rows of another data set.
+    """
+    match = silo.match(holders.match)
+    if match.dataset != silo.host.dataset(part):
+        raise Refused(
+            f"the match '{match.handle}' counts the rows of another data set than the one that "
+            f"{part.ref} is mapped to; map both contracts to one data set, and match again",
+            code="match",
+        )
+    return match
 
 
 @dataclass(frozen=True)
@@ -185,7 +210,7 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     holders.require_fit(silo.contract)
     require_all_rows(silo.job)
     part = holders.part(silo.contract, silo.name)
-    match = silo.match(holders.match)
+    match = match_for(silo, holders, part)
     has_labels = silo.name == holders.label_silo
     job = silo.job if has_labels else silo.job.changed(task="custom", outputs=1)
     encoding = Encoding.plan(part, job)
@@ -234,18 +259,19 @@ def batch_of(
         scale: the part's.
 
     Raises:
-        Refused: where the match cannot be used.
-        IncompatibleJob: where the contract's columns are not the part's inputs.
+        Refused: where the match cannot be used, or the contract's columns are not the part's
+            inputs.
     """
     contract = part_of(silo.job, silo.contract, silo.name)
-    match = silo.match(holders.match)
+    match = match_for(silo, holders, contract)
     job = silo.job.changed(task="custom", outputs=1, features=features)
     encoding = Encoding.plan(contract, job)
     if tuple(inputs) != encoding.inputs:
         missing = sorted(set(inputs) ^ set(encoding.inputs))
-        raise IncompatibleJob(
-            f"{silo.contract.ref}: '{silo.name}' was trained on other inputs than the contract "
-            f"gives; they differ in {', '.join(missing[:5]) or 'their order'}"
+        raise Refused(
+            f"the model's part here was trained on other inputs than {silo.contract.ref} gives; "
+            f"they differ in {', '.join(missing[:5]) or 'their order'}",
+            code="model",
         )
     frame = silo.host.frame(contract, purpose=silo.job.purpose).iloc[match.rows]
     ids = [name for name, each in contract.columns.items() if each.role == "id"]

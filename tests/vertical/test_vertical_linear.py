@@ -244,7 +244,7 @@ def test_a_silos_part_of_the_contract_has_its_own_columns_and_rules():
     contract = clinic.Contract.parse(value, where="joint.yaml")
     holders = Holders(match="m", label_silo="bank", columns=COLUMNS)
     mine = holders.part(contract, "shop")
-    assert (tuple(mine.columns), mine.ref) == (COLUMNS["shop"], "joint@1")
+    assert (mine.features, mine.ref) == (COLUMNS["shop"], "joint@1")
     assert [each.left for each in mine.rules.cross_column] == ["s0"]
     assert mine.rules.class_balance is None
     assert clinic.Contract.from_json(mine.to_json()) == mine
