@@ -24,6 +24,8 @@ from silos.budget import Budget
 _ABOUT_ROWS = frozenset(
     {Disclosure.UPDATE, Disclosure.MASKED_UPDATE, Disclosure.EMBEDDING, Disclosure.LABEL}
 )
+_STATISTICS = "statistics"
+"""The protocol that asks for moments, class counts and histograms."""
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 TEMPLATE = """\
@@ -52,6 +54,7 @@ partners: pinned                 # confirmed: only silos whose key fingerprint y
 privacy:
   required: no                   # yes: updates leave only with differential privacy
   allow_reproducible: no         # noise that whoever knows the job's seed can take away
+  exact_statistics: yes          # no: means, class counts, histograms leave with noise only
   # max_epsilon: 10.0            # in one run
   # max_delta: 1.0e-3
   # budgets:                     # all runs together, by data set; "*" is every other one
@@ -138,6 +141,8 @@ class PrivacyRules(Config):
         max_epsilon: of one run; None sets no limit.
         max_delta: of one run; None sets no limit.
         allow_reproducible: whether a job may key the noise by its own seed.
+        exact_statistics: whether moments, class counts and histograms may leave exactly; if not,
+            only of jobs with ``privacy.statistics_epsilon``, which pay for them.
         budgets: of all runs together, by data set; ``*`` is every other one. Where there is any,
             updates leave only with differential privacy, since nothing else can be accounted for.
     """
@@ -146,7 +151,18 @@ class PrivacyRules(Config):
     max_epsilon: float | None = Field(default=None, gt=0)
     max_delta: float | None = Field(default=None, gt=0, lt=1)
     allow_reproducible: bool = False
+    exact_statistics: bool = True
     budgets: dict[str, Budget] = Field(default_factory=dict)
+
+    def permit_statistics(self, job: Job) -> None:
+        """Raise `Refused` unless a job's statistics are as private as they must be."""
+        private = job.privacy is not None and job.privacy.statistics_epsilon is not None
+        if not (private or self.exact_statistics):
+            raise Refused(
+                "this silo's policy lets statistics leave with noise only; the job needs "
+                "privacy.statistics_epsilon",
+                code="privacy",
+            )
 
     def permit(self, job: Job) -> None:
         """Raise `Refused` unless a job that asks for an update is private enough."""
@@ -350,6 +366,8 @@ class Policy(Config):
             )
         for each in sorted(verb.disclosures):
             self._permit_leaving(each, verb, job, met)
+        if header.protocol == _STATISTICS:
+            self.privacy.permit_statistics(job)
         if not verb.disclosures & _ABOUT_ROWS:
             return
         here = 1 + len(met.attested)

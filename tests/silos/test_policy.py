@@ -39,13 +39,26 @@ def permit(
     now=NOW,
     bundle="",
     signer="",
+    protocol="fedavg",
 ):
     job = job or clinic.job()
     manifest = Manifest.of("r", job, clinic.contract(), bundle)
     cohort = ("a", "b", "c")
-    header = Header("r", "1/0/train", "c", 1, "a", "fedavg", verb.name, cohort, manifest)
+    header = Header("r", "1/0/train", "c", 1, "a", protocol, verb.name, cohort, manifest)
     met = Circumstances(now, frozenset(attested), asked, lambda: rows, signer)
     given.permit(header, job, verb, met)
+
+
+def test_statistics_leave_with_noise_only_where_the_policy_says_so():
+    strict = policy(privacy={"exact_statistics": False})
+    asked = {"protocol": "statistics", "verb": find_protocol("statistics").verbs()["moments"]}
+    exact = clinic.job(privacy={"epsilon": 3, "delta": 1e-5})
+    noisy = clinic.job(privacy={"epsilon": 3, "delta": 1e-5, "statistics_epsilon": 1})
+    for job in (clinic.job(), exact):
+        assert code(strict, job, **asked) == "privacy"
+        permit(policy(), job, **asked)
+    permit(strict, noisy, **asked)
+    permit(strict, exact)
 
 
 def code(*args, **kwargs) -> str:
