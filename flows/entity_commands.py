@@ -37,7 +37,7 @@ def run(
     """
     from consilo.environment import quieten
     from consilo.match_run import contract_of, new_run_id, run_match
-    from flows.plan_command import opened
+    from flows.consult import opened
 
     quieten()
     folder = (job or recipe or Path.cwd()).resolve().parent

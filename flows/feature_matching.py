@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,11 +13,12 @@ from consilo.correspondence.score import Proposed, propose
 from consilo.errors import ConfigInvalid
 from consilo.job import Job
 from consilo.protocols.feature_match import FeatureMatch, Released
+from flows.consult import consult
 
 if TYPE_CHECKING:
     from flows.connection import Connection
 
-_POLL_S = 0.2
+
 NO_CONTRACT = Contract.model_validate(
     {
         "name": "none",
@@ -109,38 +108,19 @@ def ask(
     Raises:
         ConfigInvalid: where a silo does not belong to the federation.
     """
-    from consilo.kernel import Federation, Kernel
-    from consilo.protocols.conclude import Conclude
-
     unknown = sorted(set(silos) - set(connection.silos))
     if unknown:
         hint = f"it has {', '.join(sorted(connection.silos))}"
         raise ConfigInvalid("the federation", [f"no silo is called '{unknown[0]}'; {hint}"])
-    asked = tuple(sorted(silos or connection.silos))
-    parties = {name: each for name, each in connection.parties.items() if name in asked}
-    kernel = Kernel(
-        connection.transport,
-        run_id=f"{job.name}-{secrets.token_hex(6)}",
-        job=job,
-        contract=contract,
-        observe=lambda _: None,
-        key=connection.signing_key,
-        bundle=connection.bundle,
-        parties=parties,
+    released: Released = consult(
+        "feature_match",
+        FeatureMatch(),
+        job,
+        contract,
+        connection,
+        silos=silos or connection.silos,
+        wait_s=wait_s,
     )
-    absent = {name: why for name, why in connection.absent.items() if name in asked}
-    expected = set(asked) - set(absent)
-
-    def online() -> tuple[str, ...]:
-        return tuple(name for name in connection.transport.online() if name in expected)
-
-    fed = Federation(asked, job, contract, online, left=absent)
-    end = time.monotonic() + wait_s
-    while set(online()) < expected and time.monotonic() < end:
-        time.sleep(_POLL_S)
-    released: Released = kernel.run("feature_match", FeatureMatch(), fed)
-    signing = [name for name in online() if name in parties and parties[name].wire >= 2]
-    kernel.run("conclude", Conclude(signing, "matched"), fed)
     return released
 
 

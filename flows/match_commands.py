@@ -167,8 +167,8 @@ def _released(
     wait_s: float,
 ) -> Released:
     from consilo.contract import Contract
+    from flows.consult import opened
     from flows.feature_matching import NO_CONTRACT, ask, question
-    from flows.plan_command import opened
 
     carried = contract if isinstance(contract, Contract) else NO_CONTRACT
     job = question(carried, purpose=purpose)

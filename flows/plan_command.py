@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consilo.errors import ConfigInvalid
+from flows.consult import consult, opened
 
 if TYPE_CHECKING:
     from consilo.contract import Contract
     from consilo.job import Job
     from consilo.protocols.quote import Quotes
     from flows.connection import Connection
-
-_POLL_S = 0.2
 
 
 def job_plan(
@@ -85,100 +81,16 @@ def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) 
         connection: an open federation.
         wait_s: how long to wait for silos that are not connected yet.
     """
-    import secrets
-
-    from consilo.kernel import Federation, Kernel
-    from consilo.protocols.conclude import Conclude
     from consilo.protocols.quote import Quote
     from consilo.vertical.blocks import holders_of
 
-    silos = tuple(sorted(set(connection.silos) - set(job.exclude)))
+    silos: Sequence[str] = tuple(set(connection.silos) - set(job.exclude))
     if job.kind != "horizontal":
         silos = holders_of(job).members
-    parties = {name: each for name, each in connection.parties.items() if name in silos}
-    kernel = Kernel(
-        connection.transport,
-        run_id=f"{job.name}-plan-{secrets.token_hex(6)}",
-        job=job,
-        contract=contract,
-        observe=lambda _: None,
-        key=connection.signing_key,
-        bundle=connection.bundle,
-        parties=parties,
+    quotes: Quotes = consult(
+        "quote", Quote(), job, contract, connection, silos=silos, wait_s=wait_s
     )
-    absent = {name: why for name, why in connection.absent.items() if name in silos}
-    expected = set(silos) - set(absent)
-
-    def online() -> tuple[str, ...]:
-        return tuple(name for name in connection.transport.online() if name in expected)
-
-    fed = Federation(silos, job, contract, online, left=absent)
-    end = time.monotonic() + wait_s
-    while set(online()) < expected and time.monotonic() < end:
-        time.sleep(_POLL_S)
-    quotes: Quotes = kernel.run("quote", Quote(), fed)
-    signing = [n for n in online() if n in parties and parties[n].wire >= 2]
-    kernel.run("conclude", Conclude(signing, "planned"), fed)
     return quotes
-
-
-@contextmanager
-def opened(
-    job: Job, contract: Contract, folder: Path, directory: Path | None, silos: Path | None
-) -> Iterator[Connection]:
-    """Open a federation that is up, or the silos of a folder in this process.
-
-    Args:
-        job: what will be asked with.
-        contract: what travels with it.
-        folder: where the job's own modules lie.
-        directory: of the coordinator; None where ``silos`` says.
-        silos: folder of silo directories; None where ``directory`` says.
-
-    Raises:
-        ConfigInvalid: where both are given, or neither.
-    """
-    import threading
-
-    from flows.connection import Order, connect
-
-    if (directory is None) == (silos is None):
-        raise ConfigInvalid(
-            "the command", ["give --dir of a federation that is up, or --silos, a folder of silos"]
-        )
-    if directory is not None:
-        home = directory.resolve()
-        with connect(Order(home, job, contract, (folder,), threading.Event())) as connection:
-            yield connection
-    elif silos is not None:
-        with _here(silos, folder) as connection:
-            yield connection
-
-
-@contextmanager
-def _here(silos: Path, folder: Path) -> Iterator[Connection]:
-    """Open the silos below a folder in this process, with their own policies and ledgers."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    from consilo.dispatch import answerer
-    from consilo.kernel import Party
-    from consilo.transports.local import LocalTransport
-    from flows.connection import Connection
-    from flows.federation import find_silos
-    from silos.simulation import acquainted
-
-    key = Ed25519PrivateKey.generate()
-    hosts = acquainted(find_silos(silos), silos, key, (folder,))
-    yield Connection(
-        transport=LocalTransport({name: answerer(host) for name, host in hosts.items()}),
-        silos=tuple(hosts),
-        bundle="",
-        signing_key=key,
-        tracking_uri="",
-        home=folder,
-        finish=lambda ok, detail: None,
-        parties={name: Party(host.signing_key) for name, host in hosts.items()},
-    )
 
 
 def _show(told: Mapping[str, Any]) -> None:

@@ -18,8 +18,8 @@ from consilo.chain import check_links, read
 from consilo.job import Job
 from consilo.match_run import contract_of
 from flows.connection import Order, connecting
+from flows.consult import opened
 from flows.match_commands import match_app
-from flows.plan_command import opened
 from silos.matching import read_match
 
 CONTRACT = """
