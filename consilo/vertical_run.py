@@ -17,13 +17,14 @@ from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
 from consilo.job import Job
 from consilo.kernel import Federation
 from consilo.match_run import contract_of, run_match
-from consilo.outcome import RunResult
+from consilo.outcome import RunResult, RunStatus
 from consilo.parcel import Fault, Transport
 from consilo.protocols import find_protocol
 from consilo.protocols.match_held import Held, MatchHeld
 from consilo.stages import Stages
 from consilo.steps import Checkpoint
 from consilo.vertical.blocks import Holders
+from consilo.vertical.control import control
 from consilo.vertical.training import Turn, VerticalTraining
 from consilo.wire import digest
 
@@ -135,10 +136,16 @@ class VerticalRun(Stages):
                 metrics=dict(self.state.metrics),
                 facts=dict(self.state.facts),
                 rows=self.state.rows,
+                control=control(self.state.metrics),
                 parts=dict(self.state.references),
             )
             self._record_replies()
         return self.state.metrics
+
+    def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
+        """End the run as `Stages.close` does; the summary has the match and the references too."""
+        told = {"match": dict(self.matched) or None, "references": self.references}
+        return super().close(error, **told, label_silo=self.label_silo, **extra)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -256,6 +263,14 @@ class VerticalRun(Stages):
         self.state = checkpoint.state
         return checkpoint
 
+    def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
+        """A run whose shuffled join gains too is no plain success."""
+        status, reason = super()._verdict(error)
+        wrong = control(self.state.metrics)
+        if status == "failed" or not wrong:
+            return status, reason
+        return "degraded", "; ".join(each for each in (reason, wrong) if each)
+
     def _settle(self) -> None:
         """Work out each silo's status: all of them trained, or nobody did."""
         rounds = tuple(int(each["round"]) for each in self.rounds)
@@ -322,6 +337,12 @@ def plan_vertical(
         faults.append(
             f"match.handle: '{job.match.handle}' is made, protocol.args.match: '{holders.match}' "
             "is used; write the same"
+        )
+    model = str(job.protocol.args.get("model", ""))
+    if silos and job.kind == "scoring" and ":" in model:
+        faults.append(
+            f"protocol.args.model: '{model}' must be looked up in the registry first; run the job "
+            "on a federation, or give the id of the run that trained it"
         )
     if job.reduce.secure:
         faults.append("reduce.secure: nothing is reduced at the coordinator; leave it out")
