@@ -1,44 +1,43 @@
-"""Cross-validate gradient-boosted trees over the columns of several silos, as pooled ones.
-
-The trees are those of the pooled table with the same bins. This version judges them; it keeps no
-forest for later scoring.
+"""Gradient-boosted trees over the columns of several silos: those of the pooled table.
 
 Two asks per level of a tree. The label silo seals gradients (at a tree's root) and each row's node;
 a feature silo finds the best split of each node among its own columns and seals what it is worth
-and which rows would go left; the label silo takes the best of all silos. All folds of the
-cross-validation grow together. Who learns what:
+and which rows would go left; the label silo takes the best of all silos and says whose it took. The
+model of all rows and those of the cross-validation grow together. Who learns what:
 
 - **Label silo**: for each node, one bit per row and silo (the best split there), without the column
   or the threshold (class ``embedding``).
-- **Feature silos**: the gradients, from which the labels can be read off, and which rows share a
-  node (class ``label``).
+- **Feature silos**: the gradients, from which the labels can be read off, which rows share a node
+  (class ``label``), and which of their splits were taken.
 - **Coordinator**: metrics, numbers of trees, padded sizes of envelopes.
 
-Histograms never leave the silo that made them. Sums that stay hidden from the feature silo itself
-(encrypted gradients) are not in this version: ``histograms: secure`` is refused.
+Histograms never leave the silo that made them. With ``histograms: secure`` the feature silos add up
+gradients that they cannot read: `consilo.protocols.vertical_trees_secure`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from consilo import seeds
 from consilo.config import parse
-from consilo.errors import IncompatibleJob, JobInvalid
+from consilo.errors import IncompatibleJob, JobInvalid, Refused
 from consilo.job import Job
-from consilo.protocol import Disclosure, Protocol, numbers, verb
-from consilo.sealed import Envelope, Mailbox
+from consilo.protocol import Disclosure, Verb, numbers, verb
+from consilo.sealed import Envelope
 from consilo.silo import Message, SiloView
-from consilo.steps import Answers, Publish, Step
+from consilo.steps import Answers, Step
 from consilo.vertical import turns
-from consilo.vertical.blocks import Array, Block, Holders, block_of, folds_of
-from consilo.vertical.linear import Kind, curvatures, figures_of, residuals
-from consilo.vertical.trees import Growth, Splits, best_splits, binned, leaf_values
+from consilo.vertical.blocks import Array, Block, Holders, block_of
+from consilo.vertical.linear import Kind, curvatures
+from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
+from consilo.vertical.tree_models import Boosting, Choice, TreeModels
+from consilo.vertical.tree_splits import WonSplits
+from consilo.vertical.trees import Growth, best_splits, coded, edges_of
 
 _NODES, _SPLITS = "nodes", "splits"
 
@@ -52,308 +51,268 @@ class TreeSettings(Holders):
     min_rows: int = Field(20, ge=1, description="in each child of a split")
     max_bins: int = Field(64, ge=2, le=255)
     folds: int = Field(5, ge=2, le=20, description="of the cross-validation")
-    histograms: Literal["plain", "secure"] = "plain"
+    judged_folds: int | None = Field(
+        None,
+        ge=1,
+        description="how many of the folds are held out in turn, each with three models more; "
+        "all of them, or one where histograms are secure",
+    )
+    histograms: Literal["plain", "secure"] = Field(
+        "plain",
+        description="secure: feature silos add up encrypted gradients, and cannot read the labels",
+    )
 
-    @property
-    def growth(self) -> Growth:
-        """How trees grow."""
-        return Growth(self.l2, self.min_rows)
+    @model_validator(mode="after")
+    def _folds_there_are(self) -> Self:
+        if self.judged_folds is not None and self.judged_folds > self.folds:
+            raise ValueError(
+                f"judged_folds: {self.judged_folds} of {self.folds} folds cannot be judged"
+            )
+        return self
 
 
-@dataclass(frozen=True)
-class Boosted:
-    """What the coordinator learns of vertical trees.
+class VerticalTrees(VerticalTraining):
+    """Boosted trees; a round is a tree.
+
+    The metrics ``joined/roc_auc``, ``label_only/roc_auc`` and ``shuffled/roc_auc``, … are means
+    over the folds' held-out rows: with the columns of all silos, with the label silo's, and with
+    the others' rows in a wrong order.
 
     Args:
-        metrics: ``joined/roc_auc``, ``label_only/roc_auc``, ``shuffled/roc_auc``, …: means over the
-            folds' held-out rows, as `consilo.protocols.vertical_linear.Fitted` has them.
-        trees: how many.
+        job: ``task`` is binary or regression; ``protocol.args`` are those of `TreeSettings`;
+            ``protocol.rounds`` is the number of trees.
     """
 
-    metrics: Mapping[str, float]
-    trees: int
-
-
-class VerticalTrees(Protocol):
-    """Boosts trees over the columns of several silos, for each fold of a cross-validation.
-
-    Args:
-        job: ``task`` is binary or regression; ``protocol.rounds`` is the number of trees.
-    """
+    label_verbs: ClassVar[tuple[str, ...]] = ("start", "grow", "judge")
+    feature_verbs: ClassVar[tuple[str, ...]] = ("split", "keep_part")
+    histograms: ClassVar[str] = "plain"
+    settings: TreeSettings
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         where = f"{job.name}, protocol.args"
         self.settings = parse(TreeSettings, job.protocol.args, where=where, error=JobInvalid)
-        if job.task not in ("binary", "regression"):
-            raise IncompatibleJob("vertical_trees: task must be binary or regression")
         if job.privacy is not None:
             raise IncompatibleJob(
                 "vertical_trees adds no noise; take vertical_split for a job with a privacy section"
             )
-        if self.settings.histograms == "secure":
-            raise IncompatibleJob(
-                "protocol.args.histograms: this version has no sums over encrypted gradients; set "
-                "'plain', where the silos' policies let labels go to the feature silos"
-            )
 
     @classmethod
     def from_job(cls, job: Job) -> Self:
-        """Return the protocol with a job's settings."""
-        return cls(job)
+        """Return the protocol with a job's settings: the one that its ``histograms`` ask for."""
+        from consilo.protocols.vertical_trees_secure import SecureTrees
+
+        kind = SecureTrees if job.protocol.args.get("histograms") == "secure" else VerticalTrees
+        return cast(Self, kind(job))
+
+    @classmethod
+    def verbs(cls) -> dict[str, Verb]:
+        """Return the verbs of both kinds; each kind refuses the other's."""
+        from consilo.protocols.vertical_trees_secure import SecureTrees
+
+        return super(VerticalTrees, SecureTrees).verbs()
+
+    @property
+    def boosting(self) -> Boosting:
+        """How many trees of which kind."""
+        settings = self.settings
+        all_folds = settings.folds if self.histograms == "plain" else 1
+        return Boosting(
+            kind=self.kind,
+            trees=self.job.protocol.rounds,
+            depth=settings.depth,
+            learning_rate=settings.learning_rate,
+            growth=Growth(settings.l2, settings.min_rows),
+            max_bins=settings.max_bins,
+            folds=settings.folds,
+            judged=settings.judged_folds or all_folds,
+            silos=settings.feature_silos,
+            seed=self.job.seed,
+        )
 
     @property
     def kind(self) -> Kind:
         """Which loss."""
         return "binary" if self.job.task == "binary" else "regression"
 
-    def coordinate(self, fed: Any, state: None) -> Generator[Step, Any, Boosted]:
-        """Grow the trees level by level; return the figures."""
-        holders, everybody = self.settings, self.settings.members
-        label, others = holders.label_silo, holders.feature_silos
-        inbox = yield from turns.introduced(everybody)
-        told: Answers = yield turns.asked(
-            (label,), everybody, "start", {}, {label: {"introductions": inbox[label]}}
-        )
-        levels = self.job.protocol.rounds * self.settings.depth
-        for step in range(1, levels + 1):
-            own = {
-                name: {
-                    "introductions": {label: inbox[name][label]},
-                    "envelope": turns.letter(told.replies[label], name),
-                }
-                for name in others
-            }
-            found: Answers = yield turns.asked(others, everybody, "split", {"step": step}, own)
-            letters = {n: turns.letter(reply, label) for n, reply in found.replies.items()}
-            told = yield turns.asked(
-                (label,),
-                everybody,
-                "grow",
-                {"step": step},
-                {label: {"envelopes": letters}},
-            )
-            if step % self.settings.depth == 0:
-                yield Publish("vertical_tree", {"trees": step // self.settings.depth})
-        judged: Answers = yield turns.asked((label,), everybody, "judge", {"step": levels})
-        yield turns.asked(everybody, everybody, "close", {})
-        return Boosted(dict(judged.replies[label].fields["metrics"]), self.job.protocol.rounds)
+    def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Carry the first tree's gradients to the feature silos."""
+        label = self.settings.label_silo
+        told: Answers = yield turns.asked((label,), self.settings.members, "start", {})
+        return replace(state, letters=turns.sent(told))
 
-    @verb("introduce", replies=turns.INTRODUCTIONS)
-    def introduce(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Return this silo's public key for the others."""
-        return {"envelopes": Mailbox(silo).introduce(self.settings.members)}
+    def train_round(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Grow a tree level by level."""
+        label, others, everybody = self.settings.parties
+        for step in self.steps_of(state.round):
+            own = {name: state.to(name) for name in others}
+            found: Answers = yield turns.asked(others, everybody, "split", step, own)
+            own = {label: {"envelopes": turns.sent(found)[label]}}
+            told = yield turns.asked((label,), everybody, "grow", step, own)
+            state = replace(state, letters=turns.sent(told))
+        return self.counted(state)
+
+    def finish(self, state: Turn) -> Generator[Step, Any, Turn]:
+        """Let the label silo judge, and every silo keep its part."""
+        label, others, everybody = self.settings.parties
+        step = {"step": state.round * self.settings.depth}
+        done: Answers = yield turns.asked((label,), everybody, "judge", step)
+        own = {name: state.to(name) for name in others}
+        kept: Answers = yield turns.asked(others, everybody, "keep_part", step, own)
+        return replace(
+            state,
+            letters={},
+            metrics=dict(done.replies[label].fields["metrics"]),
+            references=references(done) | references(kept),
+        )
+
+    def steps_of(self, tree: int) -> list[dict[str, int]]:
+        """Return the payloads of a tree's levels: a step's number is 1 at the first tree's root."""
+        depth = self.settings.depth
+        return [{"step": tree * depth + level + 1} for level in range(depth)]
+
+    def place_of(self, step: int) -> tuple[int, int]:
+        """Return the tree and the level of a step, both from 0."""
+        return divmod(step - 1, self.settings.depth)
+
+    def counted(self, state: Turn) -> Turn:
+        """Return the state after another tree."""
+        trees = state.round + 1
+        is_last = trees == self.job.protocol.rounds
+        return replace(state, facts={"trees": float(trees)}, is_trained=is_last)
+
+    def require_kind(self, histograms: str) -> None:
+        """Raise `Refused` for a verb that is not this job's."""
+        if self.histograms != histograms:
+            raise Refused(
+                f"the job's histograms are {self.histograms}; this is asked for those that are "
+                f"{histograms}",
+                code="verb",
+            )
 
     @verb("start", replies={"envelopes": turns.RESIDUALS})
     def start(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Label silo: seal the first tree's gradients."""
-        Mailbox(silo).meet(message.payload["introductions"], self.settings.members)
+        self.require_kind("plain")
         block = block_of(silo, self.settings)
-        forest = _Forest.begin(self, block)
-        turns.keep(silo, "forest", 0, forest.to_payload())
-        return {"envelopes": self._letters(silo, block, forest, 0)}
+        models = TreeModels.begin(self.boosting, block)
+        turns.keep(silo, "models", 0, models.to_payload())
+        return {"envelopes": self._letters(silo, block, models, 0, {})}
 
     @verb("split", replies={"envelopes": turns.SCORES})
     def split(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: seal the worth of the best own split of each node, and who goes left."""
+        self.require_kind("plain")
         label, step = self.settings.label_silo, int(message.payload["step"])
-        Mailbox(silo).meet(message.payload["introductions"], (label,))
-        block = block_of(silo, self.settings)
+        tree, level = self.place_of(step)
+        block, boosting = block_of(silo, self.settings), self.boosting
         post = turns.Post(silo, block.mark)
-        told = post.open(label, _NODES, message.payload["envelope"])
-        tree, level = divmod(step - 1, self.settings.depth)
-        turns.require_shape(label, "nodes", told["nodes"], (None, len(block)))
+        told = post.open(label, _NODES, message.payload["envelopes"][label])
+        shape = (boosting.num_shared, len(block))
+        turns.require_shape(label, "nodes", told["nodes"], shape)
         if level == 0:
-            turns.require_shape(label, "gradients", told["gradients"], told["nodes"].shape)
+            turns.require_shape(label, "gradients", told["gradients"], shape)
             turns.keep(silo, "gradients", tree, {"gradients": told["gradients"]})
         gradients = turns.kept(silo, "gradients", tree)["gradients"]
-        codes = binned(block.features, self.settings.max_bins)
-        gains, lefts = [], []
-        for slope, nodes in zip(gradients, told["nodes"], strict=True):
-            found = best_splits(
+        edges = edges_of(block.features, boosting.max_bins)
+        codes = coded(block.features, edges)
+        every = [
+            best_splits(
                 codes,
                 slope,
                 curvatures(self.kind, slope),
                 nodes,
                 num_nodes=2**level,
-                growth=self.settings.growth,
+                growth=boosting.growth,
             )
-            gains.append(found.gains)
-            lefts.append(np.packbits(found.goes_left(codes, nodes)))
-        content = {"gains": np.array(gains), "lefts": np.array(lefts)}
+            for slope, nodes in zip(gradients, told["nodes"], strict=True)
+        ]
+        offer = {"columns": every[0].columns, "thresholds": every[0].thresholds(edges)}
+        won = self.won_until(silo, step - 1, told)
+        turns.keep(silo, "offers", step, {"won": won.to_payload(), **offer})
+        lefts = [
+            np.packbits(found.goes_left(codes, nodes))
+            for found, nodes in zip(every, told["nodes"], strict=True)
+        ]
+        content = {"gains": np.array([found.gains for found in every]), "lefts": np.array(lefts)}
         return {"envelopes": {label: post.seal(label, _SPLITS, content)}}
 
     @verb("grow", replies={"envelopes": turns.RESIDUALS})
     def grow(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Label silo: take each node's best split of all silos; seal the rows' new nodes."""
+        self.require_kind("plain")
         step = int(message.payload["step"])
-        block = block_of(silo, self.settings)
+        tree, level = self.place_of(step)
+        block, boosting = block_of(silo, self.settings), self.boosting
         post = turns.Post(silo, block.mark)
-        forest = _Forest.from_payload(self, block, turns.kept(silo, "forest", step - 1))
-        level = (step - 1) % self.settings.depth
-        models = 2 * self.settings.folds
-        offers: dict[str, Mapping[str, Any]] = {}
+        models = TreeModels.from_payload(boosting, block, turns.kept(silo, "models", step - 1))
+        gains: dict[str, Array] = {}
+        lefts: dict[str, Array] = {}
         for name in self.settings.feature_silos:
             told = post.open(name, _SPLITS, message.payload["envelopes"][name])
-            turns.require_shape(name, "gains", told["gains"], (models, 2**level))
+            turns.require_shape(name, "gains", told["gains"], (boosting.num_shared, 2**level))
             width = -(-len(block) // 8)
-            turns.require_shape(name, "lefts", told["lefts"], (models, width))
-            offers[name] = told
-        forest = forest.grown(level, offers)
-        turns.keep(silo, "forest", step, forest.to_payload())
-        return {"envelopes": self._letters(silo, block, forest, step)}
+            turns.require_shape(name, "lefts", told["lefts"], (boosting.num_shared, width))
+            gains[name], lefts[name] = told["gains"], told["lefts"]
+        choice = models.chosen(level, gains)
+        models = models.divided(tree, level, choice, lefts)
+        turns.keep(silo, "models", step, models.to_payload())
+        return {"envelopes": self._letters(silo, block, models, step, self.taken(choice))}
 
-    @verb("judge", replies={"metrics": numbers(Disclosure.METRIC)})
+    @verb("judge", replies={"metrics": numbers(Disclosure.METRIC), **REFERENCE})
     def judge(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Label silo: return the figures of merit on held-out rows."""
+        """Label silo: return the figures of merit on held-out rows; keep the own part."""
         block = block_of(silo, self.settings)
-        value = turns.kept(silo, "forest", int(message.payload["step"]))
-        return {"metrics": _Forest.from_payload(self, block, value).metrics()}
+        value = turns.kept(silo, "models", int(message.payload["step"]))
+        models = TreeModels.from_payload(self.boosting, block, value)
+        return {"metrics": models.metrics(), **self.keep_part(silo, block, models.part())}
 
-    @verb("close", replies={})
-    def close(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Erase the run's relay keys; a step of its own, since it cannot be taken back."""
-        Mailbox(silo).close()
-        return {}
+    @verb("keep_part", replies=REFERENCE)
+    def keep_own_part(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Feature silo: keep the own splits that were taken; they never leave."""
+        block, label = block_of(silo, self.settings), self.settings.label_silo
+        told = turns.Post(silo, block.mark).open(label, _NODES, message.payload["envelopes"][label])
+        won = self.won_until(silo, int(message.payload["step"]), told)
+        return self.keep_part(silo, block, won.to_payload())
 
-    def _letters(
-        self, silo: SiloView, block: Block, forest: _Forest, step: int
-    ) -> dict[str, Envelope]:
-        """Return a letter for each feature silo; gradients go once a tree."""
-        post, content = turns.Post(silo, block.mark), {"nodes": forest.outward(forest.nodes)}
-        if step % self.settings.depth == 0:
-            content["gradients"] = forest.outward(forest.gradients())
-        return {name: post.seal(name, _NODES, content) for name in self.settings.feature_silos}
+    def taken(self, choice: Choice) -> dict[str, dict[str, Any]]:
+        """Return what each feature silo is told: which of its splits the kept model took."""
+        names = self.settings.feature_silos
+        return {name: {"won": choice.won(at)[0]} for at, name in enumerate(names, start=1)}
 
-
-@dataclass(frozen=True)
-class _Forest:
-    """The label silo's models: the folds, then the folds with shuffled rows, then without others.
-
-    Args:
-        protocol: with its settings.
-        block: the label silo's columns and labels.
-        scores: float64, [models, rows]: of the trees that are done.
-        nodes: int8, [models, rows]: in the tree that grows; -1 where a node grows no more.
-        leaves: int8, [models, rows]: where a row would end if the tree were done.
-    """
-
-    protocol: VerticalTrees
-    block: Block
-    scores: Array
-    nodes: Array
-    leaves: Array
-
-    @classmethod
-    def begin(cls, protocol: VerticalTrees, block: Block) -> Self:
-        """Return models of a constant."""
-        shape = (3 * protocol.settings.folds, len(block))
-        empty = cls(protocol, block, np.zeros(shape), np.zeros(shape, np.int8), np.zeros(shape))
-        scores = np.empty(shape)
-        for place in range(shape[0]):
-            mean = float(empty._labels[empty._used(place)].mean())
-            scores[place] = np.log(mean / (1 - mean)) if protocol.kind == "binary" else mean
-        return replace(empty, scores=scores, leaves=np.zeros(shape, np.int8))
-
-    def gradients(self) -> Array:
-        """Return the loss's derivative by the score, [models, rows]; NaN for a row left out."""
-        found = np.empty_like(self.scores)
-        for place, scores in enumerate(self.scores):
-            slope = -residuals(self.protocol.kind, scores, self._labels)
-            found[place] = np.where(self._used(place), slope, np.nan)
-        return found
-
-    def outward(self, values: Array) -> Array:
-        """Return what the feature silos get of [models, rows]: in the order of their rows."""
-        found = np.empty_like(values[: 2 * self._folds])
-        for place in range(len(found)):
-            found[place, self._order(place)] = values[place]
-        return found
-
-    def grown(self, level: int, offers: Mapping[str, Mapping[str, Any]]) -> _Forest:
-        """Return the models one level deeper, or with the tree done.
+    def won_until(self, silo: SiloView, step: int, told: Mapping[str, Any]) -> WonSplits:
+        """Return a feature silo's splits of the kept model up to a step; the label silo says which.
 
         Args:
-            level: of the nodes, from 0.
-            offers: feature silo → ``gains`` and ``lefts`` of the models with others' columns.
+            silo: the feature silo.
+            step: the last that was answered; 0 before the first.
+            told: what the label silo said after it.
         """
-        settings, codes = self.protocol.settings, self._codes
-        gradients, nodes, leaves = self.gradients(), self.nodes.copy(), self.leaves.copy()
-        scores, is_last = self.scores.copy(), level + 1 == settings.depth
-        for place, slope in enumerate(gradients):
-            curve = curvatures(self.protocol.kind, slope)
-            mine: Splits = best_splits(
-                codes,
-                slope,
-                curve,
-                nodes[place],
-                num_nodes=2**level,
-                growth=settings.growth,
-            )
-            gains, left = mine.gains, mine.goes_left(codes, nodes[place])
-            at = np.maximum(nodes[place], 0).astype(np.int64)
-            for offer in offers.values() if place < 2 * self._folds else ():
-                better = offer["gains"][place] > gains
-                theirs = np.unpackbits(offer["lefts"][place], count=len(left)).astype(bool)
-                left = np.where(better[at], theirs[self._order(place)], left)
-                gains = np.where(better, offer["gains"][place], gains)
-            splits = (nodes[place] >= 0) & (gains[at] > 0)
-            leaves[place] = 2 * leaves[place] + (splits & ~left)
-            nodes[place] = np.where(splits, leaves[place], -1)
-            if is_last:
-                values = leaf_values(
-                    slope,
-                    curve,
-                    leaves[place].astype(np.int64),
-                    num_leaves=2**settings.depth,
-                    growth=settings.growth,
-                )
-                scores[place] += settings.learning_rate * values[leaves[place]]
-        if is_last:
-            nodes, leaves = np.zeros_like(nodes), np.zeros_like(leaves)
-        return replace(self, scores=scores, nodes=nodes, leaves=leaves)
+        if step == 0:
+            return WonSplits.none()
+        tree, level = self.place_of(step)
+        before = turns.kept(silo, "offers", step)
+        turns.require_shape(self.settings.label_silo, "won", told.get("won"), (2**level,))
+        return WonSplits.from_payload(before["won"]).with_level(
+            tree, level, before["columns"], before["thresholds"], told["won"]
+        )
 
-    def metrics(self) -> dict[str, float]:
-        """Return each way's figures of merit: means over the folds."""
-        found = {}
-        for start, way in enumerate(("joined", "shuffled", "label_only")):
-            places = range(start * self._folds, (start + 1) * self._folds)
-            each_fold = [self._figures(place) for place in places]
-            for name in set.intersection(*(set(each) for each in each_fold)):
-                found[f"{way}/{name}"] = float(np.mean([each[name] for each in each_fold]))
-        return found
-
-    def to_payload(self) -> dict[str, Any]:
-        """Return what is kept between messages."""
-        return {"scores": self.scores, "nodes": self.nodes, "leaves": self.leaves}
-
-    @classmethod
-    def from_payload(cls, protocol: VerticalTrees, block: Block, value: Mapping[str, Any]) -> Self:
-        """Return what `to_payload` wrote."""
-        return cls(protocol, block, value["scores"], value["nodes"], value["leaves"])
-
-    @property
-    def _folds(self) -> int:
-        return self.protocol.settings.folds
-
-    @property
-    def _codes(self) -> Array:
-        return binned(self.block.features, self.protocol.settings.max_bins)
-
-    @property
-    def _labels(self) -> Array:
-        return np.asarray(self.block.targets, np.float64)
-
-    def _used(self, place: int) -> Array:
-        return np.asarray(folds_of(len(self.block), self._folds) != place % self._folds)
-
-    def _order(self, place: int) -> Array:
-        """Return the feature silos' row for each row of the label silo."""
-        size = len(self.block)
-        if place // self._folds != 1:
-            return np.arange(size)
-        return seeds.generator(self.protocol.job.seed, "shuffled join").permutation(size)
-
-    def _figures(self, place: int) -> dict[str, float]:
-        held = ~self._used(place)
-        return figures_of(self.protocol.kind, self._labels[held], self.scores[place][held])
+    def _letters(
+        self,
+        silo: SiloView,
+        block: Block,
+        models: TreeModels,
+        step: int,
+        own: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, Envelope]:
+        """Return a letter for each feature silo; gradients go once a tree, and none at the end."""
+        post, content = turns.Post(silo, block.mark), {}
+        tree, level = self.place_of(step + 1)
+        if tree < self.job.protocol.rounds:
+            content["nodes"] = models.outward(models.nodes)
+            if level == 0:
+                content["gradients"] = models.outward(models.gradients())
+        return {
+            name: post.seal(name, _NODES, content | dict(own.get(name, {})))
+            for name in self.settings.feature_silos
+        }

@@ -35,23 +35,36 @@ class Growth:
     min_rows: int
 
 
-def binned(features: Array, max_bins: int) -> Array:
-    """Return each column's bin numbers, uint8, [rows, columns]: by value, else by quantile.
+def edges_of(features: Array, max_bins: int) -> tuple[Array, ...]:
+    """Return each column's upper bin edges, float64, ascending: by value, else by quantile.
 
     Args:
         features: [rows, columns], no NaN.
         max_bins: 2 to 255.
     """
-    codes = np.empty(features.shape, np.uint8)
-    for place, column in enumerate(features.T):
+    found = []
+    for column in features.T:
         values = np.unique(column)
         if len(values) <= max_bins:
             edges = (values[:-1].astype(np.float64) + values[1:]) / 2
         else:
             shares = np.linspace(0, 100, max_bins + 1)[1:-1]
             edges = np.unique(np.percentile(column, shares, method="averaged_inverted_cdf"))
-        codes[:, place] = np.searchsorted(edges, column, side="left")
+        found.append(edges.astype(np.float64))
+    return tuple(found)
+
+
+def coded(features: Array, edges: tuple[Array, ...]) -> Array:
+    """Return bin numbers, uint8, [rows, columns]; a value is in bin b or below iff <= edge b."""
+    codes = np.empty(features.shape, np.uint8)
+    for place, column in enumerate(features.T):
+        codes[:, place] = np.searchsorted(edges[place], column, side="left")
     return codes
+
+
+def binned(features: Array, max_bins: int) -> Array:
+    """Return each column's bin numbers, uint8, [rows, columns]: by value, else by quantile."""
+    return coded(features, edges_of(features, max_bins))
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,13 @@ class Splits:
         place = np.maximum(nodes, 0).astype(np.int64)
         own = codes[np.arange(len(codes)), self.columns[place]]
         return np.asarray((own <= self.bins[place]) & (nodes >= 0))
+
+    def thresholds(self, edges: tuple[Array, ...]) -> Array:
+        """Return the value up to which rows go left, float64, [nodes]; 0 where nothing is split."""
+        found = np.zeros(len(self.gains))
+        for node in np.flatnonzero(self.gains > 0):
+            found[node] = edges[self.columns[node]][self.bins[node]]
+        return found
 
 
 def best_splits(
@@ -107,16 +127,30 @@ def best_splits(
         ]
         (g, g_all), (h, h_all), (n, n_all) = ((each, each[:, -1:]) for each in sums)
         fits = (n >= growth.min_rows) & (n_all - n >= growth.min_rows)
-        fits &= (h >= _LEAST_CURVATURE) & (h_all - h >= _LEAST_CURVATURE)
+        whole = [np.broadcast_to(each, table)[fits] for each in (g_all, h_all)]
         gain = np.zeros(table)
-        worth = [a[fits] ** 2 / (b[fits] + growth.l2) for a, b in ((g, h), (g_all - g, h_all - h))]
-        whole = np.broadcast_to(g_all**2 / np.maximum(h_all + growth.l2, 1e-300), table)
-        gain[fits] = worth[0] + worth[1] - whole[fits]
+        gain[fits] = gains_of(g[fits], h[fits], *whole, growth=growth)
         at = gain.argmax(axis=1)
         better = gain[every, at] > best.gains
         best.gains[better] = gain[every, at][better]
         best.columns[better], best.bins[better] = column, at[better]
     return best
+
+
+def gains_of(g: Array, h: Array, g_all: Array, h_all: Array, *, growth: Growth) -> Array:
+    """Return what splits are worth; 0 for one that leaves too little curvature on a side.
+
+    Args:
+        g: sums of gradients on the left, [splits].
+        h: sums of curvatures on the left.
+        g_all: sums of gradients in the node.
+        h_all: sums of curvatures in the node.
+        growth: how trees grow.
+    """
+    fits = (h >= _LEAST_CURVATURE) & (h_all - h >= _LEAST_CURVATURE)
+    sides = [a**2 / np.where(fits, b + growth.l2, 1) for a, b in ((g, h), (g_all - g, h_all - h))]
+    whole = g_all**2 / np.maximum(h_all + growth.l2, 1e-300)
+    return np.where(fits, sides[0] + sides[1] - whole, 0.0)
 
 
 def leaf_values(
