@@ -136,7 +136,7 @@ class VerticalRun(Stages):
                 metrics=dict(self.state.metrics),
                 facts=dict(self.state.facts),
                 rows=self.state.rows,
-                control=control(self.state.metrics),
+                control=control(self.state.metrics, rows=self.state.rows),
                 parts=dict(self.state.references),
             )
             self._record_replies()
@@ -266,7 +266,7 @@ class VerticalRun(Stages):
     def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
         """A run whose shuffled join gains too is no plain success."""
         status, reason = super()._verdict(error)
-        wrong = control(self.state.metrics)
+        wrong = control(self.state.metrics, rows=self.state.rows)
         if status == "failed" or not wrong:
             return status, reason
         return "degraded", "; ".join(each for each in (reason, wrong) if each)
