@@ -69,7 +69,11 @@ def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) 
         except Exception as cause:  # the boundary: nothing but a declared fault may leave
             fault = disclose(cause)
             step = "" if header is None else header.step_id
-            log.exception("step %s: answered with the fault '%s'", step, fault.code)
+            said = "step %s: answered with the fault '%s': %s"
+            if isinstance(cause, Refused):  # a decision, which needs no traceback
+                log.warning(said, step, fault.code, cause)
+            else:
+                log.exception(said, step, fault.code, cause)
             return _refusal(host, header, fault)
 
     return answer

@@ -33,7 +33,14 @@ def demo(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="A fresh work directory.", show_default=False)
     ] = None,
-    silos: Annotated[int, typer.Option(help="Hospitals, the broken one included.")] = 4,
+    vertical: Annotated[
+        bool,
+        typer.Option("--vertical", help="Three organisations with different columns."),
+    ] = False,
+    silos: Annotated[
+        int | None,
+        typer.Option(help="Hospitals, the broken one included; 4 by default.", show_default=False),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of training.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy budget of every silo.")] = None,
     no_dp: Annotated[bool, typer.Option("--no-dp", help="Without differential privacy.")] = False,
@@ -43,16 +50,31 @@ def demo(
 ) -> None:
     """Run a whole federation on this machine: four hospitals, contracts, privacy, registry.
 
+    With --vertical, three organisations that know different things about the same patients: match,
+    train, register, score.
+
     Example: consilo demo --keep    (then look at both pages it names)
     """
     from consilo.processes import Supervisor
     from flows.demo import DemoOptions, run_demo, work_directory
     from flows.federation import taken_down
+    from flows.vertical_demo import run_vertical_demo
 
+    given = {"--silos": silos, "--epsilon": epsilon, "--no-dp": no_dp or None}
+    unfit = [name for name, value in given.items() if vertical and value is not None]
+    if unfit:
+        raise ConfigInvalid(
+            f"demo --vertical {' '.join(unfit)}",
+            [
+                "the vertical demo has three organisations and an exact model without noise; leave "
+                f"out {', '.join(unfit)}"
+            ],
+        )
     home = work_directory(directory)
-    options = DemoOptions(home, silos, rounds, epsilon, not no_dp, seed)
+    options = DemoOptions(home, 4 if silos is None else silos, rounds, epsilon, not no_dp, seed)
+    start = run_vertical_demo if vertical else run_demo
     with taken_down(home), Supervisor() as supervisor:
-        summary, addresses = run_demo(supervisor, options, _say())
+        summary, addresses = start(supervisor, options, _say())
         _print(summary, as_json=as_json)
         if keep:
             print(

@@ -80,10 +80,11 @@ def hospital_rows(*, count: int, seed: int) -> dict[str, pd.DataFrame]:
         raise ConfigInvalid(
             "--silos", [f"the demo has 3 to {len(NAMES)} silos, one of them broken; found {count}"]
         )
-    return dict(zip(NAMES, _cut(_table(), count, seed), strict=False))
+    return dict(zip(NAMES, _cut(whole_table(), count, seed), strict=False))
 
 
-def _table() -> pd.DataFrame:
+def whole_table() -> pd.DataFrame:
+    """Return scikit-learn's table as canonical rows of the contract."""
     from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer(as_frame=True)

@@ -106,15 +106,26 @@ def _line(entry: Mapping[str, Any]) -> str:
         return f"contract check {body['silo']}: {body['verdict']}{why}"
     if kind == "standardized":
         return f"standardised over {len(body['rows'])} silos"
-    if kind == "matched":
+    if kind == "matched" and "rows" in body:
         how = "used again" if body["reused"] else "made"
         return f"match '{body['handle']}' {how}: {body['rows']} rows"
     if kind == "round":
         faults = "".join(f", {silo} {code}" for silo, code in body["faults"].items())
         return f"round {body['round']}: {len(body['silos'])} silos{faults}"
     if kind == "evaluated":
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in body["metrics"].items())
-        return f"evaluated: {figures}"
+        return _evaluated(body)
     if kind == "closed":
         return f"run {body['status']}"
     return ""
+
+
+def _evaluated(body: Mapping[str, Any]) -> str:
+    metrics: Mapping[str, float] = body["metrics"]
+    if (scored := body.get("facts", {}).get("scored")) is not None:
+        return f"{scored:.0f} rows scored; the scores stay in their silo"
+    told = metrics
+    for name in ("roc_auc", "r2", "accuracy"):
+        if f"joined/{name}" in metrics:  # of three ways, each with its figures, one is enough here
+            told = {key: value for key, value in metrics.items() if key.endswith(f"/{name}")}
+            break
+    return "evaluated: " + ", ".join(f"{name} {value:.4f}" for name, value in told.items())

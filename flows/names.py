@@ -106,6 +106,7 @@ MATCH_FILE = "match.json"
 FACTS_FILE = "facts.json"
 PARTS_FILE = "parts.json"
 CURVES_PLOT = "plots/learning_curves.png"
+COMPARISON_PLOT = "plots/comparison.png"
 HEATMAP_PLOT = "plots/participation.png"
 
 # Keys of Prefect artifacts: lower case, digits and dashes.

@@ -1,4 +1,4 @@
-"""The run's pictures: learning curves, and who took part in which round."""
+"""The run's pictures: learning curves, what joining is worth, who took part in which round."""
 
 from __future__ import annotations
 
@@ -58,6 +58,29 @@ def participation(result: RunResult, path: Path) -> None:
     axes.set_xlabel("round")
     axes.set_title("took part (blue)", fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+def comparison(result: RunResult, path: Path) -> None:
+    """Draw what a vertical model is worth: joined, the label silo alone, and a shuffled join."""
+    from matplotlib.figure import Figure
+
+    name = compared(result)
+    ways = {n.split("/")[0]: v for n, v in result.metrics.items() if n.endswith(f"/{name}")}
+    figure = Figure(figsize=(5.2, 1.2 + 0.4 * len(ways)), layout="constrained")
+    axes = figure.add_subplot(1, 1, 1)
+    said = [each.replace("_", " ") for each in ways]
+    bars = axes.barh(said[::-1], list(ways.values())[::-1], color="#2a6f97")
+    axes.bar_label(bars, fmt="%.4f", padding=3)
+    axes.margins(x=0.15)
+    axes.set_title(f"{name}, held-out rows", fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def compared(result: RunResult) -> str:
+    """Return the figure of merit that `comparison` draws; empty where a run compares nothing."""
+    found = [n.split("/", 1)[1] for n in result.metrics if n.startswith("joined/")]
+    known = [name for name in _SHOWN if name in found]
+    return (known or found or [""])[0]
 
 
 def _metrics(result: RunResult) -> list[str]:

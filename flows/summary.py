@@ -8,15 +8,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows import vertical_summary
+
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Print the summary of a run: silos, metrics, model, where to look."""
     silos = summary.get("silos") or {}
+    is_vertical = bool(summary.get("match"))
     if silos:
-        console.print(_silos(silos))
+        console.print(vertical_summary.silos(summary) if is_vertical else _silos(silos))
     for title, metrics in _metrics(summary):
         said = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         console.print(f"{title:<30}{said}")
+    for line in vertical_summary.lines(summary) if is_vertical else ():
+        console.print(line, soft_wrap=True, highlight=False)
     places = {
         "model": _model(summary.get("model")),
         "Prefect run": (summary.get("prefect") or {}).get("url"),
@@ -56,6 +61,9 @@ def _change(before: Mapping[str, float], after: Mapping[str, float]) -> str:
 
 
 def _metrics(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
+    if summary.get("match"):
+        label = str(summary.get("label_silo") or "label silo")
+        return vertical_summary.metrics(summary.get("metrics") or {}, label)
     rows = [("federated, all held-out rows", summary.get("metrics") or {})]
     rows.append(("pooled rows", summary.get("pooled_baseline") or {}))
     for name, metrics in (summary.get("local_baselines") or {}).items():

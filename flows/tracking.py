@@ -182,10 +182,13 @@ class Tracker:
             if record.is_file():
                 (folder / record.name).write_bytes(record.read_bytes())
             if plots and result.rounds:
-                from flows.plots import learning_curves, participation
+                from flows.plots import compared, comparison, learning_curves, participation
 
                 (folder / "plots").mkdir()
-                learning_curves(result, folder / names.CURVES_PLOT)
+                if any(each["metrics"] for each in result.rounds):
+                    learning_curves(result, folder / names.CURVES_PLOT)
+                if compared(result):
+                    comparison(result, folder / names.COMPARISON_PLOT)
                 participation(result, folder / names.HEATMAP_PLOT)
             table = json.dumps(participation_table(result), indent=1)
             (folder / names.PARTICIPATION_FILE).write_text(table, encoding="utf-8")

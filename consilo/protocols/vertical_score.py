@@ -19,8 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from consilo.config import parse
-from consilo.contract import Contract
-from consilo.errors import IncompatibleJob, JobInvalid, Refused
+from consilo.errors import JobInvalid, Refused
 from consilo.job import Job
 from consilo.protocol import count, verb
 from consilo.silo import Message, SiloView
@@ -61,15 +60,6 @@ class VerticalScore(VerticalTraining):
         super().__init__(job)
         where = f"{job.name}, protocol.args"
         self.settings = parse(ScoreSettings, job.protocol.args, where=where, error=JobInvalid)
-
-    def require_fit(self, contract: Contract) -> None:
-        """Raise `IncompatibleJob` unless the columns are held; a target is not needed."""
-        super().require_fit(contract)
-        if ":" in self.settings.model:
-            raise IncompatibleJob(
-                f"protocol.args.model: '{self.settings.model}' must be looked up in the registry "
-                "first; run the job on a federation, or give the id of the run that trained it"
-            )
 
     def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
         """Begin with the scoring at once."""

@@ -12,6 +12,7 @@ from consilo.errors import JobInvalid
 from consilo.job import Job
 from consilo.plan import plan
 from consilo.schema import SCHEMAS, contract_schema, job_schema, stale
+from consilo.vertical_run import plan_vertical
 
 JOBS = sorted((SHIPPED / "jobs").glob("*.yaml"))
 CONTRACTS = sorted((SHIPPED / "contracts").glob("*.yaml"))
@@ -26,7 +27,11 @@ def faults(**changes) -> str:
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_a_shipped_job_loads_plans_and_fits_its_schema(path):
     job = Job.load(path)
-    plan(job, Contract.load(job.contract), ())
+    contract = Contract.load(job.contract)
+    if job.kind == "horizontal":
+        plan(job, contract, ())
+    else:
+        plan_vertical(job, contract, ())
     jsonschema.validate(yaml.safe_load(path.read_text()), job_schema())
     assert path.read_text().startswith("# yaml-language-server: $schema=../job.schema.json\n")
 

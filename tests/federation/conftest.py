@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 AUDIT = Path(__file__).parent / "audit"
@@ -106,7 +109,13 @@ class KeptDemo:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptDemo]:
     """``consilo demo --keep --json`` in a fresh directory, once for all tests of this tier."""
-    folder = tmp_path_factory.mktemp("demo")
+    with kept_demo(tmp_path_factory.mktemp("demo"), "--rounds", "4") as kept:
+        yield kept
+
+
+@contextlib.contextmanager
+def kept_demo(folder: Path, *options: str) -> Iterator[KeptDemo]:
+    """Run ``consilo demo --keep --json`` with options; its services stay up within the block."""
     home, out, err = folder / "work", folder / "out.json", folder / "err.txt"
     mark, log = uuid.uuid4().hex, folder / "audit.log"
     environment = {
@@ -117,7 +126,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptDemo]:
     }
     with out.open("w") as stdout, err.open("w") as stderr:
         process = subprocess.Popen(
-            [str(CONSILO), "demo", "--keep", "--json", "--dir", str(home), "--rounds", "4"],
+            [str(CONSILO), "demo", "--keep", "--json", "--dir", str(home), *options],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
@@ -135,3 +144,32 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptDemo]:
         assert process.poll() is None, f"ended by itself with {process.returncode}"
     finally:
         end(watched)
+
+
+def values_of(table: pd.DataFrame) -> tuple[set[bytes], set[bytes]]:
+    """Return the measurements of a table, as text and in binary, that nothing else looks like."""
+    told: set[bytes] = set()
+    binary: set[bytes] = set()
+    for value in table.select_dtypes("float64").to_numpy().ravel().tolist():
+        digits = repr(value).replace(".", "").strip("0")
+        # So many digits are more than a figure elsewhere would share by chance.
+        if len(digits) >= 5:
+            told.add(repr(value).encode())
+        if len(digits) >= 4:
+            binary.add(struct.pack("<d", value))
+    return told, binary
+
+
+def require_held_by_silos_only(home: Path, told: set[bytes], binary: set[bytes]) -> None:
+    """Fail where a file below ``home``, outside of the silos, holds one of the values."""
+    looked = 0
+    for place in home.rglob("*"):
+        if not place.is_file() or (home / "silos") in place.parents:
+            continue
+        content = place.read_bytes()
+        looked += 1
+        found = told & set(re.findall(rb"[A-Za-z0-9.]+", content))
+        aligned = {content[at : at + 8] for at in range(0, len(content), 8)}
+        assert not found, f"{place} holds {len(found)} values of rows"
+        assert not binary & aligned, f"{place} holds values of rows in binary"
+    assert looked > 20

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import stat
-import struct
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +15,16 @@ import pytest
 
 from consilo.record import verify
 from flows.demo_data import hospital_rows
-from tests.federation.conftest import CONSILO, KeptDemo, end, run, start, wait_for
+from tests.federation.conftest import (
+    CONSILO,
+    KeptDemo,
+    end,
+    require_held_by_silos_only,
+    run,
+    start,
+    values_of,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(400)]
 
@@ -129,26 +136,12 @@ def test_no_value_of_a_row_is_kept_outside_the_silos(demo: KeptDemo) -> None:
     binary: set[bytes] = set()
     for rows in hospital_rows(count=4, seed=0).values():
         told |= {each.encode() for each in rows["patient_id"]}
-        for value in rows.select_dtypes("float64").to_numpy().ravel().tolist():
-            digits = repr(value).replace(".", "").strip("0")
-            # So many digits are more than a figure elsewhere would share by chance.
-            if len(digits) >= 5:
-                told.add(repr(value).encode())
-            if len(digits) >= 4:
-                binary.add(struct.pack("<d", value))
+        measured = values_of(rows)
+        told |= measured[0]
+        binary |= measured[1]
     assert len(told) > 500
     assert len(binary) > 5000
-    looked = 0
-    for place in demo.home.rglob("*"):
-        if not place.is_file() or (demo.home / "silos") in place.parents:
-            continue
-        content = place.read_bytes()
-        looked += 1
-        found = told & set(re.findall(rb"[A-Za-z0-9.]+", content))
-        aligned = {content[at : at + 8] for at in range(0, len(content), 8)}
-        assert not found, f"{place} holds {len(found)} values of rows"
-        assert not binary & aligned, f"{place} holds values of rows in binary"
-    assert looked > 20
+    require_held_by_silos_only(demo.home, told, binary)
 
 
 def test_a_kept_demo_stops_whole_on_ctrl_c(tmp_path: Path) -> None:
@@ -168,6 +161,8 @@ def test_a_kept_demo_stops_whole_on_ctrl_c(tmp_path: Path) -> None:
     [
         (["demo", "--silos", "2"], "3 to 10 silos"),
         (["demo", "--dir", "{full}"], "not empty"),
+        (["demo", "--vertical", "--silos", "5"], "leave out --silos"),
+        (["demo", "--vertical", "--epsilon", "2", "--no-dp"], "leave out --epsilon, --no-dp"),
         (["job", "validate", "missing.yaml"], "does not exist"),
         (["job", "run", "{job}", "--dir", "nowhere"], "no federation is up"),
         (["job", "run", "{job}", "--silos", "nowhere"], "no silo here"),
