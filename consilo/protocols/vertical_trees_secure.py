@@ -7,10 +7,10 @@ them, takes the best split of all silos and says which it was; the silo that off
 rows go left; the label silo says who is in which node. Who learns what:
 
 - **Label silo**: for each node and feature silo the sums of gradients on the left of every split
-  with enough rows, without columns or thresholds (class ``statistic``); which rows go left, one bit
-  per row, at splits that were taken (class ``embedding``). Where few rows lie between two
-  splits of a column, the difference of their sums can tell which rows these are: then it learns
-  their order by that column, never a value.
+  with enough rows, without columns or thresholds; which rows go left, one bit per row, at splits
+  that were taken (class ``embedding``). Where few rows lie between two splits of a column, the
+  difference of their sums can tell which rows these are: then it learns their order by that column,
+  never a value.
 - **Feature silos**: which rows share a node, and which of their splits were taken (class
   ``update``). No gradient and no label; but rows of one node are like each other, and a silo that
   knows some labels may guess at others.
@@ -98,7 +98,7 @@ class SecureTrees(VerticalTrees):
         turns.keep(silo, "models", 0, models.to_payload())
         return {"envelopes": self._branches(silo, block, models, 0)}
 
-    @verb("add_up", replies={"envelopes": envelopes(Disclosure.STATISTIC)})
+    @verb("add_up", replies={"envelopes": turns.SCORES})
     def add_up(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: seal the encrypted left sums of the own splits, in a random order."""
         self.require_kind("secure")

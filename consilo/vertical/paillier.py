@@ -27,19 +27,15 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from consilo.errors import Refused, ReplyInvalid
 
-if TYPE_CHECKING:
-    import gmpy2
-
-    Number = gmpy2.mpz
-else:
-    Number = Any
+Number: TypeAlias = Any
+"""An integer of GMP's, `gmpy2.mpz`: the package is loaded where it is needed only."""
 
 Bytes = npt.NDArray[np.uint8]
 """Ciphertexts on the wire: uint8, [ciphertexts, bytes], big-endian."""
@@ -110,7 +106,7 @@ class PublicKey:
     @property
     def width(self) -> int:
         """How many bytes a ciphertext has."""
-        return 2 * -(-self.n.bit_length() // 8)
+        return 2 * -(-int(self.n.bit_length()) // 8)
 
     @property
     def room(self) -> int:

@@ -138,12 +138,13 @@ class Sums:
                 number = numbers[row]
                 for place in (start + offsets + codes[row]).tolist():
                     values[place] = values[place] * number % modulus
-        for node in set(range(num_nodes)) - set(added_up) if parents else ():
+        above_values = parents.values if parents else ()
+        for node in set(range(num_nodes)) - set(added_up):
             start, sibling, above = node * per_node, (node ^ 1) * per_node, node // 2 * per_node
             here = np.flatnonzero(counts[node].ravel()).tolist()
             less = key.inverses([values[sibling + place] for place in here])
             for place, inverse in zip(here, less, strict=True):
-                values[start + place] = parents.values[above + place] * inverse % modulus
+                values[start + place] = above_values[above + place] * inverse % modulus
         return cls(values, counts)
 
     def offers(self, min_rows: int) -> Array:

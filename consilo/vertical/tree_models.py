@@ -121,7 +121,7 @@ class TreeModels:
         """
         shape = (boosting.num_models, len(block))
         inner = (boosting.trees, boosting.num_inner)
-        kept = {
+        kept: dict[str, Array] = {
             "owners": np.full(inner, NOBODY, np.int8),
             "columns": np.zeros(inner, np.int64),
             "thresholds": np.zeros(inner),

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from consilo.contract import SHIPPED
 from consilo.vertical.blocks import folds_of
+from consilo.vertical.parts import Part
 from consilo.vertical.trees import binned
 from consilo.wire import unpack
 
@@ -56,14 +57,14 @@ def test_logistic_regression_over_both_is_that_of_the_joined_table(credit):
     values = table[names].to_numpy()
     values = (values - values.mean(0)) / values.std(0)
     pooled = LogisticRegression(tol=1e-9, max_iter=5000).fit(values, table["y"])
-    weights = [unpack(hosts[name].state["r", "model"])["weights"] for name in columns]
+    weights = [Part.from_bytes(hosts[name].part("r")).content["weights"] for name in columns]
     assert np.concatenate(weights) == pytest.approx(pooled.coef_[0], abs=1e-4)
     metrics = found.metrics
     assert metrics["joined/roc_auc"] == pytest.approx(pooled_auc(values, table["y"]), abs=1e-3)
     assert metrics["joined/roc_auc"] == pytest.approx(0.722, abs=0.002)
     assert metrics["label_only/roc_auc"] == pytest.approx(0.657, abs=0.003)
     assert metrics["shuffled/roc_auc"] == pytest.approx(metrics["label_only/roc_auc"], abs=0.003)
-    assert found.converged
+    assert found.facts["converged"]
     assert found.round <= 4
 
 
@@ -89,3 +90,11 @@ def test_trees_over_both_are_those_of_the_joined_table(credit):
             aucs.append(roc_auc_score(table["y"][held], model.decision_function(codes[held])))
         assert metrics[f"{way}/roc_auc"] == pytest.approx(np.mean(aucs), abs=1e-3)
     assert metrics["shuffled/roc_auc"] == pytest.approx(metrics["label_only/roc_auc"], abs=0.003)
+    codes = binned(np.float32(table[names["joined"]].to_numpy()), 32)
+    whole = HistGradientBoostingClassifier(
+        max_iter=8, max_depth=4, max_leaf_nodes=None, early_stopping=False
+    ).fit(codes, table["y"])
+    kept = unpack(hosts["bank"].state["r", "models-32"])["value"]["scores"][0]
+    assert roc_auc_score(table["y"], kept) == pytest.approx(
+        roc_auc_score(table["y"], whole.decision_function(codes)), abs=1e-3
+    )
