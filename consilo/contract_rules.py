@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal, Self
@@ -206,7 +207,7 @@ def _is_of(kind: ColumnType, value: Value) -> bool:
 
 def twice(names: Sequence[str]) -> set[str]:
     """Return the names that stand there more than once."""
-    return {name for name in names if names.count(name) > 1}
+    return {name for name, times in Counter(names).items() if times > 1}
 
 
 def unknown_columns(rules: TableRules, names: list[str]) -> list[str]:

@@ -30,13 +30,11 @@ from consilo.protocol import Disclosure, number, numbers, verb
 from consilo.silo import Message, SiloView
 from consilo.steps import Answers, Step
 from consilo.vertical import turns
-from consilo.vertical.blocks import Array
 from consilo.vertical.split_part import SplitPart, price
 from consilo.vertical.split_plan import FINAL, Plan, SplitSettings
 from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
 
 if TYPE_CHECKING:
-    import torch
 
     from consilo.vertical.split import Learner, Noise
 
@@ -144,14 +142,11 @@ class VerticalSplit(VerticalTraining):
         learners = self._learnt(part, step, message, noise)
         part.shelf.keep(step, saved(learners))
         found = {}
-        for each in part.plan.crossing:
-            places = part.plan.batch(each, step)
-            if not len(places):
-                continue
-            with part.seeded(step):
+        with part.seeded(step):
+            for each, places in part.plan.batches(part.plan.crossing, step):
                 rows = part.rows(each, places)
                 told = embed(learners[each.name].model, rows, self.settings.clip).detach()
-            found[each.name] = told if noise is None else noise.on_rows(told)
+                found[each.name] = told if noise is None else noise.on_rows(told)
         label = self.settings.label_silo
         return {"envelopes": {label: part.sealed(label, _EMBEDDINGS, found)}}
 
@@ -163,17 +158,13 @@ class VerticalSplit(VerticalTraining):
         part = SplitPart(silo, self.settings)
         step, noise = part.step_of(message), part.noise()
         learners = part.learners(step - 1)
-        others = self._embeddings(
-            part, message, {n.name: part.plan.batch(n, step) for n in part.plan.crossing}
-        )
+        batches = part.plan.batches(part.plan.networks, step)
+        sizes = {n.name: len(places) for n, places in batches if n in part.plan.crossing}
+        others = part.received(self.settings.feature_silos, _EMBEDDINGS, message, sizes)
         back = {}
-        for each in part.plan.networks:
-            places = part.plan.batch(each, step)
-            if not len(places):
-                continue
-            mine = learners[each.name]
-            rows = part.rows(each, places)
-            with part.seeded(step):
+        with part.seeded(step):
+            for each, places in batches:
+                mine, rows = learners[each.name], part.rows(each, places)
                 back[each.name] = learn_top(
                     mine.model,
                     mine.optimizer,
@@ -201,11 +192,8 @@ class VerticalSplit(VerticalTraining):
         learners = self._learnt(part, step, message, noise)
         part.shelf.keep(step, saved(learners))
         found = {}
-        for each in part.plan.crossing:
-            rows = part.rows(each, part.plan.held_out(each))
-            if not len(rows):
-                continue
-            model = learners[each.name].model.eval()
+        for each, places in part.plan.judged(part.plan.crossing):
+            model, rows = learners[each.name].model.eval(), part.rows(each, places)
             told = in_pieces(lambda piece, net=model: embed(net, piece, self.settings.clip), rows)
             found[each.name] = told if noise is None else noise.on_rows(told)
         label = self.settings.label_silo
@@ -222,14 +210,11 @@ class VerticalSplit(VerticalTraining):
 
         part = SplitPart(silo, self.settings)
         learners = part.learners(part.plan.total)
-        others = self._embeddings(
-            part, message, {n.name: part.plan.held_out(n) for n in part.plan.crossing}
-        )
+        judged = part.plan.judged(part.plan.networks)
+        sizes = {n.name: len(places) for n, places in judged if n in part.plan.crossing}
+        others = part.received(self.settings.feature_silos, _EMBEDDINGS, message, sizes)
         found: dict[str, list[Mapping[str, float]]] = {}
-        for each in part.plan.networks:
-            places = part.plan.held_out(each)
-            if not len(places):
-                continue
+        for each, places in judged:
             rows, model = part.rows(each, places), learners[each.name].model
             outputs = in_pieces(model, rows, others.get(each.name, rows[:, :0]))
             shaped = part.task.shape_outputs(outputs)
@@ -251,25 +236,16 @@ class VerticalSplit(VerticalTraining):
         learners, last = part.learners(step - 1), step - 1
         if not last:
             return learners
-        batches = {each: part.plan.batch(each, last) for each in part.plan.crossing}
-        sizes = {each.name: len(places) for each, places in batches.items() if len(places)}
+        batches = part.plan.batches(part.plan.crossing, last)
+        sizes = {each.name: len(places) for each, places in batches}
         back = part.received((self.settings.label_silo,), _GRADIENTS, message, sizes)
-        for each, places in batches.items():
-            if each.name not in back:
-                continue
-            mine, rows = learners[each.name], part.rows(each, places)
-            mine.model.train()
-            with part.seeded(last):
+        with part.seeded(last):
+            for each, places in batches:
+                mine, rows = learners[each.name], part.rows(each, places)
                 learn_bottom(
                     mine.model, mine.optimizer, rows, back[each.name], self.settings.clip, noise
                 )
         return learners
-
-    def _embeddings(
-        self, part: SplitPart, message: Message, batches: Mapping[str, Array]
-    ) -> dict[str, torch.Tensor]:
-        sizes = {name: len(places) for name, places in batches.items() if len(places)}
-        return part.received(self.settings.feature_silos, _EMBEDDINGS, message, sizes)
 
 
 def _means(found: Mapping[str, list[Mapping[str, float]]]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -90,9 +91,12 @@ class SplitPart:
         """Return this silo's parts of the networks as they stand after ``step`` steps."""
         from consilo.vertical.split import Learner, load
 
-        found = {}
+        found, starts = {}, {}
         for each in self.plan.networks if self.is_label_silo else self.plan.crossing:
-            model = self.joined(each) if self.is_label_silo else self.bottom()
+            kind = each.way == "label_only"
+            if kind not in starts:
+                starts[kind] = self.joined(each) if self.is_label_silo else self.bottom()
+            model = deepcopy(starts[kind])
             found[each.name] = Learner(model, self._optimizer(model))
         if step:
             load(found, self.shelf.after(step))
@@ -124,7 +128,7 @@ class SplitPart:
         return self.task.encode(self.block.targets[places])
 
     def seeded(self, step: int) -> Any:
-        """Return a scope in which what a model draws depends on silo and step alone."""
+        """Return a scope in which what models draw depends on silo, step and their order alone."""
         from consilo.learners.randomness import seeded
 
         return seeded(self._seed(f"step {step}"))

@@ -8,6 +8,7 @@ sends nothing. All silos work the plan out for themselves, from the job and the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
@@ -138,6 +139,16 @@ class Plan:
         size = self.job.local.batch_size
         order = _order(self.job.seed, epoch, len(places))[at * size : (at + 1) * size]
         return places[order]
+
+    def batches(self, networks: Sequence[Network], step: int) -> list[tuple[Network, Array]]:
+        """Return the networks that learn at a step, each with its places."""
+        found = [(each, self.batch(each, step)) for each in networks]
+        return [(each, places) for each, places in found if len(places)]
+
+    def judged(self, networks: Sequence[Network]) -> list[tuple[Network, Array]]:
+        """Return the networks that are judged, each with its places."""
+        found = [(each, self.held_out(each)) for each in networks]
+        return [(each, places) for each, places in found if len(places)]
 
     def theirs(self, network: Network, places: Array) -> Array:
         """Return which rows of the feature silos go with the label silo's at some places."""

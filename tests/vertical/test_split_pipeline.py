@@ -1,0 +1,60 @@
+"""A split network over real silos: trained, judged, and its kept parts score the same rows."""
+
+import joint
+import numpy as np
+import pandas as pd
+import pytest
+
+from consilo.metrics import log_loss, roc_auc
+from consilo.vertical.split_plan import Plan, SplitSettings
+from consilo.vertical_run import run_vertical
+
+pytestmark = pytest.mark.flow
+
+
+def job_of(**args):
+    return joint.job_of(
+        protocol={"name": "vertical_split", "rounds": 3},
+        args={"width": 3, "bottom": "consilo.learners.tabular:LinearRegression", **args},
+        model="consilo.learners.tabular:LogisticRegression",
+        local={"batch_size": 32, "lr": 0.3},
+    )
+
+
+def test_scores_of_held_out_rows_give_the_figures_that_they_were_judged_by(tmp_path):
+    people = joint.everybody()
+    federation = joint.Federation(joint.write_silos(tmp_path, people), tmp_path)
+    job = job_of()
+    run = federation.opened(job, "first")
+    result = run_vertical(run)
+    assert result.status == "complete", result.reason
+    scoring = joint.job_of(
+        name="joint-scores",
+        kind="scoring",
+        protocol={"name": "vertical_score", "rounds": 1},
+        args={"model": "first"},
+    )
+    result = run_vertical(federation.opened(scoring, "scores"))
+    assert result.status == "complete", result.reason
+    place = federation.hosts["bank"].directory
+    scores = pd.read_csv(place / "scores" / "scores.csv")
+    settings = SplitSettings.model_validate(job.protocol.args)
+    plan = Plan.of(job, settings, len(scores))
+    held = scores.iloc[plan.held_out(plan.networks[0])]
+    who = held["account"].str.removeprefix("ACC-").astype(int)
+    truth = people["churned"].loc[who].to_numpy()
+    odds = held["probability"].to_numpy()
+    assert run.metrics["joined/roc_auc"] == pytest.approx(roc_auc(truth, odds), abs=1e-9)
+    logits = np.log(odds / (1 - odds))
+    assert run.metrics["joined/log_loss"] == pytest.approx(log_loss(truth, logits), abs=1e-5)
+    assert set(run.references) == set(joint.COLUMNS)
+
+
+def test_a_training_without_a_silo_goes_on_with_the_columns_there_are(tmp_path):
+    federation = joint.Federation(joint.write_silos(tmp_path, joint.everybody()), tmp_path)
+    job = job_of(missing_blocks="leave_out", folds=2, learning_rates={"telecom": 0.1})
+    run = federation.opened(job, "first", online=("bank", "shop"))
+    result = run_vertical(run)
+    assert result.status == "degraded", result.reason
+    assert set(run.references) == {"bank", "shop"}
+    assert {"joined/roc_auc", "label_only/roc_auc", "shuffled/roc_auc"} < set(run.metrics)
