@@ -61,14 +61,19 @@ class SecureTrees(VerticalTrees):
     histograms: ClassVar[str] = "secure"
 
     def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
-        """Carry the first tree's encrypted gradients to the feature silos."""
-        label = self.settings.label_silo
-        told: Answers = yield turns.asked((label,), self.settings.members, "encrypt", {})
-        return replace(state, letters=turns.sent(told))
+        """Begin with the first tree at once."""
+        return state
+        yield  # a generator without steps
 
     def train_round(self, state: Turn) -> Generator[Step, Any, Turn]:
-        """Grow a tree level by level."""
-        for step in self.steps_of(state.round):
+        """Carry the tree's encrypted gradients to the feature silos; grow it level by level."""
+        label, everybody = self.settings.label_silo, self.settings.members
+        steps = self.steps_of(state.round)
+        # A verb of its own: it takes longer than all others, and deadlines are learnt by verb.
+        before = {"step": steps[0]["step"] - 1}
+        told: Answers = yield turns.asked((label,), everybody, "encrypt", before)
+        state = replace(state, letters=turns.sent(told))
+        for step in steps:
             state = yield from self._carried(state, "add_up", "choose", step)
             state = yield from self._carried(state, "divide", "branch", step)
         return self.counted(state)
@@ -90,13 +95,17 @@ class SecureTrees(VerticalTrees):
 
     @verb("encrypt", replies={"envelopes": _MEMBERSHIP})
     def encrypt(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Label silo: make a key pair; seal the first tree's encrypted gradients."""
+        """Label silo: seal a tree's encrypted gradients; make a key pair before the first."""
         self.require_kind("secure")
-        block = block_of(silo, self.settings)
-        models, key = TreeModels.begin(self.boosting, block), PrivateKey.generate()
-        turns.keep(silo, "key", 0, key.to_payload())
-        turns.keep(silo, "models", 0, models.to_payload())
-        return {"envelopes": self._branches(silo, block, models, 0)}
+        block, step = block_of(silo, self.settings), int(message.payload["step"])
+        if step == 0:
+            models = TreeModels.begin(self.boosting, block)
+            turns.keep(silo, "key", 0, PrivateKey.generate().to_payload())
+            turns.keep(silo, "models", 0, models.to_payload())
+        else:
+            value = turns.kept(silo, "models", step)
+            models = TreeModels.from_payload(self.boosting, block, value)
+        return {"envelopes": self._sealed(silo, block, self._encrypted(silo, models))}
 
     @verb("add_up", replies={"envelopes": turns.SCORES})
     def add_up(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -199,7 +208,9 @@ class SecureTrees(VerticalTrees):
         choice = Choice(**turns.kept(silo, "choice", step))
         models = models.divided(tree, level, choice, lefts)
         turns.keep(silo, "models", step, models.to_payload())
-        return {"envelopes": self._branches(silo, block, models, step)}
+        content = {"nodes": models.outward(models.nodes)}
+        is_last = level + 1 == boosting.depth  # the next tree's are all at the root
+        return {"envelopes": self._sealed(silo, block, {} if is_last else content)}
 
     def won_until(self, silo: SiloView, step: int, told: Mapping[str, Any]) -> WonSplits:
         """Return a feature silo's splits of the kept model up to a step."""
@@ -218,21 +229,20 @@ class SecureTrees(VerticalTrees):
         told: Answers = yield turns.asked((label,), everybody, down, step, own)
         return replace(state, letters=turns.sent(told))
 
-    def _branches(
-        self, silo: SiloView, block: Block, models: TreeModels, step: int
+    def _sealed(
+        self, silo: SiloView, block: Block, content: Mapping[str, Any]
     ) -> dict[str, Envelope]:
-        """Return the same letter for each feature silo; ciphertexts go once a tree."""
-        tree, level = self.place_of(step + 1)
-        content: dict[str, Any] = {}
-        if tree < self.job.protocol.rounds:
-            content["nodes"] = models.outward(models.nodes)
-            if level == 0:
-                content |= self._encrypted(silo, models)
+        """Return the same letter for each feature silo."""
         post = turns.Post(silo, block.mark)
         return {name: post.seal(name, _NODES, content) for name in self.settings.feature_silos}
 
     def _encrypted(self, silo: SiloView, models: TreeModels) -> dict[str, Any]:
-        """Return the public key, each shared model's rows, and their encrypted gradients."""
+        """Return the public key, each shared model's rows, and their encrypted gradients.
+
+        Args:
+            silo: the label silo.
+            models: before a tree.
+        """
         key = PrivateKey.from_payload(turns.kept(silo, "key", 0))
         slots, used, numbers = Slots(len(models.block), key.public.room), [], []
         for slope in models.outward(models.gradients()):
@@ -240,7 +250,9 @@ class SecureTrees(VerticalTrees):
             pairs, _ = slots.encoded(slope[there], curvatures(self.kind, slope[there]))
             used.append(np.packbits(there))
             numbers.append(key.public.wired(key.encrypt(pairs)))
-        return {"n": key.public.to_bytes(), "used": np.array(used), "numbers": numbers}
+        nodes = models.outward(models.nodes)
+        sent = {"n": key.public.to_bytes(), "used": np.array(used), "numbers": numbers}
+        return {"nodes": nodes, **sent}
 
     def _opened(
         self,

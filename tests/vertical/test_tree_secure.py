@@ -10,7 +10,8 @@ import vertical
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilo.errors import QuorumLost, ReplyInvalid
+from consilo.errors import QuorumLost, Refused, ReplyInvalid
+from consilo.headers import Header, Manifest
 from consilo.protocol import Disclosure
 from consilo.protocols.vertical_trees import VerticalTrees
 from consilo.vertical.linear import curvatures
@@ -19,6 +20,7 @@ from consilo.vertical.parts import Part
 from consilo.vertical.secure_histograms import POINT, Opened, Slots, Sums, wholes_of
 from consilo.vertical.trees import Growth, best_splits
 from consilo.wire import unpack
+from silos.policy import Circumstances, Policy, Rule
 
 KEY = PrivateKey.generate(512)  # small: the arithmetic is the same at any size
 SECURE = {"histograms": "secure", "judged_folds": 1, "max_bins": 8, "depth": 2}
@@ -188,6 +190,24 @@ def test_the_classes_of_what_is_sealed_say_that_no_label_leaves():
     assert Disclosure.UPDATE in verbs["encrypt"].disclosures & verbs["branch"].disclosures
     assert not {"start", "split", "grow"} & {*secure.label_verbs, *secure.feature_verbs}
     assert not {"encrypt", "add_up", "choose"} & {*plain.label_verbs, *plain.feature_verbs}
+
+
+def test_a_policy_without_labels_lets_secure_trees_train_and_no_others():
+    contract, everybody = boosted.contract_of(), tuple(sorted(boosted.COLUMNS))
+    kinds = dict.fromkeys(("sealed", "statistic", "embedding", "update", "metric"), True)
+    policy = Policy(allow=(Rule(jobs=("*",)),), disclosures=kinds)
+    others = Circumstances(0.0, frozenset({"shop", "telecom"}), 0, lambda: 100)
+
+    def permit(job, name):
+        manifest = Manifest.of("r", job, contract, "")
+        header = Header("r", "0/1/x", "", 0, "bank", "vertical_trees", name, everybody, manifest)
+        policy.permit(header, job, VerticalTrees.verbs()[name], others)
+
+    secure = boosted.job_of(args=SECURE)
+    for name in VerticalTrees.from_job(secure).label_verbs:
+        permit(secure, name)
+    with pytest.raises(Refused, match="does not let 'label' leave"):
+        permit(boosted.job_of(), "start")
 
 
 def test_a_silo_of_a_secure_job_answers_no_question_of_the_plain_kind():
