@@ -168,7 +168,7 @@ _IN_MICROMETRES = {"um": 1e-3, "um2": 1e-6}
 """Local unit → the contract's, in millimetres."""
 _UNITS = {"mm": "um", "mm2": "um2"}
 _ABROAD = {
-    "insurance_no": "versichertennr",
+    "insurance_no": "versichertennummer",
     "surname": "nachname",
     "given_name": "vorname",
     "born": "geburtsdatum",

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 def check(
     contract: Annotated[str, typer.Argument(help="name@version, or a contract file.")],
     directory: Annotated[Path, typer.Option("--dir", help="The silo's directory.")] = Path("."),
+    job: Annotated[
+        Path | None,
+        typer.Option(help="A vertical job: only the columns that this silo holds in it."),
+    ] = None,
     purpose: Annotated[str, typer.Option(help="Whose rows: those with consent for it.")] = "",
     key: Annotated[str, typer.Option(help="Name rows by this local column.")] = "",
     values: Annotated[bool, typer.Option("--values", help="Show what stands there.")] = False,
@@ -32,6 +36,11 @@ def check(
         raise typer.BadParameter("--values shows on a terminal only; leave --json out")
     silo = Silo.open(directory.resolve())
     asked = Contract.load(contract, search=(Path.cwd(), directory))
+    if job is not None:
+        from consilo.job import Job
+        from consilo.vertical.blocks import part_of
+
+        asked = part_of(Job.load(job), asked, silo.name)
     meant = purpose or UNSTATED
     report = silo.check(asked, purpose=meant)
     found = [] if report.passed else silo.explain(asked, report, purpose=meant, key=key or None)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+ForJob = Annotated[
+    Path | None,
+    typer.Option("--job", help="A vertical job: only the columns that this silo holds in it."),
+]
 
 app = typer.Typer(
     help="Connect the silo's rows, and say how they become a contract's table.",
@@ -54,6 +58,7 @@ def add(
     ] = None,
     names: Annotated[str, typer.Option(help="CSV: the columns' names, with commas.")] = "",
     contract: Annotated[str, typer.Option(help="name@version or a file: propose a mapping.")] = "",
+    job: ForJob = None,
     silo: Annotated[str, typer.Option(help="The silo's name, where it has no silo.yaml.")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="Put it in another's place.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Propose a mapping anew.")] = False,
@@ -105,7 +110,7 @@ def add(
         directory,
         name,
         described,
-        contract=_contract(contract, directory) if contract else None,
+        contract=_contract(contract, directory, job, silo) if contract else None,
         name=silo or None,
         replace=replace,
         again=again,
@@ -115,18 +120,19 @@ def add(
 
         print(json.dumps(found.to_json()))
         return
-    _show(found, contract)
+    _show(found, contract if job is None else f"{contract} --job {job}")
     if asks and found.proposal is not None:
         from rich.prompt import Confirm
 
         if Confirm.ask(f"Have you read {found.mapping}? Use it", default=False):
-            onboard.confirm(directory, _contract(contract, directory))
+            onboard.confirm(directory, _contract(contract, directory, job, silo))
             print("confirmed")
 
 
 @app.command()
 def confirm(
     contract: Annotated[str, typer.Argument(help="name@version, or a contract file.")],
+    job: ForJob = None,
     directory: Directory = Path("."),
     as_json: AsJson = False,
 ) -> None:
@@ -136,13 +142,14 @@ def confirm(
     """
     from silos import onboard
 
-    place = onboard.confirm(directory, _contract(contract, directory))
+    place = onboard.confirm(directory, _contract(contract, directory, job))
     if as_json:
         import json
 
         print(json.dumps({"mapping": str(place), "confirmed": True}))
     else:
-        print(f"{place} is in use; next: consilo silo check {contract}")
+        more = f" --job {job}" if job is not None else ""
+        print(f"{place} is in use; next: consilo silo check {contract}{more}")
 
 
 @app.command(name="list")
@@ -172,10 +179,17 @@ def list_(directory: Directory = Path("."), as_json: AsJson = False) -> None:
         print(f"{row['data']:<24}{row['type']:<10}{', '.join(said) or 'no mapping'}")
 
 
-def _contract(reference: str, directory: Path) -> Any:
+def _contract(reference: str, directory: Path, job: Path | None = None, silo: str = "") -> Any:
     from consilo.contract import Contract
 
-    return Contract.load(reference, search=(Path.cwd(), directory))
+    contract = Contract.load(reference, search=(Path.cwd(), directory))
+    if job is None:
+        return contract
+    from consilo.job import Job
+    from consilo.vertical.blocks import part_of
+    from silos.onboard import silo_name
+
+    return part_of(Job.load(job), contract, silo or silo_name(directory))
 
 
 def _one(place: Any) -> Any:

@@ -175,6 +175,11 @@ def confirm(directory: Path, contract: Contract) -> Path:
     return place
 
 
+def silo_name(directory: Path) -> str:
+    """Return the name of the silo in a directory, as ``silo.yaml`` has or will have it."""
+    return str(_read_silo(directory, None)[0]["name"])
+
+
 def known_data(directory: Path) -> dict[str, Mapped[str, Any]]:
     """Return the data sets of ``silo.yaml`` as they stand there."""
     return _read_silo(directory, None)[1]
