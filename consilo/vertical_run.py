@@ -144,8 +144,13 @@ class VerticalRun(Stages):
 
     def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
         """End the run as `Stages.close` does; the summary has the match and the references too."""
-        told = {"match": dict(self.matched) or None, "references": self.references}
-        return super().close(error, **told, label_silo=self.label_silo, **extra)
+        told = {
+            "kind": self.job.kind,
+            "label_silo": self.label_silo,
+            "match": dict(self.matched) or None,
+            "references": self.references,
+        }
+        return super().close(error, **told, **extra)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -53,6 +53,12 @@ def lines(summary: Mapping[str, Any]) -> Iterator[str]:
             f"people that all silos have: precision {truth['precision']:.4f}, recall "
             f"{truth['recall']:.4f} (the demo made them up and knows)"
         )
+    kept = summary.get("references") or {}
+    if kept and not summary.get("parts"):
+        yield f"{'parts':<12} models/{summary['run_id']} in the directory of each silo"
+    if summary.get("kind") == "scoring" and summary["status"] != "failed":
+        place = f"scores/{summary['run_id']}.csv"
+        yield f"{'scores':<12} {place} in the directory of silo '{summary['label_silo']}'"
     for at, place in enumerate((summary.get("parts") or {}).values()):
         yield f"{'parts' if not at else '':<12} {place}"
     scoring = summary.get("scoring")

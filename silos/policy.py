@@ -46,6 +46,11 @@ disclosures:
   statistic: yes                 # counts and aggregates over rows
   update: yes                    # changes of model parameters
   # metadata: yes                # words about columns, those that you have marked to share
+  # sealed: yes                  # what other silos alone can read: for matching, and for models
+  #                              # over the columns of several silos, which also need:
+  # match: yes                   #   which of the people here are known there
+  # embedding: yes               #   without the target: what a model makes of the columns here
+  # label: yes                   #   with the target: what it may be read off from
 
 min_cohort: 2                    # silos asked together, this one included, for what is computed
                                  # from rows; each must have signed that it takes part

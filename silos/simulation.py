@@ -74,6 +74,10 @@ def simulate(
     contract = contract or load_contract(job, modules)
     with ExitStack() as stack:
         directory = _home(stack, directory)
+        if (directory / "run").exists():
+            raise ConfigInvalid(
+                str(directory), ["a run is kept here already; give another directory"]
+            )
         key = Ed25519PrivateKey.generate()
         hosts = acquainted(silos, directory / "silos", key, tuple(modules))
         transport = LocalTransport({name: answerer(host) for name, host in hosts.items()})

@@ -192,7 +192,6 @@ def test_the_rows_of_unreadable_values_stay_known_in_the_silo():
     ("columns", "said"),
     [
         ({"hieght": {}}, "did you mean 'height'"),
-        ({"note": {}}, "no such column"),
         ({"height": {"unti": "cm"}}, "unit"),
         ({"height": {"unit": "kg"}}, "cannot be converted to 'mm'"),
         ({"height": {"unit": "cmm"}}, "'cmm' is not known"),
@@ -243,3 +242,12 @@ def test_columns_are_let_go_once_they_are_mapped_for_the_last_time():
     frame = mapping.apply_columns(rows, 2, CLINIC)
     assert list(frame["height"]) == list(frame["beds"]) == [1, 2]
     assert list(rows) == ["other"]
+
+
+def test_a_column_that_the_contract_ignores_may_be_mapped_and_is_not_made():
+    """A silo's part of a vertical contract ignores the others' columns, and the target to score."""
+    columns = {"note": {"from": "remark"}, "height": {"unit": "cm"}}
+    mapping = Mapping.parse({"contract": "clinic@1", "columns": columns}, CLINIC, where="m")
+    assert "note" not in mapping.local_columns(CLINIC)
+    made = mapping.apply(pd.DataFrame({"height": [1.0], "remark": ["x"]}), CLINIC)
+    assert list(made.columns) == ["height"]

@@ -123,3 +123,10 @@ def test_many_silos_train_in_one_process(folder):
     result = simulate(folder / "job.yaml", rows)
     assert result.status == "complete", result.reason
     assert len(result.silos) == 16
+
+
+def test_a_directory_that_keeps_a_run_is_not_written_over(folder, tmp_path):
+    place = tmp_path / "kept"
+    simulate(folder / "job.yaml", clinic.frames(30), directory=place)
+    with pytest.raises(ConfigInvalid, match="give another directory"):
+        simulate(folder / "job.yaml", clinic.frames(30), directory=place)
