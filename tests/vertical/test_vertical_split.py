@@ -176,34 +176,65 @@ def test_clipped_rows_are_no_longer_than_the_limit():
     assert clipped(rows, None) is rows
 
 
-def inferred(job_, rows):
-    """AUC of the labels as the shop sees them in its gradients, knowing one row's label.
-
-    Li et al., Label Leakage and Protection in Two-party Split Learning (ICLR 2022): the gradients
-    of the two classes point in opposite directions.
-    """
+def overheard(job_, rows):
+    """Run a job; return the silos, and what comes back to the shop: (step, gradients) each."""
     hosts = vertical.silos_of(rows, COLUMNS)
     contract = vertical.contract_of(COLUMNS)
     plan = plan_of(job_, len(rows))
-    seen, labels = [], []
+    seen = []
 
     def curious(parcel):
         header = Header.decode(parcel.header)
         payload = unpack(parcel.body)["payload"]
         if header.verb == "embed" and payload["step"] > 1:
             view = SiloView(hosts["shop"], job_, contract, header)
-            places = plan.batch(plan.networks[0], payload["step"] - 1)
+            step = payload["step"] - 1
             post = turns.Post(view, block_of(view, VerticalSplit(job_).settings).mark)
             told = post.open("bank", "gradients", payload["envelopes"]["bank"])
-            seen.append(restored(told["batches"]["final"], len(places), WIDTH))
-            labels.append(rows["y"].to_numpy()[places])
+            size = len(plan.batch(plan.networks[0], step))
+            seen.append((step, restored(told["batches"]["final"], size, WIDTH)))
         return answer(parcel)
 
     answer = vertical.answerer(hosts["shop"])
     answers = {n: vertical.answerer(host) for n, host in hosts.items()} | {"shop": curious}
     run(job_, rows, hosts, vertical.LocalTransport(answers))
+    return hosts, seen
+
+
+def test_gradients_are_those_of_the_joined_network():
+    """The first batch's, by the shop's embedding: each row's own loss, to 1e-6."""
+    rows, job_ = table(), job()
+    hosts, seen = overheard(job_, rows)
+    step, found = seen[0]
+    assert step == 1
+    plan = plan_of(job_, len(rows))
+    batch = rows.iloc[plan.batch(plan.networks[0], 1)]
+    parts = {
+        name: module(hosts[name], "bottom", len(held), WIDTH)(
+            torch.tensor(batch[list(held)].to_numpy(np.float32))
+        )
+        for name, held in COLUMNS.items()
+    }
+    parts["shop"].retain_grad()
+    top = module(hosts["bank"], "top", 3 * WIDTH, 1)
+    outputs = top(torch.cat([parts[name] for name in COLUMNS], dim=1))[:, 0]
+    targets = torch.tensor(batch["y"].to_numpy(np.float32))
+    torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets).backward()
+    wanted = parts["shop"].grad.numpy() * len(batch)
+    assert np.abs(wanted).max() > 1e-2
+    assert np.abs(found - wanted).max() < 1e-6
+
+
+def inferred(job_, rows):
+    """AUC of the labels as the shop sees them in its gradients, knowing one row's label.
+
+    Li et al., Label Leakage and Protection in Two-party Split Learning (ICLR 2022): the gradients
+    of the two classes point in opposite directions.
+    """
+    plan = plan_of(job_, len(rows))
     aucs = []
-    for gradients, truth in zip(seen, labels, strict=True):
+    for step, gradients in overheard(job_, rows)[1]:
+        truth = rows["y"].to_numpy()[plan.batch(plan.networks[0], step)]
         if len(set(truth)) == 2:
             known = gradients[np.flatnonzero(truth == 1)[0]]
             aucs.append(roc_auc(truth, gradients @ known))
