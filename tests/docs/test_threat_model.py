@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from consilo.protocols import NAMES, find_protocol
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "threat-model.md").read_text()
 
@@ -23,3 +25,11 @@ def test_every_row_of_an_attack_names_one() -> None:
     rows = [line for line in rows if not line.startswith("| attack ")]
     assert len(rows) > 20
     assert all("`tests/" in line for line in rows)
+
+
+def test_every_verb_of_every_protocol_is_in_the_table_of_what_leaves() -> None:
+    table = PAGE[PAGE.index("## What leaves a silo") : PAGE.index("Besides, every reply says")]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    named = {name for line in rows for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    verbs = {verb for name in NAMES for verb in find_protocol(name).verbs()}
+    assert named == verbs
