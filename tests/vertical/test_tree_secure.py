@@ -9,6 +9,7 @@ import pytest
 import vertical
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from consilo.errors import QuorumLost, Refused, ReplyInvalid
 from consilo.headers import Header, Manifest
@@ -23,7 +24,7 @@ from consilo.wire import unpack
 from silos.policy import Circumstances, Policy, Rule
 
 KEY = PrivateKey.generate(512)  # small: the arithmetic is the same at any size
-SECURE = {"histograms": "secure", "judged_folds": 1, "max_bins": 8, "depth": 2}
+SECURE = {"histograms": "secure", "judged_folds": 1, "max_bins": 4, "depth": 2}
 
 
 def sums_of(codes, slope, levels, *, slots):
@@ -53,7 +54,7 @@ def grown():
 @pytest.mark.parametrize("task", ["binary", "regression"])
 def test_secure_trees_are_the_plain_ones(task):
     rows = boosted.table(240, task=task)
-    few = {"args": SECURE | {"depth": 3}, "protocol": {"rounds": 2}}
+    few = {"args": SECURE | {"depth": 3, "max_bins": 8}, "protocol": {"rounds": 2}}
     found, hosts = boosted.run(rows, task, **few)
     few["args"] = {**few["args"], "histograms": "plain"}
     plain, others = boosted.run(rows, task, **few)
@@ -180,6 +181,45 @@ def test_no_gradient_lies_in_a_feature_silo():
         )
 
 
+def listening(hosts, silo):
+    """What a feature silo keeps of what it was told, in the order of the steps."""
+    heard, keep = [], hosts[silo].keep
+
+    def hear(run_id, name, content):
+        if name.partition("-")[0] in ("gradients", "offers"):
+            heard.append(unpack(content)["value"])
+        keep(run_id, name, content)
+
+    hosts[silo].keep = hear
+    return heard
+
+
+def test_gradients_tell_the_labels_and_nodes_tell_less():
+    """Label inference by a feature silo: from what it is told, with one positive row known to it.
+
+    The guess from nodes: rows that were with the known one, the more often the likelier. It is what
+    remains with secure histograms; the mean is over the rows that may be the known one.
+    """
+    rows, labels = boosted.table(300), boosted.table(300)["y"].to_numpy()
+    found = {}
+    for kind in ("plain", "secure"):
+        hosts = vertical.silos_of(rows, boosted.COLUMNS)
+        heard = listening(hosts, "shop")
+        job = boosted.job_of(args=SECURE | {"histograms": kind}, protocol={"rounds": 3})
+        vertical.driven(job, boosted.contract_of(), hosts)
+        found[kind] = heard
+    slope = found["plain"][0]["gradients"][0]
+    assert roc_auc_score(labels, -slope) == 1
+    nodes = np.array([value["nodes"][0] for value in found["secure"]])
+    assert nodes.shape == (6, 300)
+    guesses = []
+    for known in np.flatnonzero(labels)[:50]:
+        together = (nodes == nodes[:, [known]]).sum(axis=0)
+        others = np.arange(300) != known
+        guesses.append(roc_auc_score(labels[others], together[others]))
+    assert np.mean(guesses) == pytest.approx(0.55, abs=0.05)
+
+
 def test_the_classes_of_what_is_sealed_say_that_no_label_leaves():
     verbs = VerticalTrees.verbs()
     secure = VerticalTrees.from_job(boosted.job_of(args=SECURE))
@@ -252,6 +292,26 @@ def test_a_step_that_is_asked_again_grows_the_same_trees():
         answers = {name: repeated(host, times) for name, host in hosts.items()}
         transport = vertical.LocalTransport(answers)
         vertical.driven(job, boosted.contract_of(), hosts, transport=transport)
+        kept.append(
+            [replace(Part.from_bytes(h.part("r")), salt=b"").digest for h in hosts.values()]
+        )
+    assert kept[0] == kept[1]
+
+
+def test_training_goes_on_from_a_checkpoint():
+    rows, job = boosted.table(120), boosted.job_of(args=SECURE, protocol={"rounds": 3})
+    kept = []
+    for is_cut in (False, True):
+        hosts, state = vertical.silos_of(rows, boosted.COLUMNS), None
+        if is_cut:
+            kernel, fed = vertical_kernel(job, boosted.contract_of(), hosts)
+            driven = kernel.drive(
+                "vertical_trees", VerticalTrees.from_job(job), fed, boosted.Turn()
+            )
+            state = next(driven).state
+            driven.close()
+        found, _ = vertical.driven(job, boosted.contract_of(), hosts, state=state)
+        assert found.round == 3
         kept.append(
             [replace(Part.from_bytes(h.part("r")), salt=b"").digest for h in hosts.values()]
         )

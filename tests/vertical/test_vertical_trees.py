@@ -185,3 +185,10 @@ def test_the_classes_of_what_is_sealed_are_declared():
     verbs = VerticalTrees.verbs()
     assert Disclosure.EMBEDDING in verbs["split"].disclosures
     assert Disclosure.LABEL in verbs["grow"].disclosures & verbs["start"].disclosures
+
+
+def test_the_label_silos_trees_are_released_where_the_job_says_so():
+    found, hosts = run(table(200), args={"release_top": True, "judged_folds": 1})
+    part = Part.from_bytes(hosts["bank"].part("r")).content
+    assert set(found.top) == set(part)
+    assert all(np.array_equal(found.top[name], part[name]) for name in part)
