@@ -21,6 +21,7 @@ from consilo.outcome import RunResult, RunStatus
 from consilo.parcel import Fault, Transport
 from consilo.protocols import find_protocol
 from consilo.protocols.match_held import Held, MatchHeld
+from consilo.record import read
 from consilo.stages import Stages
 from consilo.steps import Checkpoint
 from consilo.vertical.blocks import Holders
@@ -62,9 +63,9 @@ class VerticalRun(Stages):
         self.matched: Mapping[str, Any] = {}
         self._is_finished = False
         self._training: Generator[Checkpoint, None, Turn] | None = None
-        stood = self._read_checkpoint() if settings.get("resume") else None
-        if stood is not None:
-            self.state = Turn.from_payload(stood)
+        self._began_with: tuple[str, ...] = ()
+        if settings.get("resume"):
+            self._take_up()
 
     @property
     def rounds_left(self) -> int:
@@ -87,6 +88,12 @@ class VerticalRun(Stages):
             handle = self._protocol.settings.match
             held = self._held()
             told: dict[str, Any] = {"handle": handle, "reused": not held.reason, "rows": held.rows}
+            if held.reason and self.state.round:
+                raise QuorumLost(
+                    f"the match that the run began with cannot be used any more ({held.reason}); "
+                    "start a new run",
+                    missing={},
+                )
             if held.reason:
                 told |= self._match_anew(held)
             self.matched = told
@@ -187,11 +194,26 @@ class VerticalRun(Stages):
         holders = self._protocol.settings
         bearable = holders.missing_blocks == "leave_out" and len(admitted) > 1
         needed = (holders.label_silo,) if bearable else holders.members
+        needed = self._began_with or needed
         Quorum(mandatory=needed).require(
             admitted, missing=absent, num_examples={}, where="before the run"
         )
         if len(admitted) < len(holders.members):
             self._narrow(admitted)
+
+    def _take_up(self) -> None:
+        """Stand where the run stood that is gone on with, and leave out whom it had left out."""
+        stood = self._read_checkpoint()
+        if stood is not None:
+            self.state = Turn.from_payload(stood)
+        members = self._protocol.settings.members
+        for entry in read(self.record.path):
+            if entry["kind"] == "narrowed":
+                members = tuple(entry["body"]["silos"])
+        if stood is not None or members != self._protocol.settings.members:
+            self._began_with = members
+        for name in set(self.silos) - set(members):
+            self._absent[name] = "left out when the run began"
 
     def _narrow(self, admitted: Sequence[str]) -> None:
         """Go on with the job over the columns of those who are there."""

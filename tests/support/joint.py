@@ -156,6 +156,7 @@ class Federation:
         *,
         online: Sequence[str] | None = None,
         answers: Mapping[str, Answer] | None = None,
+        resume: bool = False,
     ) -> VerticalRun:
         """Return a run that is opened and has asked nothing yet.
 
@@ -164,6 +165,7 @@ class Federation:
             run_id: unique.
             online: who can be reached; None is everybody.
             answers: in place of what silos answer themselves.
+            resume: go on with this run, whose process died.
         """
         reached = {n: answerer(host) for n, host in self.hosts.items()} | dict(answers or {})
         here = self.hosts if online is None else online
@@ -177,6 +179,7 @@ class Federation:
             key=self.key,
             parties=self.parties,
             search_path=[self.folder],
+            resume=resume,
         )
 
 

@@ -353,6 +353,65 @@ def test_a_round_that_was_cut_short_is_done_again_and_finds_the_same(
         assert pack(dict(models[0].content)) == pack(dict(models[1].content))
 
 
+def begun(federation, job, run_id, **how):
+    """Open a run, train one round, and let it die."""
+    run = federation.opened(job, run_id, **how)
+    for name in run.silos:
+        run.check(name)
+    run.admit()
+    run.match()
+    run.train_round()
+    return run
+
+
+def test_a_run_whose_process_died_is_gone_on_with_and_finds_the_same(place):
+    folder, silos = place
+    federation = joint.Federation(silos, folder)
+    whole = run_vertical(federation.opened(joint.job_of(), "whole"))
+    begun(federation, joint.job_of(), "died")
+    result = run_vertical(federation.opened(joint.job_of(), "died", resume=True))
+    assert result.status == "complete", result.reason
+    assert result.metrics == whole.metrics
+    for directory in silos.values():
+        models = [Part.from_bytes(read_part(directory, each)) for each in ("whole", "died")]
+        assert pack(dict(models[0].content)) == pack(dict(models[1].content))
+    kinds = [each["kind"] for each in read(Path(result.record))]
+    assert kinds.index("resumed") > kinds.index("round")
+    assert verify(Path(result.record))["status"] == "complete"
+
+
+def test_who_was_left_out_stays_out_of_a_run_that_goes_on(place):
+    folder, silos = place
+    federation = joint.Federation(silos, folder)
+    job = joint.job_of(args={"missing_blocks": "leave_out"})
+    begun(federation, job, "died", online=("bank", "shop"))
+    result = run_vertical(federation.opened(job, "died", resume=True))  # telecom is back
+    assert result.status == "degraded", result.reason
+    assert result.silos["telecom"].reason == "left out when the run began"
+    assert Part.from_bytes(read_part(silos["bank"], "died")).members == ("bank", "shop")
+
+
+def test_nobody_is_left_out_of_a_run_that_goes_on(place):
+    folder, silos = place
+    federation = joint.Federation(silos, folder)
+    job = joint.job_of(args={"missing_blocks": "leave_out"})
+    begun(federation, job, "died")
+    again = federation.opened(job, "died", online=("bank", "shop"), resume=True)
+    result = run_vertical(again)
+    assert result.status == "failed"
+    assert "mandatory: telecom" in result.reason
+
+
+def test_a_run_that_goes_on_is_not_matched_anew(place):
+    folder, silos = place
+    federation = joint.Federation(silos, folder)
+    begun(federation, joint.job_of(), "died")
+    drop_match(silos["shop"], "customers")
+    result = run_vertical(federation.opened(joint.job_of(), "died", resume=True))
+    assert result.status == "failed"
+    assert "the match that the run began with cannot be used any more (shop" in result.reason
+
+
 def test_where_a_training_stands_survives_the_disk(trained):
     federation, _, _, result = trained
     place = federation.folder / "coordinator" / "first" / "checkpoint.safetensors"
