@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -35,8 +35,7 @@ from consilo.vertical.split_plan import FINAL, Plan, SplitSettings
 from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
 
 if TYPE_CHECKING:
-
-    from consilo.vertical.split import Learner, Noise
+    from consilo.vertical.split import Joined, Learner, Noise
 
 _EMBEDDINGS, _GRADIENTS = "embeddings", "gradients"
 
@@ -166,7 +165,7 @@ class VerticalSplit(VerticalTraining):
             for each, places in batches:
                 mine, rows = learners[each.name], part.rows(each, places)
                 back[each.name] = learn_top(
-                    mine.model,
+                    cast("Joined", mine.model),
                     mine.optimizer,
                     part.task,
                     rows,
@@ -215,7 +214,7 @@ class VerticalSplit(VerticalTraining):
         others = part.received(self.settings.feature_silos, _EMBEDDINGS, message, sizes)
         found: dict[str, list[Mapping[str, float]]] = {}
         for each, places in judged:
-            rows, model = part.rows(each, places), learners[each.name].model
+            rows, model = part.rows(each, places), cast("Joined", learners[each.name].model)
             outputs = in_pieces(model, rows, others.get(each.name, rows[:, :0]))
             shaped = part.task.shape_outputs(outputs)
             figures, _ = part.task.measure(model.top, shaped, part.targets(places))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import torch
 from consilo.errors import Refused, ReplyInvalid
 from consilo.learners.modules import build_model
 from consilo.learners.tasks import Task
+from consilo.metrics import TaskKind
 from consilo.vertical.blocks import Array
 from consilo.vertical.parts import Part
 from consilo.vertical.split import Joined, embed, in_pieces, set_weights
@@ -70,7 +71,7 @@ class SplitScorer:
         self._put_weights(model)
         raw = in_pieces(model, _tensor(features), torch.cat(told, dim=1))
         task = Task.of(
-            part.task,
+            cast(TaskKind, part.task),
             num_classes=len(part.classes) or 2,
             num_targets=self._about["num_targets"],
             num_outputs=self._about["num_outputs"],

@@ -228,6 +228,7 @@ def in_pieces(model: Callable[..., Tensor], *rows: Tensor) -> Tensor:
     """Return what a model gives for many rows, as for judging and scoring: nothing is learnt."""
     if isinstance(model, nn.Module):
         model.eval()
+    count = max(len(rows[0]), 1)
     with torch.no_grad():
-        pieces = zip(*(each.split(_ROWS) for each in rows), strict=True)
+        pieces = ([each[at : at + _ROWS] for each in rows] for at in range(0, count, _ROWS))
         return torch.cat([model(*piece) for piece in pieces])
