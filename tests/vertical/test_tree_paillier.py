@@ -1,5 +1,7 @@
 """Paillier's cryptosystem: what comes back, what adds up, what is refused."""
 
+import multiprocessing as mp
+
 import gmpy2
 import numpy as np
 import pytest
@@ -41,6 +43,16 @@ def test_many_powers_made_in_threads_are_in_their_places():
     sealed = KEY.public.blinded(KEY.encrypt(values))
     assert [KEY.decrypt(each) for each in sealed] == values
     assert [KEY.decrypt(each) for each in KEY.public.shifted(sealed, 3)] == [8 * v for v in values]
+
+
+def test_many_numbers_encrypted_in_processes_are_in_their_places():
+    values = list(range(-2501, 2500))
+    sealed = KEY.encrypt(values)
+    assert [KEY.decrypt(each) for each in sealed] == values
+    assert (
+        len({int(each) for each in KEY.encrypt([0] * 4000)}) == 4000
+    )  # no process draws another's
+    assert mp.active_children() == []
 
 
 def test_decryption_is_the_papers():
