@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from consilo.errors import ReplyInvalid
+from consilo.errors import ModelDiverged, ReplyInvalid
 
 Array = npt.NDArray[Any]
 
@@ -25,7 +25,15 @@ def quantized(values: Array, bits: int | None, rng: np.random.Generator) -> dict
         values: float32, [rows, width].
         bits: 1 to 8 per number; None sends float32.
         rng: of the rounding; it may be public.
+
+    Raises:
+        ModelDiverged: where a value is NaN or infinite.
     """
+    if not np.isfinite(values).all():
+        raise ModelDiverged(
+            "the training diverged: what would cross the cut layer is NaN or infinite; lower "
+            "local.lr, and scale columns and target"
+        )
     if bits is None:
         return {"values": np.asarray(values, np.float32)}
     wide = np.asarray(values, np.float64)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilo.errors import ReplyInvalid
+from consilo.errors import ModelDiverged, ReplyInvalid
 from consilo.vertical.cut_layer import quantized, restored
 
 
@@ -49,3 +49,12 @@ def test_without_bits_nothing_changes():
 def test_what_is_no_batch_is_refused(wrong):
     with pytest.raises(ReplyInvalid, match="agreed size"):
         restored(wrong, 2, 3)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_training_that_diverged_says_so_where_it_did(bits):
+    """The silo that got such a batch was the one that seemed at fault."""
+    values = batch(2, 3)
+    values[1, 2] = np.inf
+    with pytest.raises(ModelDiverged, match=r"lower local\.lr"):
+        quantized(values, bits, np.random.default_rng(0))
