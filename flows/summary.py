@@ -11,10 +11,13 @@ from rich.table import Table
 from flows import vertical_summary
 
 
+_VERTICAL = ("vertical", "scoring")
+
+
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Print the summary of a run: silos, metrics, model, where to look."""
     silos = summary.get("silos") or {}
-    is_vertical = bool(summary.get("match"))
+    is_vertical = summary.get("kind") in _VERTICAL
     if silos:
         console.print(vertical_summary.silos(summary) if is_vertical else _silos(silos))
     for title, metrics in _metrics(summary):
@@ -61,7 +64,7 @@ def _change(before: Mapping[str, float], after: Mapping[str, float]) -> str:
 
 
 def _metrics(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
-    if summary.get("match"):
+    if summary.get("kind") in _VERTICAL:
         label = str(summary.get("label_silo") or "label silo")
         return vertical_summary.metrics(summary.get("metrics") or {}, label)
     rows = [("federated, all held-out rows", summary.get("metrics") or {})]

@@ -44,9 +44,10 @@ def metrics(found: Mapping[str, float], label: str = "label silo") -> list[tuple
 
 def lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is said of the match, of parts, and of scores."""
-    match = summary["match"]
-    how = "used again" if match["reused"] else f"made by {match['run_id']}"
-    yield f"{'match':<12} '{match['handle']}', {match['rows']} rows, {how}"
+    match = summary.get("match") or {}
+    if match:
+        how = "used again" if match["reused"] else f"made by {match['run_id']}"
+        yield f"{'match':<12} '{match['handle']}', {match['rows']} rows, {how}"
     if truth := match.get("truth"):
         yield (
             f"{'':<12} {truth['right']} of {truth['matched']} are right, of {truth['in_all']} "

@@ -58,11 +58,12 @@ def test_a_scoring_says_where_the_scores_lie():
     assert "scores/" not in shown({**scored, "status": "failed"})
 
 
-def test_a_run_that_was_not_matched_is_shown_as_any_other():
+def test_a_run_that_was_not_matched_says_why():
     failed = {**SUMMARY, "status": "failed", "reason": "QuorumLost: no", "match": None}
     text = shown({**failed, "metrics": {}, "references": {}})
     assert "QuorumLost: no" in text
-    assert "matched rows" not in text
+    assert "customers" not in text
+    assert "bank (labels)" in text
 
 
 @pytest.mark.parametrize(
