@@ -10,7 +10,6 @@ from rich.table import Table
 
 from flows import vertical_summary
 
-
 _VERTICAL = ("vertical", "scoring")
 
 
