@@ -6,6 +6,7 @@ bank calls the target by another name and writes it in words.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,14 @@ def job_of(**changes: Any) -> Job:
     protocol = {"name": "vertical_linear", "rounds": 5, "args": args, **changes.pop("protocol", {})}
     said = {"name": "joint", "kind": "vertical", "contract": "joint@1", "protocol": protocol}
     return Job.from_json({**said, "match": MATCH, **changes})
+
+
+def copied(silos: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Return copies of silos, and of the contracts beside them, in another folder."""
+    (source,) = {directory.parent for directory in silos.values()}
+    for place in source.glob("*.yaml"):
+        shutil.copy2(place, folder)
+    return {name: shutil.copytree(each, folder / name) for name, each in silos.items()}
 
 
 class Federation:

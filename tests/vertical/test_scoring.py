@@ -59,10 +59,16 @@ def scored(tmp_path_factory):
     return silos, joint.everybody().loc[used], people, result
 
 
+@pytest.fixture(scope="module")
+def once_trained(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("trained"))[1]
+
+
 @pytest.fixture
-def place(tmp_path):
+def place(once_trained, tmp_path):
     """A federation that has trained; the same people can be scored by the match that is held."""
-    return trained(tmp_path)
+    silos = joint.copied(once_trained, tmp_path)
+    return joint.Federation(silos, tmp_path), silos
 
 
 def test_the_scores_are_the_pooled_models_and_named_by_the_label_silos_ids(scored):
