@@ -390,6 +390,9 @@ def main() -> int:
         print(f"there is no mnist/ in {given.data}; name a folder that has it", file=sys.stderr)
         return 2
     quieten()
+    import torch
+
+    torch.set_num_threads(1)  # as the silos have it; several wait for one another here
     load = load_now()
     digits = small_digits() if given.data is None else mnist(given.data / "mnist")
     epochs = SMALL_EPOCHS if given.data is None else EPOCHS
