@@ -132,10 +132,10 @@ def run_match(
         record.add("matched", **found)
     except ConsiloError as cause:
         status, reason = "failed", f"{type(cause).__name__}: {cause}"
-    replies = [asdict(each.reply) for each in exchanges if each.reply and each.reply.signature]
-    if replies:
-        record.add("replies", headers=replies)
+    before = len(exchanges)
+    _record_replies(record, exchanges)
     _conclude(kernel, fed, here, online(), status, record)
+    _record_replies(record, exchanges[before:])
     seconds = time.monotonic() - started
     record.close(status=status, reason=reason)
     return {
@@ -149,6 +149,12 @@ def run_match(
         "silo_seconds": _by_silo(exchanges, "silo_seconds"),
         **found,
     }
+
+
+def _record_replies(record: RunRecord, exchanges: Sequence[Exchange]) -> None:
+    replies = [asdict(each.reply) for each in exchanges if each.reply and each.reply.signature]
+    if replies:
+        record.add("replies", headers=replies)
 
 
 def _conclude(

@@ -297,8 +297,10 @@ def run_verify(
     from consilo.record import read, verify
 
     path = _record(record)
-    beside = path.parent.parent.parent / "keys" / "record.key.pub"
-    chosen = key or (beside if beside.exists() else None)
+    # The record of a match that a run made lies in a folder of that run.
+    homes = list(path.resolve().parents)[2:4]
+    beside = (home / "keys" / "record.key.pub" for home in homes)
+    chosen = key or next((each for each in beside if each.exists()), None)
     body = verify(path, _public_key(chosen))
     entries = read(path)
     replies = len(signed_replies(entries))

@@ -109,7 +109,8 @@ class Proposal:
             f"data: {_flow(self.data)}",
         ]
         if self.missing:
-            lines.append(f"missing: {_flow(list(self.missing))}  # 'nothing recorded', everywhere")
+            said = "# confirm: 'nothing recorded', in every column"
+            lines.append(f"missing: {_flow(list(self.missing))}  {said}")
         lines.append("columns:")
         for each in self.columns:
             lines += _column_lines(each)
@@ -151,7 +152,15 @@ def propose(
             scores[row, index] = 1.0
     rows, columns = linear_sum_assignment(-scores)
     chosen = {int(c): int(r) for r, c in zip(rows, columns, strict=True) if scores[r, c] >= _LEAST}
-    missing = sorted({text for row in chosen.values() for text in locals_[row].missing})
+    missing = sorted(
+        {
+            text
+            for index, row in chosen.items()
+            for text in locals_[row].missing
+            # A free text may be a name: Na, Nan and None are somebody's.
+            if table[index].type != "string" or not any(each.isalpha() for each in text)
+        }
+    )
     proposed = []
     for index, column in enumerate(table):
         row = chosen.get(index)

@@ -148,6 +148,14 @@ def test_record_and_audit_logs_are_whole_and_tell_the_same(trained):
         ]
 
 
+def test_the_record_of_its_match_is_whole_too_and_tells_what_the_silos_logs_tell(trained):
+    _, silos, _, result = trained
+    record = Path(result.directory) / "match" / "record.jsonl"
+    assert verify(record)["status"] == "complete"
+    for name, directory in silos.items():
+        assert compare(read(record), verify_log(directory / "audit.jsonl"), name) == []
+
+
 def test_no_id_and_no_value_is_in_the_coordinators_files(trained):
     federation, _, people, _ = trained
     told = [each.encode() for name in ("surname", "number") for each in people[name]]
