@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
@@ -22,7 +23,9 @@ class PartsElsewhere(PythonModel):
         folder = Path(context.artifacts["model"])
         self.about: dict[str, Any] = json.loads((folder / "parts.json").read_text())
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """Raise: no process holds all parts."""
         silos = ", ".join(self.about["parts"])
         raise MlflowException(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from flows.registry import Registered, pyfunc, versioned
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
 
 PARTS = "parts in the silos"
 """The format of a vertical model."""
@@ -39,11 +41,22 @@ def register(client: MlflowClient, run_id: str, run: VerticalRun) -> Registered:
             python_model=str(_MODEL),
             artifacts={"model": str(parts)},
             mlflow_model=model,
-            pip_requirements=["mlflow"],
+            signature=_signature(run),
+            pip_requirements=[f"{each}=={version(each)}" for each in ("mlflow", "pandas")],
         )
         return PARTS
 
     return versioned(client, run_id, run.job, metrics=run.metrics, save=save)
+
+
+def _signature(run: VerticalRun) -> ModelSignature:
+    """Return the model's inputs: the columns of all silos."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    held = [name for names in run.settings.columns.values() for name in names]
+    return ModelSignature(inputs=Schema([ColSpec(AnyType(), name) for name in held]))
 
 
 def write_references(run: VerticalRun, folder: Path) -> None:
