@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,14 +37,17 @@ def register(client: MlflowClient, run_id: str, run: VerticalRun) -> Registered:
         parts = folder / "parts"
         parts.mkdir()
         write_references(run, parts)
-        pyfunc().save_model(
-            folder / "saved",
-            python_model=str(_MODEL),
-            artifacts={"model": str(parts)},
-            mlflow_model=model,
-            signature=_signature(run),
-            pip_requirements=[f"{each}=={version(each)}" for each in ("mlflow", "pandas")],
-        )
+        with warnings.catch_warnings():
+            # There is none to give: nothing can be predicted where the entry lies.
+            warnings.filterwarnings("ignore", message=".*input example was not provided.*")
+            pyfunc().save_model(
+                folder / "saved",
+                python_model=str(_MODEL),
+                artifacts={"model": str(parts)},
+                mlflow_model=model,
+                signature=_signature(run),
+                pip_requirements=[f"{each}=={version(each)}" for each in ("mlflow", "pandas")],
+            )
         return PARTS
 
     return versioned(client, run_id, run.job, metrics=run.metrics, save=save)
