@@ -46,7 +46,8 @@ class Run(Stages):
         transport: how the silos are reached.
         silos: everybody who is registered, connected or not.
         search_path: where the job's own modules lie.
-        settings: directory, run_id, key, parties, absent, bundle, resume, clock: those of `Stages`.
+        settings: directory, run_id, key, parties, absent, bundle, resume, standing, clock: those of
+            `Stages`.
 
     Raises:
         IncompatibleJob: where the job's parts cannot work together; nothing was sent.
@@ -271,8 +272,10 @@ class Run(Stages):
                     ended = "not connected" if last else "the run ended before its first round"
                     if any(name in r.get("not_asked", ()) for r in self.rounds):
                         ended = "the protocol never chose it"
+                    out = self._standing(name)
                     why = next((e.fault for e in reversed(faults)), None)
-                    self.outcomes[name] = outcome.absent(why or Fault("unreachable", ended))
+                    fault = Fault("unreachable", out or ended) if out or why is None else why
+                    self.outcomes[name] = outcome.absent(fault)
                 continue
             newest, first = mine[-1]["silos"][name], mine[0]["silos"][name]
             # A protocol may choose whom it asks; who was not chosen has missed nothing.
@@ -284,7 +287,7 @@ class Run(Stages):
             if self.evaluated is not None and name not in self.evaluated.rows:
                 absences.append("the evaluation")
             why = next((e.fault for e in reversed(faults) if e.round not in took), None)
-            said = "not connected" if why is None else why.reason
+            said = self._standing(name) or ("not connected" if why is None else why.reason)
             self.outcomes[name] = replace(
                 outcome,
                 status="dropped" if last in missed else "trained",

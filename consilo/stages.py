@@ -54,6 +54,8 @@ class Stages:
         absent: silo → why it is not asked at all, such as ``suspended``.
         bundle: SHA-256 of the code that silos execute; empty in process.
         resume: go on with the run of this id, whose process died; `directory` is that run's.
+        standing: silo → why the coordinator does not let it take part now, such as ``suspended``;
+            empty where it does.
 
     Raises:
         RunNotResumable: where it has ended, or job, contract or code are others than they were.
@@ -73,6 +75,7 @@ class Stages:
         absent: Mapping[str, str] | None = None,
         bundle: str = "",
         resume: bool = False,
+        standing: Callable[[str], str] = lambda silo: "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.job = job
@@ -88,6 +91,7 @@ class Stages:
         self.exchanges: list[Exchange] = []
         self.seconds: dict[str, float] = {}
         self._clock = clock
+        self._standing = standing
         self._transport = transport
         self._key = key
         self._bundle = bundle

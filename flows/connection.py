@@ -64,6 +64,7 @@ class Connection:
         parties: silo → how it signs; silos that are not in it exist in a simulation only.
         members: the admitted silos, as the coordinator knows them; empty in a simulation.
         absent: silo → why it is not asked: suspended, or its certificate has expired.
+        standing: the same, asked at any later time; empty for a silo that may take part.
     """
 
     transport: Transport
@@ -76,6 +77,7 @@ class Connection:
     parties: Mapping[str, Party] = field(default_factory=dict)
     members: Mapping[str, Member] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    standing: Callable[[str], str] = lambda silo: ""
 
 
 Connect = Callable[[Order], AbstractContextManager[Connection]]

@@ -325,6 +325,13 @@ def job_bundle(
     return build_bundle(read_modules(files), disclosures=disclosures, signer=signer)
 
 
+def _standing(home: Path, name: str) -> str:
+    """Return why a silo may not take part now; empty where it may."""
+    with Coordinator(home) as coordinator:
+        member = coordinator.members.all().get(name)
+    return "removed" if member is None else member.standing(datetime.now(UTC))
+
+
 @contextmanager
 def connect(order: Order) -> Iterator[Connection]:
     """Open a Flower run on the federation in ``order.home``; the job's modules are its bundle.
@@ -367,6 +374,7 @@ def connect(order: Order) -> Iterator[Connection]:
             parties={n: party_of(each) for n, each in members.items()},
             members=members,
             absent=absent,
+            standing=lambda name: _standing(home, name),
         )
     finally:
         transport.close()

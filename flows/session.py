@@ -231,6 +231,7 @@ def _run(order: Order, connection: Connection) -> Stages:
             key=connection.signing_key,
             parties=connection.parties,
             absent=connection.absent,
+            standing=connection.standing,
             bundle=connection.bundle,
             search_path=order.search_path,
             resume=bool(order.resume),

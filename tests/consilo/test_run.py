@@ -230,6 +230,23 @@ def test_waiting_for_silos_ends_with_everybody_or_with_the_time(hosts, tmp_path)
     assert late.wait_for_silos(seconds=0.05, poll_s=0.01) == ("east", "north", "south")
 
 
+def test_a_silo_that_was_suspended_meanwhile_is_said_to_be(hosts, tmp_path):
+    standing = {"south": ""}
+    run = clinic.run_of(clinic.job(), hosts, tmp_path, standing=lambda name: standing.get(name, ""))
+    run.admit()
+    run.standardize()
+    run.train_round()
+    hosts["south"].refusal = "gone"
+    standing["south"] = "suspended"
+    while run.rounds_left:
+        run.train_round()
+    run.evaluate()
+    result = run.close()
+    assert result.status == "degraded"
+    assert result.silos["south"].reason == "missed round 2, 3 and the evaluation: suspended"
+    assert result.silos["south"].rounds == (1,)
+
+
 def test_run_all_makes_a_result_of_a_lost_quorum(hosts, tmp_path):
     job = clinic.job(quorum={"min_silos": 3})
     hosts["north"].refusal = "no"

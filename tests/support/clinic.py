@@ -238,6 +238,7 @@ def run_of(
     silos: tuple[str, ...] = (),
     absent: Mapping[str, str] | None = None,
     resume: bool = False,
+    standing: Callable[[str], str] = lambda silo: "",
 ) -> Run:
     """A run over hosts in memory, past its statistics: ready for `train_round`."""
     made = {n: answerer(each) if isinstance(each, Host) else each for n, each in answers.items()}
@@ -252,6 +253,7 @@ def run_of(
         search_path=search_path,
         absent=absent,
         resume=resume,
+        standing=standing,
     )
     for name in run.silos:
         run.check(name)
