@@ -24,6 +24,7 @@ from consilo.parcel import Transport
 from consilo.protocols.conclude import Conclude
 from consilo.protocols.psi import Psi
 from consilo.record import RunRecord
+from consilo.vertical.blocks import holders_of
 
 _POLL_S = 0.2
 
@@ -41,6 +42,25 @@ def contract_of(job: Job, search: Sequence[Path]) -> Contract:
     known = [column.name for column in contract.table]
     job.match.recipe.require_columns(known, where=f"match.recipe, for {contract.ref}")
     return contract
+
+
+def ahead_of(job: Job) -> Job:
+    """Return a job whose match is made now, for a run to come: as that run would make it.
+
+    A vertical or scoring job names the match and says who takes part; any other matches everybody
+    under its own name.
+    """
+    if job.match is None or job.kind == "horizontal":
+        return job
+    holders = holders_of(job)
+    needed = holders.members if holders.missing_blocks == "refuse" else (holders.label_silo,)
+    return job.changed(
+        match={
+            "hub": job.match.hub or holders.label_silo,
+            "handle": job.match.handle or holders.match,
+        },
+        quorum={"min_silos": max(len(needed), 2), "mandatory": list(needed)},
+    )
 
 
 def new_run_id(job: Job) -> str:
@@ -70,7 +90,8 @@ def run_match(
         job: with a section ``match``.
         contract: of `contract_of`.
         transport: how the silos are reached.
-        silos: everybody who is registered; those that the job excludes are not asked.
+        silos: everybody who is registered; those that the job excludes, and those that hold nothing
+            of a vertical job, are not asked.
         directory: gets the record; made here.
         run_id: unique.
         key: signs requests and record.
@@ -88,7 +109,10 @@ def run_match(
         ConsiloError: only from what is wrong before the first message.
     """
     protocol = Psi.from_job(job)
-    names = tuple(sorted(set(silos) - set(job.exclude)))
+    asked = set(silos) - set(job.exclude)
+    if job.kind != "horizontal":
+        asked &= set(holders_of(job).members)
+    names = tuple(sorted(asked))
     left = {name: why for name, why in (absent or {}).items() if name in names}
     here = {name: each for name, each in (parties or {}).items() if name in names}
     expected = set(names) - set(left)

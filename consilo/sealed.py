@@ -188,7 +188,8 @@ class Mailbox:
         if not self._silo.host.is_partner_relay(name, said, signature):
             raise Refused(
                 f"silo '{name}' is no partner whose signing key this silo has pinned (and, where "
-                "the policy wants it, confirmed): see 'consilo silo partners'",
+                "the policy wants it, confirmed): see 'consilo silo partners'; who has just "
+                "been admitted is listed there within a minute",
                 code="partner",
             )
         return str(key)

@@ -15,7 +15,7 @@ def run(
     job: Annotated[Path | None, typer.Argument(help="A job file with a section match.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A key recipe, in place of a job.")] = None,
     contract: Annotated[str, typer.Option(help="With --recipe: whose columns it names.")] = "",
-    handle: Annotated[str, typer.Option(help="The match's name; else the job's.")] = "",
+    handle: Annotated[str, typer.Option(help="The match's name; else as the job says.")] = "",
     hub: Annotated[str, typer.Option(help="The silo with the labels, which learns who.")] = "",
     purpose: Annotated[str, typer.Option(help="With --recipe: what for.")] = "unstated",
     directory: Annotated[
@@ -36,14 +36,14 @@ def run(
     Example: consilo match run job.yaml --dir coordinator/
     """
     from consilo.environment import quieten
-    from consilo.match_run import contract_of, new_run_id, run_match
+    from consilo.match_run import ahead_of, contract_of, new_run_id, run_match
     from flows.consult import opened
 
     quieten()
     folder = (job or recipe or Path.cwd()).resolve().parent
     asked = _job(job, recipe, contract, purpose, folder)
     changes = {"handle": handle or None, "hub": hub or None}
-    asked = asked.changed(match={key: each for key, each in changes.items() if each})
+    asked = ahead_of(asked.changed(match={key: each for key, each in changes.items() if each}))
     wanted = contract_of(asked, [folder])
     with opened(asked, wanted, folder, directory, silos) as connection:
         run_id = new_run_id(asked)

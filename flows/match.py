@@ -14,7 +14,7 @@ from pydantic import Field
 
 from consilo.errors import ConsiloError
 from consilo.job import Job
-from consilo.match_run import contract_of, new_run_id, run_match
+from consilo.match_run import ahead_of, contract_of, new_run_id, run_match
 from flows.connection import Connection, Order, connect, home_directory, job_file
 from flows.session import flow_run_name, quiet_errors, refused
 
@@ -73,7 +73,7 @@ def match(job: str, wait_s: Seconds = 60.0, home: str | None = None) -> Any:
     try:
         place = home_directory(home)
         path = job_file(job, place)
-        asked = Job.load(path)
+        asked = ahead_of(Job.load(path))
         contract = contract_of(asked, [path.parent])
         order = Order(place, asked, contract, (path.parent,), threading.Event())
         with connect(order) as connection:

@@ -20,7 +20,7 @@ class NodeConfig(Config):
     preload: tuple[str, ...] = PRELOAD
     threads: int = Field(default=1, gt=0)
     refresh_s: float = Field(
-        default=600.0, gt=0, description="how often the coordinator's list of members is fetched"
+        default=60.0, gt=0, description="how often the coordinator's list of members is fetched"
     )
     drain_s: float = Field(
         default=60.0, gt=0, description="a replaced key is served until it was silent for so long"

@@ -19,10 +19,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from consilo.errors import ConsiloError
 from silos.guard import SKEW_S, CoordinatorConfig
+
+if TYPE_CHECKING:
+    from consilo.contract import Contract
 
 Verdict = Literal["ok", "warning", "failed"]
 
@@ -52,7 +55,9 @@ class Point:
     to_do: str = ""
 
 
-def preflight(directory: Path, *, now: datetime, uid: int, purpose: str = "") -> list[Point]:
+def preflight(
+    directory: Path, *, now: datetime, uid: int, purpose: str = "", job: Path | None = None
+) -> list[Point]:
     """Look at everything that joining needs; return all points, whatever fails.
 
     Args:
@@ -60,6 +65,7 @@ def preflight(directory: Path, *, now: datetime, uid: int, purpose: str = "") ->
         now: the present time of this machine.
         uid: who will run the node.
         purpose: whose rows the contracts are checked on, where consents are kept.
+        job: a vertical job's file; of its contract, only what the silo holds in it is checked.
     """
     looks: list[Callable[[], Iterator[Point]]] = [
         lambda: _user(directory, uid),
@@ -71,7 +77,7 @@ def preflight(directory: Path, *, now: datetime, uid: int, purpose: str = "") ->
         lambda: _policy(directory, now),
         lambda: _membership(directory, now),
         lambda: _coordinator(directory, now),
-        lambda: _data(directory, purpose),
+        lambda: _data(directory, purpose, job),
     ]
     points: list[Point] = []
     for look in looks:
@@ -282,7 +288,7 @@ def _date_of(address: str, authority: Path) -> datetime:
     return parsedate_to_datetime(answer.headers["date"])
 
 
-def _data(directory: Path, purpose: str) -> Iterator[Point]:
+def _data(directory: Path, purpose: str, job: Path | None) -> Iterator[Point]:
     from consilo.contract import Contract
     from silos.onboard import mappings
     from silos.silo import UNSTATED, Silo
@@ -305,7 +311,7 @@ def _data(directory: Path, purpose: str) -> Iterator[Point]:
     for each in found:
         ref = str(each["contract"])
         try:
-            contract = Contract.load(ref, search=(Path.cwd(), directory))
+            contract = _part(Contract.load(ref, search=(Path.cwd(), directory)), job, silo.name)
             report = silo.check(contract, purpose=purpose or UNSTATED)
         except ConsiloError as cause:
             hint = f"consilo silo check {ref} --dir {directory}"
@@ -315,7 +321,22 @@ def _data(directory: Path, purpose: str) -> Iterator[Point]:
             yield Point(f"contract {ref}", "ok", report.reason())
         else:
             hint = f"consilo silo check {ref} --dir {directory} says which rows"
+            if job is None and {each.rule for each in report.failures} == {"present"}:
+                hint += "; where other silos hold these columns, give the vertical job by --job"
             yield Point(f"contract {ref}", "failed", report.reason(), hint)
+
+
+def _part(contract: Contract, job: Path | None, silo: str) -> Contract:
+    """Return what of a contract a silo must keep, where a job cuts that very contract."""
+    from consilo.contract import Contract
+    from consilo.job import Job
+    from consilo.vertical.blocks import part_of
+
+    if job is None:
+        return contract
+    asked = Job.load(job)
+    cut = Contract.load(asked.contract, search=(job.resolve().parent, Path.cwd()))
+    return part_of(asked, contract, silo) if cut.ref == contract.ref else contract
 
 
 def _first_line(cause: ConsiloError) -> str:

@@ -10,6 +10,12 @@ import typer
 
 def preflight(
     directory: Annotated[Path, typer.Option("--dir", help="The silo's directory.")] = Path("."),
+    job: Annotated[
+        Path | None,
+        typer.Option(
+            help="A vertical job: of its contract, only the columns that this silo holds."
+        ),
+    ] = None,
     purpose: Annotated[str, typer.Option(help="Whose rows: those with consent for it.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -27,7 +33,9 @@ def preflight(
 
     if not directory.is_dir():
         raise ConfigInvalid(str(directory), ["no such directory; consilo silo init makes it"])
-    points = look(directory.resolve(), now=datetime.now(UTC), uid=os.geteuid(), purpose=purpose)
+    points = look(
+        directory.resolve(), now=datetime.now(UTC), uid=os.geteuid(), purpose=purpose, job=job
+    )
     ready = all(each.verdict != "failed" for each in points)
     if as_json:
         import json

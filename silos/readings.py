@@ -47,7 +47,10 @@ def best_reading(local: Profile, column: Column) -> Reading:
         return _date(local, column)
     unlike = min(1.0, local.distinct / local.present)
     if column.role == "id":
-        return Reading(unlike, {}, ("every value once",) if unlike == 1 else ())
+        # A measure differs in every row as well; a surname is shared, and part of a key.
+        if local.numeric_share > _MOSTLY and not np.all(local.numbers == np.round(local.numbers)):
+            return Reading(0.1, {})
+        return Reading(0.6 + 0.4 * unlike, {}, ("every value once",) if unlike == 1 else ())
     return Reading(0.6 if local.numeric_share > _MOSTLY else 0.8, {})
 
 

@@ -117,7 +117,7 @@ def test_a_match_is_kept_in_each_silo_and_everything_is_on_record(study):
     assert set(names[0]) == {f"Name{n}" for n in range(60, 100)}
     assert decisions(study, "bank") == ["allowed", "disclosed", "disclosed", "kept"]
     kinds = [each["kind"] for each in read(Path(told["record"]))]
-    assert kinds == ["opened", "matched", "replies", "closed"]
+    assert kinds == ["opened", "matched", "replies", "replies", "closed"]
     check_links(read(Path(told["record"])), "record.jsonl")
     assert not list((study / "silos" / "bank" / "runs").glob("*"))
     shown = CliRunner().invoke(match_app, ["show", "--silo", str(study / "silos" / "bank")])
@@ -227,3 +227,34 @@ def test_the_flow_matches_as_the_command_does(study, services):
     assert state.name == "Completed", state.message
     assert state.result()["silos"]["telecom"]["matched"] == 40
     assert len(read_match(study / "silos" / "telecom", "joint").rows) == 40
+
+
+def test_a_vertical_job_is_matched_ahead_as_its_run_would_match_it(tmp_path, monkeypatch):
+    """It was matched under the job's name, with all silos, so that its run matched once more."""
+    import joint
+
+    from consilo.vertical_run import run_vertical
+    from silos.matching import every_match
+
+    silos = joint.write_silos(tmp_path, joint.everybody())
+    columns = {name: list(joint.COLUMNS[name]) for name in ("bank", "shop")}
+    names = [each for held in columns.values() for each in held]
+    contract = {**joint.JOINT, "columns": dict(joint.JOINT["columns"])}
+    for name in set(joint.NAMES) - set(names):
+        del contract["columns"][name]
+    (tmp_path / "joint.yaml").write_text(yaml.safe_dump(contract))
+    job = joint.job_of(args={"columns": columns})
+    said = {**job.to_json(), "contract": "joint.yaml"}
+    said["match"] |= {"contract": "people.yaml"}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(said))
+    asked = [str(tmp_path / "job.yaml"), "--silos", str(tmp_path), "--json"]
+    found = CliRunner().invoke(match_app, ["run", *asked])
+    told = json.loads(found.stdout)
+    assert told["status"] == "complete", told["reason"]
+    assert (told["handle"], told["hub"]) == ("customers", "bank")
+    assert [each.handle for each in every_match(silos["shop"])] == ["customers"]
+    assert every_match(silos["telecom"]) == []
+    result = run_vertical(joint.Federation(silos, tmp_path).opened(job, "ahead"))
+    assert result.status == "complete", result.reason
+    (match,) = (e["body"] for e in read(Path(result.record)) if e["kind"] == "matched")
+    assert match["reused"]

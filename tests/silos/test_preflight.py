@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import clinic
+import joint
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -97,6 +98,22 @@ def test_rows_that_break_the_contract_are_found(place: Path) -> None:
     assert look(place)["contract clinic@1"] == "failed"
     (place / "rows.csv").unlink()
     assert look(place)["contract clinic@1"] == "failed"
+
+
+def test_a_silo_of_a_vertical_job_is_ready_with_its_own_columns(tmp_path: Path) -> None:
+    """`preflight` wanted the columns of all silos where `check --job` does not."""
+    place = joint.write_silos(tmp_path, joint.everybody())["shop"]
+    place.chmod(0o700)
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump({**joint.job_of().to_json(), "contract": "joint.yaml"}))
+    for name in ("people.yaml", "joint.yaml"):
+        (place / name).write_text((tmp_path / name).read_text())
+    points = preflight(place, now=NOW, uid=12345)
+    (point,) = (each for each in points if each.name == "contract joint@1")
+    assert point.verdict == "failed"
+    assert "--job" in point.to_do
+    found = {each.name: each for each in preflight(place, now=NOW, uid=12345, job=job)}
+    assert found["contract joint@1"].verdict == found["contract people@1"].verdict == "ok"
 
 
 class Door(BaseHTTPRequestHandler):

@@ -211,3 +211,25 @@ def test_what_people_agreed_on_is_taken_and_only_its_reading_is_found_out():
     found = propose(rows, contract, data="p", aligned={"size": "q_mm"})
     assert sources(found) == {"size": "q_mm", "age": "age"}
     assert applied(found, rows, contract)["size"].tolist() == [1.25, 1.3, 0.91]
+
+
+def test_a_surname_is_an_id_that_many_share_and_a_measure_is_none():
+    """A column of the very same name lost to an income, which is different in every row."""
+    ids = ("number", "surname", "given_name", "postcode")
+    columns = {name: {"type": "string", "role": "id", "nullable_share": 1.0} for name in ids}
+    contract = Contract.model_validate({"name": "people", "version": 1, "columns": columns})
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {
+            "KVNR": [f"{each:08d}" for each in rng.permutation(10**6)[:300]],
+            "surname": rng.choice(["Kowal", "Linde", "Gross", "Weidt"], 300),
+            "given": rng.choice(["Anna", "Bruno", "Clara"], 300),
+            "zip": [f"{each:05d}" for each in rng.integers(10**4, 10**5, 300)],
+            "balance": rng.normal(size=300).round(2).astype(str),
+            "income": rng.lognormal(10, 1, 300).round(2).astype(str),
+        }
+    )
+    found = sources(propose(rows, contract, data="customers"))
+    assert found["surname"] == "surname"
+    assert found["given_name"] == "given"
+    assert not {"balance", "income"} & set(found.values())
