@@ -131,7 +131,8 @@ class Leaving(Config):
 
     Args:
         secure: only where the coordinator sees the sum over silos alone.
-        min_rows: only where the job has at least this many rows here.
+        min_rows: only where the job has at least this many rows here; a job over the columns of
+            several silos has those that are matched.
     """
 
     secure: bool = False

@@ -49,7 +49,7 @@ from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Verb
 from consilo.signing import public_hex
 from consilo.silo import Arrays, Built
-from consilo.vertical.blocks import part_of
+from consilo.vertical.blocks import holders_of, part_of
 from consilo.wire import digest
 from silos.budget import Budget, budget_of
 from silos.cache import CanonicalCache
@@ -78,6 +78,8 @@ log = logging.getLogger(__name__)
 _KEPT_ENCODINGS = 16
 _RELEASED = "feature_match"
 """The protocol, one of Consilo's own, that answers with what people here have released by hand."""
+_OF_ALL_ROWS = frozenset({"contract_check", "psi", "match_held"})
+"""Protocols that ask a silo of all its rows, also in a job over matched ones."""
 UNSTATED = "unstated"
 """The purpose of a job that names none."""
 
@@ -187,12 +189,19 @@ class Silo:
         def part() -> Contract:
             return contract if header.protocol == "psi" else part_of(job, contract, self.name)
 
+        def rows() -> int:
+            if not uses_rows:
+                return sys.maxsize
+            if job.kind == "horizontal" or header.protocol in _OF_ALL_ROWS:
+                return self._num_rows(part(), job.purpose)
+            return len(self.match(holders_of(job).match, purpose=job.purpose).rows)
+
         self._guard.permit(
             header,
             job,
             contract,
             verb,
-            rows=lambda: self._num_rows(part(), job.purpose) if uses_rows else sys.maxsize,
+            rows=rows,
             counts=lambda: self.consent_counts(part(), job.purpose) if uses_rows else None,
         )
 
