@@ -123,6 +123,11 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     verb = kind.verbs().get(header.verb)
     if verb is None:
         raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")
+    if kind.only_by_its_job and header.protocol != job.protocol.name:
+        raise Refused(
+            f"the job is one of {job.protocol.name}, in which '{header.protocol}' is not asked",
+            code="verb",
+        )
     host.permit(header, job, contract, verb)
     protocol = kind.from_job(job)
     view = SiloView(host, job, contract, header)

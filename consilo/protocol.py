@@ -197,6 +197,8 @@ class Protocol:
 
     needs_vectors = False
     """True where the coordinator half looks at single silos' vectors, not only at their sum."""
+    only_by_its_job = False
+    """True where a silo answers only in jobs whose ``protocol.name`` this is."""
 
     @classmethod
     def from_job(cls, job: Job) -> Self:

@@ -12,6 +12,7 @@ import numpy as np
 
 from consilo import seeds
 from consilo.contract import Contract
+from consilo.errors import Refused
 from consilo.headers import Header, ReplyHeader
 from consilo.job import Job
 from consilo.parts import Parts
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from consilo.matching import Match, MatchQuestion
     from consilo.parcel import Parcel
 
+
+_MANIFEST = "manifest"
+"""Under this name a silo keeps which manifest the run has here."""
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Built = Mapping[str, np.ndarray[Any, Any] | Parts]
@@ -251,12 +255,46 @@ class SiloView:
         return self.host.name
 
     def kept(self, name: str) -> bytes | None:
-        """Return what an earlier message of this run kept under ``name``."""
-        return self.host.kept(self.header.run_id, name)
+        """Return what an earlier message of this run kept under ``name``.
+
+        Raises:
+            Refused: where it was kept under another job or contract than this message's.
+        """
+        found = self.host.kept(self.header.run_id, name)
+        if found is not None:
+            self.require_same_run()
+        return found
 
     def keep(self, name: str, content: bytes) -> None:
-        """Keep ``content`` under ``name`` for later messages of this run."""
+        """Keep ``content`` under ``name`` for later messages of this run.
+
+        Raises:
+            Refused: where the run has kept something under another job or contract.
+        """
+        if not self.require_same_run():
+            self.host.keep(self.header.run_id, _MANIFEST, self.header.manifest.digest.encode())
         self.host.keep(self.header.run_id, name, content)
+
+    def require_same_run(self) -> bool:
+        """Hold a message against the manifest under which the run has kept anything here.
+
+        What a run asked, met and paid for under one job is not used under another: a coordinator
+        could change the job between two messages.
+
+        Returns:
+            Whether it has kept anything.
+
+        Raises:
+            Refused: where that was under another manifest.
+        """
+        begun = self.host.kept(self.header.run_id, _MANIFEST)
+        if begun not in (None, self.header.manifest.digest.encode()):
+            raise Refused(
+                "this run began here with another job or contract than this message has; start a "
+                "new run",
+                code="manifest",
+            )
+        return begun is not None
 
     def forget(self, name: str) -> None:
         """Erase what is kept under ``name``."""

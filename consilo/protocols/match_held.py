@@ -8,13 +8,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from consilo.errors import Refused
 from consilo.job import Job
 from consilo.protocol import Disclosure, Protocol, arrays, count, verb
 from consilo.silo import Message, SiloView
 from consilo.steps import Answers, Step
 from consilo.vertical import turns
-from consilo.vertical.blocks import Holders, holders_of
+from consilo.vertical.blocks import Holders, holders_of, matched_with_all
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,12 @@ class MatchHeld(Protocol):
         )
         for name, fault in said.missing.items():
             return Held(reason=f"{name}: {fault.reason}")
-        marks = {each.fields["mark"]["mark"].tobytes() for each in said.replies.values()}
+        marks = set()
+        for name, reply in said.replies.items():
+            mark = reply.fields["mark"].get("mark")
+            if mark is None:
+                return Held(reason=f"{name}: its answer has no mark of a match")
+            marks.add(mark.tobytes())
         if len(marks) > 1:
             return Held(reason="the silos hold halves of different matches")
         return Held(rows=min(int(each.fields["rows"]) for each in said.replies.values()))
@@ -64,11 +68,6 @@ class MatchHeld(Protocol):
     @verb("held", replies={"rows": count(), "mark": arrays(Disclosure.STATISTIC)})
     def held(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return how many rows are matched, and a digest that all halves of a match share."""
-        match = silo.match(self.holders.match)
-        strangers = sorted(set(self.holders.members) - {silo.name, *match.partners})
-        if strangers:
-            raise Refused(
-                f"the match '{match.handle}' was not made with {', '.join(strangers)}", code="match"
-            )
+        match = matched_with_all(silo, self.holders)
         mark = np.frombuffer(bytes.fromhex(match.mark), np.uint8)
         return {"rows": len(match.rows), "mark": {"mark": mark}}

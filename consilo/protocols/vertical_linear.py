@@ -24,13 +24,13 @@ from pydantic import Field
 
 from consilo import seeds
 from consilo.config import parse
-from consilo.errors import IncompatibleJob, JobInvalid
+from consilo.errors import IncompatibleJob, JobInvalid, ReplyInvalid
 from consilo.job import Job
 from consilo.protocol import Disclosure, count, envelopes, numbers, verb
 from consilo.silo import Message, SiloView
 from consilo.steps import Answers, Step
 from consilo.vertical import turns
-from consilo.vertical.blocks import Array, Block, Holders, block_of, folds_of
+from consilo.vertical.blocks import Array, Block, Holders, block_of, folds_of, num_inputs
 from consilo.vertical.linear import Kind, directions, figures_of, residuals, solve
 from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
 
@@ -85,7 +85,7 @@ class VerticalLinear(VerticalTraining):
         """Let the label silo fit its own columns, and carry its residuals down."""
         label = self.settings.label_silo
         told: Answers = yield turns.asked((label,), self.settings.members, "start", {})
-        return replace(state, letters=turns.sent(told))
+        return replace(state, letters=turns.sent(told, *self.settings.feature_silos))
 
     def train_round(self, state: Turn) -> Generator[Step, Any, Turn]:
         """Carry score columns up and, unless nothing new came, residuals down."""
@@ -98,18 +98,18 @@ class VerticalLinear(VerticalTraining):
         facts = {f"scores/{n}": state.facts.get(f"scores/{n}", 0) + new[n] for n in others}
         facts["converged"] = float(still_open == 0)
         is_last = not any(new.values()) or step["step"] == self.job.protocol.rounds
-        state = replace(state, letters=turns.sent(found), facts=facts, is_trained=is_last)
+        state = replace(state, letters=turns.sent(found, label), facts=facts, is_trained=is_last)
         if is_last:
             return state
         told = yield turns.asked((label,), everybody, "combine", step, {label: state.to(label)})
-        return replace(state, letters=turns.sent(told))
+        return replace(state, letters=turns.sent(told, *others))
 
     def finish(self, state: Turn) -> Generator[Step, Any, Turn]:
         """Let the label silo judge, and every silo keep its part."""
         label, others, everybody = self.settings.parties
         step = {"step": state.round}
         done = yield turns.asked((label,), everybody, "judge", step, {label: state.to(label)})
-        letters = turns.sent(done)
+        letters = turns.sent(done, *others)
         kept = yield turns.asked(
             others, everybody, "keep_part", step, {n: {"envelopes": letters[n]} for n in others}
         )
@@ -137,10 +137,10 @@ class VerticalLinear(VerticalTraining):
         told = post.open(label, _RESIDUALS, message.payload["envelopes"][label])
         width = block.features.shape[1]
         basis = np.zeros((width, 0)) if step == 1 else turns.kept(silo, "basis", step - 1)["basis"]
-        turns.require_shape(label, "residuals", told["residuals"], (None, len(block)))
-        turns.require_shape(
-            label, "coordinates", told["coordinates"], (len(told["residuals"]), basis.shape[1])
-        )
+        models = 1 + 2 * self.settings.folds
+        turns.require_shape(label, "residuals", told["residuals"], (models, len(block)))
+        turns.require_shape(label, "coordinates", told["coordinates"], (models, basis.shape[1]))
+        turns.require_finite(label, "coordinates", told["coordinates"])
         features = np.asarray(block.features, np.float64)
         found = directions(
             self.kind,
@@ -196,6 +196,7 @@ class VerticalLinear(VerticalTraining):
         letter = message.payload["envelopes"][label]
         told = turns.Post(silo, block.mark).open(label, _PART, letter)
         turns.require_shape(label, "coordinates", told["coordinates"], (basis.shape[1],))
+        turns.require_finite(label, "coordinates", told["coordinates"])
         return self.keep_part(silo, block, {"weights": basis @ told["coordinates"]})
 
     def _residuals(self, silo: SiloView, block: Block, fits: _Fits) -> dict[str, Any]:
@@ -216,6 +217,13 @@ class VerticalLinear(VerticalTraining):
         for name in self.settings.feature_silos:
             told = post.open(name, _SCORES, message.payload["envelopes"][name])
             turns.require_shape(name, "scores", told["scores"], (len(block), None))
+            turns.require_finite(name, "scores", told["scores"])
+            so_far = fits.scores[name].shape[1] + told["scores"].shape[1]
+            most = num_inputs(silo, self.settings, name)
+            if so_far > most:
+                raise ReplyInvalid(
+                    f"silo '{name}' sent {so_far} score columns, of {most} that it can have"
+                )
             scores[name] = told["scores"]
         return block, fits.with_scores(scores)
 

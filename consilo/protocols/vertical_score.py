@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from consilo.config import parse
-from consilo.errors import JobInvalid, Refused
+from consilo.errors import IncompatibleJob, JobInvalid, Refused
 from consilo.job import Job
 from consilo.protocol import count, verb
 from consilo.silo import Message, SiloView
@@ -60,6 +60,10 @@ class VerticalScore(VerticalTraining):
         super().__init__(job)
         where = f"{job.name}, protocol.args"
         self.settings = parse(ScoreSettings, job.protocol.args, where=where, error=JobInvalid)
+        if job.privacy is not None:
+            raise IncompatibleJob(
+                "vertical_score is exact and adds no noise; a scoring job has no privacy section"
+            )
 
     def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
         """Begin with the scoring at once."""
@@ -70,7 +74,7 @@ class VerticalScore(VerticalTraining):
         """Carry what the feature silos' parts say to the label silo, which keeps the scores."""
         label, others, everybody = self.settings.parties
         said: Answers = yield turns.asked(others, everybody, "tell", {})
-        own = {label: {"envelopes": turns.sent(said).get(label, {})}}
+        own = {label: {"envelopes": turns.sent(said, label)[label]}}
         yield turns.asked((label,), everybody, "score", {}, own)
         return replace(state, facts={"scored": float(state.rows)})
 

@@ -104,9 +104,9 @@ class VerticalSplit(VerticalTraining):
             step = {"step": number_}
             own = {name: state.to(name) for name in others}
             told: Answers = yield turns.asked(others, everybody, "embed", step, own)
-            mine = {label: {"envelopes": turns.sent(told).get(label, {})}}
+            mine = {label: {"envelopes": turns.sent(told, label)[label]}}
             back: Answers = yield turns.asked((label,), everybody, "learn", step, mine)
-            state = replace(state, letters=turns.sent(back))
+            state = replace(state, letters=turns.sent(back, *others))
         return replace(state, is_trained=state.round + 1 == self.job.protocol.rounds)
 
     def finish(self, state: Turn) -> Generator[Step, Any, Turn]:
@@ -114,7 +114,7 @@ class VerticalSplit(VerticalTraining):
         label, others, everybody = self.settings.parties
         own = {name: state.to(name) for name in others}
         told: Answers = yield turns.asked(others, everybody, "conclude", {}, own)
-        mine = {label: {"envelopes": turns.sent(told).get(label, {})}}
+        mine = {label: {"envelopes": turns.sent(told, label)[label]}}
         judged: Answers = yield turns.asked((label,), everybody, "judge", {}, mine)
         return replace(
             state,
@@ -134,7 +134,7 @@ class VerticalSplit(VerticalTraining):
     @verb("embed", replies={"envelopes": turns.SCORES})
     def embed(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: learn from the gradients of the batch before, seal the next embeddings."""
-        from consilo.vertical.split import embed, saved
+        from consilo.vertical.split import embed, embed_apart, saved
 
         part = SplitPart(silo, self.settings)
         step, noise = part.step_of(message), part.noise()
@@ -143,9 +143,11 @@ class VerticalSplit(VerticalTraining):
         found = {}
         with part.seeded(step):
             for each, places in part.plan.batches(part.plan.crossing, step):
-                rows = part.rows(each, places)
-                told = embed(learners[each.name].model, rows, self.settings.clip).detach()
-                found[each.name] = told if noise is None else noise.on_rows(told)
+                model, rows = learners[each.name].model, part.rows(each, places)
+                if noise is None:
+                    found[each.name] = embed(model, rows, self.settings.clip).detach()
+                else:
+                    found[each.name] = noise.on_rows(embed_apart(model, rows, self.settings.clip))
         label = self.settings.label_silo
         return {"envelopes": {label: part.sealed(label, _EMBEDDINGS, found)}}
 
@@ -184,16 +186,16 @@ class VerticalSplit(VerticalTraining):
     @verb("conclude", replies={"envelopes": turns.SCORES, **REFERENCE})
     def conclude(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: learn from the last gradients, keep the part, seal what judges it."""
-        from consilo.vertical.split import embed, in_pieces, saved
+        from consilo.vertical.split import embed, embed_apart, in_pieces, saved
 
         part = SplitPart(silo, self.settings)
         step, noise = part.plan.total + 1, part.noise()
         learners = self._learnt(part, step, message, noise)
         part.shelf.keep(step, saved(learners))
-        found = {}
+        found, how = {}, embed if noise is None else embed_apart
         for each, places in part.plan.judged(part.plan.crossing):
             model, rows = learners[each.name].model.eval(), part.rows(each, places)
-            told = in_pieces(lambda piece, net=model: embed(net, piece, self.settings.clip), rows)
+            told = in_pieces(lambda piece, net=model: how(net, piece, self.settings.clip), rows)
             found[each.name] = told if noise is None else noise.on_rows(told)
         label = self.settings.label_silo
         sealed = {label: part.sealed(label, _EMBEDDINGS, found)}

@@ -139,7 +139,7 @@ class VerticalTrees(VerticalTraining):
         """Carry the first tree's gradients to the feature silos."""
         label = self.settings.label_silo
         told: Answers = yield turns.asked((label,), self.settings.members, "start", {})
-        return replace(state, letters=turns.sent(told))
+        return replace(state, letters=turns.sent(told, *self.settings.feature_silos))
 
     def train_round(self, state: Turn) -> Generator[Step, Any, Turn]:
         """Grow a tree level by level."""
@@ -147,9 +147,9 @@ class VerticalTrees(VerticalTraining):
         for step in self.steps_of(state.round):
             own = {name: state.to(name) for name in others}
             found: Answers = yield turns.asked(others, everybody, "split", step, own)
-            own = {label: {"envelopes": turns.sent(found)[label]}}
+            own = {label: {"envelopes": turns.sent(found, label)[label]}}
             told = yield turns.asked((label,), everybody, "grow", step, own)
-            state = replace(state, letters=turns.sent(told))
+            state = replace(state, letters=turns.sent(told, *others))
         return self.counted(state)
 
     def finish(self, state: Turn) -> Generator[Step, Any, Turn]:

@@ -72,7 +72,7 @@ class SecureTrees(VerticalTrees):
         # A verb of its own: it takes longer than all others, and deadlines are learnt by verb.
         before = {"step": steps[0]["step"] - 1}
         told: Answers = yield turns.asked((label,), everybody, "encrypt", before)
-        state = replace(state, letters=turns.sent(told))
+        state = replace(state, letters=turns.sent(told, *self.settings.feature_silos))
         for step in steps:
             state = yield from self._carried(state, "add_up", "choose", step)
             state = yield from self._carried(state, "divide", "branch", step)
@@ -225,9 +225,9 @@ class SecureTrees(VerticalTrees):
         label, others, everybody = self.settings.parties
         own = {name: state.to(name) for name in others}
         found: Answers = yield turns.asked(others, everybody, up, step, own)
-        own = {label: {"envelopes": turns.sent(found)[label]}}
+        own = {label: {"envelopes": turns.sent(found, label)[label]}}
         told: Answers = yield turns.asked((label,), everybody, down, step, own)
-        return replace(state, letters=turns.sent(told))
+        return replace(state, letters=turns.sent(told, *others))
 
     def _sealed(
         self, silo: SiloView, block: Block, content: Mapping[str, Any]

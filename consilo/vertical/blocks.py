@@ -159,13 +159,30 @@ def _ignoring(contract: Contract, names: Set[str]) -> Contract:
     return contract.model_copy(update={"columns": columns})
 
 
+def matched_with_all(silo: SiloView, holders: Holders) -> Match:
+    """Return the silo's half of the job's match.
+
+    Raises:
+        Refused: where there is none that can be used, or it was made without one of the job's
+            silos: what is told of its rows is for those alone who matched them.
+    """
+    match = silo.match(holders.match)
+    strangers = sorted(set(holders.members) - {silo.name, *match.partners})
+    if strangers:
+        raise Refused(
+            f"the match '{match.handle}' was not made with {', '.join(strangers)}", code="match"
+        )
+    return match
+
+
 def match_for(silo: SiloView, holders: Holders, part: Contract) -> Match:
     """Return the silo's half of the job's match; its row numbers are those of ``part``'s rows.
 
     Raises:
-        Refused: where there is none that can be used, or it counts the rows of another data set.
+        Refused: where there is none that can be used, it was made without one of the job's silos,
+            or it counts the rows of another data set.
     """
-    match = silo.match(holders.match)
+    match = matched_with_all(silo, holders)
     if match.dataset != silo.host.dataset(part):
         raise Refused(
             f"the match '{match.handle}' counts the rows of another data set than the one that "
@@ -217,6 +234,7 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
 
     def build() -> Mapping[str, Array]:
         frame = silo.host.frame(part, purpose=silo.job.purpose).iloc[match.rows]
+        silo.match(holders.match)  # a consent that changed meanwhile moves the rows
         scale = _scale(encoding, frame, silo.job.features.standardize)
         features = encoding.features(frame, scale)
         targets = encoding.target(frame) if has_labels else np.empty(0, np.float32)
@@ -229,6 +247,12 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     features, targets = np.asarray(found["features"]), np.asarray(found["targets"])
     scale = Scale.from_payload(found)
     return Block(features, targets, encoding.inputs, match.mark, scale, encoding.classes)
+
+
+def num_inputs(silo: SiloView, holders: Holders, name: str) -> int:
+    """Return how many inputs the columns of a silo of the job make; the contract tells it."""
+    job = silo.job.changed(task="custom", outputs=1)
+    return len(Encoding.plan(holders.part(silo.contract, name), job).inputs)
 
 
 @dataclass(frozen=True)
@@ -274,6 +298,7 @@ def batch_of(
             code="model",
         )
     frame = silo.host.frame(contract, purpose=silo.job.purpose).iloc[match.rows]
+    silo.match(holders.match)  # a consent that changed meanwhile moves the rows
     ids = [name for name, each in contract.columns.items() if each.role == "id"]
     names = frame[ids].reset_index(drop=True)
     names.insert(0, "row", match.rows)

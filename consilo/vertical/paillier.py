@@ -44,6 +44,8 @@ Bytes = npt.NDArray[np.uint8]
 """Ciphertexts on the wire: uint8, [ciphertexts, bytes], big-endian."""
 
 MIN_BITS = 2048
+MAX_BITS = 4096
+"""A longer modulus would only keep those busy who add up under it."""
 _COFACTOR_BITS = 24
 _PIECE = 4
 """Powers that are worth a thread."""
@@ -90,10 +92,12 @@ class PublicKey:
             min_bits: of the modulus.
 
         Raises:
-            ReplyInvalid: for a modulus that is too short, or cannot be one.
+            ReplyInvalid: for a modulus that is too short or too long, or cannot be one.
         """
+        if np.size(data) > MAX_BITS // 8:
+            raise ReplyInvalid(f"the public key from silo '{sender}' is over {MAX_BITS} bits long")
         n = gmp().mpz(int.from_bytes(np.asarray(data, np.uint8).tobytes(), "big"))
-        if n.bit_length() < min_bits or not n.is_odd() or n.is_square():
+        if not min_bits <= n.bit_length() <= MAX_BITS or not n.is_odd() or n.is_square():
             raise ReplyInvalid(
                 f"the public key from silo '{sender}' is no modulus of {min_bits} bits"
             )

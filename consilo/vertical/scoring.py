@@ -15,7 +15,7 @@ from consilo.errors import IncompatibleJob
 from consilo.learners.modules import resolve
 from consilo.vertical.blocks import Array
 from consilo.vertical.parts import Part
-from consilo.vertical.turns import require_shape
+from consilo.vertical.turns import require_finite, require_shape
 
 SCORERS = {
     "vertical_linear": "consilo.vertical.scoring:LinearScorer",
@@ -101,6 +101,7 @@ class LinearScorer:
         found = self._share(features) + float(self.part.content["intercept"])
         for name, each in others.items():
             require_shape(name, "share", each.get("share"), found.shape)
+            require_finite(name, "share", each["share"])
             found = found + each["share"]
         return found
 

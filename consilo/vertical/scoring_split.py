@@ -15,14 +15,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from consilo.errors import Refused, ReplyInvalid
+from consilo.errors import Refused
 from consilo.learners.modules import build_model
 from consilo.learners.tasks import Task
 from consilo.metrics import TaskKind
 from consilo.vertical.blocks import Array
 from consilo.vertical.parts import Part
 from consilo.vertical.split import Joined, embed, in_pieces, set_weights
-from consilo.vertical.turns import require_shape
+from consilo.vertical.turns import require_finite, require_shape
 
 _WEIGHTS = "weights/"
 
@@ -63,8 +63,7 @@ class SplitScorer:
             embedding = others[name].get("embedding")
             require_shape(name, "embedding", embedding, (len(features), width))
             found = np.asarray(embedding, np.float32)
-            if not np.isfinite(found).all():
-                raise ReplyInvalid(f"'embedding' from silo '{name}' holds numbers that are none")
+            require_finite(name, "embedding", found)
             told.append(_tensor(found))
         top = self._built(self._about["top"], width * len(part.members), self._about["num_outputs"])
         model = Joined(self._bottom(), top, self._about["clip"])

@@ -79,6 +79,19 @@ def embed(bottom: nn.Module, features: Tensor, clip: float | None) -> Tensor:
     return clipped(found, clip)
 
 
+def embed_apart(bottom: nn.Module, features: Tensor, clip: float | None) -> Tensor:
+    """Return what `embed` returns, each row by itself: none can depend on another row."""
+    params = {name: each.detach() for name, each in bottom.named_parameters()}
+
+    def one(row: Tensor) -> Tensor:
+        return clipped(functional_call(bottom, params, (row[None],)), clip)[0]
+
+    if not len(features):
+        return embed(bottom, features, clip)
+    found: Tensor = vmap(one, randomness="different")(features)
+    return found
+
+
 def learn_bottom(
     bottom: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -153,23 +166,26 @@ def learn_top(
         The gradient of each row's own loss by the others' embeddings, [rows, their widths].
     """
     optimizer.zero_grad()
-    others = others.clone().requires_grad_(True)
-    loss = task.loss_of(model.top)(task.shape_outputs(model(features, others)), targets)
-    torch.autograd.backward([loss])
-    assert others.grad is not None
-    back = others.grad * len(features)
     if noise is not None:
-        back = noise.on_rows(back)
-        optimizer.zero_grad()
+        # Row by row: a batch's loss may be one of which a row moves the others' gradients.
         row_losses = task.row_losses(model.top)
 
         def loss_of(params: dict[str, Tensor], row: Tensor, other: Tensor, y: Tensor) -> Tensor:
             outputs = functional_call(model, params, (row[None], other[None]))
             return row_losses(task.shape_outputs(outputs), y[None]).sum()
 
-        _private_gradient(model, loss_of, (features, others.detach(), targets), noise)
+        fixed = {name: each.detach() for name, each in model.named_parameters()}
+        by_other = vmap(grad(loss_of, argnums=2), (None, 0, 0, 0), randomness="different")
+        back = noise.on_rows(by_other(fixed, features, others, targets))
+        _private_gradient(model, loss_of, (features, others, targets), noise)
+        optimizer.step()
+        return back
+    others = others.clone().requires_grad_(True)
+    loss = task.loss_of(model.top)(task.shape_outputs(model(features, others)), targets)
+    torch.autograd.backward([loss])
+    assert others.grad is not None
     optimizer.step()
-    return back
+    return others.grad * len(features)
 
 
 def _private_gradient(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from consilo.vertical.split import Joined, Learner, Noise
 
-_MECHANISM = "vertical_split"
+_MECHANISM, _PAID = "vertical_split", "paid"
 
 
 @dataclass(frozen=True)
@@ -206,13 +206,14 @@ class SplitPart:
             fingerprint=self._fingerprint,
             admit=lambda history: admit(history, privacy, host.kept_number),
         )
+        self.silo.keep(_PAID, self._fingerprint.encode())
         return run_epsilon(history, privacy, host.kept_number)[0]
 
     def noise(self) -> Noise | None:
         """Return what hides this step's rows; None without privacy.
 
         Raises:
-            Refused: where the run has not paid.
+            Refused: where the run has not paid, or for other rows, or under another job.
         """
         from consilo.vertical.split import Noise
 
@@ -220,9 +221,9 @@ class SplitPart:
         if privacy is None or clip is None:
             return None
         ((sigma, rate, steps),) = price(self.silo)
-        if (_MECHANISM, (sigma, rate, steps)) not in self.silo.host.reserved(
-            self.silo.header.run_id
-        ):
+        reserved = self.silo.host.reserved(self.silo.header.run_id)
+        for_these_rows = self.silo.kept(_PAID) == self._fingerprint.encode()
+        if not for_these_rows or (_MECHANISM, (sigma, rate, steps)) not in reserved:
             raise Refused(
                 "the run has not paid for its noise here; set_up comes first", code="order"
             )

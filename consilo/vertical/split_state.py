@@ -51,12 +51,18 @@ class Shelf:
         """Keep the state after a step, durably.
 
         Raises:
-            Refused: where another message has asked for the same step before.
+            Refused: where another message has asked for the same step before, or a later epoch has
+                begun: which messages asked for the steps of the one before is forgotten then.
         """
         epoch, place = divmod(step - 1, self.per_epoch)
         marks = np.zeros((self.per_epoch, _MARK_BYTES), np.uint8)
         for name in _SLOTS:
             found = self._read(name)
+            if found is not None and found["epoch"] > epoch:
+                raise Refused(
+                    f"this silo has done step {step} of this run already, in an epoch that is over",
+                    code="order",
+                )
             if found is not None and found["epoch"] == epoch:
                 marks |= found["marks"]
         mine = np.frombuffer(bytes.fromhex(self.silo.header.step_id), np.uint8)

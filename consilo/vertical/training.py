@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from consilo.contract import Contract
-from consilo.errors import IncompatibleJob, Refused
+from consilo.errors import IncompatibleJob, ModelDiverged, Refused, ReplyInvalid
 from consilo.job import Job
 from consilo.privacy.accounting import HistoryRow
 from consilo.protocol import Disclosure, Protocol, arrays, count, verb
@@ -22,7 +22,7 @@ from consilo.silo import Message, SiloView
 from consilo.steps import Answers, Checkpoint, Publish, Step
 from consilo.vertical import turns
 from consilo.vertical.blocks import Block, Holders, block_of
-from consilo.vertical.parts import Part
+from consilo.vertical.parts import Part, part_of_model
 
 REFERENCE = {"reference": arrays(Disclosure.STATISTIC)}
 """What a silo replies that has kept its part of the model: the part's SHA-256, 32 bytes."""
@@ -85,6 +85,7 @@ class VerticalTraining(Protocol):
         job: says who holds what, in ``protocol.args``.
     """
 
+    only_by_its_job = True
     settings: Holders
     tasks: ClassVar[tuple[str, ...]] = ("binary", "regression")
     """What a job may ask for."""
@@ -163,7 +164,10 @@ class VerticalTraining(Protocol):
         """Label silo: return the own part of the model, for the registry."""
         if not self.settings.release_top or silo.name != self.settings.label_silo:
             raise Refused("the job does not release this silo's part", code="verb")
-        part = Part.from_bytes(silo.host.part(silo.header.run_id))
+        silo.require_same_run()
+        part = part_of_model(silo, silo.header.run_id)
+        if (part.protocol, part.args) != (silo.job.protocol.name, silo.job.protocol.args):
+            raise Refused("this silo's part was trained by another job", code="verb")
         return {"top": {name: np.asarray(each) for name, each in part.content.items()}}
 
     def price(self, silo: SiloView) -> list[HistoryRow]:
@@ -181,7 +185,16 @@ class VerticalTraining(Protocol):
             silo: where.
             block: whose columns the part takes.
             content: the part: arrays and numbers by name.
+
+        Raises:
+            ModelDiverged: where it holds a number that is none; nothing is kept.
         """
+        for name, each in content.items():
+            if not np.isfinite(each).all():
+                raise ModelDiverged(
+                    f"the training diverged: '{name}' of the part in silo '{silo.name}' holds NaN "
+                    "or infinite numbers, and is not kept"
+                )
         part = Part.of(silo, self.settings, block, content)
         silo.host.keep_part(part.model, part.to_bytes(), part.about())
         return {"reference": {"sha256": np.frombuffer(part.digest, np.uint8)}}
@@ -220,8 +233,15 @@ class VerticalTraining(Protocol):
 
 
 def references(answers: Answers) -> dict[str, str]:
-    """Return silo → reference, of replies that hold a `REFERENCE`."""
-    return {
-        name: reply.fields["reference"]["sha256"].tobytes().hex()
-        for name, reply in answers.replies.items()
-    }
+    """Return silo → reference, of replies that hold a `REFERENCE`.
+
+    Raises:
+        ReplyInvalid: where one is no SHA-256.
+    """
+    found = {}
+    for name, reply in answers.replies.items():
+        said = reply.fields["reference"].get("sha256")
+        if said is None or said.dtype != np.uint8 or said.shape != (32,):
+            raise ReplyInvalid(f"silo '{name}' sent no SHA-256 as reference to its part")
+        found[name] = said.tobytes().hex()
+    return found

@@ -6,6 +6,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from consilo.cohorts import Quorum
 from consilo.errors import Refused, ReplyInvalid
 from consilo.protocol import Disclosure, envelopes
@@ -66,8 +68,19 @@ def letter(reply: Reply, receiver: str) -> Envelope:
     return found
 
 
-def sent(answers: Answers) -> dict[str, dict[str, Envelope]]:
-    """Return what silos sent, for delivery: receiver → sender → envelope."""
+def sent(answers: Answers, *receivers: str) -> dict[str, dict[str, Envelope]]:
+    """Return what silos sent, for delivery: receiver → sender → envelope.
+
+    Args:
+        answers: of all senders.
+        receivers: who must get something from each sender.
+
+    Raises:
+        ReplyInvalid: where a sender has nothing for one of them.
+    """
+    for reply in answers.replies.values():
+        for receiver in receivers:
+            letter(reply, receiver)
     found: dict[str, dict[str, Envelope]] = {}
     for sender, reply in answers.replies.items():
         for receiver, envelope in reply.fields["envelopes"].items():
@@ -110,6 +123,12 @@ def require_shape(sender: str, name: str, value: Any, shape: tuple[int | None, .
         want not in (None, has) for want, has in zip(shape, found, strict=True)
     ):
         raise ReplyInvalid(f"'{name}' from silo '{sender}' has another shape than was agreed")
+
+
+def require_finite(sender: str, name: str, value: Any) -> None:
+    """Raise `ReplyInvalid` where an array from another silo holds NaN or infinite numbers."""
+    if not np.isfinite(value).all():
+        raise ReplyInvalid(f"'{name}' from silo '{sender}' holds numbers that are none")
 
 
 def keep(silo: SiloView, name: str, step: int, value: Mapping[str, Any]) -> None:
