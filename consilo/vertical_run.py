@@ -14,6 +14,7 @@ from typing import Any
 from consilo.cohorts import Quorum
 from consilo.contract import Contract
 from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
+from consilo.features import Encoding
 from consilo.job import Job
 from consilo.kernel import Federation
 from consilo.match_run import contract_of, run_match
@@ -24,7 +25,7 @@ from consilo.protocols.match_held import Held, MatchHeld
 from consilo.record import read
 from consilo.stages import Stages
 from consilo.steps import Checkpoint
-from consilo.vertical.blocks import Holders
+from consilo.vertical.blocks import Holders, require_all_rows
 from consilo.vertical.control import control
 from consilo.vertical.training import Turn, VerticalTraining
 from consilo.wire import digest
@@ -346,11 +347,13 @@ def plan_vertical(
         raise IncompatibleJob(f"protocol.name: '{job.protocol.name}' runs no {job.kind} job")
     protocol = kind.from_job(job)
     faults = []
+    holders = protocol.settings
     try:
         protocol.require_fit(contract)
+        if job.kind == "vertical":
+            _require_encoding(job, contract, holders)
     except IncompatibleJob as cause:
         faults.append(str(cause))
-    holders = protocol.settings
     unknown = sorted(set(holders.members) - set(silos)) if silos else []
     excluded = sorted(set(holders.members) & set(job.exclude))
     if unknown and holders.missing_blocks == "refuse":
@@ -377,6 +380,15 @@ def plan_vertical(
         listed = "".join(f"\n  - {fault}" for fault in faults)
         raise IncompatibleJob(f"job {job.name} cannot run:{listed}")
     return protocol
+
+
+def _require_encoding(job: Job, contract: Contract, holders: Holders) -> None:
+    """Raise `IncompatibleJob` where a silo could not make inputs of its columns."""
+    require_all_rows(job)
+    # Only the label silo has a target: what the others encode is the inputs.
+    others = job.changed(task="custom", outputs=1)
+    for name in holders.members:
+        Encoding.plan(holders.part(contract, name), job if name == holders.label_silo else others)
 
 
 def run_vertical(run: VerticalRun, *, wait_s: float = 0.0) -> RunResult:

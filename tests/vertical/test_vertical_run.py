@@ -14,13 +14,14 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 
 from consilo.chain import verify as verify_log
+from consilo.contract import Contract
 from consilo.crosscheck import compare
 from consilo.dispatch import answerer
 from consilo.errors import CoordinatorUnreachable, IncompatibleJob, QuorumLost
 from consilo.record import read, verify
 from consilo.vertical.parts import Part
 from consilo.vertical.training import Turn
-from consilo.vertical_run import run_vertical
+from consilo.vertical_run import plan_vertical, run_vertical
 from consilo.wire import pack, unpack
 from silos import simulate
 from silos.matching import drop_match, read_match
@@ -438,3 +439,17 @@ def test_where_a_training_stands_survives_the_disk(trained):
     stood = Turn.from_payload(unpack(place.read_bytes())["state"])
     assert (stood.round, stood.is_trained) == (len(result.rounds), True)
     assert pack(stood.to_payload()) == pack(Turn.from_payload(stood.to_payload()).to_payload())
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ({"standardize": "contract"}, r"needs a range .* joint@1 gives none for b0, b1"),
+        ({"missing": "drop"}, "rows that one silo drops the others cannot know"),
+    ],
+)
+def test_columns_that_cannot_become_inputs_are_known_before_anybody_is_asked(features, said):
+    """The silos found out, said 'failed', and kept the reason in their logs."""
+    job, contract = joint.job_of(features=features), Contract.model_validate(joint.JOINT)
+    with pytest.raises(IncompatibleJob, match=said):
+        plan_vertical(job, contract, ())
