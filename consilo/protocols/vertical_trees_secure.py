@@ -28,14 +28,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from consilo.errors import Refused
+from consilo.errors import Refused, ReplyInvalid
 from consilo.protocol import Disclosure, envelopes, verb
 from consilo.protocols.vertical_trees import VerticalTrees
 from consilo.sealed import Envelope
 from consilo.silo import Message, SiloView
 from consilo.steps import Answers, Step
 from consilo.vertical import turns
-from consilo.vertical.blocks import Array, Block, block_of
+from consilo.vertical.blocks import Array, Block, block_of, num_inputs
 from consilo.vertical.linear import curvatures
 from consilo.vertical.paillier import MIN_BITS, PrivateKey, PublicKey, gmp
 from consilo.vertical.secure_histograms import Opened, Slots, Sums, wholes_of
@@ -149,7 +149,12 @@ class SecureTrees(VerticalTrees):
         key = PrivateKey.from_payload(turns.kept(silo, "key", 0))
         opened = {
             name: self._opened(
-                name, post.open(name, _SUMS, message.payload["envelopes"][name]), models, key, level
+                name,
+                post.open(name, _SUMS, message.payload["envelopes"][name]),
+                models,
+                key,
+                level,
+                most=num_inputs(silo, self.settings, name) * boosting.max_bins,
             )
             for name in self.settings.feature_silos
         }
@@ -261,14 +266,30 @@ class SecureTrees(VerticalTrees):
         models: TreeModels,
         key: PrivateKey,
         level: int,
+        *,
+        most: int,
     ) -> list[Opened]:
-        """Return what the label silo reads of a feature silo's sums, for each shared model."""
+        """Return what the label silo reads of a feature silo's sums, for each shared model.
+
+        Args:
+            name: the feature silo.
+            told: what it sealed.
+            models: before the level.
+            key: the label silo's.
+            level: of the nodes, from 0.
+            most: splits that a node can have there.
+        """
         slots, found = Slots(len(models.block), key.public.room), []
         shared = self.boosting.num_shared
         for said, slope, nodes in zip(
             told["models"], models.gradients()[:shared], models.nodes[:shared], strict=True
         ):
             turns.require_shape(name, "counts", said["counts"], (2**level,))
+            if np.max(said["counts"]) > most:  # each must be decrypted, and takes its time
+                raise ReplyInvalid(
+                    f"silo '{name}' offers {np.max(said['counts'])} splits of a node, of {most} "
+                    "that its columns can have"
+                )
             curve, used = curvatures(self.kind, slope), np.isfinite(slope)
             found.append(
                 Opened.of(

@@ -61,6 +61,8 @@ def restored(sent: Mapping[str, Any], rows: int, width: int) -> Array:
             found = np.asarray(sent["values"], np.float32).reshape(rows, width)
         else:
             bits = int(sent["bits"])
+            if not 1 <= bits <= 8:
+                raise ValueError("not 1 to 8 bits")
             if sent["packed"].size != -(-rows * width * bits // 8):
                 raise ValueError("too short or too long")
             if sent["low"].shape != (width,) or sent["step"].shape != (width,):

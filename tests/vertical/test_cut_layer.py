@@ -44,6 +44,7 @@ def test_without_bits_nothing_changes():
         {"values": np.full(6, np.nan, np.float32)},
         {"packed": np.zeros(1, np.uint8), "bits": 3, "low": 0, "step": 1, "more": 1},
         {"packed": np.zeros(0, np.uint8), "bits": 8, "low": np.zeros(3), "step": np.ones(3)},
+        {"packed": np.zeros(75, np.uint8), "bits": 100, "low": np.zeros(3), "step": np.ones(3)},
     ],
 )
 def test_what_is_no_batch_is_refused(wrong):

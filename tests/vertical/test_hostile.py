@@ -279,6 +279,33 @@ def test_a_modulus_of_any_length_is_no_key():
         PublicKey.from_bytes(np.full(MAX_BITS // 8 + 1, 255, np.uint8), sender="bank")
 
 
+def test_nobody_decrypts_more_sums_than_there_can_be(monkeypatch, caplog):
+    """Half a million ciphertexts would keep the label silo busy for twenty minutes."""
+    pytest.importorskip("gmpy2")
+    seal = turns.Post.seal
+
+    def more(told):
+        room = 3000 - int(told["counts"].sum())
+        counts = np.concatenate([[told["counts"][0] + room], told["counts"][1:]])
+        return {"counts": counts, "sums": np.repeat(told["sums"][:1], 400, axis=0)}
+
+    def lying(self, receiver, topic, content):
+        if topic == "sums":
+            content = {"models": [more(each) for each in content["models"]]}
+        return seal(self, receiver, topic, content)
+
+    monkeypatch.setattr(turns.Post, "seal", lying)
+    job = vertical.job_of(
+        "vertical_trees",
+        COLUMNS,
+        args={"histograms": "secure", "folds": 2, "depth": 1, "min_rows": 2, "max_bins": 8},
+        protocol={"rounds": 1},
+    )
+    with pytest.raises(QuorumLost):
+        vertical.driven(job, vertical.contract_of(COLUMNS), hosts_of(40))
+    assert "offers 3000 splits of a node, of 16" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("verb", "change", "said"),
     [
