@@ -65,6 +65,8 @@ class RunRecord:
         if not path.is_file() or not path.stat().st_size:
             raise RunNotResumable(f"{path.parent.name}: no run of this name has begun here")
         whole, _, torn = path.read_bytes().rpartition(b"\n")
+        if not whole:
+            raise RunNotResumable(f"{path.parent.name}: the run died before it had begun")
         if torn:
             write_atomic(path, whole + b"\n")
         entries = read(path)

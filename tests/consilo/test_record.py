@@ -3,7 +3,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo.errors import RecordTampered
+from consilo.errors import RecordTampered, RunNotResumable
 from consilo.record import RunRecord, read, verify
 from consilo.wire import canonical_json, digest
 
@@ -143,3 +143,12 @@ def test_an_entry_that_cannot_be_written_leaves_no_gap(tmp_path):
     record.close(status="failed")
     assert verify(record.path, PUBLIC)["entries"] == 1
     assert json.loads(lines_of(record.path)[0])["seq"] == 0
+
+
+def test_a_run_that_died_in_its_first_line_cannot_be_gone_on_with(tmp_path):
+    """It was said to be tampered with, and what was left of the line was lost."""
+    path = tmp_path / "record.jsonl"
+    path.write_bytes(b'{"kind": "op')
+    with pytest.raises(RunNotResumable, match="died before it had begun"):
+        RunRecord.reopen(path, Ed25519PrivateKey.generate())
+    assert path.read_bytes() == b'{"kind": "op'
