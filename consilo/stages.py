@@ -28,7 +28,7 @@ from consilo.kernel import Exchange, Federation, Kernel, Party
 from consilo.outcome import RunResult, RunStatus, SiloOutcome
 from consilo.params import Params
 from consilo.parcel import Fault, Transport
-from consilo.protocols.conclude import Conclude
+from consilo.protocols.conclude import CONCLUDE_S, Conclude
 from consilo.protocols.contract_check import ContractCheck
 from consilo.record import RunRecord
 from consilo.steps import Publish
@@ -36,6 +36,7 @@ from consilo.wire import pack_pieces, unpack
 
 CHECKPOINT = "checkpoint.safetensors"
 LIBRARIES = ("consilo", "torch", "opacus", "numpy", "pandas", "flwr")
+_CANCELLED_S = 2.0  # whoever cancels does not wait for a silo that is at work
 
 
 class Stages:
@@ -317,13 +318,18 @@ class Stages:
             self.record.add("replies", headers=signed)
 
     def _conclude(self, status: RunStatus, error: BaseException | None) -> None:
-        """Tell the silos that sign that the run has ended; who cannot be reached has missed it."""
-        if not self._parties or isinstance(error, TransportError | RunCancelled):
+        """Tell the silos that sign that the run has ended; who cannot be reached has missed it.
+
+        After a cancellation too, shortly: they erase their keys and whatever they keep of the run.
+        """
+        if not self._parties or isinstance(error, TransportError):
             return
         try:
             here = set(self._transport.online())
             told = [n for n, each in self._parties.items() if each.wire >= 2 and n in here]
-            self._kernel.run("conclude", Conclude(told, status), self._fed)
+            wait_s = _CANCELLED_S if isinstance(error, RunCancelled) else CONCLUDE_S
+            said = Conclude(told, status, deadline_s=wait_s)
+            self._kernel.run("conclude", said, self._fed)
         except ConsiloError as cause:
             self.record.add("not_concluded", reason=type(cause).__name__)
         self._record_replies()

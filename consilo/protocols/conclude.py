@@ -14,7 +14,8 @@ from consilo.protocol import Protocol, verb
 from consilo.silo import Message, SiloView
 from consilo.steps import Answers, Ask, Step
 
-_DEADLINE_S = 30.0
+CONCLUDE_S = 30.0
+"""How long the end of a run waits for the silos' answers."""
 
 
 class Conclude(Protocol):
@@ -23,16 +24,20 @@ class Conclude(Protocol):
     Args:
         members: whom.
         status: how it ended.
+        deadline_s: how long their answers are waited for.
     """
 
-    def __init__(self, members: Sequence[str] = (), status: str = "") -> None:
+    def __init__(
+        self, members: Sequence[str] = (), status: str = "", *, deadline_s: float = CONCLUDE_S
+    ) -> None:
         self._members = tuple(members)
         self._status = status
+        self._deadline_s = deadline_s
 
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Answers]:
         """Ask once; who does not answer has missed it."""
         answers: Answers = yield Ask(
-            self._members, "conclude", {"status": self._status}, deadline_s=_DEADLINE_S
+            self._members, "conclude", {"status": self._status}, deadline_s=self._deadline_s
         )
         return answers
 

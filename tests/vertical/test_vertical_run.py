@@ -17,7 +17,7 @@ from consilo.chain import verify as verify_log
 from consilo.contract import Contract
 from consilo.crosscheck import compare
 from consilo.dispatch import answerer
-from consilo.errors import CoordinatorUnreachable, IncompatibleJob, QuorumLost
+from consilo.errors import CoordinatorUnreachable, IncompatibleJob, QuorumLost, RunCancelled
 from consilo.record import read, verify
 from consilo.vertical.parts import Part
 from consilo.vertical.training import Turn
@@ -453,3 +453,18 @@ def test_columns_that_cannot_become_inputs_are_known_before_anybody_is_asked(fea
     job, contract = joint.job_of(features=features), Contract.model_validate(joint.JOINT)
     with pytest.raises(IncompatibleJob, match=said):
         plan_vertical(job, contract, ())
+
+
+def test_a_cancelled_run_leaves_no_key_and_no_gradient_in_the_silos(place):
+    """It left both for 30 days: silos were not told of a cancellation."""
+    folder, silos = place
+    run = joint.Federation(silos, folder).opened(joint.job_of(), "stopped")
+    for name in run.silos:
+        run.check(name)
+    run.admit()
+    run.match()
+    run.train_round()
+    assert all(list((each / "runs").glob("*/relay-*")) for each in silos.values())
+    result = run.close(RunCancelled("somebody pressed Ctrl-C"))
+    assert result.status == "failed"
+    assert not [file for each in silos.values() for file in (each / "runs").glob("*/*")]
