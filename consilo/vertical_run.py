@@ -207,11 +207,13 @@ class VerticalRun(Stages):
         stood = self._read_checkpoint()
         if stood is not None:
             self.state = Turn.from_payload(stood)
-        members = self._protocol.settings.members
+        members, has_begun = self._protocol.settings.members, stood is not None
         for entry in read(self.record.path):
             if entry["kind"] == "narrowed":
                 members = tuple(entry["body"]["silos"])
-        if stood is not None or members != self._protocol.settings.members:
+            # From then on silos may hold keys and states of this very job.
+            has_begun |= entry["kind"] in ("narrowed", "matched")
+        if has_begun:
             self._began_with = members
         for name in set(self.silos) - set(members):
             self._absent[name] = "left out when the run began"

@@ -334,3 +334,20 @@ def test_min_rows_counts_the_matched_rows(tmp_path):
     result = run_vertical(joint.Federation(silos, tmp_path).opened(joint.job_of(), "first"))
     assert result.status == "failed"
     assert "'embedding' leave for 200 rows or more only" in result.reason
+
+
+@pytest.mark.flow
+def test_a_run_that_died_before_its_first_checkpoint_is_not_narrowed(tmp_path):
+    """Silos keep to the job that it began with; one with fewer columns would be another."""
+    silos = joint.write_silos(tmp_path, joint.everybody())
+    federation = joint.Federation(silos, tmp_path)
+    job = joint.job_of(args={"missing_blocks": "leave_out"})
+    run = federation.opened(job, "died")
+    for name in run.silos:
+        run.check(name)
+    run.admit()
+    run.match()
+    again = federation.opened(job, "died", online=("bank", "shop"), resume=True)
+    result = run_vertical(again)
+    assert result.status == "failed"
+    assert "mandatory: telecom" in result.reason
