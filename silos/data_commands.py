@@ -125,7 +125,8 @@ def add(
         from rich.prompt import Confirm
 
         if Confirm.ask(f"Have you read {found.mapping}? Use it", default=False):
-            onboard.confirm(directory, _contract(contract, directory, job, silo))
+            agreed = _contract(contract, directory).digest
+            onboard.confirm(directory, _contract(contract, directory, job, silo), agreed)
             print("confirmed")
 
 
@@ -136,13 +137,16 @@ def confirm(
     directory: Directory = Path("."),
     as_json: AsJson = False,
 ) -> None:
-    """Put a proposed mapping to use, once you have read it.
+    """Put a proposed mapping to use, once you have read it; the contract's text is noted too.
+
+    Another text under the contract's name is refused until you confirm that.
 
     Example: consilo silo data confirm heart@1
     """
     from silos import onboard
 
-    place = onboard.confirm(directory, _contract(contract, directory, job))
+    agreed = _contract(contract, directory).digest
+    place = onboard.confirm(directory, _contract(contract, directory, job), agreed)
     if as_json:
         import json
 

@@ -27,6 +27,7 @@ from consilo.protocol import Verb
 from consilo.signing import is_signed, sign
 from silos import audit
 from silos.bundles import declared
+from silos.mapping import require_agreed
 from silos.partners import Partner, pinned
 from silos.policy import Circumstances, Policy
 from silos.store import Store
@@ -205,6 +206,8 @@ class Guard:
             raise Refused(
                 "job or contract are not those that the request's manifest names", code="manifest"
             )
+        if verb.disclosures:
+            require_agreed(self.directory, contract)
         signer = ""
         if self.bundle is not None and header.wire >= 2:
             if manifest.bundle != self.bundle.name:

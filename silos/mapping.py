@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
@@ -106,11 +106,14 @@ class Mapping(Config):
         missing: local codes that mean "nothing recorded" in every column, such as ``"?"``.
         data: which of the silo's data sets the rows come from; needed only where it has several.
         confirmed: false in a proposal that no person has confirmed yet; the silo does not use it.
+        agreed: SHA-256 of the contract that was confirmed; another text under the same name is
+            refused. Without it, any text of that name is taken.
     """
 
     contract: str
     data: str | None = None
     confirmed: StrictBool = True
+    agreed: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     columns: dict[str, ColumnMapping] = Field(default_factory=dict)
     missing: tuple[Code, ...] = ()
 
@@ -293,3 +296,24 @@ def _reads_as(column: Column, value: Any) -> bool:
     if read.isna().any():
         return False
     return column.allowed is None or bool(read.isin(allowed_values(column)).all())
+
+
+def mapping_file(directory: Path, ref: str) -> Path | None:
+    """Return the file of a silo's mapping to a contract; None where it has none."""
+    places = (directory / f"mappings/{ref}.yaml", directory / "mapping.yaml")
+    return next((place for place in places if place.exists()), None)
+
+
+def require_agreed(directory: Path, contract: Contract) -> None:
+    """Raise `Refused` unless a contract is the very one that people in the silo have confirmed."""
+    place = mapping_file(directory, contract.ref)
+    value = read_yaml(place, error=MappingInvalid) if place is not None else None
+    if not isinstance(value, dict) or value.get("contract") not in (None, contract.ref):
+        return
+    agreed = value.get("agreed")
+    if agreed is not None and agreed != contract.digest:
+        raise Refused(
+            f"the contract {contract.ref} is not the text that this silo has confirmed; read what "
+            f"changed, then: consilo silo data confirm {contract.ref}",
+            code="contract_changed",
+        )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _SEPARATORS = (",", ";", "\t", "|")
 _HEAD_BYTES = 64 << 10
+_AGREED = re.compile(r"^agreed:.*$", re.MULTILINE)
 _UNCONFIRMED = re.compile(r"^confirmed:[ \t]*(?:false|no|off)\b", re.MULTILINE | re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?|\?")
 _MAPPING_MODE = 0o600
@@ -144,8 +145,13 @@ def mapping_place(directory: Path, ref: str) -> Path:
     return directory / "mappings" / f"{ref}.yaml"
 
 
-def confirm(directory: Path, contract: Contract) -> Path:
+def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
     """Put a proposed mapping to use: a person has read it.
+
+    Args:
+        directory: the silo's.
+        contract: what the mapping is to: a contract, or a silo's part of one.
+        agreed: SHA-256 of the whole contract; from now on another text of its name is refused.
 
     Returns:
         The mapping's file.
@@ -166,12 +172,19 @@ def confirm(directory: Path, contract: Contract) -> Path:
     faults = mapping.missing_columns(source.columns(), contract)
     if faults:
         raise MappingInvalid(str(place), faults)
+    before = text = place.read_text(encoding="utf-8")
     if not mapping.confirmed:
-        text = place.read_text(encoding="utf-8")
-        changed, count = _UNCONFIRMED.subn("confirmed: true", text)
-        if count != 1 or not Mapping.parse(_loaded(changed), contract, where=str(place)).confirmed:
+        text, count = _UNCONFIRMED.subn("confirmed: true", text)
+        if count != 1 or not Mapping.parse(_loaded(text), contract, where=str(place)).confirmed:
             raise MappingInvalid(str(place), ["set 'confirmed: true' by hand; it has no such line"])
-        write_atomic(place, changed.encode(), mode=_MAPPING_MODE)
+    if mapping.agreed != agreed:
+        said = f"agreed: {agreed}  # the contract's text"
+        text, count = _AGREED.subn(said, text)
+        text = text if count else f"{text.rstrip()}\n{said}\n"
+        if Mapping.parse(_loaded(text), contract, where=str(place)).agreed != agreed:
+            raise MappingInvalid(str(place), [f"write 'agreed: {agreed}' by hand"])
+    if text != before:
+        write_atomic(place, text.encode(), mode=_MAPPING_MODE)
     return place
 
 

@@ -56,7 +56,7 @@ from silos.cache import CanonicalCache
 from silos.consent import ConsentBook, ConsentFilter
 from silos.guard import Guard
 from silos.ledger import Ledger
-from silos.mapping import Mapping
+from silos.mapping import Mapping, mapping_file
 from silos.matching import drop_match, every_match, read_match, write_match
 from silos.matching_log import MatchLog
 from silos.models import read_part, write_part, write_scores
@@ -307,7 +307,7 @@ class Silo:
 
     def mapping(self, contract: Contract) -> Mapping:
         """Return the silo's mapping to ``contract``; without a file, names and units are alike."""
-        path = self._mapping_file(contract.ref)
+        path = mapping_file(self.directory, contract.ref)
         if path is None:
             return Mapping(contract=contract.ref)
         value = read_yaml(path, error=MappingInvalid)
@@ -495,7 +495,7 @@ class Silo:
         if name in self._sources:
             return name
         said = f"no data set is called '{name}'" if name else "name the data set with 'data: NAME'"
-        place = self._mapping_file(mapping.contract) or self.directory / "mapping.yaml"
+        place = mapping_file(self.directory, mapping.contract) or self.directory / "mapping.yaml"
         raise MappingInvalid(str(place), [f"data: {said}; silo.yaml has {', '.join(names)}"])
 
     def _source(self, mapping: Mapping) -> Source:
@@ -522,10 +522,6 @@ class Silo:
             return len(self.frame(contract, purpose=purpose))
         except SchemaDrift:  # no row is used, and only the verdict may leave
             return sys.maxsize
-
-    def _mapping_file(self, ref: str) -> Path | None:
-        places = (self.directory / f"mappings/{ref}.yaml", self.directory / "mapping.yaml")
-        return next((place for place in places if place.exists()), None)
 
     def _write_page(self, key: str, contract: Contract, report: CheckReport, now: datetime) -> Path:
         from silos.check import page_of
