@@ -8,12 +8,22 @@ from typing import Any, Self
 
 import numpy as np
 
+from consilo.errors import Refused
 from consilo.job import Job
 from consilo.protocol import Disclosure, Protocol, arrays, count, verb
 from consilo.silo import Message, SiloView
 from consilo.steps import Answers, Step
 from consilo.vertical import turns
 from consilo.vertical.blocks import Holders, holders_of, matched_with_all
+
+STATISTIC = Disclosure.STATISTIC
+_PROBLEMS = {
+    "match": "it keeps no match that fits the job",
+    "match_expired": "its match has expired",
+    "match_purpose": "its match was made for another purpose",
+    "match_stale": "its rows have changed since the match",
+}
+"""Why a silo's match cannot be used: code of its refusal → what people read."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +58,20 @@ class MatchHeld(Protocol):
         return cls(holders_of(job))
 
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Held]:
-        """Return what the silos hold, all of them together."""
+        """Return what the silos hold, all of them together.
+
+        Raises:
+            QuorumLost: where a silo does not answer, or refuses for another reason than its match:
+                then nothing is known of the match, and making it anew would spend queries.
+        """
         everybody = self.holders.members
-        said: Answers = yield turns.asked(
-            everybody, everybody, "held", {"run": self.run}, needed=False
-        )
-        for name, fault in said.missing.items():
-            return Held(reason=f"{name}: {fault.reason}")
+        said: Answers = yield turns.asked(everybody, everybody, "held", {"run": self.run})
         marks = set()
         for name, reply in said.replies.items():
+            problem = int(reply.fields["problem"])
+            if problem:
+                words = list(_PROBLEMS.values())
+                return Held(reason=f"{name}: {words[min(problem, len(words)) - 1]}")
             mark = reply.fields["mark"].get("mark")
             if mark is None:
                 return Held(reason=f"{name}: its answer has no mark of a match")
@@ -65,9 +80,17 @@ class MatchHeld(Protocol):
             return Held(reason="the silos hold halves of different matches")
         return Held(rows=min(int(each.fields["rows"]) for each in said.replies.values()))
 
-    @verb("held", replies={"rows": count(), "mark": arrays(Disclosure.STATISTIC)})
+    @verb("held", replies={"rows": count(), "problem": count(), "mark": arrays(STATISTIC)})
     def held(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Return how many rows are matched, and a digest that all halves of a match share."""
-        match = matched_with_all(silo, self.holders)
+        """Return how many rows are matched, and a digest that all halves of a match share.
+
+        Where no match can be used, the place of the reason in `_PROBLEMS`, from 1.
+        """
+        try:
+            match = matched_with_all(silo, self.holders)
+        except Refused as cause:
+            if cause.code not in _PROBLEMS:
+                raise
+            return {"rows": 0, "problem": list(_PROBLEMS).index(cause.code) + 1, "mark": {}}
         mark = np.frombuffer(bytes.fromhex(match.mark), np.uint8)
-        return {"rows": len(match.rows), "mark": {"mark": mark}}
+        return {"rows": len(match.rows), "problem": 0, "mark": {"mark": mark}}

@@ -30,20 +30,9 @@ def asked(
     verb: str,
     payload: Mapping[str, Any],
     own: Mapping[str, Mapping[str, Any]] | None = None,
-    *,
-    needed: bool = True,
 ) -> Ask:
-    """Return an ask of ``members``, as a part of what ``everybody`` does.
-
-    Args:
-        members: who is asked.
-        everybody: who takes part.
-        verb: what.
-        payload: what all get.
-        own: what one silo alone gets besides.
-        needed: whether all must answer.
-    """
-    quorum = Quorum(min_silos=len(members), mandatory=tuple(members)) if needed else None
+    """Return an ask in which all ``members`` must answer, as a part of what ``everybody`` does."""
+    quorum = Quorum(min_silos=len(members), mandatory=tuple(members))
     return Ask(members, verb, payload, own or {}, quorum, cohort=everybody)
 
 

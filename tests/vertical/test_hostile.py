@@ -139,8 +139,25 @@ def test_rows_are_told_to_those_alone_who_matched_them():
     view = view_of(hosts["shop"], job)
     with pytest.raises(Refused, match="was not made with bank"):
         block_of(view, holders_of(job))
-    with pytest.raises(Refused, match="was not made with bank"):
-        MatchHeld(holders_of(job)).held(view, Message({}, 0, ()))
+    told = MatchHeld(holders_of(job)).held(view, Message({}, 0, ()))
+    assert (told["rows"], told["problem"], told["mark"]) == (0, 1, {})
+
+
+def test_a_silo_that_is_not_well_is_not_matched_anew():
+    """A new match spends queries of partners and overwrites the old one."""
+    hosts, job = hosts_of(), linear_job()
+
+    def broken(handle, *, purpose):
+        raise OSError("the disk is away")
+
+    hosts["shop"].match = broken
+    answers = {name: vertical.answerer(host) for name, host in hosts.items()}
+    moved = vertical.LocalTransport(answers)
+    contract = vertical.contract_of(COLUMNS)
+    kernel = vertical.Kernel(moved, run_id="r", job=job, contract=contract, observe=lambda _: None)
+    fed = vertical.Federation(tuple(hosts), job, contract, lambda: tuple(hosts))
+    with pytest.raises(QuorumLost, match=r"shop \(failed: the silo's computation failed"):
+        kernel.run("match_held", MatchHeld(holders_of(job)), fed)
 
 
 def test_consents_that_change_while_rows_are_read_move_no_row():
