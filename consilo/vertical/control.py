@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+LEAST_ROWS = 1000
 _HIGHER_IS_BETTER = ("roc_auc", "r2", "accuracy")
 
 
@@ -16,14 +17,17 @@ def control(metrics: Mapping[str, float], *, rows: int) -> str:
 
     Args:
         metrics: ``joined/…``, ``label_only/…``, ``shuffled/…``.
-        rows: on which they were judged. By chance a figure of n rows moves by 0.5 / √n at most
-            (standard deviation of a share); three of that are borne.
+        rows: on which they were judged. By chance a figure of n rows moves by about 0.5 / √n
+            (standard deviation of a share), the difference of two by √2 of that; three of those are
+            borne, and of fewer than `LEAST_ROWS` nothing is said: there one class may be a handful.
 
     >>> figures = {"joined/roc_auc": 0.8, "label_only/roc_auc": 0.7, "shuffled/roc_auc": 0.69}
     >>> control(figures, rows=1000)
     ''
     """
-    by_chance = 1.5 / max(rows, 1) ** 0.5
+    if rows < LEAST_ROWS:
+        return ""
+    by_chance = 3 * 0.5 * (2 / rows) ** 0.5
     for name in _HIGHER_IS_BETTER:
         found = [metrics.get(f"{way}/{name}") for way in ("joined", "label_only", "shuffled")]
         joined, alone, shuffled = found
