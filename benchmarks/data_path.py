@@ -35,8 +35,8 @@ import pandas as pd
 from report import Report, load_now, options, say
 from trees import peak_bytes, reset_peak
 
-from consilo.contract import Contract
-from consilo.environment import quieten
+from consilo.contracts.contract import Contract
+from consilo.machine.environment import quieten
 
 VERSION = "SELECT pg_relation_filenode('measures')"
 FEATURES = tuple(f"measure_{place:02d}" for place in range(28))
@@ -73,10 +73,10 @@ def consilo_path(path: Path, folder: Path, **how: Any) -> dict[str, float]:
         folder: for the cache.
         how: ``url`` for a PostgreSQL table in place of the file; ``memory_bytes`` of the cache.
     """
-    from silos import check
-    from silos.cache import CanonicalCache
-    from silos.mapping import Mapping
-    from silos.sources import Source
+    from silos.rows import check
+    from silos.rows.cache import CanonicalCache
+    from silos.rows.mapping import Mapping
+    from silos.rows.sources import Source
 
     agreed = contract()
     columns = {name: {"unit": "cm"} for place, name in enumerate(FEATURES) if place % 2}

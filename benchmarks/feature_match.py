@@ -1,9 +1,9 @@
 """Which columns correspond: five tumour studies against the 736 columns of the GDC standard.
 
-Each study's columns are described as a silo would (`silos.metadata.draft`: type, unit, codes that 5
-rows hold; all of them released) and matched with the standard's, of which the data give names and,
-for 356, the values; neither side has a description. A column is right at top 1 where the best
-candidate is one of its true ones; recall at 10 counts true pairs.
+Each study's columns are described as a silo would (`silos.proposals.metadata.draft`: type, unit,
+codes that 5 rows hold; all of them released) and matched with the standard's, of which the data
+give names and, for 356, the values; neither side has a description. A column is right at top 1
+where the best candidate is one of its true ones; recall at 10 counts true pairs.
 
     top1, recall_at_10             the weights as they are
     held_out_top1, …_recall_at_10  weights found on four studies, tried on the fifth; all five so
@@ -32,15 +32,16 @@ from rapidfuzz import fuzz
 from report import Report, load_now, options, say
 from scipy.optimize import linear_sum_assignment
 
-from consilo.correspondence import words
-from consilo.correspondence.cards import BINS, Card, Span, edges
-from consilo.correspondence.score import WEIGHTS, combined, signs
-from consilo.correspondence.signals import by_values
-from consilo.correspondence.words import Floats
+from consilo.matching.columns import words
+from consilo.matching.columns.cards import BINS, Card, Span, edges
+from consilo.matching.columns.score import WEIGHTS, combined, signs
+from consilo.matching.columns.signals import by_values
+from consilo.matching.columns.words import Floats
 from consilo.privacy.accounting import noise_multiplier
 from consilo.privacy.noise import SecretStream
 from consilo.privacy.sums import noisy_histogram
-from silos.metadata import Described, draft
+from silos.kept.metadata import Described
+from silos.proposals.metadata import draft
 
 STUDIES = ("cao", "clark", "dou", "gilette", "huang")
 GRID = [

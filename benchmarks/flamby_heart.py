@@ -24,17 +24,17 @@ import torch
 from prepared import Arrays, PreparedSilo
 from report import Report, columns, load_now, options, say
 
-from consilo import seeds
-from consilo.contract import Contract
-from consilo.dispatch import answerer
+from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, SchemaDrift
-from consilo.job import Job
-from consilo.kernel import Federation, Kernel
+from consilo.horizontal.evaluation import Evaluated, Evaluation
+from consilo.horizontal.training import TrainState
+from consilo.jobs.job import Job
+from consilo.kernel import seeds
+from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.steps import Publish
 from consilo.privacy.accounting import noise_multiplier
-from consilo.protocols import find_protocol
-from consilo.protocols.evaluation import Evaluated, Evaluation
-from consilo.protocols.training import TrainState
-from consilo.steps import Publish
+from consilo.protocols.dispatch import answerer
+from consilo.protocols.names import find_protocol
 from consilo.transports.local import LocalTransport
 
 CENTRES = ("cleveland", "hungarian", "switzerland", "va")

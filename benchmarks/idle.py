@@ -19,8 +19,8 @@ from scale import write_silos
 from trees import cpu_seconds
 
 from consilo.errors import ConsiloError
-from consilo.processes import Supervisor
-from flows.federation import start_silos, wait_online
+from consilo.machine.processes import Supervisor
+from flows.services.federation import start_silos, wait_online
 
 COUNTS = (3, 20)
 _SETTLE_S = 10.0

@@ -25,33 +25,33 @@ import yaml
 from report import Report, load_now, options, say
 from trees import cpu_seconds, peak_bytes, reset_peak
 
-from consilo.contract import Contract
-from consilo.environment import quieten
+from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, ServiceFailed
-from consilo.guard import descendants
-from consilo.job import Job
-from consilo.keys import (
+from consilo.jobs.job import Job
+from consilo.machine.environment import quieten
+from consilo.machine.processes import Supervisor
+from consilo.machine.reaper import descendants
+from consilo.membership.keys import (
     load_or_create_signing_key,
 )
-from consilo.parcel import Parcel
-from consilo.processes import Supervisor
+from consilo.wire.parcel import Parcel
 
 quieten()
 
-from consilo.learners.warm import warm  # noqa: E402
-from consilo.run import Run  # noqa: E402
+from consilo.runs.horizontal import Run  # noqa: E402
 from consilo.transports.flower.bundle import build_bundle, bundle_hash  # noqa: E402
 from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
-from flows.demo_data import write_hospitals  # noqa: E402
-from flows.federation import (  # noqa: E402
+from flows.demo.demo_data import write_hospitals  # noqa: E402
+from flows.services.federation import (  # noqa: E402
     parties_of,
     start_node,
     start_silos,
     wait_online,
 )
-from silos.bundles import approve  # noqa: E402
+from silos.gate.bundles import approve  # noqa: E402
+from silos.gate.policy import TEMPLATE  # noqa: E402
+from silos.node.warm_up import warm  # noqa: E402
 from silos.node_config import PRELOAD  # noqa: E402
-from silos.policy import TEMPLATE  # noqa: E402
 
 SILOS = 3
 MIB = 1024 * 1024
@@ -194,8 +194,8 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
         nodes = peaks([each.pid for each in supervisor.services if each.name != "superlink"])
         for pid, most in nodes.items():
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            for kind in ("silos.node", "silos.warm"):
-                if kind.encode() in command and b"consilo.guard" not in command:
+            for kind in ("silos.node", "silos.node.warm"):
+                if kind.encode() in command and b"consilo.machine.reaper" not in command:
                     key = f"{kind.rpartition('.')[2]}_peak_mib"
                     figures[key] = max(figures.get(key, 0.0), most / MIB)
     return Report("large", load, figures)

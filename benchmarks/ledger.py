@@ -14,8 +14,8 @@ from pathlib import Path
 from report import Report, load_now, options
 
 from consilo.privacy.account import Charge
-from silos.budget import Budget
-from silos.ledger import Ledger
+from silos.kept.budget import Budget
+from silos.kept.ledger import Ledger
 
 BUDGET = Budget(epsilon=1e4, delta=1e-5, window_days=365, total_epsilon=1e5)
 

@@ -25,16 +25,16 @@ from prepared import Arrays, PreparedSilo
 from report import Report, load_now, options, say
 from trees import peak_bytes, reset_peak
 
-from consilo.contract import Contract
-from consilo.dispatch import answerer
-from consilo.job import Job
-from consilo.kernel import Federation, Kernel
-from consilo.learners.warm import warm
-from consilo.params import num_bytes
-from consilo.parcel import Answer, Parcel
-from consilo.protocols.fedavg import FedAvg
-from consilo.protocols.training import TrainState
+from consilo.contracts.contract import Contract
+from consilo.horizontal.fedavg import FedAvg
+from consilo.horizontal.training import TrainState
+from consilo.jobs.job import Job
+from consilo.kernel.loop import Federation, Kernel
+from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport
+from consilo.wire.params import num_bytes
+from consilo.wire.parcel import Answer, Parcel
+from silos.node.warm_up import warm
 
 INPUTS = 8
 ROUNDS = 3  # what one round leaves behind shows in the next

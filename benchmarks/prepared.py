@@ -9,27 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from consilo.contract import Contract
+from consilo.contracts.contract import Contract
 from consilo.errors import SchemaDrift
-from consilo.headers import Header
-from consilo.job import Job
-from consilo.parcel import Parcel
+from consilo.jobs.job import Job
+from consilo.kernel.headers import Header
+from consilo.kernel.verbs import Verb
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
-from consilo.protocol import Verb
-from silos.policy import Policy
+from consilo.wire.parcel import Parcel
+from silos.gate.policy import Policy
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass
 class PreparedSilo:
-    """A `consilo.silo.SiloHost` whose rows are prepared and split already.
+    """A `consilo.kernel.view.SiloHost` whose rows are prepared and split already.
 
     Args:
         name: the silo's.
         arrays: ``train_features``, ``train_targets``, ``test_features``, ``test_targets``,
-            ``fingerprint``: what `consilo.dataset.rows_of` keeps.
+            ``fingerprint``: what `consilo.horizontal.dataset.rows_of` keeps.
         key: 32 bytes that make sampling and noise, the same in every run of the benchmark.
         sigma: in place of the calibrated noise multiplier.
     """

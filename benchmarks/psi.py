@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 from report import Report, load_now, options, say
 
-from consilo.environment import quieten
+from consilo.machine.environment import quieten
 
 CONTRACT = """
 name: people
@@ -68,10 +68,10 @@ def make_silo(folder: Path, name: str, count: int, start: int) -> Path:
 def serve(place: Path, coordinator: str, partners: Mapping[str, str], pipe: Connection) -> None:
     """Be a silo: answer what comes through the pipe until it is told to end."""
     quieten()
-    from consilo.contract import Contract
-    from consilo.dispatch import answerer
-    from consilo.parcel import Parcel
-    from silos.partners import Partner
+    from consilo.contracts.contract import Contract
+    from consilo.protocols.dispatch import answerer
+    from consilo.wire.parcel import Parcel
+    from silos.gate.partners import Partner
     from silos.silo import Silo
 
     known = {name: Partner(signing_key=key) for name, key in partners.items()}
@@ -100,7 +100,7 @@ class Pipes:
 
     def exchange(self, parcels: Mapping[str, Any], *, deadline_s: float) -> Iterator[Any]:
         """Send to all, yield as they answer."""
-        from consilo.parcel import Arrival, Parcel
+        from consilo.wire.parcel import Arrival, Parcel
 
         started = time.perf_counter()
         for name, parcel in parcels.items():
@@ -117,13 +117,13 @@ def ours(count: int) -> dict[str, float]:
     """Match ``count`` people with ``count`` others, half of them the same."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from consilo.contract import Contract
-    from consilo.job import Job
-    from consilo.kernel import Party
-    from consilo.keys import load_or_create_signing_key
-    from consilo.match_run import run_match
-    from consilo.signing import public_hex
-    from silos.matching import read_match
+    from consilo.contracts.contract import Contract
+    from consilo.jobs.job import Job
+    from consilo.kernel.loop import Party
+    from consilo.membership.keys import load_or_create_signing_key
+    from consilo.runs.match import run_match
+    from consilo.wire.signing import public_hex
+    from silos.kept.matches import read_match
 
     key = Ed25519PrivateKey.generate()
     job = Job.from_json(

@@ -26,28 +26,28 @@ import numpy as np
 from report import Report, columns, load_now, options, say
 from trees import cpu_seconds
 
-from consilo.contract import Contract
-from consilo.environment import child_environment, quieten
+from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, ServiceFailed
-from consilo.features import Encoding, Scale
-from consilo.job import Job
-from consilo.keys import (
+from consilo.horizontal.features import Encoding, Scale
+from consilo.jobs.job import Job
+from consilo.machine.environment import child_environment, quieten
+from consilo.machine.processes import Service, Supervisor, free_port, listens
+from consilo.membership.keys import (
     Authority,
     load_or_create_authority,
     load_or_create_signing_key,
     load_or_create_silo_key,
 )
-from consilo.processes import Service, Supervisor, free_port, listens
 
 quieten()
 
-from consilo.run import Run  # noqa: E402
+from consilo.runs.horizontal import Run  # noqa: E402
 from consilo.transports.flower.bundle import build_bundle, bundle_hash  # noqa: E402
 from consilo.transports.flower.superlink import Registry  # noqa: E402
 from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
-from flows.demo_data import Hospital, write_hospitals  # noqa: E402
-from flows.federation import parties_of, start_silos, wait_online  # noqa: E402
-from silos.bundles import approve  # noqa: E402
+from flows.demo.demo_data import Hospital, write_hospitals  # noqa: E402
+from flows.services.federation import parties_of, start_silos, wait_online  # noqa: E402
+from silos.gate.bundles import approve  # noqa: E402
 
 SILOS = 3
 STEPS, BATCH, LR, MOMENTUM = 8, 32, 0.05, 0.5

@@ -25,10 +25,10 @@ import yaml
 from report import Report, columns, load_now, options, say
 from rounds import Cost, ours
 
-from consilo import seeds
 from consilo.errors import ConsiloError
-from flows.demo_data import CONTRACT, Hospital, hospital_rows
-from silos.policy import TEMPLATE
+from consilo.kernel import seeds
+from flows.demo.demo_data import CONTRACT, Hospital, hospital_rows
+from silos.gate.policy import TEMPLATE
 
 COUNTS = (3, 5, 10, 20)
 ROWS = 100

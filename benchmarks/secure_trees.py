@@ -27,7 +27,7 @@ import pandas as pd
 import yaml
 from report import Report, columns, load_now, options, say
 
-from consilo.environment import quieten
+from consilo.machine.environment import quieten
 
 SILOS = ("bank", "shop")
 LABEL_SILO, RUN = "bank", "benchmark"
@@ -57,16 +57,16 @@ def grown(table: pd.DataFrame, histograms: str) -> tuple[dict[str, float], Any]:
     """Grow the trees between two silos; return the metrics and the rounds' exchanges."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from consilo.contract import Contract
-    from consilo.dispatch import answerer
-    from consilo.job import Job
-    from consilo.kernel import Party
-    from consilo.keys import load_or_create_signing_key
-    from consilo.matching import Match
-    from consilo.signing import public_hex
+    from consilo.contracts.contract import Contract
+    from consilo.jobs.job import Job
+    from consilo.jobs.match import Match
+    from consilo.kernel.loop import Party
+    from consilo.membership.keys import load_or_create_signing_key
+    from consilo.protocols.dispatch import answerer
+    from consilo.runs.vertical import VerticalRun
     from consilo.transports.local import LocalTransport
-    from consilo.vertical_run import VerticalRun
-    from silos.partners import Partner
+    from consilo.wire.signing import public_hex
+    from silos.gate.partners import Partner
     from silos.silo import Silo
 
     features = {name: {"type": "float"} for each in held().values() for name in each}

@@ -37,10 +37,10 @@ def run_once(silos: int, rounds: int, engine: str, epsilon: float | None) -> dic
     import numpy as np
     import pandas as pd
 
-    from consilo.contract import Contract
-    from consilo.job import Job
-    from consilo.partition import Partition
-    from silos.simulation import simulate_cut
+    from consilo.contracts.contract import Contract
+    from consilo.horizontal.partition import Partition
+    from consilo.jobs.job import Job
+    from silos.simulation.simulation import simulate_cut
 
     columns: dict[str, object] = {
         f"x{place}": {"type": "float", "range": {"min": -10, "max": 10}}
@@ -64,7 +64,7 @@ def run_once(silos: int, rounds: int, engine: str, epsilon: float | None) -> dic
         }
     )
     if engine == "inline":
-        importlib.import_module("silos.ready")  # as a worker: imports do not count
+        importlib.import_module("silos.node.ready")  # as a worker: imports do not count
 
     partition = Partition(silos=silos, rule="dirichlet", alpha=0.5)
     watch = _Watch()
@@ -111,7 +111,7 @@ class _Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        from consilo.guard import descendants
+        from consilo.machine.reaper import descendants
 
         while not self._stop.wait(0.5):
             total = sum(_pss_bytes(pid) for pid in descendants(os.getpid()))

@@ -39,7 +39,7 @@ import yaml
 from psi import Pipes
 from report import Report, columns, load_now, options, say
 
-from consilo.environment import quieten
+from consilo.machine.environment import quieten
 
 SILOS = ("left", "right")
 LABEL_SILO = "left"
@@ -171,12 +171,12 @@ def serve(
     quieten()
     import torch
 
-    from consilo.contract import Contract
-    from consilo.dispatch import answerer
-    from consilo.learners.warm import warm
-    from consilo.matching import Match
-    from consilo.parcel import Parcel
-    from silos.partners import Partner
+    from consilo.contracts.contract import Contract
+    from consilo.jobs.match import Match
+    from consilo.protocols.dispatch import answerer
+    from consilo.wire.parcel import Parcel
+    from silos.gate.partners import Partner
+    from silos.node.warm_up import warm
     from silos.silo import Silo
 
     torch.set_num_threads(1)
@@ -220,12 +220,12 @@ def split(digits: Digits, *, bits: int, epochs: int) -> Measured:
     """Train the split network between two silos."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from consilo.contract import Contract
-    from consilo.job import Job
-    from consilo.kernel import Party
-    from consilo.keys import load_or_create_signing_key
-    from consilo.signing import public_hex
-    from consilo.vertical_run import VerticalRun
+    from consilo.contracts.contract import Contract
+    from consilo.jobs.job import Job
+    from consilo.kernel.loop import Party
+    from consilo.membership.keys import load_or_create_signing_key
+    from consilo.runs.vertical import VerticalRun
+    from consilo.wire.signing import public_hex
 
     key, contract = Ed25519PrivateKey.generate(), contract_of(digits)
     job = Job.from_json(job_of(digits, bits=bits, epochs=epochs))
@@ -324,11 +324,11 @@ def joined(digits: Digits, *, epochs: int, start: int = 0, bits: int = 32) -> fl
     import torch
     from torch import nn
 
-    from consilo import seeds
-    from consilo.job import Job
+    from consilo.jobs.job import Job
+    from consilo.kernel import seeds
     from consilo.learners.modules import build_model
-    from consilo.vertical.cut_layer import quantized, restored
-    from consilo.vertical.split_plan import Plan, SplitSettings
+    from consilo.vertical.split.cut_layer import quantized, restored
+    from consilo.vertical.split.plan import Plan, SplitSettings
 
     rng = np.random.default_rng(start)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from consilo.guard import descendants
+from consilo.machine.reaper import descendants
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

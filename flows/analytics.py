@@ -13,9 +13,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from consilo.errors import ConsiloError
-from consilo.job import Job
-from flows import names
-from flows.connection import home_directory, job_file
+from consilo.jobs.job import Job
+from flows.registry import names
+from flows.services.connection import home_directory, job_file
 from flows.session import final_state, flow_run_name, opened, order_of, refused
 from flows.tasks import admit, check, show_statistics, standardize, wait_for_silos
 

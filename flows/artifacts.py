@@ -17,11 +17,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from consilo.check_report import CheckReport
-from consilo.outcome import RunResult, SiloOutcome
-from consilo.protocols.statistics import Summary
-from flows import names
-from flows.drift import column_table
+from consilo.contracts.report import CheckReport
+from consilo.horizontal.statistics import Summary
+from consilo.runs.outcome import RunResult, SiloOutcome
+from flows.registry import names
+from flows.registry.drift import column_table
 
 
 def progress_begins(rounds: int) -> UUID:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from consilo.errors import RunCancelled
-from consilo.parcel import Arrival, Parcel, Transport
+from consilo.wire.parcel import Arrival, Parcel, Transport
 
 POLL_S = 2.0
 _REASON = "somebody cancelled the flow run"

@@ -13,9 +13,10 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from consilo.errors import ConsiloError
-from consilo.job import Job
-from consilo.match_run import ahead_of, contract_of, new_run_id, run_match
-from flows.connection import Connection, Order, connect, home_directory, job_file
+from consilo.jobs.job import Job
+from consilo.runs.match import ahead_of, contract_of, new_run_id, run_match
+from flows.services.connection import connect, home_directory, job_file
+from flows.services.order import Connection, Order
 from flows.session import flow_run_name, quiet_errors, refused
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]

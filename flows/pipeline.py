@@ -18,9 +18,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from consilo.errors import ConsiloError
-from consilo.job import Job
-from flows import names, vertical
-from flows.connection import home_directory, job_file
+from consilo.jobs.job import Job
+from flows import vertical
+from flows.registry import names
+from flows.services.connection import home_directory, job_file
 from flows.session import (
     Session,
     final_state,

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from consilo.environment import quieten
 from consilo.errors import ConsiloError
-from consilo.files import write_atomic
+from consilo.machine.environment import quieten
+from consilo.machine.files import write_atomic
 
 _WAIT_S = 300.0
 
@@ -41,7 +41,7 @@ def _run(home: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]
     try:
         _import_early()
         addresses = _addresses(home)
-        from flows.services import prefect_environment
+        from flows.services.services import prefect_environment
 
         os.environ.update(prefect_environment(home, addresses.prefect_api))
         from flows.pipeline import run_pipeline
@@ -56,12 +56,12 @@ def _import_early() -> None:
     import mlflow  # noqa: F401
     import torch  # noqa: F401
 
-    import consilo.run
+    import consilo.runs.horizontal
     import consilo.transports.flower.transport  # noqa: F401
 
 
 def _addresses(home: Path) -> Any:
-    from flows.federation import Addresses
+    from flows.services.federation import Addresses
 
     deadline = time.monotonic() + _WAIT_S
     while not (home / "federation.json").exists() and time.monotonic() < deadline:

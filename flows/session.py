@@ -18,20 +18,21 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed, State
 
-from consilo.contract import Contract
+from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, RunCancelled
-from consilo.job import Job
-from consilo.outcome import RunResult
-from consilo.run import Run
-from consilo.stages import Stages
-from consilo.vertical_run import VerticalRun
+from consilo.jobs.job import Job
+from consilo.runs.horizontal import Run
+from consilo.runs.outcome import RunResult
+from consilo.runs.stages import Stages
+from consilo.runs.vertical import VerticalRun
 from flows import artifacts
 from flows.cancellation import Cancellable, watching
-from flows.connection import Connection, Order, connect
-from flows.departure import tag_departed
-from flows.model_lookup import with_model
-from flows.registry import Registered
-from flows.tracking import Ending, Tracker, run_tags
+from flows.registry.departed import tag_departed
+from flows.registry.model_lookup import with_model
+from flows.registry.registry import Registered
+from flows.registry.tracking import Ending, Tracker, run_tags
+from flows.services.connection import connect
+from flows.services.order import Connection, Order
 
 
 class Session:

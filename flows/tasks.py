@@ -10,12 +10,13 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import wait
 from prefect.tasks import Task
 
-from consilo import params as tree
 from consilo.errors import TransportError
-from consilo.parcel import Fault
-from flows import artifacts, names, registry
+from consilo.wire import params as tree
+from consilo.wire.parcel import Fault
+from flows import artifacts
 from flows.ahead import import_ahead
-from flows.registry import Scored
+from flows.registry import names, registry
+from flows.registry.registry import Scored
 from flows.session import Session
 
 

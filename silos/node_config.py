@@ -8,7 +8,7 @@ from pydantic import Field
 
 from consilo.config import Config, parse, read_yaml
 
-PRELOAD = ("torch", "torch._dynamo", "opacus", "silos.ready")
+PRELOAD = ("torch", "torch._dynamo", "opacus", "silos.node.ready")
 
 
 class NodeConfig(Config):

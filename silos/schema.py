@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from consilo.schema import Schema, main, schema_of
-from silos.mapping import Mapping
-from silos.metadata import Metadata
-from silos.policy import Policy
+from consilo.jobs.schema import Schema, main, schema_of
+from silos.gate.policy import Policy
+from silos.kept.metadata import Metadata
+from silos.rows.mapping import Mapping
 from silos.silo_config import SiloConfig
 
 MODELS = {

@@ -33,45 +33,47 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from consilo.check_report import CheckReport
 from consilo.config import parse, read_yaml
-from consilo.contract import Contract
-from consilo.correspondence.cards import Card
-from consilo.dispatch import answerer as dispatch_answerer
+from consilo.contracts.contract import Contract
+from consilo.contracts.report import CheckReport
 from consilo.errors import MappingInvalid, Refused, SchemaDrift, SourceUnreadable
-from consilo.files import write_atomic
-from consilo.headers import Header, ReplyHeader
-from consilo.job import Job
-from consilo.matching import Match, MatchQuestion
-from consilo.parcel import Answer, Parcel
+from consilo.jobs.job import UNSTATED, Job
+from consilo.jobs.match import Match, MatchQuestion
+from consilo.kernel.headers import Header, ReplyHeader
+from consilo.kernel.verbs import Verb
+from consilo.kernel.view import Arrays, Built
+from consilo.machine.files import write_atomic
+from consilo.matching.columns.cards import Card
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
-from consilo.protocol import Verb
-from consilo.signing import public_hex
-from consilo.silo import Arrays, Built
+from consilo.protocols.dispatch import answerer as dispatch_answerer
 from consilo.vertical.blocks import holders_of, part_of
-from consilo.wire import digest
-from silos.budget import Budget, budget_of
-from silos.cache import CanonicalCache
-from silos.consent import ConsentBook, ConsentFilter
-from silos.guard import Guard
-from silos.ledger import Ledger
-from silos.mapping import Mapping, mapping_file
-from silos.matching import drop_match, every_match, read_match, write_match
-from silos.matching_log import MatchLog
-from silos.models import read_part, write_part, write_scores
-from silos.partners import Partner
-from silos.policy import Policy
-from silos.runstate import RunState
-from silos.shelf import Shelf
+from consilo.wire.parcel import Answer, Parcel
+from consilo.wire.payload import digest
+from consilo.wire.signing import public_hex
+from silos.gate.guard import Guard
+from silos.gate.match_queries import MatchLog
+from silos.gate.partners import Partner
+from silos.gate.policy import Policy
+from silos.kept.budget import Budget, budget_of
+from silos.kept.histograms import kept_histograms
+from silos.kept.ledger import Ledger
+from silos.kept.matches import drop_match, every_match, read_match, write_match
+from silos.kept.metadata import shared_cards
+from silos.kept.model_parts import read_part, write_part, write_scores
+from silos.kept.run_state import RunState
+from silos.kept.store import Store
+from silos.rows.cache import CanonicalCache
+from silos.rows.consent import ConsentBook, ConsentFilter
+from silos.rows.mapping import Mapping, mapping_file
+from silos.rows.shelf import Shelf
+from silos.rows.sources import Source
 from silos.silo_config import SiloConfig
-from silos.sources import Source
-from silos.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from silos.explain import Explanation
+    from silos.rows.explain import Explanation
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +82,10 @@ _RELEASED = "feature_match"
 """The protocol, one of Consilo's own, that answers with what people here have released by hand."""
 _OF_ALL_ROWS = frozenset({"contract_check", "psi", "match_held"})
 """Protocols that ask a silo of all its rows, also in a job over matched ones."""
-UNSTATED = "unstated"
-"""The purpose of a job that names none."""
 
 
 class Silo:
-    """The software of one organisation, over its directory; a `consilo.silo.SiloHost`.
+    """The software of one organisation, over its directory; a `consilo.kernel.view.SiloHost`.
 
     Args:
         directory: the silo's own.
@@ -274,7 +274,7 @@ class Silo:
             purpose: as it was checked for.
             key: a local column to name rows by, in place of their numbers.
         """
-        from silos.explain import explain
+        from silos.rows.explain import explain
 
         mapping = self.mapping(contract)
         return explain(
@@ -408,15 +408,11 @@ class Silo:
 
     def cards(self) -> Sequence[Card]:
         """Return what people here have released about columns."""
-        from silos.metadata import shared_cards
-
         return shared_cards(self.directory)
 
     def histograms(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the noisy histograms of released columns, paid for when they were made."""
-        from silos.histograms import kept_histograms, may_leave
-
-        return dict(kept_histograms(self.directory)) if may_leave(self.policy) else {}
+        return dict(kept_histograms(self.directory)) if self.policy.statistics_leave else {}
 
     def begin_match(self, question: MatchQuestion) -> None:
         """Raise `Refused` unless the policy lets the silo be matched so; note it either way."""
@@ -524,18 +520,18 @@ class Silo:
             return sys.maxsize
 
     def _write_page(self, key: str, contract: Contract, report: CheckReport, now: datetime) -> Path:
-        from silos.check import page_of
+        from silos.rows.check import page_of
 
         written = self.directory / "gx" / f"{contract.ref}.key"
         if written.exists() and written.read_text() == key:
             return page_of(self.directory, contract)
         told = self._cache.evaluated(key)
         if told is not None:
-            from silos.check_blocks import write_page
+            from silos.rows.check_blocks import write_page
 
             page = write_page(told, report, self.directory)
         else:
-            from silos.check import write_docs
+            from silos.rows.check import write_docs
 
             page = write_docs(self._cache.whole(key), contract, self.directory, now=now)
         write_atomic(written, key.encode(), mode=0o600)

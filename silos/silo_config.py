@@ -7,8 +7,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from consilo.config import Config, nearest
-from silos.consent import Consent
-from silos.sources import Source
+from silos.rows.consent import Consent
+from silos.rows.sources import Source
 
 SiloName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 

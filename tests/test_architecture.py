@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import house
 import pytest
 
 from consilo import errors
@@ -45,8 +46,30 @@ def test_imports_point_one_way(file):
     assert ours <= MAY_IMPORT[package] | doors
 
 
+def test_the_house_is_the_one_that_is_drawn():
+    assert house.read_house().faults() == []
+
+
+def test_a_circle_an_arrow_up_and_a_full_folder_are_found(tmp_path):
+    low, high = tmp_path / "consilo" / "low", tmp_path / "consilo" / "high"
+    for folder in (low, high):
+        folder.mkdir(parents=True)
+    (high / "a.py").write_text("from consilo.low import b\n")
+    (low / "b.py").write_text("def late():\n    from consilo.high.a import name\n")
+    for number in range(20):
+        (low / f"c{number}.py").write_text("")
+    picture = tmp_path / "picture.md"
+    picture.write_text("```house\nconsilo/high/ above\nconsilo/low/ below\nsilos/ none\n```\n")
+    assert house.read_house(tmp_path, picture).faults() == [
+        "a circle of files: consilo/high/a.py, consilo/low/b.py",
+        "an arrow up: consilo/low/b.py imports consilo/high/a.py",
+        "consilo/low/ holds 21 files; 20 at most",
+        "silos/ is in the picture only",
+    ]
+
+
 def test_only_the_adapters_import_flower():
-    allowed = re.compile(r"consilo/(transports/flower/|protocols/flower_strategy\.py)")
+    allowed = re.compile(r"consilo/(transports/flower/|horizontal/flower_strategy\.py)")
     using = [in_house(file) for file in FILES if "flwr" in tops(file)]
     assert [each for each in using if not allowed.match(each)] == []
 
@@ -65,7 +88,7 @@ class Blocker:
         if name.partition(".")[0] in blocked:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocker())
-import consilo.run, consilo.protocols.fedopt
+import consilo.runs.horizontal, consilo.horizontal.fedopt
 assert "flwr" not in sys.modules, "the core loads Flower"
 for package in (importlib.import_module(name) for name in ("consilo", "silos")):
     for each in pkgutil.walk_packages(package.__path__, package.__name__ + "."):

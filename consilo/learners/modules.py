@@ -216,3 +216,14 @@ def _importable(directory: Path) -> Iterator[None]:
             ours = name.startswith("_consilo_job_")
             if origin and not ours and Path(origin).resolve().is_relative_to(root):
                 del sys.modules[name]
+
+
+def load_dotted(path: str) -> Any:
+    """Return the object at ``module:name``.
+
+    Raises:
+        ImportError: where there is no such module.
+        AttributeError: where the module has no such name.
+    """
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

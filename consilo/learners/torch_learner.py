@@ -38,7 +38,7 @@ from consilo.learners.plans import Array, Arrays, FitPlan, FitReport
 from consilo.learners.randomness import seeded
 from consilo.learners.tasks import Task
 from consilo.metrics import Tally
-from consilo.params import Params, check_finite
+from consilo.wire.params import Params, check_finite
 
 __all__ = [
     "Arrays",

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from consilo.errors import ConfigInvalid
-from consilo.keys import load_silo_public_key
-from consilo.signing import is_signed, sign
+from consilo.membership.keys import load_silo_public_key
+from consilo.wire.signing import is_signed, sign
 
 WINDOW_S = 300
 CERTIFICATE_HEADER = "x-consilo-certificate"

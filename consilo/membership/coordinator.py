@@ -27,12 +27,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import Field
 
-from consilo.chain import Chain
 from consilo.config import Config, parse, read_yaml
-from consilo.departure import traces_of
 from consilo.errors import ConfigInvalid
-from consilo.files import write_atomic
-from consilo.keys import (
+from consilo.machine.files import write_atomic
+from consilo.membership.invitation import NAME_PATTERN, Invitation, token_sha256
+from consilo.membership.keys import (
     Authority,
     certificate_expiry,
     fingerprint,
@@ -45,7 +44,6 @@ from consilo.keys import (
     write_new_authority,
     write_private,
 )
-from consilo.membership.invitation import NAME_PATTERN, Invitation, token_sha256
 from consilo.membership.members import (
     MAX_CERTIFICATES_PER_DAY,
     OVERLAP_DAYS,
@@ -54,7 +52,9 @@ from consilo.membership.members import (
     Members,
     iso,
 )
-from consilo.signing import public_hex, sign
+from consilo.record.chain import Chain
+from consilo.record.traces import traces_of
+from consilo.wire.signing import public_hex, sign
 
 CERTIFICATE_DAYS = 365
 INVITATION_DAYS = 7

@@ -32,8 +32,8 @@ from consilo.membership.gate import Application, Receive, Scope, Send, peer_of, 
 from consilo.membership.invitation import NAME_PATTERN, token_sha256
 from consilo.membership.members import Member, State
 from consilo.membership.refusals import Refusals
-from consilo.signing import is_signed
-from consilo.software import Software, unsupported
+from consilo.membership.software import Software, unsupported
+from consilo.wire.signing import is_signed
 
 PREFIX = "/v1/consilo/"
 MAX_BODY_BYTES = 64 * 1024

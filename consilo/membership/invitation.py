@@ -19,8 +19,8 @@ from pydantic import Field
 
 from consilo.config import Config, parse
 from consilo.errors import ConfigInvalid
-from consilo.keys import write_private
-from consilo.signing import is_signed, sign
+from consilo.membership.keys import write_private
+from consilo.wire.signing import is_signed, sign
 
 FORMAT = 1
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,62}$"

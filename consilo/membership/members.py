@@ -22,10 +22,10 @@ from typing import Any, Literal, Self, cast
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from consilo.chain import Chain
 from consilo.errors import ConfigInvalid
-from consilo.keys import key_fingerprint
-from consilo.software import Software
+from consilo.membership.keys import key_fingerprint
+from consilo.membership.software import Software
+from consilo.record.chain import Chain
 
 State = Literal["invited", "pending", "admitted", "suspended", "removed"]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from consilo.chain import Chain
 from consilo.errors import RecordTampered
+from consilo.record.chain import Chain
 
 _WINDOW_S = 60.0
 _MAX_KINDS = 256

@@ -1,6 +1,6 @@
 """A data set's privacy account in words: what is charged to it, its limits, how it stands.
 
-The account itself is kept by the silo (`silos.ledger`); both sides speak of it in these terms.
+The account itself is kept by the silo (`silos.kept.ledger`); both sides speak of it in these terms.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ from consilo.learners.torch_learner import (
     call_loss,
     check_loss,
 )
-from consilo.params import Params, digest
 from consilo.privacy.accounting import HistoryRow
 from consilo.privacy.noise import SecretStream, add_gaussian
+from consilo.wire.params import Params, digest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

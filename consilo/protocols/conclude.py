@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from consilo.protocol import Protocol, verb
-from consilo.silo import Message, SiloView
-from consilo.steps import Answers, Ask, Step
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.steps import Answers, Ask, Step
+from consilo.kernel.verbs import verb
+from consilo.kernel.view import Message, SiloView
 
 CONCLUDE_S = 30.0
 """How long the end of a run waits for the silos' answers."""

@@ -6,12 +6,29 @@ import json
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from consilo.check_report import CheckReport, verdict_of
-from consilo.parcel import Fault
-from consilo.protocol import Protocol, verb, verdict
-from consilo.silo import Message, SiloView
-from consilo.steps import Ask, Step
+from consilo.contracts.report import CheckReport, verdict_of
+from consilo.errors import ReplyInvalid
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.steps import Ask, Step
+from consilo.kernel.verbs import Disclosure, Field, verb
+from consilo.kernel.view import Message, SiloView
 from consilo.vertical.blocks import part_of
+from consilo.wire.parcel import Fault
+
+
+def verdict(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
+    """A contract check's findings: rule, column, verdict, severity, safe counts."""
+    return Field(disclosure, _check_verdict)
+
+
+def _check_verdict(name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    try:
+        CheckReport.from_json(json.dumps(value))
+    except (ValueError, TypeError, RecursionError):
+        raise ReplyInvalid(
+            f"{name}: expected a contract report; a finding holds rule, column, verdict, severity "
+            "and counts, and nothing else"
+        ) from None
 
 
 class ContractCheck(Protocol):

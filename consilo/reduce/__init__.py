@@ -6,9 +6,9 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from consilo.cohorts import Quorum
-from consilo.params import Params
-from consilo.steps import Reply, Step
+from consilo.jobs.quorum import Quorum
+from consilo.kernel.steps import Reply, Step
+from consilo.wire.params import Params
 
 Gives = Literal["sum", "vectors"]
 

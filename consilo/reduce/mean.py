@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from consilo.cohorts import Quorum
 from consilo.errors import QuorumLost
-from consilo.params import Params
+from consilo.jobs.quorum import Quorum
+from consilo.kernel.steps import Reply, Step, Stream
 from consilo.reduce import Gives, Reduced
-from consilo.steps import Reply, Step, Stream
+from consilo.wire.params import Params
 
 Array: TypeAlias = npt.NDArray[Any]
 

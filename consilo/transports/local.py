@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from consilo.parcel import Answer, Arrival, Fault, Parcel
+from consilo.wire.parcel import Answer, Arrival, Fault, Parcel
 
 
 class LocalTransport:
     """Calls each silo's answer function in turn.
 
     Args:
-        answers: silo → its half; see `consilo.dispatch.answerer`.
+        answers: silo → its half; see `consilo.protocols.dispatch.answerer`.
         clock: seconds, monotonic.
 
     An answer that took longer than the deadline counts as dropped, as it would over a network.

@@ -1,8 +1,8 @@
 """Many silos over a few worker processes on this machine; the same bytes as in one process.
 
 For simulation at scale. A worker answers for any silo, so what a silo remembers must lie where
-every worker finds it (`silos.simulation` keeps it in one file). What a process boundary in a real
-deployment isolates, this one does not: silos share workers.
+every worker finds it (`silos.simulation.simulation` keeps it in one file). What a process boundary
+in a real deployment isolates, this one does not: silos share workers.
 
 Memory is bounded whatever the number of silos. Replies are read in the order asked, one at a time,
 and those that are early wait in anonymous files outside this process, at most `_AHEAD` per worker
@@ -27,9 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from consilo.environment import child_environment
 from consilo.errors import ServiceFailed
-from consilo.parcel import Arrival, Fault, Parcel
+from consilo.machine.environment import child_environment
 from consilo.transports.pool_worker import (
     FORKED,
     REPLY,
@@ -37,6 +36,7 @@ from consilo.transports.pool_worker import (
     anonymous_file,
     decode_parcel,
 )
+from consilo.wire.parcel import Arrival, Fault, Parcel
 
 _AHEAD = 4
 _MOST_ANSWERS = 500
@@ -122,7 +122,7 @@ class PoolTransport:
         return self._silos
 
     def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
-        """Yield each silo's answer in the order asked; see `consilo.parcel.Transport`."""
+        """Yield each silo's answer in the order asked; see `consilo.wire.parcel.Transport`."""
         waiting: deque[_Asked] = deque()
         left = iter(parcels.items())
         try:

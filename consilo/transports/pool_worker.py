@@ -31,9 +31,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from consilo.environment import quieten
-from consilo.guard import die_with_parent
-from consilo.parcel import Answer, Parcel
+from consilo.machine.environment import quieten
+from consilo.machine.reaper import die_with_parent
+from consilo.wire.parcel import Answer, Parcel
 
 REQUEST = struct.Struct("<QQ")  # number, bytes of the silo's name
 REPLY = struct.Struct("<Qd")  # number, seconds

@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from consilo.environment import quieten
 from consilo.errors import ConfigInvalid
-from consilo.parcel import Answer, Arrival, Fault, Parcel
+from consilo.machine.environment import quieten
+from consilo.wire.parcel import Answer, Arrival, Fault, Parcel
 
 _AHEAD = 4
 _START_S = 300.0
@@ -95,7 +95,7 @@ class RayTransport:
         return self._silos
 
     def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
-        """Yield each silo's answer in the order asked; see `consilo.parcel.Transport`."""
+        """Yield each silo's answer in the order asked; see `consilo.wire.parcel.Transport`."""
         waiting: deque[tuple[str, Any]] = deque()
         left = iter(parcels.items())
         last: bytes | None = None

@@ -15,14 +15,14 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from consilo.config import Config, parse
-from consilo.contract import Contract
-from consilo.contract_rules import twice
+from consilo.contracts.contract import Contract
+from consilo.contracts.rules import twice
 from consilo.errors import IncompatibleJob, JobInvalid, Refused
-from consilo.features import Encoding, Scale
-from consilo.job import Job
-from consilo.matching import HANDLE, Match
-from consilo.silo import SiloView
-from consilo.wire import digest
+from consilo.horizontal.features import Encoding, Scale
+from consilo.jobs.job import Job
+from consilo.jobs.match import HANDLE, Match
+from consilo.kernel.view import SiloView
+from consilo.wire.payload import digest
 
 if TYPE_CHECKING:
     import pandas as pd

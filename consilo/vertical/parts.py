@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from consilo.errors import Refused
-from consilo.features import Scale
-from consilo.silo import SiloView
+from consilo.horizontal.features import Scale
+from consilo.kernel.view import SiloView
 from consilo.vertical.blocks import Block, Holders
-from consilo.wire import pack, unpack
+from consilo.wire.payload import pack, unpack
 
 
 @dataclass(frozen=True)

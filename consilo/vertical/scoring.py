@@ -19,8 +19,8 @@ from consilo.vertical.turns import require_finite, require_shape
 
 SCORERS = {
     "vertical_linear": "consilo.vertical.scoring:LinearScorer",
-    "vertical_split": "consilo.vertical.scoring_split:SplitScorer",
-    "vertical_trees": "consilo.vertical.scoring_trees:TreeScorer",
+    "vertical_split": "consilo.vertical.split.score:SplitScorer",
+    "vertical_trees": "consilo.vertical.trees.score:TreeScorer",
 }
 """Protocol → what scores with the parts that it trained."""
 

@@ -12,14 +12,15 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from consilo.contract import Contract
+from consilo.contracts.contract import Contract
 from consilo.errors import IncompatibleJob, ModelDiverged, Refused, ReplyInvalid
-from consilo.job import Job
+from consilo.jobs.job import Job
+from consilo.kernel.letters import Envelope, Mailbox
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.steps import Answers, Checkpoint, Publish, Step
+from consilo.kernel.verbs import Disclosure, arrays, count, verb
+from consilo.kernel.view import Message, SiloView
 from consilo.privacy.accounting import HistoryRow
-from consilo.protocol import Disclosure, Protocol, arrays, count, verb
-from consilo.sealed import Envelope, Mailbox
-from consilo.silo import Message, SiloView
-from consilo.steps import Answers, Checkpoint, Publish, Step
 from consilo.vertical import turns
 from consilo.vertical.blocks import Block, Holders, block_of
 from consilo.vertical.parts import Part, part_of_model
@@ -55,7 +56,7 @@ class Turn:
     top: Mapping[str, Any] = field(default_factory=dict)
 
     def to_payload(self) -> dict[str, Any]:
-        """Return the state as values that `consilo.wire.pack` takes."""
+        """Return the state as values that `consilo.wire.payload.pack` takes."""
         return {
             "round": self.round,
             "is_trained": self.is_trained,

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from consilo.cohorts import Quorum
 from consilo.errors import Refused, ReplyInvalid
-from consilo.protocol import Disclosure, envelopes
-from consilo.sealed import Envelope, Mailbox
-from consilo.silo import SiloView
-from consilo.steps import Answers, Ask, Reply, Step
-from consilo.wire import pack, unpack
+from consilo.jobs.quorum import Quorum
+from consilo.kernel.letters import Envelope, Mailbox
+from consilo.kernel.steps import Answers, Ask, Reply, Step
+from consilo.kernel.verbs import Disclosure, envelopes
+from consilo.kernel.view import SiloView
+from consilo.wire.payload import pack, unpack
 
 Letters = Mapping[str, Envelope]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from consilo.contract import SHIPPED
+from consilo.contracts.contract import SHIPPED
 
 ROOT = SHIPPED.parent
 DATA = Path(os.environ.get("CONSILO_DATA", ROOT.parent / "shared" / "data"))

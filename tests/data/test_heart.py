@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from consilo.contract import SHIPPED
+from consilo.contracts.contract import SHIPPED
 from silos import simulate
 
 ROOT = SHIPPED.parent

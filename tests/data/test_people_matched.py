@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from consilo.contract import SHIPPED
-from consilo.dispatch import answerer
-from consilo.kernel import Federation, Kernel
-from consilo.protocols.psi import Psi
+from consilo.contracts.contract import SHIPPED
+from consilo.kernel.loop import Federation, Kernel
+from consilo.matching.protocol import Psi
+from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport
 
 DATA = Path(os.environ.get("CONSILO_DATA", SHIPPED.parent.parent / "shared" / "data"))

@@ -14,12 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from test_people_matched import CREDIT_KEYS, identities, soil
 
-from consilo.contract import SHIPPED
-from consilo.job import Job
+from consilo.contracts.contract import SHIPPED
+from consilo.jobs.job import Job
 from consilo.vertical.blocks import folds_of
-from consilo.vertical.trees import binned
+from consilo.vertical.trees.trees import binned
 from silos import simulate
-from silos.matching import read_match
+from silos.kept.matches import read_match
 
 DATA = Path(os.environ.get("CONSILO_DATA", SHIPPED.parent.parent / "shared" / "data")) / "fate"
 SILOS = {"guest": 13, "host": 10}

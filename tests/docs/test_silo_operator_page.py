@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from consilo.config import parse
-from consilo.environment import child_environment
-from consilo.processes import Supervisor
+from consilo.machine.environment import child_environment
+from consilo.machine.processes import Supervisor
 from silos.silo_config import SiloConfig
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def test_a_hospital_joins_as_the_page_says(home: Path) -> None:
         (service,) = (each for each in supervisor.services if each.name == "silo")
         below = psutil.Process(service.process.pid).children(recursive=True)
         node = [each for each in below if "join" in each.cmdline() and each.name() != "bash"]
-        warm = [each for each in below if "silos.warm" in " ".join(each.cmdline())]
+        warm = [each for each in below if "silos.node.warm" in " ".join(each.cmdline())]
         assert node
         assert warm
         for each in (*node, *warm):

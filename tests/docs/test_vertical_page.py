@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from consilo.config import parse
-from silos.metadata import Metadata
+from silos.kept.metadata import Metadata
 
 PAGE = (Path(__file__).parents[2] / "docs" / "vertical.md").read_text(encoding="utf-8")
 
@@ -22,10 +22,10 @@ def test_the_metadata_shown_is_valid_and_shares_what_it_says() -> None:
 
 
 def test_the_recipe_shown_is_valid_for_the_contract_shown_and_the_policy_for_both() -> None:
-    from consilo.contract import Contract
-    from consilo.job import MatchSpec
-    from consilo.recipe import Recipe
-    from silos.policy import Policy
+    from consilo.contracts.contract import Contract
+    from consilo.jobs.job import MatchSpec
+    from consilo.jobs.recipe import Recipe
+    from silos.gate.policy import Policy
 
     def shown(title):
         (text,) = re.findall(rf'```yaml title="{title}"\n(.*?)```', PAGE, re.DOTALL)
@@ -90,8 +90,8 @@ def test_a_data_set_that_nobody_has_seen_is_matched_trained_and_scored_by_the_pa
 
     from typer.testing import CliRunner
 
-    from flows.commands import job_app
-    from silos.commands import app as silo_app
+    from flows.commands.app import job_app
+    from silos.commands.app import app as silo_app
 
     monkeypatch.chdir(tmp_path)
     for title in ("joint.yaml", "people.yaml", "recipe.yaml", "job.yaml", "scores.yaml"):
@@ -125,9 +125,9 @@ def test_a_data_set_that_nobody_has_seen_is_matched_trained_and_scored_by_the_pa
 
 
 def test_every_job_of_the_page_is_valid(tmp_path):
-    from consilo.contract import Contract
-    from consilo.job import Job
-    from consilo.vertical_run import plan_vertical
+    from consilo.contracts.contract import Contract
+    from consilo.jobs.job import Job
+    from consilo.runs.vertical import plan_vertical
 
     for title in ("joint.yaml", "people.yaml", "recipe.yaml"):
         (tmp_path / title).write_text(block(title))

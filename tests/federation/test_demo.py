@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from consilo.record import verify
-from flows.demo_data import hospital_rows
+from consilo.record.run_record import verify
+from flows.demo.demo_data import hospital_rows
 from tests.federation.conftest import (
     CONSILO,
     KeptDemo,
@@ -72,7 +72,7 @@ def test_both_pages_answer_and_know_the_run(demo: KeptDemo) -> None:
 def test_the_model_answers_probabilities_in_a_new_process(demo: KeptDemo) -> None:
     code = """
 import sys, mlflow
-from flows.demo_data import hospital_rows
+from flows.demo.demo_data import hospital_rows
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/breast-cancer@candidate")
 rows = hospital_rows(count=4, seed=0)["north"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from consilo.record import read, verify
+from consilo.record.run_record import read, verify
 from tests.federation.conftest import CONSILO, KeptDemo
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(280)]

@@ -12,14 +12,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from consilo.job import Job
-from consilo.keys import load_or_create_signing_key
-from consilo.processes import Supervisor
+from consilo.jobs.job import Job
+from consilo.machine.processes import Supervisor
+from consilo.membership.keys import load_or_create_signing_key
 from consilo.transports.flower.bundle import bundle_hash
-from flows.federation import Addresses, job_bundle, start_silos, wait_online
-from flows.match_commands import match_app
-from silos.bundles import approve
-from silos.matching import read_match
+from flows.commands.match import match_app
+from flows.services.federation import Addresses, job_bundle, start_silos, wait_online
+from silos.gate.bundles import approve
+from silos.kept.matches import read_match
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(280)]
 

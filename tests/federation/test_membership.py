@@ -19,28 +19,29 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from consilo import chain, keys
 from consilo.cli import build
-from consilo.environment import child_environment
 from consilo.errors import ConfigInvalid, CoordinatorUnreachable, Refused
+from consilo.machine.environment import child_environment
+from consilo.machine.processes import Service, Supervisor, free_port
+from consilo.membership import keys
 from consilo.membership.calls import headers_of
 from consilo.membership.coordinator import Coordinator, Reachable, operator_token
 from consilo.membership.invitation import Invitation
-from consilo.parcel import Parcel
-from consilo.processes import Service, Supervisor, free_port
+from consilo.record import chain
 from consilo.transports.flower.bundle import build_bundle, bundle_hash
 from consilo.transports.flower.calls import NotAuthorised
 from consilo.transports.flower.fleet import FleetLink
 from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
 from consilo.transports.flower.transport import FlowerTransport
-from silos import enrol
-from silos.bundles import approve
-from silos.partners import pinned
+from consilo.wire.parcel import Parcel
+from silos.gate.bundles import approve
+from silos.gate.partners import pinned
+from silos.membership import enrol
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(240)]
 
 ANSWERER = """
-from consilo.parcel import Parcel
+from consilo.wire.parcel import Parcel
 
 def answerer(silo, bundle):
     return lambda parcel: Parcel(silo.name.encode() + b" " + parcel.header, parcel.body)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import postgres_server
 import pytest
 
-from consilo.contract import Contract
+from consilo.contracts.contract import Contract
 from consilo.errors import SourceUnreadable
-from silos.cache import CanonicalCache
-from silos.mapping import Mapping
-from silos.sources import Source, database, postgres
+from silos.rows.cache import CanonicalCache
+from silos.rows.mapping import Mapping
+from silos.rows.sources import Source, database, postgres
 
 pytestmark = pytest.mark.federation
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -195,5 +195,5 @@ def test_a_million_rows_from_the_table_to_the_cache(visits, tmp_path):
 
 def test_the_driver_is_loaded_only_for_a_database():
     heavy = "{'psycopg', 'sqlalchemy', 'duckdb', 'keyring', 'pyarrow', 'pandas'}"
-    program = f"import sys, silos.sources; assert not {heavy} & set(sys.modules)"
+    program = f"import sys, silos.rows.sources; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

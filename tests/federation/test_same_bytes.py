@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo.contract import SHIPPED, Contract
-from consilo.dispatch import answerer
-from consilo.job import Job
-from consilo.keys import load_or_create_signing_key
-from consilo.parcel import Transport
-from consilo.processes import Supervisor
-from consilo.run import Run, run_all
+from consilo.contracts.contract import SHIPPED, Contract
+from consilo.jobs.job import Job
+from consilo.machine.processes import Supervisor
+from consilo.membership.keys import load_or_create_signing_key
+from consilo.protocols.dispatch import answerer
+from consilo.runs.horizontal import Run, run_all
 from consilo.transports.flower.bundle import bundle_hash
 from consilo.transports.flower.transport import FlowerTransport
 from consilo.transports.local import LocalTransport
-from flows.demo_data import write_hospitals
-from flows.federation import (
+from consilo.wire.parcel import Transport
+from flows.demo.demo_data import write_hospitals
+from flows.services.federation import (
     job_bundle,
     parties_of,
     pin_each_other,
     start_silos,
     wait_online,
 )
-from silos.bundles import approve
-from silos.policy import TEMPLATE
+from silos.gate.bundles import approve
+from silos.gate.policy import TEMPLATE
 from silos.silo import Silo
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(240)]

@@ -13,13 +13,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from consilo import chain
-from consilo.contract import SHIPPED
-from consilo.crosscheck import compare
-from consilo.job import Job
-from consilo.record import read, verify
-from flows import names
-from flows.vertical_demo_data import write_organisations
+from consilo.contracts.contract import SHIPPED
+from consilo.jobs.job import Job
+from consilo.record import chain
+from consilo.record.crosscheck import compare
+from consilo.record.run_record import read, verify
+from flows.demo.vertical_demo_data import write_organisations
+from flows.registry import names
 from tests.federation.conftest import KeptDemo, kept_demo, require_held_by_silos_only, values_of
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(400)]

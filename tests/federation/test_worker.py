@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from consilo.contract import SHIPPED
-from consilo.environment import child_environment
-from consilo.processes import Supervisor
-from flows.services import prefect_environment, start_worker
+from consilo.contracts.contract import SHIPPED
+from consilo.machine.environment import child_environment
+from consilo.machine.processes import Supervisor
+from flows.services.services import prefect_environment, start_worker
 from tests.federation.conftest import KeptDemo
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(400)]

@@ -14,20 +14,21 @@ import pandas as pd
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo.check_report import CheckReport, Counts, Finding
-from consilo.contract import Contract
-from consilo.dispatch import answerer
-from consilo.environment import quieten
+from consilo.contracts.contract import Contract
+from consilo.contracts.report import CheckReport, Counts, Finding
 from consilo.errors import CoordinatorUnreachable
-from consilo.headers import ReplyHeader
-from consilo.parcel import Answer, Arrival, Parcel
+from consilo.kernel.headers import ReplyHeader
+from consilo.machine.environment import quieten
+from consilo.machine.processes import Supervisor
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
-from consilo.processes import Supervisor
+from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport
-from flows.connection import Connect, Connection, Order
-from flows.services import prepare_prefect, start_mlflow, start_prefect
-from silos.guard import addressed
+from consilo.wire.parcel import Answer, Arrival, Parcel
+from flows.services.connection import Connect
+from flows.services.order import Connection, Order
+from flows.services.services import prepare_prefect, start_mlflow, start_prefect
+from silos.gate.guard import addressed
 
 quieten()
 
@@ -98,7 +99,7 @@ def toy_rows(seed: int, num_rows: int = 40) -> pd.DataFrame:
 
 @dataclass
 class MemorySilo:
-    """A `consilo.silo.SiloHost` whose rows are in memory."""
+    """A `consilo.kernel.view.SiloHost` whose rows are in memory."""
 
     name: str
     rows: pd.DataFrame

@@ -9,9 +9,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-from flows import names
 from flows.analytics import analytics
-from flows.connection import connecting
+from flows.registry import names
+from flows.services.connection import connecting
 
 pytestmark = pytest.mark.flow
 

@@ -15,13 +15,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.states import Cancelled, Cancelling
 
-from consilo import record
 from consilo.errors import RunCancelled
-from consilo.parcel import Parcel
+from consilo.record import run_record as record
 from consilo.transports.local import LocalTransport
+from consilo.wire.parcel import Parcel
 from flows.cancellation import Cancellable
-from flows.connection import connecting
 from flows.pipeline import pipeline
+from flows.services.connection import connecting
 
 pytestmark = pytest.mark.flow
 

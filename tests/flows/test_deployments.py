@@ -14,11 +14,11 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.flows import Flow
 
-from consilo.contract import SHIPPED
-from consilo.environment import child_environment
-from consilo.processes import Supervisor
-from flows import names
-from flows.services import prefect_environment, prepare_prefect, start_worker
+from consilo.contracts.contract import SHIPPED
+from consilo.machine.environment import child_environment
+from consilo.machine.processes import Supervisor
+from flows.registry import names
+from flows.services.services import prefect_environment, prepare_prefect, start_worker
 
 pytestmark = pytest.mark.flow
 

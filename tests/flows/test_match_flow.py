@@ -14,13 +14,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from consilo.chain import check_links, read
-from consilo.job import Job
-from consilo.match_run import contract_of
-from flows.connection import Order, connecting
-from flows.consult import opened
-from flows.match_commands import match_app
-from silos.matching import read_match
+from consilo.jobs.job import Job
+from consilo.record.chain import check_links, read
+from consilo.runs.match import contract_of
+from flows.commands.match import match_app
+from flows.services.ask import opened
+from flows.services.connection import connecting
+from flows.services.order import Order
+from silos.kept.matches import read_match
 
 CONTRACT = """
 name: people
@@ -233,8 +234,8 @@ def test_a_vertical_job_is_matched_ahead_as_its_run_would_match_it(tmp_path, mon
     """It was matched under the job's name, with all silos, so that its run matched once more."""
     import joint
 
-    from consilo.vertical_run import run_vertical
-    from silos.matching import every_match
+    from consilo.runs.vertical import run_vertical
+    from silos.kept.matches import every_match
 
     silos = joint.write_silos(tmp_path, joint.everybody())
     columns = {name: list(joint.COLUMNS[name]) for name in ("bank", "shop")}

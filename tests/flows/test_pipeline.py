@@ -24,10 +24,10 @@ from prefect.client.schemas.filters import (
 from prefect.logging.handlers import APILogWorker
 from prefect.states import State
 
-from consilo import record
-from flows import names
-from flows.connection import connecting
+from consilo.record import run_record as record
 from flows.pipeline import pipeline
+from flows.registry import names
+from flows.services.connection import connecting
 
 pytestmark = pytest.mark.flow
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consilo.environment import child_environment
+from consilo.machine.environment import child_environment
 
 INFRA = Path(__file__).parents[2] / "infra"
 UNIT = INFRA / "systemd" / "consilo-silo@.service"
@@ -42,7 +42,7 @@ def test_the_unit_gives_the_node_no_more_than_it_needs():
     assert service["CapabilityBoundingSet"] == ""
     assert service["ProtectSystem"] == "strict"
     assert service["ExecStart"].endswith("consilo silo join --dir /var/lib/consilo/%i")
-    from silos.node import _STRUCK_OFF_EXIT
+    from silos.node.node import _STRUCK_OFF_EXIT
 
     assert service["RestartPreventExitStatus"] == str(_STRUCK_OFF_EXIT)
 

@@ -137,7 +137,7 @@ def test_zero_start_of_tabular_models_is_the_same_for_every_seed() -> None:
 
 def test_warm_leaves_one_thread() -> None:
     code = (
-        "import os, threading; from consilo.learners.warm import warm; warm();"
+        "import os, threading; from silos.node.warm_up import warm; warm();"
         "assert threading.active_count() == 1;"
         "import torch; assert torch.get_num_threads() == 1;"
         "tasks = '/proc/self/task';"

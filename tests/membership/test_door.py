@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consilo import keys
-from consilo.chain import Chain, verify
+from consilo.membership import keys
 from consilo.membership.calls import WINDOW_S, headers_of, prove_node_key
 from consilo.membership.coordinator import Coordinator
 from consilo.membership.door import ENROL_PURPOSE, Denied, Desk, Rates
 from consilo.membership.invitation import Invitation
 from consilo.membership.refusals import Refusals
-from consilo.signing import public_hex, sign
-from consilo.software import installed
+from consilo.membership.software import installed
+from consilo.record.chain import Chain, verify
+from consilo.wire.signing import public_hex, sign
 
 
 @pytest.fixture

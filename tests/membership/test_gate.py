@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilo import keys
-from consilo.chain import Chain, verify
+from consilo.membership import keys
 from consilo.membership.calls import CERTIFICATE_HEADER, OPERATOR_HEADER, certificate_headers
 from consilo.membership.coordinator import Coordinator
 from consilo.membership.gate import Again, Gate, Judge
 from consilo.membership.refusals import Refusals
-from silos.enrol import enrol_here
+from consilo.record.chain import Chain, verify
+from silos.membership.enrol import enrol_here
 
 TOKEN = "7" * 64
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.errors import ConfigInvalid
 from consilo.membership.invitation import Invitation
-from consilo.signing import public_hex
+from consilo.wire.signing import public_hex
 
 KEY = Ed25519PrivateKey.generate()
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo import chain, keys
 from consilo.errors import ConfigInvalid
+from consilo.membership import keys
 from consilo.membership.coordinator import Coordinator, Reachable
 from consilo.membership.members import iso
-from consilo.signing import public_hex
-from consilo.software import installed
+from consilo.membership.software import installed
+from consilo.record import chain
+from consilo.wire.signing import public_hex
 
 
 @dataclass

@@ -13,11 +13,11 @@ from consilo.errors import IncompatibleJob, JobInvalid, ModelDiverged
 from consilo.learners.tabular import MLP, LogisticRegression
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitPlan, FitReport, ProximalHook, TorchLearner
-from consilo.params import Params
 from consilo.privacy import dpsgd
 from consilo.privacy.accounting import spent
 from consilo.privacy.dpsgd import DPHook, poisson_batches
 from consilo.privacy.noise import SecretStream, add_gaussian
+from consilo.wire.params import Params
 
 KEY = hashlib.sha256(b"silo secret").digest()
 

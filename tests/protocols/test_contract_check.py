@@ -1,8 +1,8 @@
 import clinic
 import pytest
 
-from consilo.check_report import CheckReport, Counts, Finding
-from consilo.parcel import Fault
+from consilo.contracts.report import CheckReport, Counts, Finding
+from consilo.wire.parcel import Fault
 
 
 class Claiming(clinic.Host):

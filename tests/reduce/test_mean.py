@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consilo.errors import QuorumLost
+from consilo.kernel.steps import Reply, Stream
 from consilo.reduce.mean import WeightedMean, finish, fold
-from consilo.steps import Reply, Stream
 
 vectors = st.lists(
     st.tuples(

@@ -6,27 +6,15 @@ import clinic
 import numpy as np
 import pytest
 import yaml
+from clinic_silo import make
 
 from consilo.errors import ConfigInvalid, MappingInvalid, PolicyInvalid, Refused, SchemaDrift
-from consilo.parcel import Parcel
-from consilo.parts import Parts
 from consilo.privacy.account import Charge
-from silos.check import page_of
-from silos.memory import LIMIT_MIB
+from consilo.wire.parcel import Parcel
+from consilo.wire.piecewise import Parts
+from silos.rows.check import page_of
+from silos.rows.memory import LIMIT_MIB
 from silos.silo import Silo, answerer
-
-POLICY = "allow: [{jobs: ['*']}]\ndisclosures: {metric: yes, statistic: yes, update: yes}\n"
-
-
-def make(path, rows=None, *, mapping=None, name="north", policy=POLICY):
-    path.mkdir(parents=True, exist_ok=True)
-    (clinic.frame(30) if rows is None else rows).to_csv(path / "rows.csv", index=False)
-    config = {"name": name, "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
-    (path / "silo.yaml").write_text(yaml.safe_dump(config))
-    (path / "policy.yaml").write_text(policy)
-    if mapping is not None:
-        (path / "mapping.yaml").write_text(yaml.safe_dump(mapping))
-    return Silo.open(path)
 
 
 @pytest.fixture

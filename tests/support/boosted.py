@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import vertical
 
-from consilo.contract import Contract
-from consilo.dispatch import answerer
-from consilo.job import Job
-from consilo.kernel import Federation, Kernel
-from consilo.protocols.vertical_score import VerticalScore
+from consilo.contracts.contract import Contract
+from consilo.jobs.job import Job
+from consilo.kernel.loop import Federation, Kernel
+from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport
+from consilo.vertical.score import VerticalScore
 from consilo.vertical.training import Turn
-from consilo.wire import unpack
+from consilo.wire.payload import unpack
 
 COLUMNS = {"bank": ("b0", "b1"), "shop": ("s0", "s1", "s2"), "telecom": ("t0",)}
 NAMES = tuple(name for names in COLUMNS.values() for name in names)

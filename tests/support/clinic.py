@@ -14,18 +14,18 @@ import pandas as pd
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo.check_report import CheckReport
-from consilo.contract import Contract
-from consilo.dispatch import answerer
+from consilo.contracts.contract import Contract
+from consilo.contracts.report import CheckReport
 from consilo.errors import Refused
-from consilo.job import Job
-from consilo.matching import Match, MatchQuestion
-from consilo.parcel import Answer, Parcel
+from consilo.jobs.job import Job
+from consilo.jobs.match import Match, MatchQuestion
 from consilo.privacy.account import Account
-from consilo.run import Run
-from consilo.signing import is_signed, public_hex, sign
+from consilo.protocols.dispatch import answerer
+from consilo.runs.horizontal import Run
 from consilo.transports.local import LocalTransport
-from silos.guard import addressed
+from consilo.wire.parcel import Answer, Parcel
+from consilo.wire.signing import is_signed, public_hex, sign
+from silos.gate.guard import addressed
 
 CONTRACT = """
 name: clinic
@@ -86,7 +86,7 @@ def signing_key(silo: str) -> Ed25519PrivateKey:
 
 @dataclass
 class Host:
-    """A `consilo.silo.SiloHost` in memory: no files, no contract check; fast."""
+    """A `consilo.kernel.view.SiloHost` in memory: no files, no contract check; fast."""
 
     name: str
     rows: pd.DataFrame

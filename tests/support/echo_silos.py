@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from consilo.parcel import Answer, Parcel
+from consilo.wire.parcel import Answer, Parcel
 
 
 def open_silos(argument: str) -> Callable[[str], Answer]:

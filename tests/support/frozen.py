@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from consilo.parcel import Parcel
+from consilo.wire.parcel import Parcel
 
 RELEASES = Path(__file__).parents[1] / "frozen"
 

@@ -16,14 +16,14 @@ import pandas as pd
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo.contract import Contract
-from consilo.dispatch import answerer
-from consilo.job import Job
-from consilo.kernel import Party
-from consilo.parcel import Answer
+from consilo.contracts.contract import Contract
+from consilo.jobs.job import Job
+from consilo.kernel.loop import Party
+from consilo.protocols.dispatch import answerer
+from consilo.runs.vertical import VerticalRun
 from consilo.transports.local import LocalTransport
-from consilo.vertical_run import VerticalRun
-from silos.simulation import acquainted
+from consilo.wire.parcel import Answer
+from silos.simulation.simulation import acquainted
 
 LABEL = "bank"
 COLUMNS = {"bank": ("b0", "b1"), "shop": ("s0", "s1", "s2"), "telecom": ("t0", "t1")}

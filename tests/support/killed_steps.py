@@ -17,18 +17,18 @@ import clinic
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo.dispatch import answerer
-from consilo.features import Scale
-from consilo.headers import Header, ReplyHeader
-from consilo.kernel import Federation, Kernel, Party
-from consilo.plan import plan
-from consilo.protocols.training import Training, TrainState, request
-from consilo.steps import Ask
+from consilo.horizontal.features import Scale
+from consilo.horizontal.training import Training, TrainState, request
+from consilo.kernel.headers import Header, ReplyHeader
+from consilo.kernel.loop import Federation, Kernel, Party
+from consilo.kernel.steps import Ask
+from consilo.protocols.dispatch import answerer
+from consilo.runs.plan import plan
 from consilo.transports.local import LocalTransport
-from consilo.wire import digest
-from silos import ready  # noqa: F401  # imports all, so that children begin warm
-from silos.ledger import Ledger
-from silos.simulation import acquainted
+from consilo.wire.payload import digest
+from silos.kept.ledger import Ledger
+from silos.node import ready  # noqa: F401  # imports all, so that children begin warm
+from silos.simulation.simulation import acquainted
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 CONTRACT = clinic.contract()
@@ -181,7 +181,7 @@ def _joined(parcel) -> bytes:
 
 
 def _split(data: bytes):
-    from consilo.parcel import Parcel
+    from consilo.wire.parcel import Parcel
 
     size = int.from_bytes(data[:8], "big")
     return Parcel(data[8 : 8 + size], data[8 + size :])

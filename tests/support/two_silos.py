@@ -55,8 +55,8 @@ def make(folder: Path, *, num_rows: int = 2000, described: bool = True) -> dict[
 
 def describe(place: Path, names: dict[str, str]) -> None:
     """Write what a careful owner would: the draft, ranges added, all but one column released."""
-    from silos import onboard
-    from silos.metadata import draft
+    from silos.proposals import onboard
+    from silos.proposals.metadata import draft
 
     drafted = draft(onboard.sample(onboard.source_of(place, "patients")))
     for local, what in names.items():

@@ -9,12 +9,12 @@ import clinic
 import numpy as np
 import pandas as pd
 
-from consilo.contract import Contract
-from consilo.dispatch import answerer
-from consilo.job import Job
-from consilo.kernel import Federation, Kernel
-from consilo.matching import Match
-from consilo.protocols import find_protocol
+from consilo.contracts.contract import Contract
+from consilo.jobs.job import Job
+from consilo.jobs.match import Match
+from consilo.kernel.loop import Federation, Kernel
+from consilo.protocols.dispatch import answerer
+from consilo.protocols.names import find_protocol
 from consilo.transports.local import LocalTransport
 from consilo.vertical.training import Turn
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from consilo import keys
-from consilo.buffers import Pieces, Spool
 from consilo.errors import CoordinatorUnreachable, ReplyInvalid
-from consilo.processes import Supervisor, free_port
+from consilo.machine.processes import Supervisor, free_port
+from consilo.membership import keys
 from consilo.transports.flower.bundle import build_bundle
 from consilo.transports.flower.calls import NotAuthorised
 from consilo.transports.flower.carrier import Carrier, Stored
 from consilo.transports.flower.fleet import FleetLink
 from consilo.transports.flower.superlink import SuperLink, start_superlink
 from consilo.transports.flower.transport import FlowerTransport
-from silos.enrol import enrol_here
+from consilo.wire.buffers import Pieces, Spool
+from silos.membership.enrol import enrol_here
 
 pytestmark = pytest.mark.federation
 MIB = 1024 * 1024

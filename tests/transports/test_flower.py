@@ -14,11 +14,10 @@ import psutil
 import pytest
 import yaml
 
-from consilo import keys
-from consilo.environment import child_environment
 from consilo.errors import CoordinatorUnreachable, JobInvalid, Refused, RunCancelled
-from consilo.parcel import Arrival, Parcel, Transport
-from consilo.processes import Service, Supervisor, free_port
+from consilo.machine.environment import child_environment
+from consilo.machine.processes import Service, Supervisor, free_port
+from consilo.membership import keys
 from consilo.transports.flower.bundle import (
     build_bundle,
     bundle_hash,
@@ -27,12 +26,13 @@ from consilo.transports.flower.bundle import (
 )
 from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
 from consilo.transports.flower.transport import FlowerTransport
-from silos.bundles import approve
-from silos.enrol import enrol_here
+from consilo.wire.parcel import Arrival, Parcel, Transport
+from silos.gate.bundles import approve
+from silos.membership.enrol import enrol_here
 
 ANSWERER = """
 import os, time
-from consilo.parcel import Parcel
+from consilo.wire.parcel import Parcel
 
 def answerer(silo, bundle):
     def answer(parcel):

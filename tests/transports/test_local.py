@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from consilo.parcel import Parcel, Transport
 from consilo.transports.local import LocalTransport
+from consilo.wire.parcel import Parcel, Transport
 
 
 def _transport(*names: str, asked: list[str], step_s: float = 1.0) -> LocalTransport:

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from consilo import keys
 from consilo.errors import TransportError
-from consilo.parcel import Parcel
-from consilo.processes import Supervisor, free_port
+from consilo.machine.processes import Supervisor, free_port
+from consilo.membership import keys
 from consilo.transports.flower import mail
 from consilo.transports.flower.bundle import build_bundle
 from consilo.transports.flower.calls import NotAuthorised, call
 from consilo.transports.flower.fleet import FleetLink
 from consilo.transports.flower.superlink import start_superlink
 from consilo.transports.flower.transport import FlowerTransport
-from silos.enrol import enrol_here
+from consilo.wire.parcel import Parcel
+from silos.membership.enrol import enrol_here
 
 pytestmark = pytest.mark.federation
 

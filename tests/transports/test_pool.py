@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from consilo.errors import ServiceFailed
-from consilo.parcel import Parcel, Transport
 from consilo.transports import pool as pool_module
 from consilo.transports.pool import PoolTransport
+from consilo.wire.parcel import Parcel, Transport
 
 SUPPORT = Path(__file__).parents[1] / "support"
 OPENER = "echo_silos:open_silos"
@@ -234,7 +234,7 @@ def test_an_opener_that_fails_costs_every_silo_and_ends(tmp_path: Path) -> None:
 def test_nobody_outlives_the_process_that_made_the_pool(number: int) -> None:
     program = (
         "import sys\n"
-        "from consilo.parcel import Parcel\n"
+        "from consilo.wire.parcel import Parcel\n"
         "from consilo.transports.pool import PoolTransport\n"
         f"with PoolTransport(['hangs'], '{OPENER}', workers=2) as pool:\n"
         "    print(*pool.pids, flush=True)\n"

@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from consilo.errors import ConfigInvalid
-from consilo.partition import Partition
+from consilo.horizontal.partition import Partition
 from consilo.transports.ray_actors import RayTransport
-from consilo.wire import pack, unpack
-from silos.simulation import simulate_cut
+from consilo.wire.payload import pack, unpack
+from silos.simulation.simulation import simulate_cut
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 
@@ -21,7 +21,7 @@ HAS_RAY = importlib.util.find_spec("ray") is not None
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
 def test_without_ray_the_way_to_install_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match=r"pip install 'consilo\[ray\]'"):
-        RayTransport(["a"], "silos.simulated:open_cut", tmp_path)
+        RayTransport(["a"], "silos.simulation.simulated:open_cut", tmp_path)
 
 
 @pytest.mark.slow

@@ -18,23 +18,23 @@ from consilo.errors import (
     Refused,
     ReplyInvalid,
 )
-from consilo.headers import Header, Manifest
-from consilo.kernel import Federation, Kernel
+from consilo.kernel.headers import Header, Manifest
+from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.view import Message, SiloView
 from consilo.learners.tasks import Task
 from consilo.privacy.noise import SecretStream
-from consilo.protocols.match_held import MatchHeld
-from consilo.protocols.vertical_linear import VerticalLinear
-from consilo.protocols.vertical_score import VerticalScore
-from consilo.silo import Message, SiloView
+from consilo.runs.vertical import run_vertical
 from consilo.vertical import turns
 from consilo.vertical.blocks import block_of, holders_of
-from consilo.vertical.paillier import MAX_BITS, PublicKey
+from consilo.vertical.held import MatchHeld
+from consilo.vertical.linear.protocol import VerticalLinear
 from consilo.vertical.parts import Part
+from consilo.vertical.score import VerticalScore
 from consilo.vertical.scoring import scorer_of
-from consilo.vertical.split import Joined, Noise, embed_apart, learn_top
-from consilo.vertical.split_state import Shelf
+from consilo.vertical.split.layers import Joined, Noise, embed_apart, learn_top
+from consilo.vertical.split.state import Shelf
 from consilo.vertical.training import Turn
-from consilo.vertical_run import run_vertical
+from consilo.vertical.trees.paillier import MAX_BITS, PublicKey
 
 COLUMNS = {"bank": ("b0", "b1"), "shop": ("s0", "s1")}
 PRIVACY = {"epsilon": 4.0, "delta": 1e-3, "accountant": "rdp"}

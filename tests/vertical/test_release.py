@@ -6,9 +6,9 @@ import pytest
 import vertical
 
 from consilo.errors import QuorumLost, Refused
-from consilo.kernel import Federation, Kernel
-from consilo.protocols.vertical_linear import VerticalLinear
-from consilo.steps import Ask
+from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.steps import Ask
+from consilo.vertical.linear.protocol import VerticalLinear
 from consilo.vertical.parts import Part
 
 COLUMNS = {"bank": ("b0", "b1"), "shop": ("s0", "s1")}

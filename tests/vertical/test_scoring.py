@@ -13,12 +13,12 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 
 from consilo.errors import IncompatibleJob
-from consilo.record import read, verify
+from consilo.record.run_record import read, verify
+from consilo.runs.vertical import run_vertical
 from consilo.vertical.parts import Part
 from consilo.vertical.scoring import told
-from consilo.vertical_run import run_vertical
-from silos.matching import read_match
-from silos.models import drop_part, read_part
+from silos.kept.matches import read_match
+from silos.kept.model_parts import drop_part, read_part
 
 
 def scoring_job(**changes):
@@ -222,7 +222,7 @@ def test_what_people_read_of_outputs(place_of_part, task, outputs, columns):
 @pytest.fixture
 def place_of_part():
     """Return what makes a part of a task."""
-    from consilo.features import Scale
+    from consilo.horizontal.features import Scale
 
     def make(task):
         return Part(

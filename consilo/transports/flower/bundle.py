@@ -26,9 +26,9 @@ from typing import Any, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.errors import JobInvalid, Refused
-from consilo.protocol import Disclosure
-from consilo.signing import is_signed, public_hex, sign
-from consilo.wire import canonical_json
+from consilo.kernel.verbs import Disclosure
+from consilo.wire.payload import canonical_json
+from consilo.wire.signing import is_signed, public_hex, sign
 
 MAX_BUNDLE_BYTES = 10 * 1024 * 1024  # Flower's own limit
 MAX_UNPACKED_BYTES = 50 * 1024 * 1024

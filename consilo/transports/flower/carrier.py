@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from consilo.buffers import Body, Spool, buffers_of
 from consilo.errors import CoordinatorUnreachable, ReplyInvalid, TransportError
 from consilo.transports.flower.bodies import (
     HAVE_HEADER,
@@ -28,6 +27,7 @@ from consilo.transports.flower.bodies import (
     SIZE_HEADER,
 )
 from consilo.transports.flower.calls import RETRY_S, NotAuthorised
+from consilo.wire.buffers import Body, Spool, buffers_of
 
 _BLOCK_BYTES = 1024 * 1024
 _TIMEOUT_S = 30.0

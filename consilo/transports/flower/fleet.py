@@ -21,10 +21,8 @@ from typing import Any, Self
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from consilo.buffers import Spool
 from consilo.errors import CoordinatorUnreachable, Refused, RunCancelled, TransportError
 from consilo.membership.calls import certificate_headers
-from consilo.parcel import Fault, Parcel
 from consilo.transports.flower.calls import (
     NotAuthorised,
     Showing,
@@ -45,6 +43,8 @@ from consilo.transports.flower.packing import (
     unpack,
 )
 from consilo.transports.flower.version import require_flower
+from consilo.wire.buffers import Spool
+from consilo.wire.parcel import Fault, Parcel
 
 require_flower()
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from consilo.errors import ReplyInvalid
-from consilo.parcel import Fault, Parcel
 from consilo.transports.flower.carrier import Stored
 from consilo.transports.flower.mail import record_of
 from consilo.transports.flower.version import require_flower
+from consilo.wire.parcel import Fault, Parcel
 
 require_flower()
 

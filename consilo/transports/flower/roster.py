@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from consilo.keys import public_key_pem
+from consilo.membership.keys import public_key_pem
 from consilo.membership.members import Members
 from consilo.transports.flower.version import require_flower
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from consilo.environment import child_environment, quieten
 from consilo.errors import ConfigInvalid, VersionUnsupported
-from consilo.keys import Authority, public_key_pem
+from consilo.machine.environment import child_environment, quieten
+from consilo.machine.processes import Service, Supervisor, listens
 from consilo.membership.coordinator import operator_token
-from consilo.processes import Service, Supervisor, listens
+from consilo.membership.keys import Authority, public_key_pem
 from consilo.transports.flower.calls import call, connect
 from consilo.transports.flower.version import require_flower
 

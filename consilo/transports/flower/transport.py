@@ -14,14 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from consilo.buffers import Body
 from consilo.errors import (
     CoordinatorUnreachable,
     ReplyInvalid,
     RunCancelled,
     TransportError,
 )
-from consilo.parcel import Arrival, Fault, Parcel
 from consilo.transports.flower.calls import NotAuthorised, call, cancelled_check, connect
 from consilo.transports.flower.carrier import Carrier, Stored
 from consilo.transports.flower.doorbell import Waiter
@@ -35,6 +33,8 @@ from consilo.transports.flower.packing import (
     unpack,
 )
 from consilo.transports.flower.version import require_flower
+from consilo.wire.buffers import Body
+from consilo.wire.parcel import Arrival, Fault, Parcel
 
 require_flower()
 
@@ -99,7 +99,7 @@ class _Replies:
 
 
 class FlowerTransport:
-    """Moves parcels through a SuperLink; satisfies `consilo.parcel.Transport`.
+    """Moves parcels through a SuperLink; satisfies `consilo.wire.parcel.Transport`.
 
     Make one with `open`. Exchanges may run in several threads at once. Leaving the ``with`` block
     by an exception finishes the run as failed.

@@ -1,0 +1,69 @@
+"""Evaluate one model on every silo's held-out rows; sums leave, rows do not."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from consilo import metrics as figures
+from consilo.horizontal.tally import tally
+from consilo.horizontal.training import TrainState, as_arrays, loaded, request
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.steps import Ask, Step
+from consilo.kernel.verbs import Disclosure, count, numbers, verb
+from consilo.kernel.view import Message, SiloView
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How good a model is.
+
+    Args:
+        metrics: over the held-out rows of all silos that answered.
+        silos: silo → metrics on its own held-out rows.
+        rows: silo → number of held-out rows.
+    """
+
+    metrics: Mapping[str, float]
+    silos: Mapping[str, Mapping[str, float]]
+    rows: Mapping[str, int]
+
+
+class Evaluation(Protocol):
+    """One question to everybody: how good is this model on your held-out rows?
+
+    Args:
+        model: which; None in the silo half.
+    """
+
+    def __init__(self, model: TrainState | None = None) -> None:
+        self.model = model
+
+    def coordinate(self, fed: Any, state: None) -> Generator[Step, Any, Evaluated]:
+        """Return the model's metrics, over all silos and one by one."""
+        if self.model is None:
+            raise ValueError("Evaluation needs a model to ask about")
+        answers = yield Ask(
+            fed.cohort(), "evaluate", request(self.model), quorum=fed.job.cohort_quorum
+        )
+        fields = {name: reply.fields for name, reply in answers.replies.items()}
+        return Evaluated(
+            figures.metrics_of(figures.merge(each["tally"] for each in fields.values())),
+            {name: dict(each["metrics"]) for name, each in fields.items()},
+            {name: each["num_examples"] for name, each in fields.items()},
+        )
+
+    @verb(
+        "evaluate",
+        replies={
+            "metrics": numbers(Disclosure.METRIC),
+            "tally": tally(),
+            "num_examples": count(Disclosure.STATISTIC),
+        },
+    )
+    def evaluate(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Return the model's figures on this silo's held-out rows."""
+        learner, rows = loaded(silo, message.payload)
+        measured, sums = learner.evaluate(rows.test)
+        return {"metrics": measured, "tally": as_arrays(sums), "num_examples": len(rows.test)}

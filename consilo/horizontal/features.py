@@ -1,0 +1,276 @@
+"""From canonical columns to a model's inputs, the same in every silo and in the registered model.
+
+Numbers are standardised, booleans become 0 and 1, a category becomes one column per allowed value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from consilo.contracts.contract import Column, Contract
+from consilo.errors import IncompatibleJob, SchemaDrift
+from consilo.jobs.job import Job
+from consilo.kernel import seeds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How one contract becomes inputs and targets under one job.
+
+    Args:
+        numeric: number and boolean columns, in the contract's order.
+        categories: category column → its allowed values that get an input column.
+        indicators: numeric columns that get a "missing" input column besides.
+        targets: target columns.
+        classes: the target's classes in order, for classification, else empty.
+        drop_missing: leave out rows with a missing feature.
+        ranges: numeric column → (min, max) of the contract where both are given.
+    """
+
+    numeric: tuple[str, ...]
+    categories: Mapping[str, tuple[Any, ...]]
+    indicators: tuple[str, ...]
+    targets: tuple[str, ...]
+    classes: tuple[Any, ...]
+    drop_missing: bool
+    ranges: Mapping[str, tuple[float, float]]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the model's inputs, in order."""
+        hot = [f"{name}={value}" for name, values in self.categories.items() for value in values]
+        return (*self.numeric, *hot, *(f"{name} is missing" for name in self.indicators))
+
+    @property
+    def open_ended(self) -> tuple[str, ...]:
+        """Numeric columns for which the contract does not give both ends of a range."""
+        return tuple(name for name in self.numeric if name not in self.ranges)
+
+    @classmethod
+    def plan(cls, contract: Contract, job: Job) -> Encoding:
+        """Return the encoding that a job asks for.
+
+        Raises:
+            IncompatibleJob: where a column cannot become an input or a target.
+        """
+        numeric: list[str] = []
+        categories: dict[str, tuple[Any, ...]] = {}
+        indicators: list[str] = []
+        ranges: dict[str, tuple[float, float]] = {}
+        for name in contract.features:
+            column = contract.columns[name]
+            if column.type in ("float", "integer", "boolean"):
+                numeric.append(name)
+                if column.nullable_share > 0 and job.features.missing == "indicator":
+                    indicators.append(name)
+                limits = _limits(column)
+                if limits is not None:
+                    ranges[name] = limits
+            elif column.type == "category" and column.allowed:
+                skip = 1 if job.features.drop_first else 0
+                categories[name] = tuple(column.allowed)[skip:]
+            else:
+                raise IncompatibleJob(
+                    f"contract {contract.ref}, column '{name}': a {column.type} cannot be a "
+                    "feature; give it the role 'ignore', or make it a category with allowed values"
+                )
+        if job.features.standardize == "contract":
+            open_ended = [name for name in numeric if name not in ranges]
+            if open_ended:
+                raise IncompatibleJob(
+                    "features.standardize: 'contract' needs a range with min and max for every "
+                    f"numeric feature; {contract.ref} gives none for {', '.join(open_ended[:5])}"
+                )
+        return cls(
+            tuple(numeric),
+            categories,
+            tuple(indicators),
+            tuple(contract.targets),
+            _classes(contract, job),
+            job.features.missing == "drop",
+            ranges,
+        )
+
+    def features(self, frame: pd.DataFrame, scale: Scale) -> np.ndarray[Any, Any]:
+        """Return the inputs of every row.
+
+        Args:
+            frame: canonical columns.
+            scale: what standardises the numeric columns.
+
+        Returns:
+            float32, shape (rows, len(inputs)).
+        """
+        raw = self.raw_numeric(frame)
+        standard = (raw - scale.mean) / scale.deviation
+        parts = [np.where(np.isnan(raw), 0.0, standard)]
+        for name, values in self.categories.items():
+            codes = class_codes(frame[name].to_numpy(dtype=object), values)
+            parts.append((codes[:, None] == np.arange(len(values))).astype(np.float64))
+        if self.indicators:
+            places = [self.numeric.index(name) for name in self.indicators]
+            parts.append(np.isnan(raw[:, places]).astype(np.float64))
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def raw_numeric(self, frame: pd.DataFrame) -> Floats:
+        """Return the numeric columns as they are, missing as NaN: float64, (rows, numeric)."""
+        columns = [frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in self.numeric]
+        return np.column_stack(columns) if columns else np.empty((len(frame), 0))
+
+    def target(self, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
+        """Return the targets.
+
+        Returns:
+            int64 class numbers of shape (rows,) for classification, else float32 of shape
+            (rows,) for one target column or (rows, columns) for several.
+
+        Raises:
+            SchemaDrift: where a row has no target, or one outside the contract's classes.
+        """
+        if self.classes:
+            codes = class_codes(frame[self.targets[0]].to_numpy(dtype=object), self.classes)
+            if (codes < 0).any():
+                raise SchemaDrift(
+                    f"column '{self.targets[0]}': {int((codes < 0).sum())} rows have a target that "
+                    "is missing or not among the contract's allowed values"
+                )
+            return codes
+        columns = [frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in self.targets]
+        values = np.column_stack(columns).astype(np.float32)
+        if np.isnan(values).any():
+            raise SchemaDrift(f"columns {', '.join(self.targets)}: rows have no target")
+        return values[:, 0] if len(self.targets) == 1 else values
+
+    def usable(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows that can be learnt from."""
+        if not self.drop_missing:
+            return frame
+        columns = [*self.numeric, *self.categories]
+        kept: pd.DataFrame = frame[~frame[columns].isna().any(axis=1)]
+        return kept
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What standardises numeric columns: (x - mean) / deviation, both float64 of their number."""
+
+    mean: Floats
+    deviation: Floats
+
+    @classmethod
+    def unit(cls, size: int) -> Scale:
+        """Return the scale that changes nothing."""
+        return cls(np.zeros(size), np.ones(size))
+
+    @classmethod
+    def of_moments(cls, mean: Floats, variance: Floats) -> Scale:
+        """Return the z-score's scale; a constant or empty column keeps its width of 1."""
+        deviation = np.sqrt(np.maximum(variance, 0.0))
+        usable = np.isfinite(deviation) & (deviation > 1e-12 * np.maximum(1.0, np.abs(mean)))
+        return cls(np.where(np.isfinite(mean), mean, 0.0), np.where(usable, deviation, 1.0))
+
+    @classmethod
+    def of_ranges(cls, encoding: Encoding) -> Scale:
+        """Return the scale that carries the contract's ranges to [-1, 1]."""
+        low = np.array([encoding.ranges[name][0] for name in encoding.numeric])
+        high = np.array([encoding.ranges[name][1] for name in encoding.numeric])
+        return cls((low + high) / 2, np.where(high > low, (high - low) / 2, 1.0))
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return the scale as arrays by name."""
+        return {"mean": self.mean, "deviation": self.deviation}
+
+    @classmethod
+    def from_payload(cls, value: Mapping[str, Any]) -> Scale:
+        """Return the scale that `to_payload` wrote."""
+        return cls(np.asarray(value["mean"]), np.asarray(value["deviation"]))
+
+
+def unbounded(contract: Contract, encoding: Encoding) -> str:
+    """Return why a contract without ranges allows no differentially private statistics."""
+    return (
+        "differentially private statistics need a range with min and max for every numeric "
+        f"feature; {contract.ref} gives none for {', '.join(encoding.open_ended[:5])}"
+    )
+
+
+def class_codes(values: np.ndarray[Any, Any], classes: tuple[Any, ...]) -> np.ndarray[Any, Any]:
+    """Return each value's place in ``classes`` as int64, -1 for one that is not there."""
+    places = {value: place for place, value in enumerate(classes)}
+    return np.array([places.get(_plain(value), -1) for value in values], dtype=np.int64)
+
+
+def split_rows(
+    labels: np.ndarray[Any, Any], *, holdout: float, seed: int, silo: str, stratify: bool
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the training rows and the held-out rows of one silo, each sorted.
+
+    The split depends on the job's seed and the silo, never on the run, so that a later run is not
+    tested on what an earlier one has learnt. With ``stratify`` each class is split by itself; of
+    two rows or more at least one goes to each side; a single row is trained on.
+
+    Args:
+        labels: one per row.
+        holdout: share in (0, 1).
+        seed: the job's.
+        silo: its name.
+        stratify: split by label.
+    """
+    rng = seeds.generator(seed, "holdout", silo)
+    groups = (
+        [np.flatnonzero(labels == each) for each in np.unique(labels)]
+        if stratify
+        else [np.arange(len(labels))]
+    )
+    held = []
+    for rows in groups:
+        size = min(max(round(holdout * len(rows)), 1), len(rows) - 1)
+        held.append(rng.permutation(rows)[:size])
+    test = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
+    is_held = np.zeros(len(labels), dtype=bool)
+    is_held[test] = True
+    return np.flatnonzero(~is_held), test
+
+
+def _limits(column: Column) -> tuple[float, float] | None:
+    if column.type == "boolean":
+        return (0.0, 1.0)
+    if column.range is None or column.range.min is None or column.range.max is None:
+        return None
+    low, high = column.range.min, column.range.max
+    return None if isinstance(low, date) or isinstance(high, date) else (float(low), float(high))
+
+
+def _classes(contract: Contract, job: Job) -> tuple[Any, ...]:
+    if job.task not in ("binary", "multiclass"):
+        return ()
+    if len(contract.targets) != 1:
+        raise IncompatibleJob(
+            f"task: {job.task} needs one target column, {contract.ref} has {len(contract.targets)}"
+        )
+    column = contract.columns[contract.targets[0]]
+    if column.classes is None:
+        raise IncompatibleJob(
+            f"task: {job.task} needs the target's classes; give {contract.ref}, column "
+            f"'{contract.targets[0]}', its allowed values"
+        )
+    classes = tuple(column.classes)
+    if job.task == "binary" and len(classes) != 2:
+        raise IncompatibleJob(
+            f"task: binary needs two classes, {contract.ref} allows {len(classes)}; use multiclass"
+        )
+    return classes
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,118 @@
+"""FedOpt (Reddi et al. 2021, Algorithms 1 and 2): the server treats the mean delta as a gradient.
+
+Any torch optimiser can be the server's. FedAdam, FedYogi and FedAdagrad are the paper's own. With
+`torch.optim:SGD` and a learning rate of 1 it is FedAvg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from consilo.errors import IncompatibleJob
+from consilo.horizontal.training import Training, TrainState
+from consilo.jobs.job import Job
+from consilo.learners.modules import load_dotted
+from consilo.wire.params import Params
+
+
+class FedOpt(Training):
+    """The server optimiser is ``protocol.optimizer``, with ``server_lr`` and ``args``."""
+
+    optimizer = ""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        spec = job.protocol
+        path = self.optimizer or spec.optimizer
+        if not path:
+            raise IncompatibleJob(
+                "protocol.optimizer: fedopt needs a torch optimiser's path, such as torch.optim:SGD"
+            )
+        if spec.server_lr is None:
+            raise IncompatibleJob(f"protocol.server_lr: {spec.name} needs a server learning rate")
+        self.path = path
+        self.settings = {"lr": spec.server_lr, **spec.args}
+        if spec.betas is not None:
+            self.settings["betas"] = spec.betas
+        if spec.tau is not None:
+            self.settings["tau"] = spec.tau
+
+    def prepare(self) -> None:
+        """Check the optimiser and its settings by a step on nothing.
+
+        Raises:
+            IncompatibleJob: where the optimiser cannot be the server's.
+        """
+        try:
+            kind = load_dotted(self.path)
+        except (ImportError, AttributeError) as cause:
+            raise IncompatibleJob(
+                f"protocol.optimizer: '{self.path}' cannot be loaded: {cause}"
+            ) from None
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+            raise IncompatibleJob(
+                f"protocol.optimizer: '{self.path}' is not a class made from torch.optim.Optimizer"
+            )
+        try:
+            zero = {"weight": np.zeros(1, np.float32)}
+            self.step(TrainState(zero, 1), zero)
+        except (TypeError, ValueError) as cause:
+            raise IncompatibleJob(f"protocol: {self.path} refuses: {cause}") from None
+
+    def step(self, state: TrainState, mean_delta: Params) -> TrainState:
+        """Return the state after one server step along the mean delta."""
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in state.params.items()}
+        parameters = [torch.nn.Parameter(value) for value in tensors.values()]
+        optimizer = load_dotted(self.path)(parameters, **self.settings)
+        if state.server:
+            kept = optimizer.state_dict()
+            kept["state"] = {int(key): _tensors(value) for key, value in state.server.items()}
+            optimizer.load_state_dict(kept)
+        for parameter, name in zip(parameters, tensors, strict=True):
+            parameter.grad = torch.from_numpy(mean_delta[name]).to(parameter.dtype)
+        optimizer.step()
+        server = {
+            str(key): _arrays(value) for key, value in optimizer.state_dict()["state"].items()
+        }
+        params = {
+            name: parameter.detach().numpy()
+            for parameter, name in zip(parameters, tensors, strict=True)
+        }
+        return replace(state, params=params, server=server)
+
+
+class FedAdam(FedOpt):
+    """The paper's FedAdam."""
+
+    optimizer = "consilo.horizontal.server_optimizers:Adam"
+
+
+class FedYogi(FedOpt):
+    """The paper's FedYogi."""
+
+    optimizer = "consilo.horizontal.server_optimizers:Yogi"
+
+
+class FedAdagrad(FedOpt):
+    """The paper's FedAdagrad."""
+
+    optimizer = "consilo.horizontal.server_optimizers:Adagrad"
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+        for key, value in state.items()
+    }
+
+
+def _arrays(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.numpy() if isinstance(value, torch.Tensor) else value
+        for key, value in state.items()
+    }

@@ -1,0 +1,194 @@
+"""From a job to the learner, the fitting plan and the private fit; built alike on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from consilo.errors import BudgetExhausted
+from consilo.horizontal.features import Encoding
+from consilo.jobs.job import Job, Privacy
+from consilo.kernel import seeds
+from consilo.kernel.view import SiloHost, SiloView
+from consilo.learners.modules import build_model
+from consilo.learners.tasks import Task
+from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, TorchLearner
+from consilo.privacy.accounting import HistoryRow, noise_multiplier
+from consilo.privacy.curve import Keep, afresh, keep_ahead, kept_spend
+from consilo.privacy.dpsgd import DPHook
+from consilo.privacy.noise import SecretStream
+
+_SLACK = 1e-6
+"""Relative; what summing the same history in another order may add to ε."""
+
+
+def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -> TorchLearner:
+    """Return the untrained learner of a job; its parameters depend on the job's seed alone.
+
+    Args:
+        job: names the model, the task, and if wanted loss and metrics.
+        encoding: gives the number of inputs, classes and targets.
+        search_path: where a user's own module lies.
+
+    Raises:
+        JobInvalid: where the model cannot be built.
+    """
+    task = Task.of(
+        job.task,
+        num_classes=len(encoding.classes) or 2,
+        num_targets=len(encoding.targets),
+        num_outputs=job.outputs,
+        loss=job.loss,
+        metrics=job.metrics,
+        search_path=search_path,
+    )
+    model = build_model(
+        {"class": job.module.name, "args": job.module.args},
+        num_inputs=len(encoding.inputs),
+        num_outputs=task.num_outputs,
+        seed=seeds.seed32(job.seed, "model"),
+        search_path=search_path,
+    )
+    return TorchLearner(model, task)
+
+
+def plan_of(job: Job) -> FitPlan:
+    """Return how a silo trains in one round."""
+    local = job.local
+    return FitPlan(
+        batch_size=local.batch_size,
+        steps=local.steps,
+        epochs=local.epochs,
+        optimizer=local.optimizer,
+        lr=local.lr,
+        momentum=local.momentum or None,
+        weight_decay=local.weight_decay or None,
+        optimizer_args=local.args,
+    )
+
+
+def private_fit(
+    silo: SiloView,
+    learner: TorchLearner,
+    data: Arrays,
+    *,
+    fingerprint: str,
+    hooks: Sequence[FitHook] = (),
+) -> tuple[FitReport, Mapping[str, float]]:
+    """Train by DP-SGD within the job's and the data set's budget; the cost is reserved first.
+
+    The noise multiplier is calibrated so that all rounds of the job together, and the statistics
+    that it paid for, cost the job's ε at its δ, for this silo's number of rows.
+
+    Args:
+        silo: where; its secret keys sampling and noise.
+        learner: trained in place.
+        data: training rows.
+        fingerprint: of those rows.
+        hooks: what the protocol adds.
+
+    Returns:
+        The fit's report, and ``epsilon`` and ``epsilon_bound`` (RDP) spent so far in this run.
+
+    Raises:
+        BudgetExhausted: where this step would cost more than the job's ε, or than is left in the
+            data set's account; nothing was trained, nothing reserved.
+    """
+    privacy = silo.job.privacy
+    assert privacy is not None
+    plan = plan_of(silo.job)
+    rate, steps = plan.sample_rate(len(data)), plan.num_steps(len(data))
+    besides: list[HistoryRow] = []
+    if privacy.statistics_epsilon is not None:
+        booked = silo.host.reserved(silo.header.run_id)
+        besides = [row for mechanism, row in booked if mechanism != "dp_sgd"]
+    sigma = training_noise(
+        silo.host, silo.job, rate=rate, steps=steps * silo.job.protocol.rounds, besides=besides
+    )
+    history = silo.reserve(
+        "dp_sgd",
+        sigma=sigma,
+        sample_rate=rate,
+        steps=steps,
+        rows=len(data),
+        fingerprint=fingerprint,
+        ahead=steps * max(0, silo.job.protocol.rounds - silo.header.round),
+        admit=lambda history: admit(history, privacy, silo.host.kept_number),
+    )
+    epsilon, bound = run_epsilon(history, privacy, silo.host.kept_number)
+    keep_ahead(
+        silo.host.kept_number,
+        history,
+        (sigma, rate, steps),
+        privacy.delta,
+        rounds=silo.job.protocol.rounds - silo.header.round,
+    )
+    hook = DPHook(
+        sigma=sigma,
+        max_grad_norm=privacy.max_grad_norm,
+        sample_rate=rate,
+        stream=SecretStream(silo.secret_key(), f"{silo.noise_context}/{fingerprint}"),
+    )
+    report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
+    return report, {"epsilon": epsilon, "epsilon_bound": bound}
+
+
+def training_noise(
+    host: SiloHost, job: Job, *, rate: float, steps: int, besides: Sequence[HistoryRow]
+) -> float:
+    """Return the noise multiplier that keeps a job's steps, and what it asks besides, within its ε.
+
+    Args:
+        host: keeps the number.
+        job: with a privacy section.
+        rate: sampling rate.
+        steps: over all rounds.
+        besides: what else the run pays from the same ε: its statistics.
+
+    Raises:
+        IncompatibleJob: where no noise is enough.
+    """
+    assert job.privacy is not None
+    settings: dict[str, Any] = {
+        "target_epsilon": job.privacy.epsilon,
+        "delta": job.privacy.delta,
+        "sample_rate": rate,
+        "steps": steps,
+        "accountant": job.privacy.accountant,
+    }
+    if besides:
+        settings["besides"] = tuple(besides)
+    return host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
+
+
+def statistics_noise(host: SiloHost, privacy: Privacy) -> float:
+    """Return the noise multiplier of one question about statistics."""
+    assert privacy.statistics_epsilon is not None
+    settings: dict[str, Any] = {
+        "target_epsilon": privacy.statistics_epsilon,
+        "delta": privacy.delta,
+        "sample_rate": 1.0,
+        "steps": 1,
+        "accountant": privacy.accountant,
+    }
+    return host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
+
+
+def run_epsilon(
+    history: Sequence[HistoryRow], privacy: Privacy, keep: Keep = afresh
+) -> tuple[float, float]:
+    """Return ε of a run's history at the job's δ: by the job's accountant, and the RDP bound."""
+    spend = kept_spend(keep, history, privacy.delta)
+    bound = spend.epsilon_rdp
+    return (spend.epsilon_prv if privacy.accountant == "prv" else bound), bound
+
+
+def admit(history: Sequence[HistoryRow], privacy: Privacy, keep: Keep = afresh) -> None:
+    """Raise `BudgetExhausted` where a run's history costs more than its job's ε."""
+    epsilon, _ = run_epsilon(history, privacy, keep)
+    if epsilon > privacy.epsilon * (1 + _SLACK):
+        raise BudgetExhausted(
+            f"this step would bring the run to ε {epsilon:.3f} at δ {privacy.delta:g}, the job "
+            f"allows {privacy.epsilon:g}; start a new run"
+        )

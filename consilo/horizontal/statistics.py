@@ -1,0 +1,281 @@
+"""Federated analytics: count, mean, variance and histogram per column, over all silos.
+
+Moments are merged pairwise (Chan, Golub, LeVeque 1979, equations 1.5a, b), so the result equals
+that of the pooled rows to rounding. What leaves a silo: per column the count of values, their mean
+and sum of squared deviations, or counts per bin; and the number of rows per class.
+
+Exact, unless the job's ``privacy.statistics_epsilon`` says what a question may cost: then each row
+is clipped to the contract's ranges, Gaussian noise from the silo's secret stream is added to sums
+of a known L2 sensitivity (`consilo.privacy.sums`), and the data set's account pays. The number of
+rows is public either way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from consilo.errors import Refused
+from consilo.horizontal.dataset import training_blocks
+from consilo.horizontal.features import Encoding, Floats, class_codes, unbounded
+from consilo.horizontal.learning import admit, statistics_noise
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.steps import Ask, Step
+from consilo.kernel.verbs import Disclosure, count, tensors, verb
+from consilo.kernel.view import Message, SiloView
+from consilo.privacy.noise import SecretStream
+from consilo.privacy.sums import Sums, noisy_histogram
+
+STATISTIC = Disclosure.STATISTIC
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations per column; float64, one entry a column."""
+
+    count: Floats
+    mean: Floats
+    m2: Floats
+
+    @classmethod
+    def of(cls, values: Floats) -> Moments:
+        """Return the moments of the columns of ``values`` (rows, columns); NaN is missing."""
+        count = np.sum(~np.isnan(values), axis=0).astype(np.float64)
+        safe = np.maximum(count, 1.0)
+        mean = np.nansum(values, axis=0) / safe
+        return cls(count, mean, np.nansum((values - mean) ** 2, axis=0))
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both sets of rows together."""
+        count = self.count + other.count
+        safe = np.maximum(count, 1.0)
+        delta = other.mean - self.mean
+        mean = self.mean + delta * other.count / safe
+        m2 = self.m2 + other.m2 + delta**2 * self.count * other.count / safe
+        return Moments(count, mean, m2)
+
+    @property
+    def variance(self) -> Floats:
+        """Population variance per column."""
+        return np.maximum(self.m2, 0.0) / np.maximum(self.count, 1.0)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the coordinator learns of all silos' training rows.
+
+    Args:
+        columns: the numeric features, in order.
+        moments: over all silos.
+        rows: silo → rows.
+        class_counts: silo → rows per class, in the contract's order; empty for regression.
+        edges: column → bin edges, where histograms were asked for.
+        histogram: column → counts per bin over all silos.
+        silo_means: silo → mean per column, to show how unlike the silos are.
+    """
+
+    columns: tuple[str, ...]
+    moments: Moments
+    rows: Mapping[str, int]
+    class_counts: Mapping[str, tuple[int, ...]]
+    edges: Mapping[str, Floats]
+    histogram: Mapping[str, Floats]
+    silo_means: Mapping[str, Floats]
+
+
+class Statistics(Protocol):
+    """Moments of every numeric feature, and if wanted its histogram.
+
+    Args:
+        bins: bins per histogram over mean ± 4 deviations, the outer ones open; 0 asks for none.
+        moments: False asks for the number of rows, per class, and nothing of the features.
+    """
+
+    def __init__(self, bins: int = 0, *, moments: bool = True) -> None:
+        self.bins = bins
+        self.moments = moments or bins > 0
+
+    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Summary]:
+        """Merge the silos' moments; then, with ``bins``, ask for counts per bin."""
+        cohort, quorum = fed.cohort(), fed.job.cohort_quorum
+        encoding = Encoding.plan(fed.contract, fed.job)
+        columns = encoding.numeric
+        wanted = _templates(encoding, moments=self.moments)
+        answers = yield Ask(cohort, "moments", wanted, quorum=quorum)
+        parts = {name: reply.fields for name, reply in answers.replies.items()}
+        merged: Moments | None = None
+        for fields in parts.values() if self.moments else ():
+            part = Moments(**{key: fields["moments"][key] for key in ("count", "mean", "m2")})
+            merged = part if merged is None else merged.merge(part)
+        moments = merged or Moments.of(np.empty((0, len(columns))))
+        unknown = np.full(len(columns), np.nan)
+        edges: dict[str, Floats] = {}
+        histogram: dict[str, Floats] = {}
+        if self.bins:
+            edges = _edges(columns, moments, self.bins)
+            empty = {name: np.zeros(self.bins) for name in columns}
+            question = {"edges": edges, "counts": empty}
+            counted = yield Ask(tuple(parts), "histogram", question, quorum=quorum)
+            for reply in counted.replies.values():
+                for name, counts in reply.fields["counts"].items():
+                    histogram[name] = histogram.get(name, np.zeros(self.bins)) + counts
+        return Summary(
+            columns,
+            moments,
+            {name: fields["rows"] for name, fields in parts.items()},
+            {
+                name: tuple(int(each) for each in fields["classes"].get("counts", ()))
+                for name, fields in parts.items()
+            },
+            edges,
+            histogram,
+            {name: fields["moments"].get("mean", unknown) for name, fields in parts.items()},
+        )
+
+    @verb(
+        "moments",
+        replies={
+            "moments": tensors(STATISTIC, like="moments"),
+            "classes": tensors(STATISTIC, like="classes"),
+            "rows": count(STATISTIC),
+        },
+    )
+    def silo_moments(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Return the number of this silo's training rows and, if asked, the features' moments."""
+        encoding = Encoding.plan(silo.contract, silo.job)
+        if private_statistics(silo):
+            return _private_moments(silo, encoding, moments=bool(message.payload["moments"]))
+        part: Moments | None = None
+        counts = np.zeros(len(encoding.classes), np.int64)
+        num_rows = 0
+        for block in training_blocks(silo, encoding):
+            num_rows += len(block)
+            if message.payload["moments"]:
+                more = Moments.of(encoding.raw_numeric(block))
+                part = more if part is None else part.merge(more)
+            if encoding.classes:
+                codes = class_codes(block[encoding.targets[0]].to_numpy(object), encoding.classes)
+                counts += np.bincount(codes, minlength=len(encoding.classes))
+        moments = {} if part is None else {"count": part.count, "mean": part.mean, "m2": part.m2}
+        classes = {"counts": counts} if encoding.classes else {}
+        return {"moments": moments, "classes": classes, "rows": num_rows}
+
+    @verb("histogram", replies={"counts": tensors(STATISTIC, like="counts")})
+    def silo_histogram(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Return counts per bin of this silo's training rows."""
+        encoding = Encoding.plan(silo.contract, silo.job)
+        edges = {
+            name: np.asarray(message.payload["edges"][name], dtype=np.float64)
+            for name in encoding.numeric
+        }
+        counts = {name: np.zeros(len(each) - 1) for name, each in edges.items()}
+        private, mark, num_rows = private_statistics(silo), hashlib.sha256(), 0
+        low, high = _ranges(silo, encoding) if private else (None, None)
+        for block in training_blocks(silo, encoding):
+            raw = encoding.raw_numeric(block)
+            if private:
+                mark.update(raw.tobytes())
+                num_rows += len(raw)
+                raw = np.clip(raw, low, high)
+            for place, (name, each) in enumerate(edges.items()):
+                values = raw[:, place]
+                bins = np.searchsorted(each[1:-1], values[~np.isnan(values)], side="right")
+                counts[name] += np.bincount(bins, minlength=len(each) - 1)
+        if private and counts:
+            sigma, stream = reserve_noise(silo, "gaussian_histogram", mark.hexdigest(), num_rows)
+            counts = noisy_histogram(counts, sigma, stream)
+        return {"counts": counts}
+
+
+def private_statistics(silo: SiloView) -> bool:
+    """Return whether the job's statistics are differentially private."""
+    return silo.job.privacy is not None and silo.job.privacy.statistics_epsilon is not None
+
+
+def reserve_noise(
+    silo: SiloView, mechanism: str, fingerprint: str, num_rows: int
+) -> tuple[float, SecretStream]:
+    """Reserve one question about statistics; return its noise multiplier and secret stream.
+
+    Args:
+        silo: where; its job has ``privacy.statistics_epsilon``.
+        mechanism: as the ledger calls it.
+        fingerprint: of the rows.
+        num_rows: how many there are.
+
+    Raises:
+        BudgetExhausted: where the job's ε or the data set's account cannot pay.
+    """
+    privacy = silo.job.privacy
+    assert privacy is not None
+    sigma = statistics_noise(silo.host, privacy)
+    silo.reserve(
+        mechanism,
+        sigma=sigma,
+        sample_rate=1.0,
+        steps=1,
+        rows=num_rows,
+        fingerprint=fingerprint,
+        admit=lambda history: admit(history, privacy),
+    )
+    return sigma, SecretStream(silo.secret_key(), f"{silo.noise_context}/{fingerprint}")
+
+
+def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> dict[str, Any]:
+    """Return the reply of ``moments`` from noisy sums over rows clipped to the contract's ranges.
+
+    Raises:
+        Refused: where the contract gives no ranges to clip to.
+        BudgetExhausted: where it cannot be paid.
+    """
+    low, high = _ranges(silo, encoding) if moments else (np.empty(0), np.empty(0))
+    num_classes, mark = len(encoding.classes), hashlib.sha256()
+    sums = Sums.of(np.empty((0, len(low))), low=low, high=high, num_classes=num_classes)
+    for block in training_blocks(silo, encoding):
+        values = encoding.raw_numeric(block) if moments else np.empty((len(block), 0))
+        codes = None
+        if num_classes:
+            codes = class_codes(block[encoding.targets[0]].to_numpy(object), encoding.classes)
+            mark.update(codes.tobytes())
+        mark.update(values.tobytes())
+        sums = sums.plus(Sums.of(values, low=low, high=high, codes=codes, num_classes=num_classes))
+    reply: dict[str, Any] = {"moments": {}, "classes": {}, "rows": sums.rows}
+    if sums.vector.size:
+        sigma, stream = reserve_noise(silo, "gaussian_sums", mark.hexdigest(), sums.rows)
+        noisy = sums.noisy(sigma, stream)
+        if moments:
+            reply["moments"] = dict(zip(("count", "mean", "m2"), noisy.moments(), strict=True))
+        if num_classes:
+            reply["classes"] = {"counts": noisy.class_counts()}
+    return reply
+
+
+def _ranges(silo: SiloView, encoding: Encoding) -> tuple[Floats, Floats]:
+    """Return the least and the largest value of each numeric column, by the contract."""
+    if encoding.open_ended:
+        raise Refused(unbounded(silo.contract, encoding), code="privacy")
+    ends = [encoding.ranges[name] for name in encoding.numeric]
+    low, high = np.array(ends, np.float64).reshape(-1, 2).T
+    return low, high
+
+
+def _templates(encoding: Encoding, *, moments: bool) -> dict[str, Any]:
+    """Return arrays of zeros like those of an answer, to check answers by."""
+    zeros = np.zeros(len(encoding.numeric))
+    counts = {"counts": np.zeros(len(encoding.classes), np.int64)} if encoding.classes else {}
+    asked = ("count", "mean", "m2") if moments else ()
+    return {"moments": {name: zeros for name in asked}, "classes": counts}
+
+
+def _edges(columns: tuple[str, ...], moments: Moments, bins: int) -> dict[str, Floats]:
+    deviation = np.sqrt(moments.variance)
+    return {
+        name: np.linspace(mean - 4 * width, mean + 4 * width, bins + 1)
+        for name, mean, width in zip(
+            columns, moments.mean, np.where(deviation > 0, deviation, 0.5), strict=True
+        )
+    }

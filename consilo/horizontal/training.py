@@ -1,0 +1,213 @@
+"""What every horizontal training protocol shares: the state, the round's message, the silo half.
+
+One exchange a round: the message carries the new global parameters; the silo first evaluates them
+on its held-out rows, then trains from them, and its reply carries both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+
+from consilo import metrics as figures
+from consilo.horizontal.dataset import Rows, rows_of
+from consilo.horizontal.features import Encoding, Scale
+from consilo.horizontal.learning import learner_of, plan_of, private_fit
+from consilo.horizontal.tally import tally
+from consilo.jobs.job import Job
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.steps import Checkpoint, Publish, Step
+from consilo.kernel.verbs import Disclosure, count, number, numbers, tensors, verb
+from consilo.kernel.view import Message, SiloView
+from consilo.learners.torch_learner import FitHook, TorchLearner
+from consilo.reduce import Reduced
+from consilo.reduce.mean import WeightedMean
+from consilo.wire.params import Params, check_finite, num_bytes, select, subtract
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where training stands after ``round`` rounds; `consilo.wire.payload` round-trips it exactly.
+
+    Args:
+        params: the global model's updatable entries.
+        rounds: how many there will be.
+        round: how many are done.
+        server: the server optimiser's state, arrays by name.
+        scale: the inputs' global standardisation; None where each silo uses its own.
+    """
+
+    params: Params
+    rounds: int
+    round: int = 0
+    server: Mapping[str, Any] = field(default_factory=dict)
+    scale: Scale | None = None
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return the state as values that `consilo.wire.payload.pack` takes."""
+        return {
+            "params": self.params,
+            "order": list(self.params),
+            "rounds": self.rounds,
+            "round": self.round,
+            "server": dict(self.server),
+            "scale": None if self.scale is None else self.scale.to_payload(),
+        }
+
+    @classmethod
+    def from_payload(cls, value: Mapping[str, Any]) -> Self:
+        """Return the state that `to_payload` wrote."""
+        return cls(
+            params={name: value["params"][name] for name in value["order"]},
+            rounds=value["rounds"],
+            round=value["round"],
+            server=value["server"],
+            scale=None if value["scale"] is None else Scale.from_payload(value["scale"]),
+        )
+
+
+TRAIN_REPLIES = {
+    "delta": tensors(Disclosure.UPDATE, like="params"),
+    "num_examples": count(Disclosure.STATISTIC),
+    "loss": number(Disclosure.METRIC, optional=True),
+    "metrics": numbers(Disclosure.METRIC),
+    "tally": tally(),
+    "epsilon": number(Disclosure.STATISTIC, optional=True),
+    "epsilon_bound": number(Disclosure.STATISTIC, optional=True),
+}
+
+
+class Training(Protocol):
+    """Base of the protocols that average updates: subclasses say what the server does with them.
+
+    Args:
+        settings: the job's protocol section.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.reduce = WeightedMean()
+
+    @classmethod
+    def from_job(cls, job: Job) -> Self:
+        """Return the protocol with a job's settings."""
+        return cls(job)
+
+    def begin(self, params: Params) -> Mapping[str, Any]:
+        """Return the server's state before the first round."""
+        return {}
+
+    def step(self, state: TrainState, mean_delta: Params) -> TrainState:
+        """Return the state after a round whose mean pseudo-gradient is ``mean_delta``."""
+        raise NotImplementedError
+
+    def hooks(self) -> Sequence[FitHook]:
+        """Return what the protocol adds to the silos' training."""
+        return ()
+
+    def coordinate(self, fed: Any, state: TrainState) -> Generator[Step, Any, TrainState]:
+        """Average what the silos learn, round by round."""
+        while state.round < state.rounds:
+            reduced = yield from self.reduce(
+                fed.cohort(),
+                "train",
+                request(state),
+                vector="delta",
+                weight="num_examples",
+                quorum=fed.job.cohort_quorum,
+            )
+            state = replace(self.step(state, reduced.mean), round=state.round + 1)
+            check_finite(state.params, where=f"global model after round {state.round}")
+            yield Publish("round", report(state, reduced))
+            del reduced  # its mean is a model
+            yield Checkpoint(state)
+        return state
+
+    @verb("train", replies=TRAIN_REPLIES)
+    def train(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Evaluate the global model on the silo's held-out rows, then train it on the others."""
+        return train_locally(silo, message, self.hooks())
+
+
+def request(state: TrainState) -> dict[str, Any]:
+    """Return a round's payload."""
+    scale = None if state.scale is None else state.scale.to_payload()
+    return {"params": state.params, "scale": scale}
+
+
+def train_locally(
+    silo: SiloView, message: Message, hooks: Sequence[FitHook] = ()
+) -> dict[str, Any]:
+    """Return a round's reply fields: `TRAIN_REPLIES`.
+
+    Args:
+        silo: where.
+        message: its payload is that of `request`.
+        hooks: what the protocol adds to the training.
+    """
+    learner, rows = loaded(silo, message.payload)
+    measured, sums = learner.evaluate(rows.test)
+    before = select(learner.parameters(), learner.updatable)
+    extra: dict[str, float] = {}
+    if silo.job.privacy is None:
+        plan, rng = plan_of(silo.job), silo.rng("batches")
+        fitted = learner.fit(rows.train, plan, rng=rng, hooks=hooks)
+    else:
+        fitted, spent = private_fit(
+            silo, learner, rows.train, fingerprint=rows.fingerprint, hooks=hooks
+        )
+        extra.update(spent)
+    if fitted.mean_loss is not None:
+        extra["loss"] = fitted.mean_loss
+    after = select(learner.parameters(), learner.updatable)
+    delta = subtract(before, after)
+    check_finite(delta, where=f"round {message.round}")
+    return {
+        "delta": delta,
+        "num_examples": len(rows.train),
+        "metrics": measured,
+        "tally": as_arrays(sums),
+        **extra,
+    }
+
+
+def loaded(silo: SiloView, payload: Mapping[str, Any]) -> tuple[TorchLearner, Rows]:
+    """Return the learner with the payload's parameters, and the silo's rows."""
+    scale = None if payload["scale"] is None else Scale.from_payload(payload["scale"])
+    encoding = Encoding.plan(silo.contract, silo.job)
+    learner = learner_of(silo.job, encoding, silo.host.search_path)
+    learner.load(payload["params"])
+    return learner, rows_of(silo, scale)
+
+
+def as_arrays(tally: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tally with every sum as a float64 array, as it travels."""
+    return {name: np.asarray(value, dtype=np.float64) for name, value in tally.items()}
+
+
+def report(state: TrainState, reduced: Reduced) -> dict[str, Any]:
+    """Return what a round's `Publish` says: figures by silo and over all of them."""
+    silos = {
+        name: {
+            "num_examples": reply.fields["num_examples"],
+            "loss": reply.fields.get("loss"),
+            "metrics": dict(reply.fields["metrics"]),
+            "epsilon": reply.fields.get("epsilon"),
+            "epsilon_bound": reply.fields.get("epsilon_bound"),
+            "seconds": reply.seconds,
+        }
+        for name, reply in reduced.replies.items()
+    }
+    sums = figures.merge(reply.fields["tally"] for reply in reduced.replies.values())
+    told = [each for each in silos.values() if each["loss"] is not None]
+    rows = sum(each["num_examples"] for each in told)
+    return {
+        "round": state.round,
+        "silos": silos,
+        "metrics": figures.metrics_of(sums),
+        "loss": sum(each["loss"] * each["num_examples"] for each in told) / rows if rows else None,
+        "model_bytes": num_bytes(state.params),
+    }

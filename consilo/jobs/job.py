@@ -1,0 +1,358 @@
+"""A job: one YAML file says what is trained, how, under which privacy and which quorum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from consilo.config import Config, parse, read_yaml
+from consilo.errors import JobInvalid
+from consilo.jobs.match import HANDLE
+from consilo.jobs.quorum import Deadline, Quorum
+from consilo.jobs.recipe import Recipe
+from consilo.wire.payload import digest
+
+DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+UNSTATED = "unstated"
+"""The purpose of a job that names none."""
+
+
+class ModelSpec(Config):
+    """Which model: a `torch.nn.Module` by its dotted path.
+
+    The constructor gets ``num_inputs`` and ``num_outputs`` where it accepts them.
+    """
+
+    name: DottedPath = Field(
+        description="module:Class, of Consilo or beside the job file",
+        examples=["consilo.learners.tabular:MLP", "my_model:Net"],
+    )
+    args: dict[str, Any] = Field(default_factory=dict, description="further arguments, by name")
+
+
+class Features(Config):
+    """How the contract's columns become the model's inputs."""
+
+    standardize: Literal["global", "silo", "contract", "none"] = Field(
+        "global",
+        description="global: mean and deviation over all silos (their sums leave the silos); "
+        "silo: each silo its own (nothing leaves); contract: the contract's ranges scale to "
+        "[-1, 1] (nothing leaves); none",
+    )
+    missing: Literal["mean", "indicator", "drop"] = Field(
+        "mean",
+        description="mean: a missing number becomes the mean that standardize takes off (contract: "
+        "the middle of the range; none: 0); indicator: besides, a column says so; drop: rows with "
+        "a missing feature are left out",
+    )
+    drop_first: bool = Field(False, description="a category's first allowed value gets no column")
+
+
+class ProtocolSpec(Config):
+    """Which algorithm trains, with its settings."""
+
+    name: str = Field(
+        "fedavg",
+        description="fedavg, fedprox, fedadam, fedyogi, fedadagrad, fedopt (any torch "
+        "optimiser), flower (any Flower strategy); vertical: vertical_linear, vertical_split, "
+        "vertical_trees; scoring: vertical_score",
+    )
+    rounds: int = Field(10, ge=1, le=100_000)
+    server_lr: Positive | None = Field(None, description="server learning rate (FedOpt family)")
+    betas: tuple[Share, Share] | None = Field(None, description="moment decays (FedAdam, FedYogi)")
+    tau: Positive | None = Field(None, description="adaptivity (FedOpt family)")
+    mu: float | None = Field(None, ge=0, description="proximal weight (FedProx)")
+    optimizer: DottedPath | None = Field(None, description="fedopt: a torch optimiser's path")
+    strategy: DottedPath | None = Field(None, description="flower: a strategy's path")
+    args: dict[str, Any] = Field(default_factory=dict, description="further arguments, by name")
+
+
+class Local(Config):
+    """What one silo computes in one round."""
+
+    batch_size: int = Field(32, ge=1)
+    steps: int | None = Field(None, ge=1, description="mini-batches a round")
+    epochs: int | None = Field(None, ge=1, description="passes over the silo's rows a round")
+    optimizer: str = Field("sgd", description="a torch.optim name or module:Class")
+    lr: Positive = 0.01
+    momentum: Share = 0.0
+    weight_decay: float = Field(0.0, ge=0)
+    args: dict[str, Any] = Field(default_factory=dict, description="the optimiser's other settings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            if value.get("steps") is not None and value.get("epochs") is not None:
+                raise ValueError("give either steps or epochs, not both")
+            if value.get("steps") is None and value.get("epochs") is None:
+                return {**value, "epochs": 1}
+        return value
+
+
+class Privacy(Config):
+    """Record-level differential privacy of every silo's updates, by DP-SGD."""
+
+    unit: Literal["record"] = "record"
+    epsilon: Positive
+    delta: float = Field(gt=0, lt=1)
+    max_grad_norm: Positive = 1.0
+    accountant: Literal["prv", "rdp"] = "prv"
+    statistics_epsilon: Positive | None = Field(
+        None,
+        description="the part of epsilon that each question about statistics costs (moments and "
+        "class counts, once a run; histograms, where asked): clipped to the contract's ranges and "
+        "noisy; without it they are exact, and outside of epsilon",
+    )
+    reproducible: bool = Field(
+        False,
+        description="noise and sampling from the job's seed: for tests and published benchmarks "
+        "only, since whoever knows the seed can take the noise away; marked in the record and on "
+        "the model",
+    )
+
+    @model_validator(mode="after")
+    def _training_gets_something(self) -> Self:
+        if self.statistics_epsilon is not None and self.statistics_epsilon >= self.epsilon:
+            raise ValueError(
+                f"statistics_epsilon: must be below epsilon ({self.epsilon:g}), of which it is a "
+                "part; training needs the rest"
+            )
+        return self
+
+
+class ReduceSpec(Config):
+    """How the silos' vectors are combined."""
+
+    rule: Literal["mean"] = "mean"
+    secure: bool = Field(False, description="the coordinator sees the sum only")
+    codec: Literal["none"] = "none"
+
+
+class QuorumSpec(Config):
+    """Who must take part for the run to count, before it and in every round."""
+
+    min_silos: int = Field(2, ge=1)
+    min_data_share: Share = 0.0
+    mandatory: tuple[str, ...] = ()
+    deadline: Literal["auto"] | Positive = Field(
+        "auto", description="seconds a round waits for its slowest silo; auto learns it"
+    )
+
+
+class Evaluation(Config):
+    """What is held out in every silo."""
+
+    holdout: float = Field(0.2, gt=0, lt=1, description="share of each silo's rows, by label")
+
+
+class Promotion(Config):
+    """What reviewers hold a candidate to; written on the registered model's tags."""
+
+    metric: str = "roc_auc"
+    per_silo_tolerance: float = Field(0.02, ge=0)
+    approvals: int = Field(1, ge=1)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+class MatchSpec(Config):
+    """Which rows of the silos are the same people: how it is found out, and where it is kept."""
+
+    recipe: Annotated[Recipe, BeforeValidator(_itself, json_schema_input_type=str | Recipe)] = (
+        Field(description="the keys, or the path of a YAML file beside the job's")
+    )
+    handle: str | None = Field(
+        None, pattern=HANDLE, description="the match's name in every silo; the job's by default"
+    )
+    hub: str | None = Field(
+        None,
+        description="the silo that all others are matched with, and that learns who matches whom: "
+        "the one with the labels; by default the first",
+    )
+    contract: str | None = Field(
+        None,
+        description="whose columns the keys are made of, name@version or a path; every silo has a "
+        "mapping to it; the job's by default",
+    )
+    expires_days: int = Field(90, ge=1, le=3650, description="how long the match may be used")
+
+
+_YOUNG = (
+    ("", "kind"),
+    ("", "match"),
+    ("", "purpose"),
+    ("", "exclude"),
+    ("privacy", "statistics_epsilon"),
+)
+"""(section, key): what wire version 1 did not know."""
+
+
+def _with_recipe(value: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a job's YAML with the recipe that it names by a file put in its place."""
+    match = value.get("match")
+    if not isinstance(match, dict) or not isinstance(match.get("recipe"), str):
+        return value
+    recipe = Recipe.load(folder / match["recipe"]).model_dump(mode="json")
+    return {**value, "match": {**match, "recipe": recipe}}
+
+
+def _model_spec(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Job(Config):
+    """What is trained, how, under which privacy and which quorum."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="the registered model's name")
+    description: str = ""
+    purpose: str = Field(
+        UNSTATED,
+        pattern=r"^[a-z][a-z0-9_ -]{0,62}$",
+        description="what the model is for; silos allow purposes, and rows carry consent for them",
+    )
+    kind: Literal["horizontal", "vertical", "scoring"] = Field(
+        "horizontal",
+        description="horizontal: silos hold the same columns of different people; vertical: "
+        "different columns of the same people; scoring: rows of a match through the parts of a "
+        "vertical model",
+    )
+    contract: str = Field(description="name@version, or a path relative to the job file")
+    task: Literal["binary", "multiclass", "regression", "custom"] = "binary"
+    model: Annotated[
+        ModelSpec | None,
+        BeforeValidator(_model_spec, json_schema_input_type=str | ModelSpec | None),
+    ] = Field(
+        None,
+        description="what is trained; vertical_linear and vertical_trees have models of their own",
+    )
+    loss: DottedPath | None = Field(None, description="module:function(outputs, targets)")
+    metrics: DottedPath | None = Field(None, description="module:function(outputs, targets)")
+    outputs: int | None = Field(None, ge=1, description="the model's outputs; needed for custom")
+    features: Features = Features()
+    protocol: ProtocolSpec = ProtocolSpec()
+    local: Local = Local(epochs=1)
+    privacy: Privacy | None = None
+    reduce: ReduceSpec = ReduceSpec()
+    quorum: QuorumSpec = QuorumSpec()
+    evaluation: Evaluation = Evaluation()
+    promotion: Promotion | None = None
+    exclude: tuple[str, ...] = Field(
+        (), description="silos that are not asked, such as one that left"
+    )
+    match: MatchSpec | None = Field(None, description="rows of which silos belong together")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _parts_are_of_one_kind(self) -> Self:
+        name = self.protocol.name
+        if self.model is None and (
+            name == "vertical_split" or (self.kind == "horizontal" and self.match is None)
+        ):
+            raise ValueError(f"model: {name} trains a model; say which, as module:Class")
+        if ":" not in name and name.startswith("vertical_") != (self.kind != "horizontal"):
+            raise ValueError(f"kind: a {self.kind} job cannot run protocol.name '{name}'")
+        if (name == "vertical_score") != (self.kind == "scoring"):
+            raise ValueError("kind: scoring and protocol.name vertical_score go together")
+        return self
+
+    @property
+    def module(self) -> ModelSpec:
+        """The model that is trained.
+
+        Raises:
+            JobInvalid: where the job names none.
+        """
+        if self.model is None:
+            raise JobInvalid(self.name, ["model: say what is trained, as module:Class"])
+        return self.model
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the job's canonical JSON."""
+        return digest(self.to_json())
+
+    @property
+    def cohort_quorum(self) -> Quorum:
+        """The quorum that every step is held to."""
+        spec = self.quorum
+        return Quorum(spec.min_silos, spec.min_data_share, spec.mandatory)
+
+    @property
+    def deadline(self) -> Deadline:
+        """The rule for how long a step waits."""
+        fixed = None if self.quorum.deadline == "auto" else float(self.quorum.deadline)
+        return Deadline(fixed_s=fixed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the job as plain JSON values, every default filled in.
+
+        Keys that are younger than the wire version before this one are left out while they have
+        their default, so that a silo of the release before understands the job.
+        """
+        value = self.model_dump(mode="json")
+        used = self.young_keys()
+        for section, key in _YOUNG:
+            part = value[section] if section else value
+            if part is not None and f"{section}.{key}".strip(".") not in used:
+                del part[key]
+        return value
+
+    def young_keys(self) -> tuple[str, ...]:
+        """Return the keys with another value than their default that wire version 1 lacks."""
+        found = []
+        for section, key in _YOUNG:
+            owner: Any = getattr(self, section) if section else self
+            if owner is not None and getattr(owner, key) != type(owner).model_fields[key].default:
+                found.append(f"{section}.{key}".strip("."))
+        return tuple(found)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Job:
+        """Return the job that `to_json` wrote.
+
+        Raises:
+            JobInvalid: with every fault.
+        """
+        return parse(cls, value, where="(in a message)", error=JobInvalid)
+
+    @classmethod
+    def load(cls, path: str | Path, **changes: Any) -> Job:
+        """Return the job in a YAML file.
+
+        Args:
+            path: the file.
+            changes: top-level keys to replace, before validation.
+
+        Raises:
+            JobInvalid: with every fault, and the nearest known key for one that is unknown.
+        """
+        path = Path(path)
+        value = read_yaml(path, error=JobInvalid)
+        if isinstance(value, dict):
+            value = _with_recipe({**value, **changes}, path.parent)
+        return parse(cls, value, where=str(path), error=JobInvalid)
+
+    def changed(self, **changes: Any) -> Job:
+        """Return a copy with parts replaced; a mapping is merged into its section.
+
+        Raises:
+            JobInvalid: where a change does not validate.
+        """
+        value = self.to_json()
+        for key, change in changes.items():
+            old = value.get(key)
+            merge = isinstance(change, dict) and isinstance(old, dict)
+            kept = old if merge and isinstance(old, dict) else {}
+            if key == "local" and merge and {"steps", "epochs"} & set(change):
+                kept = {**kept, "steps": None, "epochs": None}
+            value[key] = {**kept, **change} if merge else change
+        return parse(Job, value, where=self.name, error=JobInvalid)

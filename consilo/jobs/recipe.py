@@ -1,0 +1,312 @@
+"""How records become keys: the same recipe on every side, so that equal people give equal keys.
+
+A recipe has one or more composite keys in order of strength. Each is a list of columns with the
+steps that make their values comparable. A record with a missing part has no such key. The hash of a
+recipe covers what its steps make of fixed examples, so that sides whose libraries differ in a
+version that matters notice it before they match wrongly.
+
+```yaml
+keys:
+  - name: insured
+    parts: [{column: insurance_no, steps: [trim, upper]}]
+    duplicates: same           # rows that share it are one person; the default is ambiguous
+  - name: person
+    parts:
+      - {column: surname, steps: [trim, fold, plain, metaphone]}
+      - {column: born, steps: ["date:%d.%m.%Y"]}
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from consilo.config import Config, nearest, parse, read_yaml
+from consilo.errors import ConfigInvalid
+from consilo.wire.payload import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ISO_DATES = ("%Y-%m-%d", "%Y%m%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
+_EXAMPLES = (
+    "  Müller-Lüdenscheidt ",
+    "O'Neil",
+    "ŁÓDŹ",
+    "ﬁancée",
+    "van der  Berg",
+    "Straße 12a",
+    "2001-02-03",
+    "20010203",
+    "3.2.2001",
+    "0042",
+    "Smythe",
+    "Schmidt",
+    "Thompson",
+    "Knight",
+    "ΑΘΗΝΑ",
+    "",
+)
+
+Step = Callable[[str], "str | None"]
+
+
+def _plain(text: str) -> str:
+    """Return text without marks: taken apart (NFKD), the combining signs dropped."""
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(each for each in parts if not unicodedata.combining(each))
+
+
+def _soundex(text: str) -> str:
+    import jellyfish
+
+    return jellyfish.soundex(text)
+
+
+def _metaphone(text: str) -> str:
+    import jellyfish
+
+    return jellyfish.metaphone(text)
+
+
+def _nysiis(text: str) -> str:
+    import jellyfish
+
+    return jellyfish.nysiis(text)
+
+
+def _iso(text: str, formats: Sequence[str] = _ISO_DATES) -> str | None:
+    for each in formats:
+        try:
+            return datetime.strptime(text, each).date().isoformat()
+        except ValueError:
+            continue
+    return None
+
+
+def _part_of_date(start: int, end: int) -> Step:
+    def cut(text: str) -> str | None:
+        found = _iso(text)
+        return None if found is None else found[start:end]
+
+    return cut
+
+
+_STEPS: dict[str, Step] = {
+    "trim": lambda text: " ".join(text.split()),
+    "fold": lambda text: text.casefold(),
+    "upper": lambda text: text.upper(),
+    "plain": _plain,
+    "digits": lambda text: "".join(each for each in text if each in "0123456789"),
+    "letters": lambda text: "".join(each for each in text if each.isalpha()),
+    "number": lambda text: text.lstrip("0") or ("0" if text else ""),
+    "soundex": _soundex,
+    "metaphone": _metaphone,
+    "nysiis": _nysiis,
+    "date": _iso,
+    "year": _part_of_date(0, 4),
+    "month": _part_of_date(5, 7),
+    "day": _part_of_date(8, 10),
+    "words": lambda text: " ".join(sorted(text.split())),
+}
+_WITH_NUMBER: dict[str, Callable[[int], Step]] = {
+    "first": lambda count: lambda text: text[:count],
+    "last": lambda count: lambda text: text[-count:],
+}
+
+
+def _step(said: str) -> Step:
+    """Return the function of a step; raise `ValueError` for one that is not known."""
+    name, colon, argument = said.partition(":")
+    if not colon and name in _STEPS:
+        return _STEPS[name]
+    if name == "date" and "%" in argument:
+        return lambda text: _iso(text, (argument,))
+    if name in _WITH_NUMBER and re.fullmatch(r"[1-9][0-9]?", argument):
+        return _WITH_NUMBER[name](int(argument))
+    known = [*_STEPS, "date:%d.%m.%Y", "first:3", "last:4"]
+    guess = nearest(said, known)
+    raise ValueError(
+        f"'{said}' is no step; {f'did you mean {guess!r}? ' if guess else ''}known: "
+        f"{', '.join(known)}"
+    )
+
+
+class Part(Config):
+    """One column of a key.
+
+    Args:
+        column: a column of the contract.
+        steps: what makes its values comparable, in order: ``trim`` (and single blanks), ``fold``
+            (case), ``upper``, ``plain`` (unicode NFKD without marks), ``digits``, ``letters``,
+            ``number`` (no leading zeros), ``soundex``, ``metaphone``, ``nysiis``, ``words`` (in
+            the order of the alphabet), ``first:N``, ``last:N``, ``date`` (ISO or ``date:FORMAT``
+            → ISO), ``year``, ``month``, ``day``.
+    """
+
+    column: str = Field(min_length=1)
+    steps: tuple[str, ...] = ("trim", "fold", "plain")
+
+    @field_validator("steps")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            _step(each)
+        return value
+
+    def apply(self, text: str) -> str | None:
+        """Return what the steps make of a value; None where nothing is left."""
+        found: str | None = text
+        for each in self._functions:
+            if not found:
+                return None
+            found = each(found)
+        return found or None
+
+    @cached_property
+    def _functions(self) -> list[Step]:
+        return [_step(each) for each in self.steps]
+
+
+class Key(Config):
+    """One composite key.
+
+    Args:
+        parts: its columns.
+        name: for people.
+        duplicates: what rows of one silo are that share it: ``same``, one entity, or
+            ``ambiguous``, so that none of them is matched by it.
+    """
+
+    parts: tuple[Part, ...] = Field(min_length=1)
+    name: str = ""
+    duplicates: Literal["ambiguous", "same"] = "ambiguous"
+
+
+@dataclass(frozen=True)
+class Digests:
+    """The values of one key, as digests.
+
+    Args:
+        digests: uint8, [rows that have the key, 32]: BLAKE2b.
+        rows: int64, [rows that have the key]: their numbers, ascending.
+    """
+
+    digests: np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+    rows: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class Recipe(Config):
+    """Composite keys in order of strength; equal on all sides, or they do not match at all.
+
+    Args:
+        keys: the strongest first.
+        version: of what the steps mean.
+    """
+
+    keys: Annotated[tuple[Key, ...], Field(min_length=1, max_length=16)]
+    version: Literal[1] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"keys": value} if isinstance(value, list) else value
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return the recipe in a YAML file.
+
+        Raises:
+            ConfigInvalid: with every fault.
+        """
+        return parse(cls, read_yaml(path), where=str(path))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that a key uses, once, in order."""
+        return tuple(dict.fromkeys(part.column for key in self.keys for part in key.parts))
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the recipe and of what its steps make of fixed examples."""
+        made = [[part.apply(each) for each in _EXAMPLES] for key in self.keys for part in key.parts]
+        return digest([self.model_dump(mode="json"), made])
+
+    def require_columns(self, known: Sequence[str], *, where: str) -> None:
+        """Raise `ConfigInvalid` where a column is not there."""
+        faults = [
+            f"keys: column '{each}' is not there; did you mean '{nearest(each, list(known))}'?"
+            for each in self.columns
+            if each not in known
+        ]
+        if faults:
+            raise ConfigInvalid(where, faults)
+
+    def digests(self, frame: pd.DataFrame, number: int) -> Digests:
+        """Return the digests of one key's values, and the rows that have one.
+
+        Args:
+            frame: canonical rows.
+            number: which key, from 0.
+        """
+        made, rows = bytearray(), []
+        for row, value in enumerate(self._values(frame, number)):
+            if value is not None:
+                made += hashlib.blake2b(value, digest_size=32).digest()
+                rows.append(row)
+        raw = np.frombuffer(bytes(made), np.uint8).reshape(len(rows), 32)
+        return Digests(raw, np.array(rows, np.int64))
+
+    def values(self, frame: pd.DataFrame, number: int) -> np.ndarray[Any, Any]:
+        """Return one key's values: object array of bytes, [rows]; None where a part is missing.
+
+        Args:
+            frame: canonical rows.
+            number: which key, from 0.
+        """
+        found = np.empty(len(frame), dtype=object)
+        for row, value in enumerate(self._values(frame, number)):
+            found[row] = value
+        return found
+
+    def _values(self, frame: pd.DataFrame, number: int) -> Iterator[bytes | None]:
+        columns = [_texts(frame[part.column], part) for part in self.keys[number].parts]
+        for parts in zip(*columns, strict=True):
+            yield (
+                None
+                if None in parts
+                else b"".join(len(each).to_bytes(4, "big") + each for each in parts)
+            )
+
+
+def _texts(column: pd.Series[Any], part: Part) -> list[bytes | None]:
+    """Return a column's values after a part's steps; each distinct value is worked on once."""
+    codes, distinct = column.factorize()
+    made: list[bytes | None] = []
+    for value in distinct:
+        text = part.apply(_text(value))
+        made.append(None if text is None else text.encode())
+    made.append(None)  # the code -1 is a missing value
+    return [made[code] for code in codes]
+
+
+def _text(value: Any) -> str:
+    """Return a canonical value as text: 7 and 7.0 alike, dates in ISO form."""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, float | np.floating):
+        return str(int(value)) if value == int(value) else repr(float(value))
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())[:10]
+    return str(value)

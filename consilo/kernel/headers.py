@@ -1,0 +1,356 @@
+"""What a request and a reply say of themselves, in canonical JSON, signed.
+
+Wire version 2: a request is signed by the coordinator, a reply by the silo. Version 1 has neither
+signatures nor a manifest; a coordinator still speaks it to a silo that knows nothing newer, and a
+silo answers it where its policy allows unsigned requests.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.contracts.contract import Contract
+from consilo.errors import ReplyInvalid, VersionUnsupported
+from consilo.jobs.job import Job
+from consilo.wire.parcel import Fault, Parcel
+from consilo.wire.payload import canonical_json, digest
+from consilo.wire.signing import is_signed, sign
+
+WIRE_VERSION = 2
+WIRE_VERSIONS = (1, 2)
+"""What this release speaks: its own version and the one before."""
+
+_MAX_CODE = 40
+_MAX_REASON = 2000
+_MAX_NAMES = 100_000
+_MAX_REPLY_BYTES = 64 * 1024
+_ATTENDS = "attends"
+_TEXTS = ("run_id", "scope", "content", "silo", "protocol", "verb", "head", "signature")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run is: the same in each of its requests, and what a silo attests to.
+
+    Args:
+        run_id: the run.
+        job: the job's name.
+        job_digest: SHA-256 of the job's canonical JSON.
+        contract: ``name@version``.
+        contract_digest: SHA-256 of the contract's canonical JSON.
+        purpose: what the job says that it is for.
+        bundle: SHA-256 of the code that silos execute; empty in process.
+        secure: whether the coordinator sees sums only.
+        epsilon: of the job's differential privacy; None without.
+        delta: of the job's differential privacy; None without.
+    """
+
+    run_id: str = ""
+    job: str = ""
+    job_digest: str = ""
+    contract: str = ""
+    contract_digest: str = ""
+    purpose: str = ""
+    bundle: str = ""
+    secure: bool = False
+    epsilon: float | None = None
+    delta: float | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest's canonical JSON."""
+        return digest(asdict(self))
+
+    @classmethod
+    def of(cls, run_id: str, job: Job, contract: Contract, bundle: str) -> Self:
+        """Return the manifest of a run; the silo holds it against the body that it gets."""
+        privacy = job.privacy
+        return cls(
+            run_id=run_id,
+            job=job.name,
+            job_digest=job.digest,
+            contract=contract.ref,
+            contract_digest=contract.digest,
+            purpose=job.purpose,
+            bundle=bundle,
+            secure=job.reduce.secure,
+            epsilon=None if privacy is None else privacy.epsilon,
+            delta=None if privacy is None else privacy.delta,
+        )
+
+    @classmethod
+    def decode(cls, value: Any) -> Self:
+        """Return the manifest in plain JSON values.
+
+        Raises:
+            ReplyInvalid: where it is none.
+        """
+        try:
+            manifest = cls(**value)
+        except TypeError:
+            raise ReplyInvalid("a request's manifest lacks a field or has one too many") from None
+        for name, found in asdict(manifest).items():
+            kinds: tuple[type, ...] = (str,)
+            if name == "secure":
+                kinds = (bool,)
+            elif name in ("epsilon", "delta"):
+                kinds = (int, float, type(None))
+            if type(found) not in kinds:
+                raise ReplyInvalid("a request's manifest has a field of the wrong type")
+        return manifest
+
+
+class _Signed:
+    """What request and reply have in common: a signature over everything else."""
+
+    PURPOSE: ClassVar[str]
+    V1_FIELDS: ClassVar[tuple[str, ...]]
+    signature: str
+    wire: int
+
+    def signed(self, key: Ed25519PrivateKey) -> Self:
+        """Return the header with the signature of its sender."""
+        statement = sign(key, self.PURPOSE, self._statement())
+        return replace(self, signature=statement)  # type: ignore[type-var]
+
+    def is_signed_by(self, public: str) -> bool:
+        """Return whether the raw Ed25519 key ``public`` (hexadecimal) signed this header."""
+        told = self._statement()
+        return self.wire >= 2 and is_signed(public, self.PURPOSE, told, self.signature)
+
+    def encode(self) -> bytes:
+        """Return the header as bytes, in its own wire version."""
+        fields = self._fields()
+        if self.wire == 1:
+            fields = {name: fields[name] for name in self.V1_FIELDS}
+        return canonical_json(fields)
+
+    def _statement(self) -> dict[str, Any]:
+        return {name: value for name, value in self._fields().items() if name != "signature"}
+
+    def _fields(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class Header(_Signed):
+    """What a request says of itself; the coordinator writes it, the silo's guard reads it.
+
+    Args:
+        run_id: the run.
+        scope: which step of it, ``round/index/verb``: the seed's second part. The protocol is
+            not in it, so that FedProx with mu 0 draws the same batches as FedAvg.
+        content: SHA-256 of the body, so that noise is never used again for another question.
+        round: 1, 2, … within training; 0 outside of it.
+        silo: the receiver.
+        protocol: the protocol's name or dotted path.
+        verb: which silo half is asked.
+        cohort: everybody who is asked in this step.
+        manifest: what the run is.
+        attestations: silo → its signed word that it takes part in this run; see `attestation`.
+        issued: when it was signed, in seconds since 1970.
+        expires: until when it may be answered.
+        head: hash of the newest line of the coordinator's run record.
+        signature: by the coordinator, over all the rest.
+        wire: version of this format.
+    """
+
+    PURPOSE = "request"
+    V1_FIELDS = (
+        "run_id",
+        "scope",
+        "content",
+        "round",
+        "silo",
+        "protocol",
+        "verb",
+        "cohort",
+        "wire",
+    )
+
+    run_id: str
+    scope: str
+    content: str
+    round: int
+    silo: str
+    protocol: str
+    verb: str
+    cohort: tuple[str, ...]
+    manifest: Manifest = Manifest()
+    attestations: Mapping[str, str] = field(default_factory=dict)
+    issued: float = 0.0
+    expires: float = 0.0
+    head: str = ""
+    signature: str = ""
+    wire: int = WIRE_VERSION
+
+    @property
+    def step_id(self) -> str:
+        """Names the question: asked it twice, a silo answers the same bytes and pays once.
+
+        The cohort is left out: a round that lost its quorum is asked again of fewer silos, and is
+        the same question to those that answered before. So are time, signature and attestations.
+        """
+        return digest([self.run_id, *self.question, self.silo])[:32]
+
+    @property
+    def question(self) -> tuple[str | int, ...]:
+        """What is asked, whatever the run and the silo: all that an answer may depend on."""
+        return (self.protocol, self.verb, self.round, self.scope, self.content)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Return the header in ``data``; its signature is not looked at.
+
+        Raises:
+            VersionUnsupported: where the coordinator speaks a wire version that we do not.
+            ReplyInvalid: where it is no header.
+        """
+        fields = _fields(data)
+        wire = fields.get("wire")
+        if type(wire) is not int or wire not in WIRE_VERSIONS:
+            older = type(wire) is int and wire < WIRE_VERSIONS[0]
+            raise VersionUnsupported(
+                f"this silo speaks the wire versions {_shown(WIRE_VERSIONS)}, the coordinator "
+                f"{wire if type(wire) is int else 'none'}; upgrade Consilo "
+                f"{'at the coordinator' if older else 'in the silo'}"
+            )
+        if wire == 1 and set(fields) != set(cls.V1_FIELDS):
+            raise ReplyInvalid("a request's header lacks a field or has one too many")
+        try:
+            cohort, manifest = tuple(fields["cohort"]), fields.get("manifest", {})
+            parts = {"cohort": cohort, "manifest": Manifest.decode(manifest)}
+            header = cls(**{**fields, **parts})
+        except (TypeError, KeyError):
+            raise ReplyInvalid("a request's header lacks a field or has one too many") from None
+        attestations = header.attestations
+        if not (
+            isinstance(fields["cohort"], list)
+            and isinstance(attestations, dict)
+            and len(attestations) <= _MAX_NAMES
+            and all(isinstance(each, str) for each in (*cohort, *attestations.values()))
+            and all(isinstance(getattr(header, name), str) for name in _TEXTS)
+            and type(header.round) is int
+            and all(_is_time(each) for each in (header.issued, header.expires))
+        ):
+            raise ReplyInvalid("a request's header has a field of the wrong type")
+        return header
+
+
+@dataclass(frozen=True)
+class ReplyHeader(_Signed):
+    """What a reply says of itself.
+
+    Args:
+        step_id: the step it answers.
+        silo: who answers.
+        status: ``ok`` or ``fault``.
+        seconds: the silo's own computing time, to a millisecond.
+        code: a fault's code, else empty.
+        reason: a fault's reason, else empty.
+        content: SHA-256 of the body; empty where the silo does not sign.
+        manifest: digest of the run's manifest, as the silo saw it.
+        head: hash of the line of the silo's audit log that says of this reply.
+        attestation: the silo's word that it takes part in the run, for the others; see
+            `attestation`.
+        signature: by the silo, over all the rest; empty where it does not sign.
+        wire: version of this format.
+    """
+
+    PURPOSE = "reply"
+    V1_FIELDS = ("step_id", "silo", "status", "seconds", "code", "reason", "wire")
+
+    step_id: str
+    silo: str
+    status: str
+    seconds: float = 0.0
+    code: str = ""
+    reason: str = ""
+    content: str = ""
+    manifest: str = ""
+    head: str = ""
+    attestation: str = ""
+    signature: str = ""
+    wire: int = WIRE_VERSION
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Return the header in ``data``; its signature is not looked at.
+
+        Raises:
+            ReplyInvalid: where it is no reply header of a version that we speak.
+        """
+        if len(data) > _MAX_REPLY_BYTES:
+            raise ReplyInvalid(f"a reply's header has {len(data)} bytes")
+        fields = _fields(data)
+        try:
+            reply = cls(**fields)
+        except TypeError:
+            raise ReplyInvalid("a reply's header lacks a field or has one too many") from None
+        if reply.wire not in WIRE_VERSIONS or reply.status not in ("ok", "fault"):
+            raise ReplyInvalid("a reply's header has an unknown version or status")
+        if reply.wire == 1 and set(fields) != set(cls.V1_FIELDS):
+            raise ReplyInvalid("a reply's header lacks a field or has one too many")
+        texts = [value for name, value in asdict(reply).items() if name not in ("seconds", "wire")]
+        if not all(isinstance(each, str) for each in texts) or not _is_time(reply.seconds):
+            raise ReplyInvalid("a reply's header has a field of the wrong type")
+        return reply
+
+    @property
+    def fault(self) -> Fault:
+        """Why there is no answer, in words that can be shown: cut, and without control signs."""
+        code = _printable(self.code)[:_MAX_CODE] or "failed"
+        return Fault(code, _printable(self.reason)[:_MAX_REASON])
+
+
+def attestation(key: Ed25519PrivateKey, manifest: Manifest, silo: str) -> str:
+    """Return a silo's signed word that it was asked to take part in the run of ``manifest``.
+
+    Other silos count it: a coordinator cannot make up the members of a cohort, since each must
+    have signed this very run with the key that the others have pinned.
+    """
+    return sign(key, _ATTENDS, [manifest.digest, silo])
+
+
+def attests(public: str, manifest: Manifest, silo: str, word: str) -> bool:
+    """Return whether ``word`` is the attestation of ``silo``, whose key is ``public``."""
+    return is_signed(public, _ATTENDS, [manifest.digest, silo], word)
+
+
+def fault_parcel(*, silo: str, step_id: str, fault: Fault) -> Parcel:
+    """Return the unsigned parcel with which a silo says that it does not answer, and why."""
+    header = ReplyHeader(step_id, silo, "fault", code=fault.code, reason=fault.reason)
+    return Parcel(header.encode(), b"")
+
+
+def _shown(versions: tuple[int, ...]) -> str:
+    return " and ".join(str(each) for each in versions)
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _printable(text: str) -> str:
+    """Return a silo's words without what would move a terminal's cursor."""
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _fields(data: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise ReplyInvalid("a header is not JSON") from None
+    if not isinstance(fields, dict):
+        raise ReplyInvalid("a header is not a JSON object")
+    return fields

@@ -1,0 +1,385 @@
+"""One loop that drives any protocol; no algorithm's name in it.
+
+A protocol's coordinator half is a generator. The kernel takes the step it yields, carries it over
+the transport, checks every answer against the verb's declaration, and sends the result back in. It
+keeps no model: replies are handed on one at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.contracts.contract import Contract
+from consilo.errors import ConsiloError, ReplyInvalid
+from consilo.jobs.job import Job
+from consilo.jobs.quorum import Deadline
+from consilo.kernel.headers import WIRE_VERSION, Header, Manifest, ReplyHeader, attests
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Relay, Reply, Step, Stream
+from consilo.kernel.verbs import Verb
+from consilo.wire.parcel import Arrival, Fault, Parcel, Transport
+from consilo.wire.payload import digest, pack_pieces, unpack
+
+_MARGIN_S = 300.0  # clocks differ, and an answer that is late is still worth having
+_UNSIGNED = "the reply is not signed by the silo's key"
+
+
+@dataclass(frozen=True)
+class Party:
+    """How a silo signs, and what it speaks.
+
+    Args:
+        signing_key: the raw Ed25519 public key of its replies in hexadecimal; empty where the silo
+            does not sign: in a simulation, or because it speaks wire version 1.
+        wire: the newest wire version that both sides speak.
+    """
+
+    signing_key: str = ""
+    wire: int = WIRE_VERSION
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One silo's part in one step: the participation record's row.
+
+    Args:
+        round: 1, 2, … within training; 0 outside.
+        protocol: its name.
+        verb: what was asked.
+        silo: who was asked.
+        fault: why there is no valid answer, else None.
+        bytes_down: size of the request, as serialised.
+        bytes_up: size of the reply, as serialised.
+        seconds: from sending to arrival.
+        silo_seconds: the silo's own computing time.
+        reply: what the reply says of itself, where there is one that holds what it must.
+    """
+
+    round: int
+    protocol: str
+    verb: str
+    silo: str
+    fault: Fault | None
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+    silo_seconds: float
+    reply: ReplyHeader | None = None
+
+
+@dataclass
+class Federation:
+    """What a protocol's coordinator half sees of the silos.
+
+    Args:
+        silos: everybody who may take part, sorted; the kernel's caller narrows it.
+        job: what is being run.
+        contract: what the silos' data obey.
+        num_examples: silo → training rows, as far as known; quorum by data share uses it.
+        online: who can be asked now.
+        left: silo → why it is not asked any more; for the message of a lost quorum.
+    """
+
+    silos: tuple[str, ...]
+    job: Job
+    contract: Contract
+    online: Callable[[], Sequence[str]]
+    num_examples: dict[str, int] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def cohort(self) -> tuple[str, ...]:
+        """Return who may take part and is connected now, in a fixed order."""
+        connected = set(self.online())
+        return tuple(name for name in self.silos if name in connected)
+
+
+class Kernel:
+    """Carries a protocol's steps over a transport.
+
+    Args:
+        transport: moves the parcels.
+        run_id: the run; step ids depend on it.
+        job: travels with every request.
+        contract: travels with every request.
+        observe: called with every `Exchange`, in the order of arrival.
+        publish: called with every `Publish`.
+        key: signs the requests to silos that are in ``parties``.
+        bundle: SHA-256 of the code that silos execute; empty in process.
+        parties: silo → how it signs and what it speaks; a silo that is not in it is simulated:
+            nobody signs.
+        head: gives the hash of the newest line of the run record.
+        now: the time in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        run_id: str,
+        job: Job,
+        contract: Contract,
+        observe: Callable[[Exchange], None],
+        publish: Callable[[Publish], None] = lambda _: None,
+        key: Ed25519PrivateKey | None = None,
+        bundle: str = "",
+        parties: Mapping[str, Party] | None = None,
+        head: Callable[[], str] = lambda: "",
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._transport = transport
+        self._run_id = run_id
+        self._job = job
+        self._key = key
+        self._parties = dict(parties or {})
+        self._head = head
+        self._now = now
+        self.manifest = Manifest.of(run_id, job, contract, bundle)
+        self._attestations: dict[str, str] = {}
+        self._common = {"job": job.to_json(), "contract": contract.to_json()}
+        self._observe = observe
+        self._publish = publish
+        self._history: dict[tuple[str, str], list[float]] = {}
+
+    def drive(
+        self, name: str, protocol: Protocol, fed: Federation, state: Any
+    ) -> Generator[Checkpoint, None, Any]:
+        """Run ``protocol`` from ``state``; yield at every checkpoint, return the final state.
+
+        Step ids count from the last checkpoint, so that a run resumed from it asks the same ids and
+        every silo answers the same bytes.
+
+        Args:
+            name: the protocol's name in `consilo.protocols.NAMES`, or its dotted path.
+            protocol: its coordinator half.
+            fed: who may take part.
+            state: where to start; has ``round``, the number of rounds that are done. None for a
+                protocol without rounds, whose steps all belong to round 0.
+
+        Raises:
+            QuorumLost: where a step's quorum is not met.
+            RunCancelled: from the transport.
+        """
+        generator = protocol.coordinate(fed, state)
+        done, index, result = 0 if state is None else int(state.round), 0, None
+        in_rounds = state is not None
+        del state  # the first model would stay for as long as the run
+        while True:
+            try:
+                step = generator.send(result)
+            except StopIteration as stop:
+                return stop.value
+            result = None
+            if isinstance(step, Checkpoint):
+                done, index = int(step.state.round), 0
+                yield step
+            elif isinstance(step, Publish):
+                self._publish(step)
+            else:
+                current = done + 1 if in_rounds else 0
+                place = _Place(name, protocol, round=current, index=index)
+                result = self._carry(step, place, fed)
+                index += 1
+            del step
+
+    def run(self, name: str, protocol: Protocol, fed: Federation, state: Any = None) -> Any:
+        """Run ``protocol`` to its end, past any checkpoint, and return its final state."""
+        driven = self.drive(name, protocol, fed, state)
+        while True:
+            try:
+                next(driven)
+            except StopIteration as stop:
+                return stop.value
+
+    def _carry(self, step: Step, place: _Place, fed: Federation) -> Any:
+        if isinstance(step, Stream):
+            return self._replies(step, place, fed)
+        if isinstance(step, Ask):
+            return self._answers(step, place, fed)
+        if isinstance(step, Relay):
+            return self._relay(step, place, fed)
+        raise TypeError(f"a protocol yielded {type(step).__name__}, which is no step")
+
+    def _answers(self, step: Ask, place: _Place, fed: Federation) -> Answers:
+        missing: dict[str, Fault] = {}
+        replies = {each.silo: each for each in self._replies(step, place, fed, missing)}
+        return Answers(replies, missing)
+
+    def _relay(self, step: Relay, place: _Place, fed: Federation) -> Answers:
+        sending = Ask(step.members, step.send, step.payload, {}, step.quorum, step.deadline_s)
+        sent = self._answers(sending, place, fed)
+        inbox: dict[str, dict[str, Any]] = {name: {} for name in step.members}
+        for sender, reply in sent.replies.items():
+            for receiver, envelope in reply.fields["envelopes"].items():
+                if receiver in inbox:
+                    inbox[receiver][sender] = envelope
+        own = {name: {"envelopes": letters} for name, letters in inbox.items()}
+        receiving = Ask(step.members, step.receive, {}, own, step.quorum, step.deadline_s)
+        return self._answers(receiving, place, fed)
+
+    def _replies(
+        self, step: Ask, place: _Place, fed: Federation, missing: dict[str, Fault] | None = None
+    ) -> Iterator[Reply]:
+        """Yield the valid replies of one ask, in the order of its members; then hold the quorum."""
+        verb = place.protocol.verbs()[step.verb]
+        history = self._history.setdefault((place.name, step.verb), [])
+        deadline = fed.job.deadline if step.deadline_s is None else Deadline(step.deadline_s)
+        faults: dict[str, Fault] = {} if missing is None else missing
+        faults |= self._too_old(step.members)
+        answered: list[str] = []
+        times: list[float] = []
+        deadline_s = deadline.seconds(history)
+        parcels = self._parcels(step, place, deadline_s)
+        arrivals = self._transport.exchange(parcels, deadline_s=deadline_s)
+        for arrival in arrivals:
+            reply, fault, header = self._open(arrival, verb, step, parcels[arrival.silo])
+            self._note(arrival, header, fault, parcels[arrival.silo], step, place)
+            if reply is None:
+                faults[arrival.silo] = fault or Fault("failed", "no answer")
+                continue
+            answered.append(arrival.silo)
+            times.append(arrival.seconds)
+            yield reply
+            del arrival, reply  # or it is held until the next one is here
+        history.extend(times)
+        if step.quorum is not None:
+            where = f"round {place.round}" if place.round else f"'{step.verb}' before the rounds"
+            reasons = {name: f"{fault.code}: {fault.reason}" for name, fault in faults.items()}
+            reasons = {**fed.left, **reasons}
+            connected = set(fed.online())
+            for name in fed.silos:
+                if name not in answered and name not in reasons:
+                    reasons[name] = "not asked" if name in connected else "not connected"
+            step.quorum.require(
+                answered, missing=reasons, num_examples=fed.num_examples, where=where
+            )
+
+    def _too_old(self, members: Sequence[str]) -> dict[str, Fault]:
+        """Return who would not understand this job, and why; they are not asked."""
+        young = self._job.young_keys()
+        if not young:
+            return {}
+        reason = (
+            f"the job says '{young[0]}', which the silo's release does not know; upgrade Consilo "
+            "there"
+        )
+        old = [n for n in members if n in self._parties and self._parties[n].wire < WIRE_VERSION]
+        return {name: Fault("version", reason) for name in old}
+
+    def _parcels(self, step: Ask, place: _Place, deadline_s: float) -> dict[str, Parcel]:
+        now = self._now()
+        cohort = tuple(step.cohort or step.members)
+        header = Header(
+            run_id=self._run_id,
+            scope=f"{place.round}/{place.index}/{step.verb}",
+            content="",
+            round=place.round,
+            silo="",
+            protocol=place.name,
+            verb=step.verb,
+            cohort=cohort,
+            manifest=self.manifest,
+            attestations={n: w for n, w in self._attestations.items() if n in cohort},
+            issued=now,
+            expires=now + deadline_s + _MARGIN_S,
+            head=self._head(),
+        )
+        parcels: dict[str, Parcel] = {}
+        old = self._too_old(step.members)
+        for name in [each for each in step.members if each not in old]:
+            if step.own or not parcels:
+                own = {**step.payload, **step.own.get(name, {})}
+                content, body = self._body({**self._common, "payload": own})
+            party = self._parties.get(name)
+            mine = replace(header, silo=name, content=content)
+            if party is not None and party.wire < 2:
+                mine = replace(mine, wire=party.wire)
+            elif party is not None and self._key is not None:
+                mine = mine.signed(self._key)
+            parcels[name] = Parcel(mine.encode(), body)
+        return parcels
+
+    def _body(self, payload: Mapping[str, Any]) -> tuple[str, bytes]:
+        """Return a request's body and its SHA-256; arrays are copied only where the transport must.
+
+        A transport that sends a body piece by piece says ``takes_pieces``.
+        """
+        pieces = pack_pieces(payload)
+        body = pieces if getattr(self._transport, "takes_pieces", False) else bytes(pieces)
+        return digest(body), cast(bytes, body)
+
+    def _open(
+        self, arrival: Arrival, verb: Verb, step: Ask, request: Parcel
+    ) -> tuple[Reply | None, Fault | None, ReplyHeader | None]:
+        if arrival.parcel is None:
+            return None, arrival.fault, None
+        header = None
+        try:
+            stated = ReplyHeader.decode(arrival.parcel.header)
+            self._authenticate(arrival.silo, stated, arrival.parcel)
+            header = stated
+            if header.status == "fault":
+                return None, header.fault, header
+            if header.step_id != Header.decode(request.header).step_id:
+                raise ReplyInvalid("the reply answers another step than the one that was asked")
+            fields = unpack(arrival.parcel.body)
+            verb.check(fields, {**step.payload, **step.own.get(arrival.silo, {})})
+        except ConsiloError as cause:
+            return None, Fault("invalid_reply", str(cause)), header
+        return Reply(arrival.silo, fields, header.seconds), None, header
+
+    def _authenticate(self, silo: str, header: ReplyHeader, parcel: Parcel) -> None:
+        """Raise `ReplyInvalid` unless a reply is the silo's own, whole, and of this run."""
+        if header.silo != silo:
+            raise ReplyInvalid("the reply names another silo than the one that sent it")
+        party = self._parties.get(silo)
+        if party is None or not party.signing_key:
+            return
+        if not header.is_signed_by(party.signing_key):
+            raise ReplyInvalid(_UNSIGNED)
+        if header.content != digest(parcel.body):
+            raise ReplyInvalid("the reply's body is not the one that its header names")
+        word = header.attestation
+        if not word:
+            return
+        if not attests(party.signing_key, self.manifest, silo, word):
+            raise ReplyInvalid("the reply attests to another run")
+        self._attestations[silo] = word
+
+    def _note(
+        self,
+        arrival: Arrival,
+        header: ReplyHeader | None,
+        fault: Fault | None,
+        request: Parcel,
+        step: Ask,
+        place: _Place,
+    ) -> None:
+        self._observe(
+            Exchange(
+                round=place.round,
+                protocol=place.name,
+                verb=step.verb,
+                silo=arrival.silo,
+                fault=fault,
+                bytes_down=request.num_bytes,
+                bytes_up=0 if arrival.parcel is None else arrival.parcel.num_bytes,
+                seconds=arrival.seconds,
+                silo_seconds=0.0 if header is None or fault is not None else header.seconds,
+                reply=header,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the run a step stands."""
+
+    name: str
+    protocol: Protocol
+    round: int
+    index: int

@@ -1,0 +1,122 @@
+"""What a protocol may ask for: five steps, and the results that come back into its generator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from consilo.jobs.quorum import Quorum
+from consilo.wire.parcel import Fault
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Send a verb to members and wait for all of them; the result is `Answers`.
+
+    Args:
+        members: who is asked; the order is the order of folding.
+        verb: which silo half.
+        payload: what everybody gets; serialised once.
+        own: what one silo alone gets besides, by silo; forces a serialisation per silo.
+        quorum: who must have answered; None demands nobody.
+        deadline_s: seconds until a silo counts as dropped; None leaves it to the cohort's history.
+        cohort: who takes part in what is computed, where that is more than who is asked now: silos
+            that take turns. A silo counts those that have attested to this run.
+    """
+
+    members: Sequence[str]
+    verb: str
+    payload: Mapping[str, Any]
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quorum: Quorum | None = None
+    deadline_s: float | None = None
+    cohort: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Stream(Ask):
+    """As `Ask`, but the result is an iterator of `Reply`, one held at a time, for folding.
+
+    Raises `QuorumLost` from the iterator when it ends without a quorum.
+    """
+
+
+@dataclass(frozen=True)
+class Relay:
+    """Carry sealed envelopes from silo to silo.
+
+    Every member is asked ``send``, whose reply holds the field ``envelopes`` (receiver → sealed
+    bytes); then every member is asked ``receive`` with those addressed to it (sender → sealed
+    bytes). The coordinator routes and cannot open. The result is the `Answers` of ``receive``.
+
+    Args:
+        members: who sends and receives.
+        send: the verb that makes envelopes.
+        receive: the verb that takes them.
+        payload: what everybody gets with ``send``.
+        quorum: who must have answered, at both verbs.
+        deadline_s: as for `Ask`.
+    """
+
+    members: Sequence[str]
+    send: str
+    receive: str
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    quorum: Quorum | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Hand a result out to whoever listens to the run (the flow, a notebook).
+
+    Args:
+        name: what it is.
+        value: figures by name; they may reach MLflow, so no row, no value of a row.
+    """
+
+    name: str
+    value: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A restart point: a run that dies later resumes from this state and ends the same.
+
+    Args:
+        state: a frozen object with ``round`` (int), ``to_payload()`` and ``from_payload()``.
+    """
+
+    state: Any
+
+
+Step = Ask | Stream | Relay | Publish | Checkpoint
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One silo's valid answer.
+
+    Args:
+        silo: who.
+        fields: the declared reply fields.
+        seconds: the silo's own computing time.
+    """
+
+    silo: str
+    fields: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an `Ask` brings back.
+
+    Args:
+        replies: silo → valid answer, in the order asked.
+        missing: silo → why there is none.
+    """
+
+    replies: Mapping[str, Reply]
+    missing: Mapping[str, Fault]

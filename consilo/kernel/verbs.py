@@ -1,0 +1,238 @@
+"""What a silo is asked: verbs, their reply fields, and the class in which each field leaves a silo.
+
+Both sides check an answer against its verb's declaration, so an undeclared field never leaves a
+silo and an odd reply never reaches a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from consilo.errors import ReplyInvalid
+
+_BLOCK = 1 << 20
+_MAX_NAMES = 10_000
+_MAX_NUMBER = 1e100
+"""No honest figure is larger; its square and sums of squares are still finite."""
+_MAX_COUNT = 2**53
+
+
+class Disclosure(StrEnum):
+    """What kind of thing leaves the silo; a silo's policy allows classes, one by one."""
+
+    METRIC = "metric"
+    """A figure of merit of a model on the silo's held-out rows."""
+    STATISTIC = "statistic"
+    """A count or an aggregate over rows."""
+    UPDATE = "update"
+    """A change of model parameters."""
+    MASKED_UPDATE = "masked_update"
+    """An update that only a sum over silos reveals."""
+    EMBEDDING = "embedding"
+    """A per-row representation."""
+    LABEL = "label"
+    """A label, or something from which one can be computed."""
+    SEALED = "sealed"
+    """Bytes that only another silo can open."""
+    MATCH = "match"
+    """Blinded identifiers, from which a partner learns which of its own people are here too."""
+    METADATA = "metadata"
+    """Words about columns that a person in the silo has released, column by column; no row."""
+
+
+Check = Callable[[str, Any, Mapping[str, Any]], None]
+"""(where, value, payload of the request): raises `ReplyInvalid` unless the value has the shape."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A declared reply field.
+
+    `count`, `number`, `numbers`, `arrays`, `tensors` and `envelopes` make those that every protocol
+    may need; what only one kind of protocol sends is declared beside it.
+
+    Args:
+        disclosure: what kind of thing it is.
+        shape: raises `ReplyInvalid` where a value is not what the field declares.
+        optional: may be absent.
+        content: for sealed bytes, what kind of thing is sealed in them; it leaves the silo too, for
+            another silo.
+    """
+
+    disclosure: Disclosure
+    shape: Check
+    optional: bool = False
+    content: Disclosure | None = None
+
+    def check(self, name: str, value: Any, payload: Mapping[str, Any]) -> None:
+        """Raise `ReplyInvalid` where ``value`` is not what the field declares."""
+        self.shape(name, value, payload)
+
+
+def count(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
+    """A whole number, zero or more."""
+    return Field(disclosure, check_count)
+
+
+def number(disclosure: Disclosure, *, optional: bool = False) -> Field:
+    """One finite number."""
+    return Field(disclosure, check_number, optional=optional)
+
+
+def numbers(disclosure: Disclosure, *, optional: bool = False) -> Field:
+    """Finite numbers by name."""
+    return Field(disclosure, check_numbers, optional=optional)
+
+
+def arrays(disclosure: Disclosure, *, optional: bool = False) -> Field:
+    """Finite numeric arrays by name."""
+    return Field(disclosure, check_arrays, optional=optional)
+
+
+def tensors(disclosure: Disclosure, *, like: str) -> Field:
+    """Arrays with the names, shapes and dtypes of the payload's entry ``like``."""
+    return Field(disclosure, partial(_check_tensors, like=like))
+
+
+def envelopes(content: Disclosure | None = None) -> Field:
+    """Sealed bytes (uint8 arrays) by receiver.
+
+    Args:
+        content: what kind of thing they hold for their receivers; None for what tells nothing of
+            the silo's data, such as public keys.
+    """
+    return Field(Disclosure.SEALED, _check_envelopes, content=content)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A silo half's function with what it declares.
+
+    Args:
+        name: as the coordinator asks for it.
+        replies: field name → declaration.
+        function: (protocol, silo, message) → reply fields.
+    """
+
+    name: str
+    replies: Mapping[str, Field]
+    function: Callable[[Any, Any, Any], Mapping[str, Any]]
+
+    @property
+    def disclosures(self) -> frozenset[Disclosure]:
+        """Every class that an answer of this verb may hold."""
+        said = {field.disclosure for field in self.replies.values()}
+        sealed = {field.content for field in self.replies.values() if field.content is not None}
+        return frozenset(said | sealed)
+
+    def check(self, reply: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
+        """Raise `ReplyInvalid` unless ``reply`` holds just what was declared.
+
+        Args:
+            reply: the answer's fields.
+            payload: what was asked, for the fields that must be like a part of it.
+        """
+        undeclared = sorted(set(reply) - set(self.replies))
+        if undeclared:
+            raise ReplyInvalid(
+                f"verb '{self.name}': undeclared fields {_shown(undeclared)}; declared are "
+                f"{', '.join(sorted(self.replies))}"
+            )
+        for name, field in self.replies.items():
+            if name in reply:
+                field.check(f"verb '{self.name}', field '{name}'", reply[name], payload)
+            elif not field.optional:
+                raise ReplyInvalid(f"verb '{self.name}': the field '{name}' is missing")
+
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Mapping[str, Any]])
+
+
+def verb(name: str, *, replies: Mapping[str, Field]) -> Callable[[FunctionT], FunctionT]:
+    """Mark a protocol's method as the verb ``name`` that answers with ``replies``."""
+
+    def mark(function: FunctionT) -> FunctionT:
+        function.__consilo_verb__ = Verb(name, dict(replies), function)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def _is_number(value: Any) -> bool:
+    # The comparison, unlike math.isfinite, also holds for integers too large for a float.
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
+    )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(name[:40] for name in names[:5])
+
+
+def check_count(name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    """Raise `ReplyInvalid` unless a value is a whole number, zero or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
+        raise ReplyInvalid(f"{name}: expected a count, found a {type(value).__name__}")
+
+
+def check_number(name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    """Raise `ReplyInvalid` unless a value is one finite number."""
+    if not _is_number(value):
+        raise ReplyInvalid(f"{name}: expected a finite number, found a {type(value).__name__}")
+
+
+def _check_mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or len(value) > _MAX_NAMES:
+        raise ReplyInvalid(f"{name}: expected a mapping, found a {type(value).__name__}")
+    return value
+
+
+def check_numbers(name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    """Raise `ReplyInvalid` unless a value is finite numbers by name."""
+    if not all(_is_number(item) for item in _check_mapping(name, value).values()):
+        raise ReplyInvalid(f"{name}: expected finite numbers by name")
+
+
+def _all_finite(array: np.ndarray[Any, Any]) -> bool:
+    """Return whether every number is finite, block by block: no mask as large as the array."""
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[at : at + _BLOCK]).all() for at in range(0, flat.size, _BLOCK))
+
+
+def check_arrays(name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    """Raise `ReplyInvalid` unless a value is finite numeric arrays by name."""
+    for item in _check_mapping(name, value).values():
+        if not isinstance(item, np.ndarray) or item.dtype.kind not in "biuf":
+            raise ReplyInvalid(f"{name}: expected numeric arrays by name")
+        if item.dtype.kind == "f" and not _all_finite(item):
+            raise ReplyInvalid(f"{name}: an array holds NaN or infinity")
+        if item.dtype == np.float64 and (np.abs(item) > _MAX_NUMBER).any():
+            raise ReplyInvalid(f"{name}: an array holds a number above {_MAX_NUMBER:g}")
+
+
+def _check_tensors(name: str, value: Any, payload: Mapping[str, Any], *, like: str) -> None:
+    check_arrays(name, value, payload)
+    model = payload[like]
+    if set(value) != set(model):
+        raise ReplyInvalid(
+            f"{name}: expected the {len(model)} tensors of '{like}', found {len(value)}"
+        )
+    for key, expected in model.items():
+        found = value[key]
+        if found.shape != expected.shape or found.dtype != expected.dtype:
+            raise ReplyInvalid(
+                f"{name}: tensor '{key}' is {found.dtype}{list(found.shape)}, "
+                f"expected {expected.dtype}{list(expected.shape)}"
+            )
+
+
+def _check_envelopes(name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    for item in _check_mapping(name, value).values():
+        if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.ndim != 1:
+            raise ReplyInvalid(f"{name}: expected sealed bytes (uint8 arrays) by receiver")

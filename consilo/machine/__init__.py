@@ -1,0 +1,1 @@
+"""Processes, files, the environment: what one machine has."""

@@ -1,0 +1,312 @@
+"""Start services, watch them become healthy, and leave no process behind.
+
+Each service runs below a guard (`consilo.machine.reaper`): a few MiB of Python that holds the other
+end of a pipe. When this process stops the service, ends, or is killed with SIGKILL, the guard takes
+the service and everything it ever started down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from consilo.errors import ServiceFailed
+from consilo.machine import reaper as guard
+
+STOP_TOTAL_S = 9.0
+"""Stopping everything takes no longer than this."""
+_LAST_LINES = 15
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def port_in_use(port: int, host: str = "127.0.0.1") -> bool:
+    """Return whether somebody holds ``port``."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Return whether somebody accepts connections on ``port``."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((host, port)) == 0
+
+
+@dataclass
+class Service:
+    """A process that a `Supervisor` started, below its guard.
+
+    Args:
+        name: for messages.
+        argv: the command.
+        log: the file that gets its output.
+        process: the guard.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    log: Path
+    process: subprocess.Popen[bytes]
+    _stop_fd: int = field(repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def pid(self) -> int:
+        """The guard's process id: the session that the whole service belongs to."""
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code of the service, or None while it runs."""
+        return self.process.poll()
+
+    def pids(self) -> list[int]:
+        """Return the ids of all the service's processes, without the guard."""
+        return guard.descendants(self.process.pid)
+
+    def last_lines(self, count: int = _LAST_LINES) -> str:
+        """Return the end of the log."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - 16384))
+                lines = file.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return ""
+        return "\n".join(lines[-count:])
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """End the service and everything it started; safe to call twice.
+
+        SIGTERM goes to the service's process group; after ``grace_s`` seconds SIGKILL to the rest.
+        """
+        with self._lock:
+            if self._stop_fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.write(self._stop_fd, f"{grace_s:.3f}\n".encode())
+                os.close(self._stop_fd)
+                self._stop_fd = -1
+        try:
+            self.process.wait(grace_s + 3.0)
+        except subprocess.TimeoutExpired:
+            for pid in [*self.pids(), self.process.pid]:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(5.0)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Kill what is left of the session where the guard itself was killed."""
+        for pid in session_members(self.process.pid):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def session_members(session: int) -> Iterator[int]:
+    """Yield the ids of the live processes of a session."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{entry}/stat").read_bytes().rpartition(b")")[2].split()
+                if int(fields[3]) == session and fields[0] != b"Z":
+                    yield int(entry)
+
+
+class Supervisor:
+    """Starts services and stops them all, last one first, when its block ends for any reason.
+
+    On the main thread, SIGTERM ends the block as Ctrl-C does; the exit code is then 143.
+
+    >>> import tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> with Supervisor() as supervisor:
+    ...     service = supervisor.start("nap", ["sleep", "60"], log=folder / "nap.log")
+    ...     service.returncode is None
+    True
+    >>> service.returncode is None
+    False
+    """
+
+    def __init__(self) -> None:
+        self._services: list[Service] = []
+        self._lock = threading.Lock()
+        self._previous: object = None
+        self._handles_signals = False
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, _terminate)
+            self._handles_signals = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        if self._handles_signals:
+            signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
+            self._handles_signals = False
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """What has been started, in order."""
+        with self._lock:
+            return tuple(self._services)
+
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        healthy: Callable[[], bool] | None = None,
+        timeout_s: float = 60.0,
+        port: int | None = None,
+    ) -> Service:
+        """Start a service and, if ``healthy`` is given, wait until it says so.
+
+        May be called from several threads at once, so that services start side by side.
+
+        Args:
+            name: for messages.
+            argv: the command.
+            log: the file that gets the output; its folder is made.
+            env: the whole environment; `consilo.machine.environment.child_environment` makes one.
+            cwd: working directory.
+            healthy: asked again and again; may raise, which counts as no.
+            timeout_s: how long to wait for it.
+            port: the port it will listen on; refused here, with a clear message, if taken.
+
+        Raises:
+            ServiceFailed: where it does not start, dies, or is not healthy in time.
+        """
+        if port is not None and port_in_use(port):
+            raise ServiceFailed(
+                f"{name} cannot start: port {port} is in use; choose another or stop who holds it"
+            )
+        service = self._spawn(name, argv, log, env, cwd)
+        with self._lock:
+            self._services.append(service)
+        if healthy is not None:
+            wait_healthy(service, healthy, timeout_s)
+        return service
+
+    def _spawn(
+        self,
+        name: str,
+        argv: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None,
+        cwd: Path | None,
+    ) -> Service:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        reader, writer = os.pipe()
+        command = [sys.executable, "-S", "-E", guard.__file__, "--watch", str(reader), "--"]
+        try:
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    [*command, *argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=None if env is None else dict(env),
+                    cwd=cwd,
+                    start_new_session=True,
+                    pass_fds=(reader,),
+                )
+        except OSError as cause:
+            os.close(writer)
+            raise ServiceFailed(f"{name} cannot start: {cause}") from cause
+        finally:
+            os.close(reader)
+        return Service(name, tuple(argv), log, process, writer)
+
+    def stop(self) -> None:
+        """Stop every service, the last started first; bounded by `STOP_TOTAL_S` in all."""
+        deadline = time.monotonic() + STOP_TOTAL_S
+        previous = _ignore_signals()
+        try:
+            with self._lock:
+                services, self._services = self._services, []
+            for waiting, service in zip(
+                range(len(services), 0, -1), reversed(services), strict=True
+            ):
+                left_s = max(0.0, deadline - time.monotonic())
+                service.stop(grace_s=min(5.0, max(0.2, left_s / waiting)))
+        finally:
+            _restore_signals(previous)
+
+
+def wait_healthy(service: Service, healthy: Callable[[], bool], timeout_s: float) -> None:
+    """Wait until ``healthy()`` is true.
+
+    Raises:
+        ServiceFailed: where the service dies or the time is over; it is stopped then.
+    """
+    deadline = time.monotonic() + timeout_s
+    pause_s = 0.02
+    while True:
+        with contextlib.suppress(Exception):
+            if healthy():
+                return
+        code = service.returncode
+        if code is not None or time.monotonic() > deadline:
+            reason = (
+                f"ended with exit code {code}"
+                if code is not None
+                else f"did not become healthy within {timeout_s:.0f} s"
+            )
+            service.stop(grace_s=1.0)
+            lines = service.last_lines()
+            hint = (
+                " (a port it wants is in use)" if "address already in use" in lines.lower() else ""
+            )
+            raise ServiceFailed(
+                f"{service.name} {reason}{hint}; log: {service.log}\n{lines}".rstrip()
+            )
+        time.sleep(pause_s)
+        pause_s = min(0.2, pause_s * 1.3)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _ignore_signals() -> dict[int, object]:
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+
+def _restore_signals(previous: dict[int, object]) -> None:
+    for number, handler in previous.items():
+        signal.signal(number, handler)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Which rows of the silos are the same people."""

@@ -1,0 +1,1 @@
+"""Which columns of two tables mean the same."""

@@ -1,0 +1,137 @@
+"""The silo half of the kernel: one request parcel in, one reply parcel out, never an exception."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from consilo.contracts.contract import Contract
+from consilo.errors import (
+    BudgetExhausted,
+    ConsiloError,
+    InvalidInput,
+    ModelDiverged,
+    Refused,
+    ReplyInvalid,
+    SchemaDrift,
+    SourceUnreadable,
+    VersionUnsupported,
+)
+from consilo.jobs.job import Job
+from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
+from consilo.kernel.view import Message, SiloHost, SiloView
+from consilo.protocols.names import find_protocol
+from consilo.wire.parcel import Answer, Fault, Parcel
+from consilo.wire.payload import digest, pack, unpack
+
+log = logging.getLogger(__name__)
+
+_DISCLOSED: dict[type[ConsiloError], str] = {
+    SchemaDrift: "contract",
+    BudgetExhausted: "budget_exhausted",
+    ModelDiverged: "diverged",
+    VersionUnsupported: "version",
+}
+"""Errors whose own words may travel: they are made of declared names and counts only."""
+
+
+def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) -> Answer:
+    """Return the function that answers requests on behalf of ``host``."""
+
+    def answer(parcel: Parcel) -> Parcel:
+        started = clock()
+        header: Header | None = None
+        try:
+            header = Header.decode(parcel.header)
+            host.verify(header)
+            known = host.remembered(header.step_id)
+            if known is not None:
+                host.repeated(header)
+                host.settle(header.step_id)
+                return known
+            fields = _run(header, parcel.body, host)
+            body = pack(fields)
+            reply = ReplyHeader(
+                header.step_id,
+                host.name,
+                "ok",
+                seconds=round(clock() - started, 3),
+                content=digest(body),
+                manifest=header.manifest.digest,
+                wire=header.wire,
+            )
+            made = Parcel(host.seal(header, reply, fields).encode(), body)
+            host.remember(header.step_id, made)
+            host.settle(header.step_id)
+            return made
+        except Exception as cause:  # the boundary: nothing but a declared fault may leave
+            fault = disclose(cause)
+            step = "" if header is None else header.step_id
+            said = "step %s: answered with the fault '%s': %s"
+            if isinstance(cause, Refused):  # a decision, which needs no traceback
+                log.warning(said, step, fault.code, cause)
+            else:
+                log.exception(said, step, fault.code, cause)
+            return _refusal(host, header, fault)
+
+    return answer
+
+
+def _refusal(host: SiloHost, header: Header | None, fault: Fault) -> Parcel:
+    """Return the signed parcel that says why there is no answer."""
+    reply = ReplyHeader(
+        "" if header is None else header.step_id,
+        host.name,
+        "fault",
+        code=fault.code,
+        reason=fault.reason,
+        content=digest(b""),
+        manifest="" if header is None else header.manifest.digest,
+        wire=WIRE_VERSION if header is None else header.wire,
+    )
+    return Parcel(host.seal(header, reply, {}).encode(), b"")
+
+
+def disclose(cause: Exception) -> Fault:
+    """Return what a silo says of an exception; the text of an unknown one stays in its log."""
+    if isinstance(cause, Refused):
+        return Fault(cause.code if cause.code == "bundle_not_approved" else "refused", str(cause))
+    for kind, code in _DISCLOSED.items():
+        if isinstance(cause, kind):
+            return Fault(code, str(cause))
+    if isinstance(cause, ReplyInvalid):  # names the fields, which a job's own code may have named
+        return Fault(
+            "invalid_reply",
+            "what was asked, or would be answered, is not what was declared; the silo's log says",
+        )
+    if isinstance(cause, SourceUnreadable):
+        return Fault("source", "the silo's data source cannot be read; its own log says why")
+    if isinstance(cause, InvalidInput):
+        return Fault("configuration", f"the silo's {cause.kind} is invalid; its own log says why")
+    return Fault("failed", "the silo's computation failed; its own log says why")
+
+
+def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
+    if digest(body) != header.content:
+        raise ReplyInvalid("the request's body is not the one its header names")
+    content = unpack(body)
+    job = Job.from_json(content["job"])
+    contract = Contract.from_json(content["contract"])
+    kind = find_protocol(header.protocol, host.search_path)
+    verb = kind.verbs().get(header.verb)
+    if verb is None:
+        raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")
+    if kind.only_by_its_job and header.protocol != job.protocol.name:
+        raise Refused(
+            f"the job is one of {job.protocol.name}, in which '{header.protocol}' is not asked",
+            code="verb",
+        )
+    host.permit(header, job, contract, verb)
+    protocol = kind.from_job(job)
+    view = SiloView(host, job, contract, header)
+    payload = content["payload"]
+    fields = dict(verb.function(protocol, view, Message(payload, header.round, header.cohort)))
+    verb.check(fields, payload)
+    return fields

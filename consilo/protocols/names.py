@@ -1,0 +1,57 @@
+"""Which class a protocol's name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from consilo.config import nearest
+from consilo.errors import IncompatibleJob, JobInvalid
+from consilo.kernel.protocol import Protocol
+from consilo.learners.modules import resolve
+
+NAMES = {
+    "fedavg": "consilo.horizontal.fedavg:FedAvg",
+    "fedprox": "consilo.horizontal.fedprox:FedProx",
+    "fedadam": "consilo.horizontal.fedopt:FedAdam",
+    "fedyogi": "consilo.horizontal.fedopt:FedYogi",
+    "fedadagrad": "consilo.horizontal.fedopt:FedAdagrad",
+    "fedopt": "consilo.horizontal.fedopt:FedOpt",
+    "flower": "consilo.horizontal.flower_strategy:FlowerStrategy",
+    "contract_check": "consilo.protocols.contract_check:ContractCheck",
+    "statistics": "consilo.horizontal.statistics:Statistics",
+    "evaluation": "consilo.horizontal.evaluation:Evaluation",
+    "conclude": "consilo.protocols.conclude:Conclude",
+    "quote": "consilo.runs.quote:Quote",
+    "psi": "consilo.matching.protocol:Psi",
+    "vertical_linear": "consilo.vertical.linear.protocol:VerticalLinear",
+    "vertical_split": "consilo.vertical.split.protocol:VerticalSplit",
+    "vertical_trees": "consilo.vertical.trees.protocol:VerticalTrees",
+    "vertical_score": "consilo.vertical.score:VerticalScore",
+    "match_held": "consilo.vertical.held:MatchHeld",
+    "feature_match": "consilo.matching.columns.protocol:FeatureMatch",
+}
+
+
+def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol]:
+    """Return the protocol class called ``name``: one of `NAMES`, or ``module:Class``.
+
+    Args:
+        name: the name or path.
+        search_path: where a job's own modules lie; in a silo, the approved bundle.
+
+    Raises:
+        IncompatibleJob: where there is none.
+    """
+    path = NAMES.get(name, name)
+    if ":" not in path:
+        guess = nearest(name, list(NAMES))
+        hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(NAMES)}"
+        raise IncompatibleJob(f"protocol.name: there is no protocol '{name}'; {hint}")
+    try:
+        found = resolve(path, search_path, what="protocol")
+    except JobInvalid as cause:
+        raise IncompatibleJob(f"protocol.name: {'; '.join(cause.findings)}") from cause
+    if not (isinstance(found, type) and issubclass(found, Protocol)):
+        raise IncompatibleJob(f"protocol.name: '{name}' is not a consilo.kernel.protocol.Protocol")
+    return found

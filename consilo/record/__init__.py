@@ -1,0 +1,1 @@
+"""Hash-chained logs, the run record, and one held against the other."""

@@ -1,0 +1,168 @@
+"""Hash-chained JSON lines: an append-only log in which any edit, removal or reordering shows.
+
+Line k holds the SHA-256 of line k-1 and its own. Several processes may append to one file: each
+append holds a lock, links to the line that is last at that moment, and is on disk when it returns.
+What was cut off at the end does not show in the chain itself; who keeps a *head* (the hash of the
+last line) from earlier notices it. Heads are exchanged between silos and coordinator in every run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from consilo.errors import RecordTampered
+from consilo.wire.payload import canonical_json, digest
+
+START = "0" * 64
+"""The head of a chain without a line."""
+
+_TAIL_BYTES = 64 * 1024
+
+
+def now_utc() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Chain:
+    """An append-only file of linked lines.
+
+    Args:
+        path: the file; made at the first append, mode 0600.
+        now: the clock.
+    """
+
+    def __init__(self, path: Path, *, now: Callable[[], str] = now_utc) -> None:
+        self.path = path
+        self._now = now
+
+    @property
+    def head(self) -> str:
+        """Hash of the last line; `START` where there is none."""
+        if not self.path.exists():
+            return START
+        with self._locked() as file:
+            return _last(file, self.path.name)[1]
+
+    def append(self, kind: str, **body: Any) -> str:
+        """Append an entry and return its hash; it is on disk then.
+
+        Args:
+            kind: what happened.
+            body: plain JSON values; names, counts and hashes, never a row or a value of one.
+
+        Raises:
+            RecordTampered: where the last line is not one of a chain.
+        """
+        with self._locked() as file:
+            seq, prev = _last(file, self.path.name)
+            line, head = linked(seq, self._now(), kind, body, prev)
+            file.seek(0, os.SEEK_END)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        return head
+
+    @contextmanager
+    def _locked(self) -> Iterator[IO[bytes]]:
+        handle = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
+        with os.fdopen(handle, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+
+
+def linked(seq: int, time: str, kind: str, body: Mapping[str, Any], prev: str) -> tuple[bytes, str]:
+    """Return a line of a chain, with its newline, and its hash."""
+    entry = {"seq": seq, "time": time, "kind": kind, "body": dict(body), "prev": prev}
+    head = digest(entry)
+    return canonical_json({**entry, "hash": head}) + b"\n", head
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a chain's file; their links are not looked at.
+
+    Raises:
+        RecordTampered: where a line is not canonical JSON, or the last one has no end.
+    """
+    entries = []
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest or not lines:
+        raise RecordTampered(f"{path.name}: the end is missing, or it was never closed")
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or canonical_json(entry) != line:
+                raise ValueError("not as it was written")
+        except (ValueError, RecursionError):
+            raise RecordTampered(f"{path.name}, line {number}: the line was edited") from None
+        entries.append(entry)
+    return entries
+
+
+def check_links(entries: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return the head of a chain whose every line fits the one before it.
+
+    Args:
+        entries: as `read` returns them.
+        name: of the file, for the message.
+
+    Raises:
+        RecordTampered: naming the first line that does not fit.
+    """
+    prev = START
+    for number, entry in enumerate(entries, start=1):
+        where = f"{name}, line {number}"
+        stated = entry.get("hash")
+        content = {key: value for key, value in entry.items() if key != "hash"}
+        if entry.get("seq") != number - 1 or entry.get("prev") != prev:
+            raise RecordTampered(f"{where}: a line before it was removed, added or moved")
+        if digest(content) != stated:
+            raise RecordTampered(f"{where}: the line was edited")
+        prev = str(stated)
+    return prev
+
+
+def verify(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a chain that is whole.
+
+    Raises:
+        RecordTampered: naming the first line that does not fit.
+    """
+    entries = read(path)
+    check_links(entries, path.name)
+    return entries
+
+
+def _last(file: IO[bytes], name: str) -> tuple[int, str]:
+    """Return the number of the next line and the head; a torn last line is cut off.
+
+    A line without its end was never acknowledged: `append` had not returned when the machine died.
+    """
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        return 0, START
+    span = _TAIL_BYTES
+    while True:
+        file.seek(max(0, end - span))
+        tail = file.read(min(span, end))
+        whole, newline, torn = tail.rpartition(b"\n")
+        start = whole.rfind(b"\n") + 1
+        if start or span >= end:
+            break
+        span *= 4  # a line longer than the tail
+    if torn:
+        file.truncate(end - len(torn))
+    if not newline:
+        return 0, START
+    try:
+        entry = json.loads(whole[start:])
+        return int(entry["seq"]) + 1, str(entry["hash"])
+    except (ValueError, KeyError, TypeError):
+        raise RecordTampered(f"{name}: its last line is not one of a chain") from None

@@ -1,0 +1,84 @@
+"""What stays of a silo that leaves: by the records, the model versions that contain its updates."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from consilo.errors import ConsiloError
+from consilo.record import run_record as record
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered model version with a silo's updates in it.
+
+    Args:
+        name: the registered model's.
+        version: counted by the registry.
+        run_id: the run that trained it.
+        rounds: in how many of its rounds the silo's update was used.
+        num_examples: how many of the silo's rows were trained on.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    rounds: int
+    num_examples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What the run records say of one silo.
+
+    Args:
+        models: versions with its updates in them, by run.
+        unreadable: runs whose record does not verify, so that nothing can be said of them.
+    """
+
+    models: tuple[ModelVersion, ...]
+    unreadable: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        models = [each.to_json() for each in self.models]
+        return {"models": models, "unreadable_runs": list(self.unreadable)}
+
+
+def traces_of(silo: str, runs: Path) -> Traces:
+    """Return where a silo's updates went, from the records of all runs.
+
+    A silo counts for a model where at least one of its rounds used the silo's update, also where it
+    dropped out later.
+
+    Args:
+        silo: its name.
+        runs: the folder of the coordinator's runs.
+    """
+    found, unreadable = [], []
+    for path in sorted(runs.glob("*/record.jsonl")):
+        try:
+            record.verify(path)
+            entries = record.read(path)
+        except (ConsiloError, OSError):
+            unreadable.append(path.parent.name)
+            continue
+        model = next((e["body"].get("model") for e in entries if e["kind"] == "model"), None)
+        used = [
+            each["body"]["silos"][silo]
+            for each in entries
+            if each["kind"] == "round" and silo in each["body"]["silos"]
+        ]
+        if model and used:
+            rows = max(int(each["num_examples"]) for each in used)
+            run_id = str(entries[0]["body"]["run_id"])
+            found.append(
+                ModelVersion(model["name"], str(model["version"]), run_id, len(used), rows)
+            )
+    return Traces(tuple(found), tuple(unreadable))

@@ -1,0 +1,325 @@
+"""One run of a job, stage by stage: check, standardise, train round by round, evaluate, close.
+
+It knows no orchestrator: a Prefect flow calls the stages as tasks, a notebook in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from consilo.contracts.contract import Contract
+from consilo.errors import ConsiloError, QuorumLost
+from consilo.horizontal.evaluation import Evaluated, Evaluation
+from consilo.horizontal.features import Scale
+from consilo.horizontal.learning import learner_of
+from consilo.horizontal.statistics import Statistics, Summary
+from consilo.horizontal.training import TrainState
+from consilo.jobs.job import Job
+from consilo.kernel.loop import Exchange
+from consilo.kernel.steps import Checkpoint
+from consilo.learners.torch_learner import TorchLearner
+from consilo.runs.forecast import Forecast, forecast, link_rates, probe
+from consilo.runs.outcome import RunResult
+from consilo.runs.plan import plan
+from consilo.runs.stages import Stages
+from consilo.wire import params as tree
+from consilo.wire.params import Params
+from consilo.wire.parcel import Fault, Transport
+
+"""A smaller model costs its links less than the probe would."""
+FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
+PROBED_FROM_BYTES = 10_000_000
+"""A smaller model costs its links less than the probe would."""
+FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
+"""Faults after which a silo is not asked again in the same run: it has said no."""
+
+
+class Run(Stages):
+    """One run of a horizontal job over a transport: silos that hold the same columns.
+
+    Args:
+        job: what is run.
+        contract: what every silo's data must obey.
+        transport: how the silos are reached.
+        silos: everybody who is registered, connected or not.
+        search_path: where the job's own modules lie.
+        settings: directory, run_id, key, parties, absent, bundle, resume, standing, clock: those of
+            `Stages`.
+
+    Raises:
+        IncompatibleJob: where the job's parts cannot work together; nothing was sent.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        contract: Contract,
+        transport: Transport,
+        *,
+        silos: Sequence[str],
+        search_path: Sequence[Path] = (),
+        **settings: Any,
+    ) -> None:
+        made = plan(job, contract, sorted(set(silos) - set(job.exclude)), search_path)
+        super().__init__(job, contract, transport, silos=silos, **settings)
+        self.encoding = made.encoding
+        self._protocol = made.protocol
+        self._untrained: TorchLearner | None = made.learner
+        self._fixed: Params = {}
+        self._search_path = tuple(search_path)
+        self.summary: Summary | None = None
+        self.evaluated: Evaluated | None = None
+        self.state: TrainState | None = None
+        self._training: Generator[Checkpoint, None, TrainState] | None = None
+        stood = self._read_checkpoint() if settings.get("resume") else None
+        if stood is not None:
+            self._first_state(None)  # for the parts of the model that are not trained
+            self.state = TrainState.from_payload(stood)
+
+    def standardize(self, *, bins: int = 0) -> Summary:
+        """Learn the columns' moments over all silos; fixes the inputs' scale and the first model.
+
+        Args:
+            bins: bins of a histogram per column; 0 asks for none.
+
+        Raises:
+            QuorumLost: where too few silos answer.
+        """
+        with self.stage("standardize"):
+            asked = Statistics(bins, moments=self.job.features.standardize == "global")
+            summary: Summary = self._kernel.run("statistics", asked, self._fed)
+            self._drop_absent("moments")
+            self.summary = summary
+            self._fed.num_examples.update(summary.rows)
+            self.state = self._first_state(self._scale(summary))
+            moments = summary.moments
+            self.record.add(
+                "standardized",
+                rows=dict(summary.rows),
+                mode=self.job.features.standardize,
+                mean=[float(each) for each in moments.mean],
+                variance=[float(each) for each in moments.variance],
+            )
+            self._record_replies()
+        return summary
+
+    def forecast(self) -> Forecast:
+        """Return what a round will move, and how long that takes over the silos' links.
+
+        The rates are those of this run so far; before a large model's first round each link is
+        probed, one after the other.
+        """
+        if self.state is None:
+            raise ConsiloError("forecast comes after standardize")
+        size = tree.num_bytes(self.state.params)
+        rates = link_rates(self.exchanges)
+        unknown = [name for name in self._fed.cohort() if name not in rates]
+        if size >= PROBED_FROM_BYTES and unknown:
+            rates |= probe(self._transport, unknown)
+        return forecast(size, self._fed.silos, rates)
+
+    @property
+    def rounds_left(self) -> int:
+        """How many rounds are still to do."""
+        done = 0 if self.state is None else self.state.round
+        return self.job.protocol.rounds - done
+
+    def train_round(self) -> Mapping[str, Any]:
+        """Do the next round and return its report; a repeat after a fault starts it anew.
+
+        Raises:
+            QuorumLost: where too few silos answer; the last checkpoint stands.
+            ModelDiverged: where the new global model is not finite.
+        """
+        if self.state is None:
+            raise ConsiloError("train_round comes after standardize")
+        with self.stage("train"):
+            self._plan_without()
+            if self._training is None:
+                name = self.job.protocol.name
+                self._training = self._kernel.drive(name, self._protocol, self._fed, self.state)
+            try:
+                checkpoint = next(self._training)
+            except BaseException:
+                self._training = None
+                raise
+            state: TrainState = checkpoint.state
+            self.state = state
+            self._write_checkpoint(state.to_payload())
+            report = self.rounds[-1]
+            self.record.add(
+                "round",
+                round=state.round,
+                silos={
+                    name: {"num_examples": each["num_examples"], "epsilon": each["epsilon"]}
+                    for name, each in report["silos"].items()
+                },
+                faults={
+                    each.silo: each.fault.code
+                    for each in self.exchanges
+                    if each.round == state.round
+                    and each.fault is not None
+                    and each.silo not in report["silos"]
+                },
+                params=tree.digest(state.params),
+            )
+            self._record_replies()
+        return report
+
+    def evaluate(self) -> Evaluated:
+        """Evaluate the final model on every silo's held-out rows.
+
+        Raises:
+            QuorumLost: where too few silos answer.
+        """
+        with self.stage("evaluate"):
+            self._plan_without()
+            found: Evaluated = self._kernel.run("evaluation", Evaluation(self.state), self._fed)
+            self.evaluated = found
+            for name, metrics in found.silos.items():
+                self.outcomes[name] = replace(self.outcomes[name], metrics=metrics)
+            self.record.add("evaluated", metrics=dict(found.metrics), rows=dict(found.rows))
+            self._record_replies()
+        return found
+
+    @property
+    def params(self) -> Params:
+        """The global model as it stands, all entries."""
+        if self.state is None:
+            raise ConsiloError("there is no model before standardize")
+        return {**self._fixed, **self.state.params}
+
+    def learner(self) -> TorchLearner:
+        """Return the job's model with the global parameters, made anew."""
+        learner = learner_of(self.job, self.encoding, self._search_path)
+        learner.load(self.params)
+        return learner
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final model's figures over all held-out rows; empty before it is evaluated."""
+        return {} if self.evaluated is None else dict(self.evaluated.metrics)
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of the global model; empty before there is one."""
+        return "" if self.state is None else tree.digest(self.params)
+
+    def _trained(self) -> Params:
+        return {} if self.state is None else self.params
+
+    def _first_state(self, scale: Scale | None) -> TrainState:
+        learner, self._untrained = self._untrained, None  # a model less to hold during the rounds
+        if learner is None:
+            raise ConsiloError("a run is standardised once")
+        whole = learner.parameters()
+        first = tree.select(whole, learner.updatable)
+        self._fixed = {name: value for name, value in whole.items() if name not in first}
+        protocol = self._protocol
+        return TrainState(
+            first, self.job.protocol.rounds, server=protocol.begin(first), scale=scale
+        )
+
+    def _scale(self, summary: Summary) -> Scale | None:
+        mode = self.job.features.standardize
+        if mode == "silo":
+            return None
+        if mode == "contract":
+            return Scale.of_ranges(self.encoding)
+        if mode == "none":
+            return Scale.unit(len(summary.columns))
+        return Scale.of_moments(summary.moments.mean, summary.moments.variance)
+
+    def _plan_without(self) -> None:
+        """Ask no more who has said no: its policy, its privacy budget or its data will not change.
+
+        A silo that was merely out of reach is asked again.
+        """
+        for each in self.exchanges[self._admitted_at :]:
+            fault = each.fault
+            if fault is not None and fault.code in FOR_GOOD and each.silo in self._fed.silos:
+                self._fed.left[each.silo] = f"{fault.code}: {fault.reason}"
+        self._fed.silos = tuple(n for n in self._fed.silos if n not in self._fed.left)
+
+    def _drop_absent(self, verb: str) -> None:
+        for each in self.exchanges:
+            if each.verb == verb and each.fault is not None:
+                self.outcomes[each.silo] = self.outcomes[each.silo].absent(each.fault)
+
+    def _settle(self) -> None:
+        """Work out each silo's status from the rounds whose reports count it."""
+        last = len(self.rounds)
+        only_asked = not any(each.round for each in self.exchanges)
+        faulty: dict[str, list[Exchange]] = {}
+        for each in self.exchanges:
+            if each.fault is not None:
+                faulty.setdefault(each.silo, []).append(each)
+        for name in self.silos:
+            outcome = self.outcomes[name]
+            mine = [r for r in self.rounds if name in r["silos"]]
+            took = tuple(int(r["round"]) for r in mine)
+            faults = faulty.get(name, [])
+            if not mine:
+                if self.summary is not None and only_asked and name in self.summary.rows:
+                    count = self.summary.rows[name]
+                    self.outcomes[name] = replace(
+                        outcome, status="answered", reason="", num_examples=count
+                    )
+                elif outcome.status == "dropped" and outcome.contract == "passed":
+                    ended = "not connected" if last else "the run ended before its first round"
+                    if any(name in r.get("not_asked", ()) for r in self.rounds):
+                        ended = "the protocol never chose it"
+                    out = self._standing(name)
+                    why = next((e.fault for e in reversed(faults)), None)
+                    fault = Fault("unreachable", out or ended) if out or why is None else why
+                    self.outcomes[name] = outcome.absent(fault)
+                continue
+            newest, first = mine[-1]["silos"][name], mine[0]["silos"][name]
+            # A protocol may choose whom it asks; who was not chosen has missed nothing.
+            spared = {r["round"] for r in self.rounds if name in r.get("not_asked", ())}
+            missed = [n for n in range(1, last + 1) if n not in took and n not in spared]
+            absences = [f"round {_ranges(missed)}"] if missed else []
+            if self.summary is not None and name not in self.summary.rows:
+                absences.insert(0, "the statistics")
+            if self.evaluated is not None and name not in self.evaluated.rows:
+                absences.append("the evaluation")
+            why = next((e.fault for e in reversed(faults) if e.round not in took), None)
+            said = self._standing(name) or ("not connected" if why is None else why.reason)
+            self.outcomes[name] = replace(
+                outcome,
+                status="dropped" if last in missed else "trained",
+                reason=f"missed {' and '.join(absences)}: {said}" if absences else "",
+                rounds=took,
+                num_examples=newest["num_examples"],
+                epsilon=newest["epsilon"],
+                epsilon_bound=newest["epsilon_bound"],
+                metrics_before=first["metrics"] if took[0] == 1 else {},
+            )
+
+
+def run_all(run: Run, *, wait_s: float = 0.0) -> RunResult:
+    """Do every stage of a run in a row; a lost quorum is a result with the status ``failed``."""
+    try:
+        run.wait_for_silos(seconds=wait_s)
+        with run.stage("check"):
+            for name in run.silos:
+                run.check(name)
+        run.admit()
+        if run.state is None:
+            run.standardize()
+        while run.rounds_left:
+            run.train_round()
+        run.evaluate()
+    except QuorumLost as error:
+        return run.close(error)
+    except BaseException as error:
+        run.close(error)
+        raise
+    return run.close()
+
+
+def _ranges(rounds: Sequence[int]) -> str:
+    return ", ".join(str(each) for each in rounds)

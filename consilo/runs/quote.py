@@ -1,0 +1,225 @@
+"""Ask each silo what a job would cost its privacy account, and if it can pay; nothing is spent.
+
+Each silo computes its own price, from its own number of rows, and puts its training to its own
+policy, as if the job had begun. The contract is checked first: a run would begin with it too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from consilo.contracts.report import CheckReport
+from consilo.errors import BudgetExhausted, QuorumLost
+from consilo.horizontal.dataset import training_blocks
+from consilo.horizontal.features import Encoding
+from consilo.horizontal.learning import plan_of, run_epsilon, statistics_noise, training_noise
+from consilo.jobs.job import Job
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.steps import Ask, Step
+from consilo.kernel.verbs import Disclosure, arrays, count, numbers, verb
+from consilo.kernel.view import Message, SiloView
+from consilo.privacy.account import Account, Balance, Limit
+from consilo.privacy.accounting import HistoryRow
+from consilo.protocols.contract_check import verdict
+from consilo.protocols.names import find_protocol
+from consilo.vertical.blocks import part_of
+from consilo.vertical.training import VerticalTraining
+from consilo.wire.parcel import Fault
+
+STATISTIC = Disclosure.STATISTIC
+_COLUMNS = ("days", "budget", "delta", "before", "after")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one silo says of a job.
+
+    Args:
+        fault: why it would take no part; None where it would.
+        rows: how many rows it would train on.
+        cost: ``epsilon`` by the job's accountant at the job's ``delta``, ``epsilon_bound`` by
+            Rényi moments, ``noise_multiplier``; empty for a job without privacy.
+        balances: how its account stands at each of its limits, and would stand after.
+    """
+
+    fault: Fault | None = None
+    rows: int = 0
+    cost: Mapping[str, float] = field(default_factory=dict)
+    balances: tuple[Balance, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the offer as plain JSON values."""
+        if self.fault is not None:
+            return {"takes_part": False, "code": self.fault.code, "reason": self.fault.reason}
+        return {
+            "takes_part": True,
+            "rows": self.rows,
+            "cost": dict(self.cost),
+            "account": [
+                {
+                    "limit": str(each.limit),
+                    "days": each.limit.days,
+                    "budget": each.limit.epsilon,
+                    "delta": each.delta,
+                    "before": each.before,
+                    "after": each.after,
+                    "left_before": each.left,
+                    "left_after": max(0.0, each.limit.epsilon - each.after),
+                }
+                for each in self.balances
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Quotes:
+    """What all silos say of a job.
+
+    Args:
+        silos: name → offer.
+        reason: why the job would not reach its quorum; empty where it would.
+    """
+
+    silos: Mapping[str, Offer]
+    reason: str = ""
+
+
+class Quote(Protocol):
+    """Asks everybody: does your data keep the contract, and what would the job cost you?"""
+
+    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Quotes]:
+        """Return every silo's offer, and whether those who would take part are a quorum."""
+        offers: dict[str, Offer] = {}
+        checked = yield Ask(fed.cohort(), "quote_contract", {})
+        for name, fault in checked.missing.items():
+            offers[name] = Offer(fault)
+        for name, reply in checked.replies.items():
+            report = CheckReport.from_json(json.dumps(reply.fields["report"]))
+            if not report.passed:
+                offers[name] = Offer(Fault("contract", report.reason()))
+        willing = tuple(name for name in checked.replies if name not in offers)
+        answers = yield Ask(willing, "quote", {})
+        offers.update({name: Offer(fault) for name, fault in answers.missing.items()})
+        offers.update({n: _offer(reply.fields) for n, reply in answers.replies.items()})
+        for name in fed.silos:
+            said = fed.left.get(name, "not connected")
+            offers.setdefault(name, Offer(Fault("unreachable", said)))
+        return Quotes(dict(sorted(offers.items())), _no_quorum(fed.job, offers))
+
+    @verb("quote_contract", replies={"report": verdict()})
+    def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Return this silo's verdict on its data."""
+        part = part_of(silo.job, silo.contract, silo.name)
+        report = silo.host.check(part, purpose=silo.job.purpose)
+        return {"report": json.loads(report.to_json())}
+
+    @verb(
+        "quote",
+        replies={
+            "rows": count(STATISTIC),
+            "cost": numbers(STATISTIC),
+            "account": arrays(STATISTIC),
+        },
+    )
+    def quote(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Return what the job would cost this silo, and how its account stands."""
+        job, host = silo.job, silo.host
+        protocol = find_protocol(job.protocol.name, host.search_path)
+        if issubclass(protocol, VerticalTraining):
+            rows, price = _vertical(silo, protocol.from_job(job))
+        else:
+            host.permit(silo.header, job, silo.contract, protocol.verbs()["train"])
+            encoding = Encoding.plan(silo.contract, job)
+            rows = sum(len(block) for block in training_blocks(silo, encoding))
+            price = [] if job.privacy is None else reserved(silo, rows)
+        account: dict[str, Any] = {}
+        cost: dict[str, float] = {}
+        if job.privacy is not None:
+            cost = _cost(job, price)
+            found = host.quote(host.dataset(part_of(job, silo.contract, silo.name)), price)
+            account = _as_arrays(found)
+            for each in found.balances:
+                if not each.fits:
+                    raise BudgetExhausted(each.refusal(found.name))
+        return {"rows": rows, "cost": cost, "account": account}
+
+
+def _vertical(silo: SiloView, protocol: VerticalTraining) -> tuple[int, list[HistoryRow]]:
+    """Return the matched rows and the price of a vertical job, if the policy lets it be."""
+    is_label = silo.name == protocol.settings.label_silo
+    verbs = protocol.verbs()
+    for name in protocol.label_verbs if is_label else protocol.feature_verbs:
+        silo.host.permit(silo.header, silo.job, silo.contract, verbs[name])
+    return protocol.num_rows(silo), protocol.price(silo)
+
+
+def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
+    """Return what a whole horizontal job would reserve in a silo.
+
+    Args:
+        silo: whose job has a privacy section.
+        rows: how many rows it would train on.
+    """
+    job, privacy = silo.job, silo.job.privacy
+    assert privacy is not None
+    history: list[HistoryRow] = []
+    if privacy.statistics_epsilon is not None:
+        history.append((statistics_noise(silo.host, privacy), 1.0, 1))
+    plan = plan_of(job)
+    rate, steps = plan.sample_rate(rows), plan.num_steps(rows) * job.protocol.rounds
+    sigma = training_noise(silo.host, job, rate=rate, steps=steps, besides=history)
+    return [*history, (sigma, rate, steps)]
+
+
+def _cost(job: Job, price: list[HistoryRow]) -> dict[str, float]:
+    assert job.privacy is not None
+    epsilon, bound = run_epsilon(price, job.privacy)
+    return {
+        "epsilon": epsilon,
+        "epsilon_bound": bound,
+        "delta": job.privacy.delta,
+        "noise_multiplier": price[-1][0],
+    }
+
+
+def _as_arrays(account: Account) -> dict[str, Any]:
+    """Return an account's limits as columns; 0 days is without a period."""
+    rows = [
+        (each.limit.days or 0, each.limit.epsilon, each.delta, each.before, each.after)
+        for each in account.balances
+    ]
+    return {
+        name: np.array([row[place] for row in rows], np.float64)
+        for place, name in enumerate(_COLUMNS)
+    }
+
+
+def _offer(fields: Mapping[str, Any]) -> Offer:
+    found = fields["account"]
+    columns = [np.asarray(found.get(name, ())).reshape(-1).tolist() for name in _COLUMNS]
+    balances = tuple(
+        Balance(Limit(budget, int(days) or None), delta, before, after)
+        for days, budget, delta, before, after in zip(*columns, strict=False)
+    )
+    return Offer(None, fields["rows"], dict(fields["cost"]), balances)
+
+
+def _no_quorum(job: Job, offers: Mapping[str, Offer]) -> str:
+    """Return why those who would take part are no quorum; empty where they are one."""
+    willing = [name for name, each in offers.items() if each.fault is None]
+    missing = {
+        name: f"{each.fault.code}: {each.fault.reason}"
+        for name, each in offers.items()
+        if each.fault is not None
+    }
+    rows = {name: each.rows for name, each in offers.items() if each.fault is None}
+    try:
+        job.cohort_quorum.require(willing, missing=missing, num_examples=rows, where="as planned")
+    except QuorumLost as lost:
+        return str(lost)
+    return ""

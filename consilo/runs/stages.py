@@ -1,0 +1,364 @@
+"""The stages that every run has, whatever it trains: open, wait, check, admit, close.
+
+They keep the run record, the participation of every silo and the time of each stage.
+`consilo.runs.horizontal` trains over silos that hold the same columns, `consilo.runs.vertical` over
+silos that hold the same people.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.contracts.contract import Contract
+from consilo.contracts.report import CheckReport
+from consilo.errors import ConsiloError, RunCancelled, RunNotResumable, TransportError
+from consilo.jobs.job import Job
+from consilo.kernel.loop import Exchange, Federation, Kernel, Party
+from consilo.kernel.steps import Publish
+from consilo.machine.files import write_atomic
+from consilo.protocols.conclude import CONCLUDE_S, Conclude
+from consilo.protocols.contract_check import ContractCheck
+from consilo.record.run_record import RunRecord
+from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome
+from consilo.wire.params import Params
+from consilo.wire.parcel import Fault, Transport
+from consilo.wire.payload import pack_pieces, unpack
+
+CHECKPOINT = "checkpoint.safetensors"
+LIBRARIES = ("consilo", "torch", "opacus", "numpy", "pandas", "flwr")
+_CANCELLED_S = 2.0  # whoever cancels does not wait for a silo that is at work
+
+
+class Stages:
+    """One run, opened: what it is asked, who may take part, and the record of it.
+
+    Args:
+        job: what is run.
+        contract: what every silo's data must obey.
+        transport: how the silos are reached.
+        silos: everybody who may be asked, connected or not; those that the job excludes are not.
+        directory: where the run keeps record, checkpoint and model; made here.
+        run_id: unique.
+        key: signs the requests and the run record.
+        parties: silo → how it signs and what it speaks; a silo that is not in it is simulated, and
+            neither side signs.
+        absent: silo → why it is not asked at all, such as ``suspended``.
+        bundle: SHA-256 of the code that silos execute; empty in process.
+        resume: go on with the run of this id, whose process died; `directory` is that run's.
+        standing: silo → why the coordinator does not let it take part now, such as ``suspended``;
+            empty where it does.
+
+    Raises:
+        RunNotResumable: where it has ended, or job, contract or code are others than they were.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        contract: Contract,
+        transport: Transport,
+        *,
+        silos: Sequence[str],
+        directory: Path,
+        run_id: str,
+        key: Ed25519PrivateKey,
+        parties: Mapping[str, Party] | None = None,
+        absent: Mapping[str, str] | None = None,
+        bundle: str = "",
+        resume: bool = False,
+        standing: Callable[[str], str] = lambda silo: "",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.job = job
+        self.contract = contract
+        self.run_id = run_id
+        self.directory = directory
+        self.silos = tuple(sorted(set(silos) - set(job.exclude)))
+        self._absent = {n: why for n, why in (absent or {}).items() if n in self.silos}
+        self._parties = {n: each for n, each in (parties or {}).items() if n in self.silos}
+        self.outcomes = {name: SiloOutcome() for name in self.silos}
+        self.reports: dict[str, CheckReport] = {}
+        self.rounds: list[Mapping[str, Any]] = []
+        self.exchanges: list[Exchange] = []
+        self.seconds: dict[str, float] = {}
+        self._clock = clock
+        self._standing = standing
+        self._transport = transport
+        self._key = key
+        self._bundle = bundle
+        self._fed = Federation(self.silos, job, contract, transport.online)
+        self._kernel = self._kernel_of(job)
+        self._recorded = 0
+        self._admitted_at = 0
+        if resume:
+            self.record, entries = RunRecord.reopen(directory / "record.jsonl", key)
+            self._require_same(entries[0]["body"])
+            self.record.add("resumed", software=_software())
+        else:
+            self.record = RunRecord(directory / "record.jsonl", key)
+            self.record.add("opened", **self._opening(sorted(set(silos) & set(job.exclude))))
+
+    def wait_for_silos(self, *, seconds: float, poll_s: float = 0.2) -> tuple[str, ...]:
+        """Return who is connected: everybody, or those who came within ``seconds``."""
+        with self.stage("wait"):
+            end = self._clock() + seconds
+            while True:
+                here = set(self._transport.online())
+                if here >= set(self.silos) - set(self._absent) or self._clock() >= end:
+                    return tuple(name for name in self.silos if name in here)
+                time.sleep(poll_s)
+
+    def check(self, silo: str) -> CheckReport | Fault:
+        """Ask one silo for its contract verdict; different silos may be asked from threads."""
+        if silo in self._absent:
+            verdict: CheckReport | Fault = Fault("unreachable", self._absent[silo])
+        elif silo not in self._transport.online():
+            verdict = Fault("unreachable", "not connected")
+        else:
+            verdict = self._kernel.run("contract_check", ContractCheck(silo), self._fed)
+        outcome = self.outcomes[silo]
+        if isinstance(verdict, Fault):
+            self.outcomes[silo] = outcome.absent(verdict)
+        else:
+            self.reports[silo] = verdict
+            if verdict.passed:
+                self.outcomes[silo] = replace(outcome, contract="passed", reason="")
+            else:
+                fault = Fault("contract", verdict.reason())
+                self.outcomes[silo] = outcome.absent(fault, contract="failed")
+        return verdict
+
+    def admit(self) -> tuple[str, ...]:
+        """Narrow the run to the silos that keep the contract, and hold the quorum.
+
+        Raises:
+            QuorumLost: where too few are left.
+        """
+        for name in self.silos:
+            outcome = self.outcomes[name]
+            report = self.reports.get(name)
+            self.record.add(
+                "contract",
+                silo=name,
+                verdict=outcome.contract,
+                reason=outcome.reason,
+                findings=[] if report is None else [f.model_dump() for f in report.findings],
+            )
+        self._record_replies()
+        admitted = tuple(n for n in self.silos if self.outcomes[n].contract == "passed")
+        self._require(
+            admitted, {n: self.outcomes[n].reason for n in self.silos if n not in admitted}
+        )
+        self._fed.silos = admitted
+        self._admitted_at = len(self.exchanges)
+        return admitted
+
+    @property
+    def rounds_left(self) -> int:
+        """How many rounds are still to do."""
+        raise NotImplementedError
+
+    def train_round(self) -> Mapping[str, Any]:
+        """Do the next round and return its report; a repeat after a fault starts it anew.
+
+        Raises:
+            QuorumLost: where too few silos answer; the last checkpoint stands.
+        """
+        raise NotImplementedError
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final model's figures; empty before it is evaluated."""
+        raise NotImplementedError
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of what was trained; empty where nothing was."""
+        raise NotImplementedError
+
+    def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
+        """End the run: settle every silo's part, close the record, return the result.
+
+        Args:
+            error: what ended it early; None for a run that went through.
+            extra: further entries of the summary: model, mlflow, prefect, …
+        """
+        self._settle()
+        status, reason = self._verdict(error)
+        metrics = self.metrics
+        self._conclude(status, error)
+        if status != "failed" and self.model_digest:
+            self.record.add("model", params=self.model_digest, **_plain(extra))
+        self.record.close(
+            status=status,
+            reason=reason,
+            metrics=metrics,
+            silos={
+                name: {
+                    "status": each.status,
+                    "reason": each.reason,
+                    "rounds": list(each.rounds),
+                    "num_examples": each.num_examples,
+                    "epsilon": each.epsilon,
+                }
+                for name, each in self.outcomes.items()
+            },
+        )
+        return RunResult(
+            run_id=self.run_id,
+            status=status,
+            reason=reason,
+            silos=dict(self.outcomes),
+            metrics=metrics,
+            record=str(self.record.path),
+            directory=str(self.directory),
+            seconds=dict(self.seconds),
+            exchanges=tuple(self.exchanges),
+            rounds=tuple(self.rounds),
+            params=self._trained(),
+            extra=extra,
+        )
+
+    def _opening(self, excluded: Sequence[str]) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "job": self.job.to_json(),
+            "job_digest": self.job.digest,
+            "contract": self.contract.ref,
+            "contract_digest": self.contract.digest,
+            "bundle": self._bundle,
+            "silos": list(self.silos),
+            "excluded": list(excluded),
+            "manifest": self._kernel.manifest.digest,
+            "signing_keys": {n: each.signing_key for n, each in self._parties.items()},
+            "software": _software(),
+            "reproducible": self.job.privacy is not None and self.job.privacy.reproducible,
+        }
+
+    def _require_same(self, opened: Mapping[str, Any]) -> None:
+        """Raise `RunNotResumable` unless the run was opened with what it shall go on with."""
+        now = self._opening(())
+        parts = {"job_digest": "the job", "contract_digest": "the contract", "bundle": "the code"}
+        changed = [said for key, said in parts.items() if opened.get(key) != now[key]]
+        if changed:
+            raise RunNotResumable(
+                f"{self.run_id}: {' and '.join(changed)} changed since the run was opened; put it "
+                "back as it was, or start a new run"
+            )
+
+    def _write_checkpoint(self, payload: Mapping[str, Any]) -> None:
+        """Write where the training stands, so that a process that comes later can go on."""
+        kept = {
+            "state": payload,
+            "reports": json.dumps(self.rounds),
+            "num_examples": dict(self._fed.num_examples),
+        }
+        write_atomic(self.directory / CHECKPOINT, pack_pieces(kept))
+
+    def _read_checkpoint(self) -> Mapping[str, Any] | None:
+        """Return the state that the training stood at, and take its reports; None without one."""
+        place = self.directory / CHECKPOINT
+        if not place.exists():
+            return None
+        kept = unpack(place.read_bytes())
+        self.rounds = json.loads(kept["reports"])
+        self._fed.num_examples.update(kept["num_examples"])
+        state: Mapping[str, Any] = kept["state"]
+        return state
+
+    def _require(self, admitted: Sequence[str], absent: Mapping[str, str]) -> None:
+        """Raise `QuorumLost` unless the run can go on with those who keep the contract."""
+        self.job.cohort_quorum.require(
+            admitted, missing=absent, num_examples={}, where="before the run"
+        )
+
+    def _trained(self) -> Params:
+        """Return the model that the coordinator holds; empty where it holds none."""
+        return {}
+
+    def _settle(self) -> None:
+        """Work out each silo's status from the rounds whose reports count it."""
+        raise NotImplementedError
+
+    def _kernel_of(self, job: Job) -> Kernel:
+        return Kernel(
+            self._transport,
+            run_id=self.run_id,
+            job=job,
+            contract=self.contract,
+            observe=self.exchanges.append,
+            publish=self._published,
+            key=self._key,
+            bundle=self._bundle,
+            parties=self._parties,
+            head=lambda: self.record.head,
+        )
+
+    def _published(self, step: Publish) -> None:
+        if step.name == "round":
+            # A round that is done again after a fault replaces its first report.
+            done = [each for each in self.rounds if each["round"] != step.value["round"]]
+            self.rounds = [*done, step.value]
+
+    def _record_replies(self) -> None:
+        """Write the signed headers of all replies since the last time into the record."""
+        new, self._recorded = self.exchanges[self._recorded :], len(self.exchanges)
+        signed = [asdict(each.reply) for each in new if each.reply and each.reply.signature]
+        if signed:
+            self.record.add("replies", headers=signed)
+
+    def _conclude(self, status: RunStatus, error: BaseException | None) -> None:
+        """Tell the silos that sign that the run has ended; who cannot be reached has missed it.
+
+        After a cancellation too, shortly: they erase their keys and whatever they keep of the run.
+        """
+        if not self._parties or isinstance(error, TransportError):
+            return
+        try:
+            here = set(self._transport.online())
+            told = [n for n, each in self._parties.items() if each.wire >= 2 and n in here]
+            wait_s = _CANCELLED_S if isinstance(error, RunCancelled) else CONCLUDE_S
+            said = Conclude(told, status, deadline_s=wait_s)
+            self._kernel.run("conclude", said, self._fed)
+        except ConsiloError as cause:
+            self.record.add("not_concluded", reason=type(cause).__name__)
+        self._record_replies()
+
+    def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
+        if error is not None:
+            kind = type(error).__name__
+            said = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
+            return "failed", f"{kind}: {said}"
+        missing = [
+            f"{name} {each.status.replace('_', ' ')}: {each.reason}"
+            for name, each in self.outcomes.items()
+            if each.status not in ("trained", "answered") or each.reason
+        ]
+        return ("degraded", "; ".join(missing)) if missing else ("complete", "")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the block's wall seconds to the stage ``name``."""
+        started = self._clock()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - started
+
+
+def _software() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def _plain(extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in extra.items() if key in ("model", "mlflow", "prefect")}

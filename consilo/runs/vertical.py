@@ -1,0 +1,413 @@
+"""One run of a vertical or a scoring job: check, admit, match, train round by round, finish.
+
+Silos hold different columns of the same people. The coordinator carries sealed letters and learns
+sizes, counts and figures of merit; the model's parts stay in the silos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from consilo.contracts.contract import Contract
+from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
+from consilo.horizontal.features import Encoding
+from consilo.jobs.job import Job
+from consilo.jobs.quorum import Quorum
+from consilo.kernel.loop import Federation
+from consilo.kernel.steps import Checkpoint
+from consilo.protocols.names import find_protocol
+from consilo.record.run_record import read
+from consilo.runs.match import contract_of, run_match
+from consilo.runs.outcome import RunResult, RunStatus
+from consilo.runs.stages import Stages
+from consilo.vertical.blocks import Holders, require_all_rows
+from consilo.vertical.control import control
+from consilo.vertical.held import Held, MatchHeld
+from consilo.vertical.training import Turn, VerticalTraining
+from consilo.wire.parcel import Fault, Transport
+from consilo.wire.payload import digest
+
+
+class VerticalRun(Stages):
+    """One run of a vertical job over a transport.
+
+    Args:
+        job: of the kind ``vertical`` or ``scoring``.
+        contract: the columns of the joint table.
+        transport: how the silos are reached.
+        silos: everybody who is registered; those that hold no columns of the job are not asked.
+        search_path: where the job's own modules and contracts lie.
+        settings: directory, run_id, key, parties, absent, bundle, resume, clock: those of `Stages`.
+
+    Raises:
+        IncompatibleJob: where the job's parts cannot work together; nothing was sent.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        contract: Contract,
+        transport: Transport,
+        *,
+        silos: Sequence[str],
+        search_path: Sequence[Path] = (),
+        **settings: Any,
+    ) -> None:
+        self._protocol = plan_vertical(job, contract, silos, search_path)
+        members = self._protocol.settings.members
+        super().__init__(job, contract, transport, silos=members, **settings)
+        self._search_path = tuple(search_path)
+        self.state = Turn()
+        self.matched: Mapping[str, Any] = {}
+        self._is_finished = False
+        self._training: Generator[Checkpoint, None, Turn] | None = None
+        self._began_with: tuple[str, ...] = ()
+        if settings.get("resume"):
+            self._take_up()
+
+    @property
+    def rounds_left(self) -> int:
+        """How many rounds there may still be; a training that converges needs fewer."""
+        if self.state.is_trained or self.job.kind == "scoring":
+            return 0
+        return max(self.job.protocol.rounds - self.state.round, 0)
+
+    def match(self) -> Mapping[str, Any]:
+        """Make sure that all silos hold halves of one match: that which they have, or a new one.
+
+        Returns:
+            ``handle``, ``rows``, ``reused``, and of a new match what `run_match` tells.
+
+        Raises:
+            IncompatibleJob: where there is none and the job does not say how to make one.
+            ConsiloError: where matching failed.
+        """
+        with self.stage("match"):
+            handle = self._protocol.settings.match
+            held = self._held()
+            told: dict[str, Any] = {"handle": handle, "reused": not held.reason, "rows": held.rows}
+            if held.reason and self.state.round:
+                raise QuorumLost(
+                    f"the match that the run began with cannot be used any more ({held.reason}); "
+                    "start a new run",
+                    missing={},
+                )
+            if held.reason:
+                told |= self._match_anew(held)
+            self.matched = told
+            self.record.add("matched", **told)
+            self._record_replies()
+            self._admitted_at = len(self.exchanges)
+        return told
+
+    def train_round(self) -> Mapping[str, Any]:
+        """Do the next round and return its report; a repeat after a fault starts it anew.
+
+        Raises:
+            QuorumLost: where a silo does not answer; the last checkpoint stands.
+        """
+        with self.stage("train"):
+            if self._advance() is None:
+                raise ConsiloError("there is nothing left to train")
+            self._write_checkpoint(self.state.to_payload())
+            self.record.add(
+                "round",
+                round=self.state.round,
+                silos={
+                    name: {
+                        "num_examples": self.state.rows,
+                        "epsilon": self.state.epsilon.get(name),
+                    }
+                    for name in self._members
+                },
+                faults={},
+            )
+            self._record_replies()
+        return self.rounds[-1]
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Judge the model in the label silo, and let every silo keep its part.
+
+        Raises:
+            QuorumLost: where a silo does not answer; the last checkpoint stands.
+        """
+        with self.stage("evaluate"):
+            if self._advance() is not None:
+                raise ConsiloError("a model is judged when its training has ended")
+            label = self._protocol.settings.label_silo
+            self.outcomes[label] = replace(self.outcomes[label], metrics=dict(self.state.metrics))
+            self.record.add(
+                "evaluated",
+                metrics=dict(self.state.metrics),
+                facts=dict(self.state.facts),
+                rows=self.state.rows,
+                control=control(self.state.metrics, rows=self.state.rows),
+                parts=dict(self.state.references),
+            )
+            self._record_replies()
+        return self.state.metrics
+
+    def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
+        """End the run as `Stages.close` does; the summary has the match and the references too."""
+        told = {
+            "kind": self.job.kind,
+            "label_silo": self.label_silo,
+            "match": dict(self.matched) or None,
+            "references": self.references,
+        }
+        return super().close(error, **told, **extra)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the label silo says of the model."""
+        return dict(self.state.metrics)
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Silo → SHA-256 of the part of the model that it keeps."""
+        return dict(self.state.references)
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 over the references to all parts; empty before they are kept."""
+        return digest(self.references) if self.state.references else ""
+
+    @property
+    def settings(self) -> Holders:
+        """Who holds what."""
+        return self._protocol.settings
+
+    @property
+    def label_silo(self) -> str:
+        """Who learns the result."""
+        return self._protocol.settings.label_silo
+
+    @property
+    def _members(self) -> tuple[str, ...]:
+        return self._protocol.settings.members
+
+    def _require(self, admitted: Sequence[str], absent: Mapping[str, str]) -> None:
+        """Hold the quorum; where the job bears missing blocks, go on with the columns there are."""
+        super()._require(admitted, absent)
+        holders = self._protocol.settings
+        bearable = holders.missing_blocks == "leave_out" and len(admitted) > 1
+        needed = (holders.label_silo,) if bearable else holders.members
+        needed = self._began_with or needed
+        Quorum(mandatory=needed).require(
+            admitted, missing=absent, num_examples={}, where="before the run"
+        )
+        if len(admitted) < len(holders.members):
+            self._narrow(admitted)
+
+    def _take_up(self) -> None:
+        """Stand where the run stood that is gone on with, and leave out whom it had left out."""
+        stood = self._read_checkpoint()
+        if stood is not None:
+            self.state = Turn.from_payload(stood)
+        members, has_begun = self._protocol.settings.members, stood is not None
+        for entry in read(self.record.path):
+            if entry["kind"] == "narrowed":
+                members = tuple(entry["body"]["silos"])
+            # From then on silos may hold keys and states of this very job.
+            has_begun |= entry["kind"] in ("narrowed", "matched")
+        if has_begun:
+            self._began_with = members
+        for name in set(self.silos) - set(members):
+            self._absent[name] = "left out when the run began"
+
+    def _narrow(self, admitted: Sequence[str]) -> None:
+        """Go on with the job over the columns of those who are there."""
+        args = dict(self.job.protocol.args)
+        args["columns"] = {n: list(self._protocol.settings.columns[n]) for n in admitted}
+        rates = args.get("learning_rates")
+        if rates:
+            args["learning_rates"] = {n: rate for n, rate in rates.items() if n in admitted}
+        self.job = self.job.changed(protocol={"args": args})
+        self._protocol = plan_vertical(self.job, self.contract, admitted, self._search_path)
+        self._fed = Federation(tuple(admitted), self.job, self.contract, self._transport.online)
+        self._kernel = self._kernel_of(self.job)
+        self.record.add(
+            "narrowed",
+            silos=list(admitted),
+            job=self.job.to_json(),
+            job_digest=self.job.digest,
+            manifest=self._kernel.manifest.digest,
+        )
+
+    def _held(self, run: str = "") -> Held:
+        asked = MatchHeld(self._protocol.settings, run)
+        held: Held = self._kernel.run("match_held", asked, self._fed)
+        return held
+
+    def _match_anew(self, held: Held) -> dict[str, Any]:
+        if self.job.match is None:
+            raise IncompatibleJob(
+                f"the silos hold no match '{self._protocol.settings.match}' that can be used "
+                f"({held.reason}); run 'consilo match run', or give the job a section 'match'"
+            )
+        members = self._members
+        job = self.job.changed(
+            match={
+                "hub": self.job.match.hub or self.label_silo,
+                "handle": self._protocol.settings.match,
+            },
+            quorum={"min_silos": len(members), "mandatory": list(members)},
+        )
+        tried = len(list(self.directory.glob("match*")))  # silos answer a match that ended no more
+        name = f"match-{tried + 1}" if tried else "match"
+        told = run_match(
+            job,
+            contract_of(job, self._search_path),
+            self._transport,
+            silos=members,
+            directory=self.directory / name,
+            run_id=f"{self.run_id}-{name}",
+            key=self._key,
+            parties={n: each for n, each in self._parties.items() if n in members},
+            bundle=self._bundle,
+        )
+        if told["status"] != "complete":
+            raise QuorumLost(f"the silos were not matched: {told['reason']}", missing={})
+        held = self._held(told["run_id"])
+        if held.reason:
+            raise QuorumLost(f"the silos were matched, but {held.reason}", missing={})
+        kept = ("run_id", "recipe", "hub", "seconds")
+        return {"rows": held.rows, **{name: told[name] for name in kept}}
+
+    def _advance(self) -> Checkpoint | None:
+        """Go on to the next checkpoint; None where the protocol has ended."""
+        if self._training is None:
+            name = self.job.protocol.name
+            self._training = self._kernel.drive(name, self._protocol, self._fed, self.state)
+        try:
+            checkpoint = next(self._training)
+        except StopIteration as stop:
+            self.state, self._is_finished = stop.value, True
+            return None
+        except BaseException:
+            self._training = None
+            raise
+        self.state = checkpoint.state
+        return checkpoint
+
+    def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
+        """A run whose shuffled join gains too is no plain success."""
+        status, reason = super()._verdict(error)
+        wrong = control(self.state.metrics, rows=self.state.rows)
+        if status == "failed" or not wrong:
+            return status, reason
+        return "degraded", "; ".join(each for each in (reason, wrong) if each)
+
+    def _settle(self) -> None:
+        """Work out each silo's status: all of them trained, or nobody did."""
+        rounds = tuple(int(each["round"]) for each in self.rounds)
+        since = self.exchanges[self._admitted_at :]
+        faults = {each.silo: each.fault for each in since if each.fault is not None}
+        for name in self.silos:
+            outcome = self.outcomes[name]
+            if outcome.contract != "passed":
+                continue
+            if name not in self._members:
+                left = Fault("unreachable", "left out: the run began without it")
+                self.outcomes[name] = outcome.absent(left)
+            elif rounds or self._is_finished:
+                fault = None if self._is_finished else faults.get(name)
+                self.outcomes[name] = replace(
+                    outcome,
+                    status="trained" if self.job.kind == "vertical" else "answered",
+                    reason="" if fault is None else fault.reason,
+                    rounds=rounds,
+                    num_examples=self.state.rows,
+                    epsilon=self.state.epsilon.get(name),
+                )
+            else:
+                self.outcomes[name] = outcome.absent(
+                    faults.get(name) or Fault("unreachable", "the run ended before its first round")
+                )
+
+
+def plan_vertical(
+    job: Job, contract: Contract, silos: Sequence[str], search_path: Sequence[Path] = ()
+) -> VerticalTraining:
+    """Return the protocol of a vertical job whose parts fit together; asks nobody.
+
+    Args:
+        job: what shall be run.
+        contract: the columns of the joint table.
+        silos: who is registered; empty asks no question about them.
+        search_path: where the job's own modules lie.
+
+    Raises:
+        IncompatibleJob: with every reason why the parts cannot work together.
+        JobInvalid: where ``protocol.args`` do not say who holds what.
+    """
+    kind = find_protocol(job.protocol.name, search_path)
+    if not issubclass(kind, VerticalTraining):
+        raise IncompatibleJob(f"protocol.name: '{job.protocol.name}' runs no {job.kind} job")
+    protocol = kind.from_job(job)
+    faults = []
+    holders = protocol.settings
+    try:
+        protocol.require_fit(contract)
+        if job.kind == "vertical":
+            _require_encoding(job, contract, holders)
+    except IncompatibleJob as cause:
+        faults.append(str(cause))
+    unknown = sorted(set(holders.members) - set(silos)) if silos else []
+    excluded = sorted(set(holders.members) & set(job.exclude))
+    if unknown and holders.missing_blocks == "refuse":
+        faults.append(
+            f"protocol.args.columns: not registered: {', '.join(unknown)}; registered: "
+            f"{', '.join(sorted(silos))}"
+        )
+    if excluded:
+        faults.append(f"exclude: {', '.join(excluded)} hold columns of the job")
+    if job.match is not None and job.match.handle not in (None, holders.match):
+        faults.append(
+            f"match.handle: '{job.match.handle}' is made, protocol.args.match: '{holders.match}' "
+            "is used; write the same"
+        )
+    model = str(job.protocol.args.get("model", ""))
+    if silos and job.kind == "scoring" and ":" in model:
+        faults.append(
+            f"protocol.args.model: '{model}' must be looked up in the registry first; run the job "
+            "on a federation, or give the id of the run that trained it"
+        )
+    if job.reduce.secure:
+        faults.append("reduce.secure: nothing is reduced at the coordinator; leave it out")
+    if faults:
+        listed = "".join(f"\n  - {fault}" for fault in faults)
+        raise IncompatibleJob(f"job {job.name} cannot run:{listed}")
+    return protocol
+
+
+def _require_encoding(job: Job, contract: Contract, holders: Holders) -> None:
+    """Raise `IncompatibleJob` where a silo could not make inputs of its columns."""
+    require_all_rows(job)
+    # Only the label silo has a target: what the others encode is the inputs.
+    others = job.changed(task="custom", outputs=1)
+    for name in holders.members:
+        Encoding.plan(holders.part(contract, name), job if name == holders.label_silo else others)
+
+
+def run_vertical(run: VerticalRun, *, wait_s: float = 0.0) -> RunResult:
+    """Do every stage of a vertical run in a row; a lost quorum is a result, ``failed``."""
+    try:
+        run.wait_for_silos(seconds=wait_s)
+        with run.stage("check"):
+            for name in run.silos:
+                run.check(name)
+        run.admit()
+        run.match()
+        while run.rounds_left:
+            run.train_round()
+        run.evaluate()
+    except QuorumLost as error:
+        return run.close(error)
+    except BaseException as error:
+        run.close(error)
+        raise
+    return run.close()

@@ -1,0 +1,1 @@
+"""Linear and logistic models, exactly those of the pooled table."""

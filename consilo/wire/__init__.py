@@ -1,0 +1,1 @@
+"""What travels: payloads, parcels, signatures."""

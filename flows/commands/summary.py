@@ -1,0 +1,77 @@
+"""A run's summary as a person reads it on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.commands import vertical_summary
+
+_VERTICAL = ("vertical", "scoring")
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """Print the summary of a run: silos, metrics, model, where to look."""
+    silos = summary.get("silos") or {}
+    is_vertical = summary.get("kind") in _VERTICAL
+    if silos:
+        console.print(vertical_summary.silos(summary) if is_vertical else _silos(silos))
+    for title, metrics in _metrics(summary):
+        said = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        console.print(f"{title:<30}{said}")
+    for line in vertical_summary.lines(summary) if is_vertical else ():
+        console.print(line, soft_wrap=True, highlight=False)
+    places = {
+        "model": _model(summary.get("model")),
+        "Prefect run": (summary.get("prefect") or {}).get("url"),
+        "MLflow run": (summary.get("mlflow") or {}).get("url"),
+        "run record": summary.get("record"),
+    }
+    for name, place in places.items():
+        if place:
+            console.print(f"{name:<12} {place}", soft_wrap=True)
+    status = str(summary.get("status"))
+    colour = {"complete": "green", "degraded": "yellow"}.get(status, "red")
+    console.print(f"[bold {colour}]{status}[/] ", summary.get("reason") or "", soft_wrap=True)
+
+
+def _silos(silos: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table("silo", "status", "rounds", "examples", "contract", "ε", "before → after")
+    for name, silo in silos.items():
+        epsilon = silo.get("epsilon")
+        table.add_row(
+            name,
+            str(silo["status"]).replace("_", " "),
+            str(len(silo["rounds"])),
+            str(silo["num_examples"]),
+            str(silo.get("contract", "")).replace("_", " "),
+            "" if epsilon is None else f"{epsilon:.3f}",
+            _change(silo.get("metrics_before") or {}, silo.get("metrics") or {}),
+        )
+    return table
+
+
+def _change(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    for name in ("roc_auc", "accuracy", "rmse", *after):
+        if name in after:
+            start = f"{before[name]:.3f}" if name in before else "?"
+            return f"{name} {start} → {after[name]:.3f}"
+    return ""
+
+
+def _metrics(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
+    if summary.get("kind") in _VERTICAL:
+        label = str(summary.get("label_silo") or "label silo")
+        return vertical_summary.metrics(summary.get("metrics") or {}, label)
+    rows = [("federated, all held-out rows", summary.get("metrics") or {})]
+    rows.append(("pooled rows", summary.get("pooled_baseline") or {}))
+    for name, metrics in (summary.get("local_baselines") or {}).items():
+        rows.append((f"{name} alone", metrics))
+    return [row for row in rows if row[1]]
+
+
+def _model(model: Mapping[str, Any] | None) -> str | None:
+    return None if not model else f"{model['name']} version {model['version']}  ({model['uri']})"

@@ -1,0 +1,138 @@
+"""What the same model learns without a federation: on pooled rows, and on each silo's alone.
+
+Only the demo can pool: in a real federation nobody holds all rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from consilo import metrics as figures
+from consilo.contracts.contract import Contract
+from consilo.horizontal.features import Encoding, Scale, split_rows
+from consilo.horizontal.learning import learner_of, plan_of
+from consilo.horizontal.statistics import Moments
+from consilo.jobs.job import Job
+from consilo.kernel import seeds
+from consilo.learners.torch_learner import Arrays, FitHook
+from consilo.machine.files import write_atomic
+from consilo.privacy.accounting import noise_multiplier
+from consilo.privacy.dpsgd import DPHook
+from consilo.privacy.noise import SecretStream
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def baselines(
+    job: Job, contract: Contract, rows: Mapping[str, pd.DataFrame], search_path: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """Return ``pooled_baseline`` and ``local_baselines``: metrics by name.
+
+    Each is the job's model with the job's privacy, as many rounds and steps, tested on the held-out
+    rows of all silos: the same rows that the federation is tested on.
+
+    Args:
+        job: the job.
+        contract: its contract.
+        rows: silo → canonical rows.
+        search_path: where the job's own modules lie.
+    """
+    encoding = Encoding.plan(contract, job)
+    parts = {name: _halves(job, encoding, name, frame) for name, frame in rows.items()}
+
+    def trained_on(names: Sequence[str]) -> dict[str, float]:
+        return _train(job, encoding, [parts[name] for name in names], parts, search_path)
+
+    return {
+        "pooled_baseline": trained_on(list(parts)),
+        "local_baselines": {name: trained_on([name]) for name in parts},
+    }
+
+
+def _halves(
+    job: Job, encoding: Encoding, name: str, frame: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows that silo ``name`` trains on, and those it holds out."""
+    usable = encoding.usable(frame)
+    train, test = split_rows(
+        encoding.target(usable),
+        holdout=job.evaluation.holdout,
+        seed=job.seed,
+        silo=name,
+        stratify=bool(encoding.classes),
+    )
+    return usable.iloc[train], usable.iloc[test]
+
+
+def _train(
+    job: Job,
+    encoding: Encoding,
+    chosen: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
+    everybody: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]],
+    search_path: Sequence[Path],
+) -> dict[str, float]:
+    import pandas as pd
+
+    train = pd.concat([each for each, _ in chosen], ignore_index=True)
+    test = pd.concat([each for _, each in everybody.values()], ignore_index=True)
+    moments = Moments.of(encoding.raw_numeric(train))
+    scale = Scale.of_moments(moments.mean, moments.variance)
+    data = Arrays(encoding.features(train, scale), encoding.target(train))
+    held_out = Arrays(encoding.features(test, scale), encoding.target(test))
+    learner, plan = learner_of(job, encoding, search_path), plan_of(job)
+    for number in range(job.protocol.rounds):
+        hooks = _hooks(job, len(data), number)
+        learner.fit(data, plan, rng=seeds.generator(job.seed, "baseline", number), hooks=hooks)
+    _, tally = learner.evaluate(held_out)
+    return {name: float(np.round(v, 6)) for name, v in figures.metrics_of(tally).items()}
+
+
+def _hooks(job: Job, num_rows: int, number: int) -> list[FitHook]:
+    if job.privacy is None:
+        return []
+    plan = plan_of(job)
+    rate = plan.sample_rate(num_rows)
+    sigma = noise_multiplier(
+        target_epsilon=job.privacy.epsilon,
+        delta=job.privacy.delta,
+        sample_rate=rate,
+        steps=plan.num_steps(num_rows) * job.protocol.rounds,
+        accountant=job.privacy.accountant,
+    )
+    key = secrets.token_bytes(32)
+    if job.privacy.reproducible:
+        key = seeds.derive("baseline", job.seed)
+    stream = SecretStream(key, f"baseline {num_rows} {number}")
+    norm = job.privacy.max_grad_norm
+    return [DPHook(sigma=sigma, max_grad_norm=norm, sample_rate=rate, stream=stream)]
+
+
+def main() -> None:
+    """Compute the demo's baselines and leave them in a file."""
+    parser = argparse.ArgumentParser(prog="python -m flows.demo.baselines", description=__doc__)
+    parser.add_argument("--job", type=Path, required=True, help="the demo's job file")
+    parser.add_argument("--silos", type=int, required=True, help="how many the demo has")
+    parser.add_argument("--seed", type=int, required=True, help="of the demo's data")
+    parser.add_argument("--result", type=Path, required=True, help="where the figures go")
+    options = parser.parse_args()
+    os.nice(5)  # the federation goes first
+    from flows.demo.demo_data import hospital_rows
+
+    job = Job.load(options.job)
+    rows = hospital_rows(count=options.silos, seed=options.seed)
+    sound = dict(list(rows.items())[:-1])  # the last one's file breaks the contract
+    found = baselines(job, Contract.load(job.contract), sound)
+    write_atomic(options.result, json.dumps(found, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""``consilo demo``: a whole federation on this machine, end to end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from consilo.contracts.contract import SHIPPED
+from consilo.errors import ConfigInvalid, ServiceFailed
+from consilo.jobs.job import Job
+from consilo.machine.environment import child_environment, quieten
+from consilo.machine.files import write_atomic
+from consilo.machine.processes import Service, Supervisor
+from flows.demo.demo_data import write_hospitals
+from flows.services.federation import Addresses, Say, bring_up, job_bundle
+from flows.services.launch import launch
+from silos.gate.bundles import approve
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the command line may choose.
+
+    Args:
+        directory: a fresh one; see `work_directory`.
+        silos: how many, the broken one included.
+        rounds: of training; None keeps the job's.
+        epsilon: of differential privacy; None keeps the job's.
+        private: False trains without differential privacy.
+        seed: of data and job.
+    """
+
+    directory: Path
+    silos: int = 4
+    rounds: int | None = None
+    epsilon: float | None = None
+    private: bool = True
+    seed: int = 0
+
+
+def run_demo(
+    supervisor: Supervisor, options: DemoOptions, say: Say
+) -> tuple[dict[str, Any], Addresses]:
+    """Run the demo and return its summary, and where its services answer while they are up.
+
+    Raises:
+        ConfigInvalid: where an option makes no sense.
+        ServiceFailed: where something does not come up.
+    """
+    quieten()
+    home = options.directory
+    say(f"work directory {home}")
+    job_file = _write_job(home, options)
+    hospitals = write_hospitals(home / "silos", count=options.silos, seed=options.seed)
+    job = Job.load(job_file)
+    from consilo.transports.flower.bundle import bundle_hash
+
+    digest = bundle_hash(job_bundle(job, (job_file.parent,)))
+    for hospital in hospitals:
+        approve(hospital.directory, digest)
+    say(f"{len(hospitals)} hospitals; each approves bundle {digest[:12]}")
+    running = launch(supervisor, home, {"job": str(job_file)})
+    comparing, figures = _compare(supervisor, home, job_file, options)
+    silos = {hospital.name: hospital.directory for hospital in hospitals}
+    addresses = bring_up(supervisor, home, silos, say=say)
+    summary = running.wait(say)
+    if summary.get("status") != "failed":
+        summary |= _baselines(comparing, figures, say)
+    write_atomic(home / "summary.json", json.dumps(summary, indent=1).encode())
+    return summary, addresses
+
+
+def work_directory(directory: Path | None) -> Path:
+    """Return a fresh work directory: the one asked for, or one in the system's temporary place.
+
+    Raises:
+        ConfigInvalid: where it is not empty.
+    """
+    if directory is None:
+        return Path(tempfile.mkdtemp(prefix="consilo-demo-"))
+    if directory.exists() and any(directory.iterdir()):
+        raise ConfigInvalid(
+            "--dir", [f"{directory} is not empty; the demo wants a fresh directory"]
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory.resolve()
+
+
+def _write_job(home: Path, options: DemoOptions) -> Path:
+    job = Job.load(SHIPPED / "jobs" / "breast_cancer.yaml")
+    changes: dict[str, Any] = {"seed": options.seed}
+    if options.rounds is not None:
+        changes["protocol"] = {"rounds": options.rounds}
+    if not options.private:
+        changes["privacy"] = None
+    elif options.epsilon is not None:
+        changes["privacy"] = {"epsilon": options.epsilon}
+    value = job.changed(**changes).to_json()
+    path = home / "jobs" / "breast-cancer.yaml"
+    write_atomic(path, yaml.safe_dump(value, sort_keys=False).encode())
+    return path
+
+
+def _compare(
+    supervisor: Supervisor, home: Path, job_file: Path, options: DemoOptions
+) -> tuple[Service, Path]:
+    result = home / "results" / "baselines.json"
+    argv = [sys.executable, "-m", "flows.demo.baselines", "--job", str(job_file)]
+    argv += ["--silos", str(options.silos), "--seed", str(options.seed), "--result", str(result)]
+    log = home / "logs" / "baselines.log"
+    environment = child_environment(OMP_NUM_THREADS="1")
+    return supervisor.start("baselines", argv, log=log, env=environment), result
+
+
+def _baselines(service: Service, result: Path, say: Say) -> Mapping[str, Any]:
+    import time
+
+    if service.returncode is None:
+        say("training the same model on pooled rows and on each hospital's alone")
+    while service.returncode is None:
+        time.sleep(0.1)
+    if not result.exists():
+        raise ServiceFailed(f"the baselines failed; the end of their log:\n{service.last_lines()}")
+    found: dict[str, Any] = json.loads(result.read_text())
+    return found

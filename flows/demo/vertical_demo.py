@@ -1,0 +1,111 @@
+"""``consilo demo --vertical``: three organisations with different columns of the same patients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from consilo.contracts.contract import SHIPPED
+from consilo.jobs.job import Job
+from consilo.machine.environment import quieten
+from consilo.machine.files import write_atomic
+from consilo.machine.processes import Supervisor
+from consilo.vertical.blocks import holders_of
+from flows.demo.demo import DemoOptions
+from flows.demo.vertical_demo_data import Organisation, write_organisations
+from flows.services.federation import Addresses, Say, bring_up, job_bundle
+from flows.services.launch import launch
+from silos.gate.bundles import approve
+from silos.kept.matches import read_match
+
+_TRAINING, _SCORING = "breast_cancer_vertical", "breast_cancer_scores"
+
+
+def run_vertical_demo(
+    supervisor: Supervisor, options: DemoOptions, say: Say
+) -> tuple[dict[str, Any], Addresses]:
+    """Match, train, evaluate, register and score; return the summary, and where services answer.
+
+    The summary is that of the training, with ``match`` as the demo knows it, who has made the
+    people up, ``parts`` and ``scores``: where the silos keep what they have.
+
+    Raises:
+        ServiceFailed: where something does not come up.
+    """
+    quieten()
+    home = options.directory
+    say(f"work directory {home}")
+    training = _write_job(home, _TRAINING, options)
+    scoring = _write_job(home, _SCORING, options)
+    job = Job.load(training)
+    organisations = write_organisations(home / "silos", job, seed=options.seed)
+    from consilo.transports.flower.bundle import bundle_hash
+
+    digest = bundle_hash(job_bundle(job, (training.parent,)))
+    for each in organisations:
+        approve(each.directory, digest)
+    names = ", ".join(f"{each.name} {len(each.patients)}" for each in organisations)
+    say(f"rows: {names}; each approves bundle {digest[:12]}")
+    running = launch(supervisor, home, {"job": str(training)})
+    silos = {each.name: each.directory for each in organisations}
+    addresses = bring_up(supervisor, home, silos, say=say)
+    summary = running.wait(say)
+    if summary.get("status") != "failed":
+        summary |= _kept(summary, organisations, holders_of(job).match)
+        say("scoring the matched patients with the registered model")
+        scored = launch(supervisor, home, {"job": str(scoring)}).wait(say)
+        summary["scoring"] = _scoring(scored, silos[holders_of(job).label_silo])
+    write_atomic(home / "summary.json", json.dumps(summary, indent=1).encode())
+    return summary, addresses
+
+
+def quality(organisations: Sequence[Organisation], handle: str) -> dict[str, Any]:
+    """Return how good a match is, by what the demo knows and no silo does.
+
+    Returns:
+        ``matched``, ``right`` (the same patient in every silo), ``in_all`` (patients that every
+        silo has), ``precision`` and ``recall`` of them.
+    """
+    pairs = [each.patients[read_match(each.directory, handle).rows] for each in organisations]
+    same = np.all([each == pairs[0] for each in pairs], axis=0)
+    in_all = set.intersection(*({int(n) for n in each.patients} for each in organisations))
+    found = len({int(patient) for patient in pairs[0][same]} & in_all)
+    return {
+        "matched": len(same),
+        "right": int(same.sum()),
+        "in_all": len(in_all),
+        "precision": float(same.mean()) if len(same) else 0.0,
+        "recall": found / len(in_all),
+    }
+
+
+def _kept(
+    summary: Mapping[str, Any], organisations: Sequence[Organisation], handle: str
+) -> dict[str, Any]:
+    run = str(summary["run_id"])
+    parts = {each.name: str(each.directory / "models" / run) for each in organisations}
+    match = dict(summary.get("match") or {}) | {"truth": quality(organisations, handle)}
+    return {"match": match, "parts": parts}
+
+
+def _scoring(scored: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Return what the summary tells of the scoring; the scores themselves are the silo's."""
+    place = directory / "scores" / f"{scored.get('run_id')}.csv"
+    told = {key: scored.get(key) for key in ("run_id", "status", "reason", "record")}
+    return told | {"scores": str(place) if place.exists() else None}
+
+
+def _write_job(home: Path, name: str, options: DemoOptions) -> Path:
+    job = Job.load(SHIPPED / "jobs" / f"{name}.yaml")
+    changes: dict[str, Any] = {"seed": options.seed}
+    if options.rounds is not None and job.kind == "vertical":
+        changes["protocol"] = {"rounds": options.rounds}
+    value = job.changed(**changes).to_json()
+    path = home / "jobs" / f"{job.name}.yaml"
+    write_atomic(path, yaml.safe_dump(value, sort_keys=False).encode())
+    return path

@@ -1,0 +1,1 @@
+"""What a federation runs on: services, silos of this machine, the connection to them."""

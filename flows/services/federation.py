@@ -1,0 +1,380 @@
+"""A federation on this machine: the coordinator's services, and silos that each run on their own.
+
+``HOME/federation.json`` says where everything answers; a flow that has it can connect.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.config import parse, read_yaml
+from consilo.errors import ConfigInvalid, CoordinatorUnreachable, ServiceFailed
+from consilo.jobs.job import Job
+from consilo.kernel.headers import WIRE_VERSION, WIRE_VERSIONS
+from consilo.kernel.loop import Party
+from consilo.machine.environment import child_environment
+from consilo.machine.files import write_atomic
+from consilo.machine.processes import Service, Supervisor, free_port, listens
+from consilo.membership.coordinator import Coordinator, Reachable
+from consilo.membership.keys import (
+    load_or_create_authority,
+    load_or_create_signing_key,
+)
+from consilo.membership.members import Member
+from consilo.wire.signing import public_hex
+from flows.services.bundle_modules import local_modules
+
+if TYPE_CHECKING:
+    from flows.services.order import Connection, Order
+
+_ONLINE_S = 180.0
+ANY_HOST = ("0.0.0.0", "::")
+
+Say = Callable[[str], None]
+"""Takes one line for the person who waits."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a federation answers.
+
+    Args:
+        superlink: host:port.
+        ca_certificate: path of what its certificate is checked with.
+        tracking_uri: the MLflow server.
+        prefect_api: the Prefect API.
+        silos: name → directory, for the silos that run on this machine.
+    """
+
+    superlink: str
+    ca_certificate: str
+    tracking_uri: str
+    prefect_api: str
+    silos: Mapping[str, str]
+
+    @property
+    def prefect_ui(self) -> str:
+        """The Prefect pages for people."""
+        return self.prefect_api.removesuffix("/api")
+
+    @classmethod
+    def load(cls, home: Path) -> Addresses:
+        """Return the addresses of the federation in ``home``.
+
+        Raises:
+            CoordinatorUnreachable: where none is up.
+        """
+        try:
+            return cls(**json.loads((home / "federation.json").read_text()))
+        except FileNotFoundError:
+            raise CoordinatorUnreachable(
+                f"no federation is up in {home}; start one with 'consilo up --dir {home} "
+                "--silos FOLDER', or give the job its silos with --silos"
+            ) from None
+        except (ValueError, TypeError):
+            raise ConfigInvalid(
+                str(home / "federation.json"), ["not what 'consilo up' writes; start it again"]
+            ) from None
+
+
+def find_silos(folder: Path) -> dict[str, Path]:
+    """Return name → directory of every silo below ``folder``.
+
+    Raises:
+        ConfigInvalid: where there is none, or two have the same name.
+    """
+    from silos.silo_config import SiloConfig
+
+    files = sorted(folder.glob("*/silo.yaml"))
+    if not files:
+        raise ConfigInvalid(str(folder), ["no silo here: expected directories with a silo.yaml"])
+    found: dict[str, Path] = {}
+    for file in files:
+        name = parse(SiloConfig, read_yaml(file), where=str(file)).name
+        if name in found:
+            raise ConfigInvalid(str(file), [f"the name '{name}' is taken by {found[name]}"])
+        found[name] = file.parent.resolve()
+    return found
+
+
+def bring_up(
+    supervisor: Supervisor,
+    home: Path,
+    silos: Mapping[str, Path],
+    *,
+    say: Say,
+    place: Reachable | None = None,
+) -> Addresses:
+    """Start everything, side by side, and return where it answers.
+
+    Args:
+        supervisor: stops it again.
+        home: the coordinator's directory.
+        silos: name → directory, of those that run on this machine.
+        say: told what happens.
+        place: where silos reach the coordinator; see `settle_place`.
+
+    Raises:
+        ServiceFailed: where something does not come up.
+    """
+    from flows.registry.departed import tag_departed
+    from flows.services.services import prepare_prefect, start_mlflow, start_prefect
+
+    home.mkdir(parents=True, exist_ok=True)
+    prefect, mlflow = start_prefect(supervisor, home), start_mlflow(supervisor, home)
+    superlink, certificate = start_silos(supervisor, home, silos, say, place)
+    addresses = Addresses(
+        superlink,
+        certificate,
+        mlflow.url,
+        prefect.url,
+        {name: str(path) for name, path in silos.items()},
+    )
+    prefect.wait()
+    prepare_prefect(addresses.prefect_api)
+    say(f"Prefect on {addresses.prefect_ui}")
+    mlflow.wait()
+    say(f"MLflow on {addresses.tracking_uri}")
+    tag_departed(home, addresses.tracking_uri)
+    wait_online(superlink, Path(certificate), silos, supervisor.services)
+    if silos:
+        say(f"{len(silos)} silos are online")
+    write_atomic(home / "federation.json", json.dumps(asdict(addresses), indent=1).encode())
+    return addresses
+
+
+@contextmanager
+def taken_down(home: Path) -> Iterator[None]:
+    """Let nobody find a federation in ``home`` before the block brings it up, nor after it.
+
+    Raises:
+        ServiceFailed: where one is up there already.
+    """
+    file = home / "federation.json"
+    if file.exists() and _is_up(Addresses.load(home)):
+        raise ServiceFailed(f"a federation is up in {home} already; stop it, or use another --dir")
+    file.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _is_up(addresses: Addresses) -> bool:
+    host, _, port = addresses.superlink.partition(":")
+    return listens(int(port), host)
+
+
+def settle_place(
+    home: Path, *, host: str | None = None, port: int | None = None, advertise: str | None = None
+) -> Reachable:
+    """Return where silos reach the coordinator in ``home``; what is said once is kept.
+
+    Invitations name it, so it stays the same over restarts.
+
+    Args:
+        home: the coordinator's directory.
+        host: address to bind to; 127.0.0.1 at first.
+        port: to listen on; a free one at first.
+        advertise: what silos call this machine; else ``host``.
+
+    Raises:
+        ConfigInvalid: where silos could not know what to connect to.
+    """
+    known = Reachable.load(home)
+    said = {"host": host, "port": port, "advertise": advertise}
+    changes = {key: value for key, value in said.items() if value is not None}
+    if known is None:
+        known = Reachable(port=port or free_port())
+    place = parse(Reachable, known.model_dump() | changes, where="--host, --port, --advertise")
+    if place.host in ANY_HOST and not place.advertise:
+        raise ConfigInvalid(
+            "--host", [f"{place.host} is no address to connect to; say with --advertise what is"]
+        )
+    place.save(home)
+    return place
+
+
+def start_silos(
+    supervisor: Supervisor,
+    home: Path,
+    silos: Mapping[str, Path],
+    say: Say,
+    place: Reachable | None = None,
+) -> tuple[str, str]:
+    """Start a SuperLink and the nodes of this machine's silos; return its address and its CA.
+
+    The silos are enrolled first, all of them, so that each finds the others' keys when it starts.
+    """
+    from consilo.transports.flower.superlink import start_superlink
+    from silos.membership.enrol import enrol_here
+
+    place = place or settle_place(home)
+    hosts = [each for each in (place.host, place.advertise) if each and each not in ANY_HOST]
+    authority = load_or_create_authority(home / "keys", hosts=hosts)
+    here = f"127.0.0.1:{place.port}" if place.host in ANY_HOST else f"{place.host}:{place.port}"
+    for name, directory in silos.items():
+        enrol_here(home, directory, address=here, name=name)
+    link = start_superlink(
+        supervisor, home / "superlink", authority, port=place.port, host=place.host
+    )
+    for name, directory in silos.items():
+        start_node(supervisor, name, directory)
+    starting = f", {len(silos)} silos starting" if silos else ""
+    say(f"SuperLink on {place.address}{starting}")
+    return here, str(link.ca_certificate)
+
+
+def pin_each_other(home: Path, silos: Mapping[str, Path]) -> None:
+    """Let silos of this machine take requests of the coordinator in ``home``, and know each other.
+
+    What onboarding does for a silo elsewhere: keys are made in the silo's directory, public halves
+    are pinned.
+    """
+    coordinator = public_hex(load_or_create_signing_key(home / "keys" / "record.key"))
+    keys = {n: public_hex(load_or_create_signing_key(d / "signing.key")) for n, d in silos.items()}
+    for name, directory in silos.items():
+        pinned = {"signing_keys": [coordinator]}
+        write_atomic(directory / "coordinator.yaml", yaml.safe_dump(pinned).encode())
+        others = {n: {"signing_key": key} for n, key in keys.items() if n != name}
+        write_atomic(directory / "partners.yaml", yaml.safe_dump(others).encode())
+
+
+def party_of(member: Member) -> Party:
+    """Return how a member signs, and the newest wire version that both sides speak."""
+    common = set(member.wire) & set(WIRE_VERSIONS)
+    return Party(member.signing_key, max(common, default=WIRE_VERSION))
+
+
+def parties_of(silos: Mapping[str, Path]) -> dict[str, Party]:
+    """Return how silos of this machine sign."""
+    found = {n: load_or_create_signing_key(d / "signing.key") for n, d in silos.items()}
+    return {name: Party(public_hex(key)) for name, key in found.items()}
+
+
+def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
+    """Start a silo's node: its own process tree, directory, keys and FLWR_HOME."""
+    (directory / "flwr").mkdir(mode=0o700, exist_ok=True)
+    return supervisor.start(
+        f"silo {name}",
+        [sys.executable, "-m", "silos.node", "--dir", str(directory)],
+        log=directory / "node.log",
+        env=child_environment(home=directory / "flwr"),
+        cwd=directory,
+    )
+
+
+def wait_online(
+    superlink: str, certificate: Path, silos: Mapping[str, Path], services: Sequence[Service]
+) -> None:
+    """Wait until every silo is online.
+
+    Raises:
+        ServiceFailed: where a node ends first, or it takes too long.
+    """
+    from consilo.transports.flower.superlink import Registry
+
+    nodes = {service.name.removeprefix("silo "): service for service in services}
+    deadline = time.monotonic() + _ONLINE_S
+    with Registry(superlink, certificate) as registry:
+        while True:
+            missing = sorted(set(silos) - set(registry.online()))
+            if not missing:
+                return
+            dead = [n for n in missing if n in nodes and nodes[n].returncode is not None]
+            if dead or time.monotonic() > deadline:
+                name = (dead or missing)[0]
+                raise ServiceFailed(
+                    f"silo {name} did not come online; the end of {silos[name] / 'node.log'}:\n"
+                    f"{nodes[name].last_lines() if name in nodes else ''}"
+                )
+            time.sleep(0.1)
+
+
+def job_bundle(
+    job: Job, search_path: Sequence[Path], signer: Ed25519PrivateKey | None = None
+) -> bytes:
+    """Return the bundle of a job: Consilo's frame and the job's own modules.
+
+    Args:
+        job: names the modules.
+        search_path: where they lie.
+        signer: signs a bundle that has modules.
+    """
+    from consilo.protocols.names import find_protocol
+    from consilo.transports.flower.bundle import build_bundle, read_modules
+
+    files = [file for folder in search_path for file in local_modules(job, folder)]
+    if not files:
+        return build_bundle()
+    names = [job.protocol.name, "contract_check", "statistics", "evaluation"]
+    names += ["psi"] if job.match is not None else []
+    verbs = [v for name in names for v in find_protocol(name, search_path).verbs().values()]
+    disclosures = frozenset().union(*(each.disclosures for each in verbs))
+    return build_bundle(read_modules(files), disclosures=disclosures, signer=signer)
+
+
+def _standing(home: Path, name: str) -> str:
+    """Return why a silo may not take part now; empty where it may."""
+    with Coordinator(home) as coordinator:
+        member = coordinator.members.all().get(name)
+    return "removed" if member is None else member.standing(datetime.now(UTC))
+
+
+@contextmanager
+def connect(order: Order) -> Iterator[Connection]:
+    """Open a Flower run on the federation in ``order.home``; the job's modules are its bundle.
+
+    Raises:
+        CoordinatorUnreachable: where nothing answers.
+    """
+    from consilo.transports.flower.transport import FlowerTransport
+    from flows.services.order import Connection
+
+    home = order.home
+    addresses = Addresses.load(home)
+    certificate = Path(addresses.ca_certificate)
+    with Coordinator(home) as coordinator:
+        known = coordinator.members.all()
+    now = datetime.now(UTC)
+    taking_part = {n: each for n, each in known.items() if each.state in ("admitted", "suspended")}
+    absent = {n: why for n, each in taking_part.items() if (why := each.standing(now))}
+    members = {n: each for n, each in taking_part.items() if n not in absent}
+    transport = FlowerTransport.open(
+        addresses.superlink,
+        certificate,
+        job_bundle(
+            order.job,
+            order.search_path,
+            load_or_create_signing_key(home / "keys" / "record.key"),
+        ),
+        home=home / "superlink",
+        cancelled=order.cancelled,
+    )
+    try:
+        yield Connection(
+            transport=transport,
+            silos=tuple(taking_part),
+            bundle=transport.bundle_hash,
+            signing_key=load_or_create_signing_key(home / "keys" / "record.key"),
+            tracking_uri=addresses.tracking_uri,
+            home=home,
+            finish=lambda ok, detail: transport.finish(ok=ok, detail=detail),
+            parties={n: party_of(each) for n, each in members.items()},
+            members=members,
+            absent=absent,
+            standing=lambda name: _standing(home, name),
+        )
+    finally:
+        transport.close()

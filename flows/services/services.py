@@ -1,0 +1,181 @@
+"""The coordinator's services on one machine: Prefect server, MLflow server, Prefect worker.
+
+Both servers bind to loopback, keep their state in SQLite below one directory, and call nobody.
+Neither has a login of its own: whoever reaches them can run flows and read every run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from consilo.machine.environment import child_environment
+from consilo.machine.processes import Service, Supervisor, free_port, wait_healthy
+from flows.registry import names
+
+_HEALTHY_WITHIN_S = 120.0
+
+
+@dataclass(frozen=True)
+class Starting:
+    """A service on its way up, so that several can start side by side.
+
+    Args:
+        url: where it will answer.
+        service: its process.
+    """
+
+    url: str
+    service: Service
+    _healthy: Callable[[], bool]
+
+    def wait(self, timeout_s: float = _HEALTHY_WITHIN_S) -> str:
+        """Wait until the service is healthy and return its address.
+
+        Raises:
+            ServiceFailed: where it dies or is not healthy in time.
+        """
+        wait_healthy(self.service, self._healthy, timeout_s)
+        return self.url
+
+
+def start_prefect(supervisor: Supervisor, home: Path, *, port: int | None = None) -> Starting:
+    """Start a Prefect server; `Starting.url` is its API's address.
+
+    Args:
+        supervisor: ends it.
+        home: the coordinator's directory; the server keeps its state in ``prefect`` below it.
+        port: None takes a free one.
+
+    Raises:
+        ServiceFailed: where the port is taken.
+    """
+    chosen = free_port() if port is None else port
+    url = f"http://127.0.0.1:{chosen}/api"
+    argv = [_binary("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
+    environment = child_environment(**prefect_environment(home, url))
+    service = supervisor.start(
+        "the Prefect server",
+        argv,
+        log=home / "logs" / "prefect.log",
+        env=environment,
+        cwd=_directory(home),
+        port=chosen,
+    )
+    return Starting(url, service, lambda: _answers(f"{url}/health"))
+
+
+def start_mlflow(supervisor: Supervisor, home: Path, *, port: int | None = None) -> Starting:
+    """Start an MLflow server; `Starting.url` is its tracking URI.
+
+    Args:
+        supervisor: ends it.
+        home: the coordinator's directory; the server keeps its state in ``mlflow`` below it.
+        port: None takes a free one.
+
+    Raises:
+        ServiceFailed: where the port is taken.
+    """
+    chosen = free_port() if port is None else port
+    url = f"http://127.0.0.1:{chosen}"
+    folder = _directory(home / "mlflow")
+    argv = [sys.executable, "-m", "flows.services.mlflow_server"]
+    argv += ["--home", str(folder), "--port", str(chosen)]
+    service = supervisor.start(
+        "the MLflow server",
+        argv,
+        log=home / "logs" / "mlflow.log",
+        # Jobs are for evaluating language models; their runner is three more processes.
+        env=child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+        cwd=folder,
+        port=chosen,
+    )
+    return Starting(url, service, lambda: _answers(f"{url}/health"))
+
+
+def start_worker(
+    supervisor: Supervisor, home: Path, api_url: str, *, name: str = "coordinator"
+) -> Service:
+    """Start a process worker that runs the deployments of the pool `names.POOL`.
+
+    Args:
+        supervisor: ends it, and the flow runs below it.
+        home: the coordinator's directory; flows find their federation there.
+        api_url: of the Prefect server.
+        name: of the worker.
+    """
+    argv = [_binary("prefect"), "worker", "start", "--pool", names.POOL, "--name", name]
+    argv += ["--type", "process"]
+    environment = child_environment(
+        **prefect_environment(home, api_url),
+        **{names.HOME_VARIABLE: str(home.resolve())},
+    )
+    return supervisor.start(
+        "the Prefect worker",
+        argv,
+        log=home / "logs" / "worker.log",
+        env=environment,
+        cwd=_directory(home),
+    )
+
+
+def prefect_environment(home: Path, api_url: str) -> dict[str, str]:
+    """Return the variables of a process that talks to our Prefect server; set before its import.
+
+    Args:
+        home: the coordinator's directory.
+        api_url: of the Prefect server.
+    """
+    return {
+        "PREFECT_HOME": str((home / "prefect").resolve()),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLI_PROMPT": "false",
+        # The UI's page that advertises the hosted product loads from its maker's site.
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    }
+
+
+def prepare_prefect(api_url: str, *, runs_at_once: int = 1) -> None:
+    """Create the work pool that deployments name, or bring it up to date; safe to call again.
+
+    The pool holds all flows to ``runs_at_once`` together. Each deployment's own limit comes with
+    `prefect deploy`; a limit by name that nobody created would be skipped with a warning, so there
+    is none.
+
+    Args:
+        api_url: of the Prefect server.
+        runs_at_once: how many deployed runs may use the federation at the same time.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    said = "Runs Consilo's flows."
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        with contextlib.suppress(ObjectAlreadyExists):
+            client.create_work_pool(
+                WorkPoolCreate(name=names.POOL, type="process", description=said)
+            )
+        client.update_work_pool(
+            names.POOL, WorkPoolUpdate(description=said, concurrency_limit=runs_at_once)
+        )
+
+
+def _binary(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _directory(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _answers(url: str) -> bool:
+    with urllib.request.urlopen(url, timeout=2.0) as answer:
+        return bool(answer.status == 200)

@@ -1,0 +1,89 @@
+"""``consilo silo check``: the contract on the silo's rows, with every failure explained, here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from silos.rows.explain import Explanation
+
+
+def check(
+    contract: Annotated[str, typer.Argument(help="name@version, or a contract file.")],
+    directory: Annotated[Path, typer.Option("--dir", help="The silo's directory.")] = Path("."),
+    job: Annotated[
+        Path | None,
+        typer.Option(help="A vertical job: only the columns that this silo holds in it."),
+    ] = None,
+    purpose: Annotated[str, typer.Option(help="Whose rows: those with consent for it.")] = "",
+    key: Annotated[str, typer.Option(help="Name rows by this local column.")] = "",
+    values: Annotated[bool, typer.Option("--values", help="Show what stands there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Check the silo's rows against a contract, here; nothing leaves.
+
+    Every failure is explained: which rows of the source, what was expected, what to do.
+
+    Example: consilo silo check heart@1 --dir silos/cleveland
+    """
+    from consilo.contracts.contract import Contract
+    from consilo.jobs.job import UNSTATED
+    from silos.silo import Silo
+
+    if values and as_json:
+        raise typer.BadParameter("--values shows on a terminal only; leave --json out")
+    silo = Silo.open(directory.resolve())
+    asked = Contract.load(contract, search=(Path.cwd(), directory))
+    if job is not None:
+        from consilo.jobs.job import Job
+        from consilo.vertical.blocks import part_of
+
+        asked = part_of(Job.load(job), asked, silo.name)
+    meant = purpose or UNSTATED
+    report = silo.check(asked, purpose=meant)
+    found = [] if report.passed else silo.explain(asked, report, purpose=meant, key=key or None)
+    if as_json:
+        import json
+
+        said = json.loads(report.to_json())
+        print(json.dumps({**said, "explanations": [each.to_json() for each in found]}))
+    else:
+        consents = silo.consent_counts(asked, meant)
+        if consents is not None:
+            print(f"{consents['consented']} of {consents['rows']} rows have consent for '{meant}'")
+        for each in found:
+            _show(each, values=values)
+        print(f"{silo.name}: {report.reason()}")
+        print(f"full report: {silo.page(asked, purpose=meant)}")
+    raise typer.Exit(0 if report.passed else 1)
+
+
+def _show(found: Explanation, *, values: bool) -> None:
+    finding = found.finding
+    local = f" (local: {', '.join(found.local)})" if found.local else ""
+    print(f"{finding.severity} {finding.rule}: {finding.column or 'the table'}{local}")
+    print(f"  expected  {found.expected}")
+    if found.rows is not None:
+        print(f"  broken by {found.rows} {'row' if found.rows == 1 else 'rows'}{_named(found)}")
+    if values:
+        for place in found.places:
+            where = f"row {place.row}" if place.key is None else f"key {place.key}"
+            print(f"    {where}{f' of {place.file}' if place.file else ''}: {place.value}")
+    print(f"  to do     {found.advice}")
+
+
+def _named(found: Explanation) -> str:
+    if not found.places:
+        return ""
+    by_file: dict[str | None, list[str]] = {}
+    for each in found.places:
+        by_file.setdefault(each.file, []).append(str(each.row) if each.key is None else each.key)
+    kind = "number" if found.places[0].key is None else "key"
+    told = [
+        f"{kind} {', '.join(each)}{f' of {file}' if file else ''}" for file, each in by_file.items()
+    ]
+    more = ", …" if found.rows and found.rows > len(found.places) else ""
+    return f": {'; '.join(told)}{more}"

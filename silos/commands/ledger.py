@@ -1,0 +1,225 @@
+"""``consilo silo ledger`` for the operator, ``consilo ledger verify`` for an auditor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from consilo.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from silos.kept.budget import Budget
+
+Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+_DELTA = 1e-5
+_BAR = 20
+
+app = typer.Typer(help="The silo's privacy ledger.", pretty_exceptions_enable=False)
+auditor_app = typer.Typer(
+    help="Verify what a silo has exported.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+@app.callback(invoke_without_command=True)
+def ledger(
+    context: typer.Context,
+    directory: Directory = Path("."),
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the burn-down into a .png or .svg file; needs matplotlib."),
+    ] = None,
+    delta: Annotated[
+        float, typer.Option(help="δ for data sets without a budget; figures only.")
+    ] = _DELTA,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the privacy accounts: each run, what it cost, what is left.
+
+    Example: consilo silo ledger --dir silos/cleveland --plot ledger.svg
+    """
+    if context.invoked_subcommand is not None:
+        return
+    entries, budgets = _opened(directory)
+    told = _told(entries, budgets, delta)
+    if plot is not None:
+        _plot(told, plot)
+    if as_json:
+        print(json.dumps(told))
+    else:
+        _show(told)
+        if plot is not None:
+            print(f"burn-down: {plot}")
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to write it.")],
+    directory: Directory = Path("."),
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the ledger as a signed file for an auditor: names, counts and noise, no values.
+
+    Example: consilo silo ledger export ledger.jsonl --dir silos/cleveland
+    """
+    from consilo.config import parse, read_yaml
+    from consilo.membership.keys import load_or_create_signing_key
+    from silos.kept import statement
+    from silos.silo_config import SiloConfig
+
+    entries, budgets = _opened(directory)
+    name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name
+    if not (directory / "signing.key").is_file():
+        raise ConfigInvalid(
+            str(directory), ["no signing.key: this silo has not joined yet, or it has left"]
+        )
+    key = load_or_create_signing_key(directory / "signing.key")
+    said = statement.export(file, entries, silo=name, budgets=budgets, key=key)
+    if as_json:
+        print(json.dumps({"file": str(file), **said}))
+    else:
+        print(f"{said['entries']} entries in {file}, signed with {said['signing_key']}")
+
+
+@auditor_app.callback()
+def _auditor() -> None:
+    """Verify what a silo has exported."""
+
+
+@auditor_app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="What 'consilo silo ledger export' wrote.")],
+    key: Annotated[
+        str | None, typer.Option(help="The silo's signing key in hexadecimal, from elsewhere.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check an exported privacy ledger: its links, its signature, and every ε computed again.
+
+    Example: consilo ledger verify ledger.jsonl --key 9f2c…
+    """
+    from silos.kept import statement
+
+    if not file.is_file():
+        raise ConfigInvalid(str(file), ["no such file"])
+    said = statement.verify(file, key)
+    if as_json:
+        print(json.dumps({"verified": True, "trusted": key is not None, **said}))
+        return
+    print(f"whole: {said['entries']} entries of {said['silo']}, exported {said['exported']}")
+    for name, account in said["accounts"].items():
+        for each in account["limits"]:
+            print(
+                f"{name} {each['limit']}: ε {each['spent']:.4g} of {each['budget']:g} at "
+                f"δ {each['delta']:g}, {each['left']:.4g} left"
+            )
+        if not account["limits"]:
+            print(f"{name}: {account['reserved']} uses, no budget")
+    if key is None:
+        print("to check who signed it, give the silo's --key", file=sys.stderr)
+
+
+def _opened(directory: Path) -> tuple[list[dict[str, Any]], dict[str, Budget]]:
+    from consilo.record.chain import check_links
+    from silos.gate.policy import Policy
+    from silos.kept.ledger import Ledger
+
+    if not (directory / "silo.yaml").is_file():
+        raise ConfigInvalid(str(directory), ["no silo here: give its directory with --dir"])
+    entries = Ledger(directory / "ledger.db").entries()
+    check_links(entries, "ledger.db")
+    return entries, Policy.load(directory / "policy.yaml").privacy.budgets
+
+
+def _told(
+    entries: Sequence[Mapping[str, Any]], budgets: dict[str, Budget], delta: float
+) -> dict[str, Any]:
+    from consilo.privacy.account import Limit
+    from consilo.record.chain import now_utc
+    from silos.kept import statement
+    from silos.kept.budget import budget_of
+
+    found = {}
+    for name in statement.accounts(entries):
+        budget = budget_of(budgets, name)
+        account = statement.standing(entries, name, budget, at=now_utc())
+        first = Limit(float("inf"), None) if budget is None else budget.limits[0]
+        at = delta if budget is None else budget.delta
+        runs = statement.burn_down(entries, name, first, at)
+        for each in runs if budget is None else ():
+            each["left"] = None
+        found[name] = {**account, "delta": at, "runs": runs}
+    return {"entries": len(entries), "accounts": found}
+
+
+def _show(told: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    if not told["accounts"]:
+        console.print("nothing was ever spent")
+    for name, account in told["accounts"].items():
+        limits = account["limits"]
+        first = limits[0] if limits else None
+        table = Table(title=f"{name}: {account['reserved']} uses, {account['settled']} answered")
+        for title in ("run", "last use", "by", "steps", "rows", "ε so far", "left"):
+            table.add_column(title, justify="right" if title in ("steps", "rows") else "left")
+        for run in account["runs"]:
+            table.add_row(
+                run["run"],
+                run["time"][:16].replace("T", " "),
+                ", ".join(run["mechanisms"]),
+                str(run["steps"]),
+                str(run["rows"]),
+                f"{run['spent']:.4g}",
+                "no budget" if first is None else _bar(run["left"], first["budget"]),
+            )
+        console.print(table)
+        console.print(f"ε so far: by Rényi moments at δ {account['delta']:g}, an upper bound")
+        for each in limits:
+            console.print(
+                f"{each['limit']}: ε {each['spent']:.4g} of {each['budget']:g} at δ "
+                f"{each['delta']:g} by PRV; {each['left']:.4g} left"
+            )
+
+
+def _bar(left: float, budget: float) -> str:
+    full = round(_BAR * left / budget)
+    return f"{'█' * full}{'░' * (_BAR - full)} {left:.3g}"
+
+
+def _plot(told: Mapping[str, Any], path: Path) -> None:
+    if path.suffix not in (".png", ".svg"):
+        raise ConfigInvalid(str(path), ["--plot: give a .png or .svg file"])
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigInvalid(
+            "silo ledger --plot",
+            [
+                "matplotlib is not installed here; the table shows the same: leave --plot out, or "
+                "'pip install matplotlib'"
+            ],
+        ) from None
+    from datetime import datetime
+
+    figure = Figure(figsize=(8, 2.6 * max(1, len(told["accounts"]))), layout="constrained")
+    for place, (name, account) in enumerate(told["accounts"].items(), start=1):
+        axes = figure.add_subplot(max(1, len(told["accounts"])), 1, place)
+        times = [datetime.fromisoformat(run["time"]) for run in account["runs"]]
+        figures = [run["spent"] if run["left"] is None else run["left"] for run in account["runs"]]
+        axes.step(times, figures, where="post", marker="o")
+        if account["limits"]:
+            axes.set_ylim(0, account["limits"][0]["budget"] * 1.05)
+            axes.axhline(account["limits"][0]["budget"], linestyle=":", color="grey")
+        left = f"ε left {account['limits'][0]['limit']}" if account["limits"] else "ε so far"
+        axes.set_title(f"{name}: {left}, δ {account['delta']:g}", fontsize=9)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,164 @@
+"""The operator's commands over what happens in a silo: code, requests, answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Digest = Annotated[str, typer.Argument(help="SHA-256 of the bundle, or how it begins.")]
+
+audit_app = typer.Typer(
+    help="Read and verify the silo's audit log.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def bundles(
+    directory: Directory = Path("."),
+    diff: Annotated[
+        str | None, typer.Option(help="Show how this one differs from the last approved.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the code that wants to run here, and what was decided.
+
+    Example: consilo silo bundles --diff 3f5a --dir silos/cleveland
+    """
+    from silos.gate.bundles import bundles as listed
+    from silos.gate.bundles import difference, resolve
+
+    if diff is not None:
+        print(difference(directory, resolve(directory, diff)))
+        return
+    found = listed(directory)
+    if as_json:
+        print(json.dumps({"bundles": [asdict(each) for each in found]}))
+        return
+    if not found:
+        print("no bundle has come yet")
+    for each in found:
+        label = each.label
+        what = "Consilo's own frame, no modules" if each.size and label is None else "not kept here"
+        if label is not None:
+            who = f"signed by {label.signer[:16]}" if label.signer else "not signed"
+            what = f"{label.package}: {', '.join(label.disclosures) or 'nothing leaves'}; {who}"
+        print(f"{each.state:<10}{each.digest[:16]}  {each.size:>9,} B  {each.fault or what}")
+
+
+def approve(
+    digest: Digest,
+    directory: Directory = Path("."),
+    always: Annotated[
+        bool,
+        typer.Option(
+            "--always", help="And whatever its signer signs for this package and these classes."
+        ),
+    ] = False,
+) -> None:
+    """Approve a bundle: the code with this hash may run on this silo's rows.
+
+    Example: consilo silo approve 3f5a --dir silos/cleveland
+    """
+    from silos.gate.bundles import approve as approve_bundle
+    from silos.gate.bundles import resolve
+
+    new = approve_bundle(directory, resolve(directory, digest), always=always)
+    print("approved" if new else "was approved before")
+
+
+def reject(digest: Digest, directory: Directory = Path(".")) -> None:
+    """Reject a bundle: the code with this hash does not run here, whatever a rule says.
+
+    Example: consilo silo reject 3f5a --dir silos/cleveland
+    """
+    from silos.gate.bundles import reject as reject_bundle
+    from silos.gate.bundles import resolve
+
+    new = reject_bundle(directory, resolve(directory, digest))
+    print("rejected" if new else "was rejected before")
+
+
+@audit_app.command("show")
+def audit_show(
+    directory: Directory = Path("."),
+    last: Annotated[int, typer.Option(min=1, help="How many lines.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the newest lines: who asked what, what was decided, what left.
+
+    Example: consilo silo audit show --last 50 --dir silos/cleveland
+    """
+    from consilo.record.chain import read
+
+    path = directory / "audit.jsonl"
+    entries = read(path)[-last:] if path.exists() else []
+    if as_json:
+        print(json.dumps({"entries": entries}))
+        return
+    for entry in entries:
+        print(f"{entry['time']}  {entry['kind']:<9} {_line(entry['kind'], entry['body'])}")
+
+
+@audit_app.command("verify")
+def audit_verify(
+    directory: Directory = Path("."),
+    record: Annotated[
+        list[Path] | None, typer.Option(help="A run record to hold against it; may be repeated.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Verify that no line was edited, removed or moved, and that ledger and records tell the same.
+
+    Example: consilo silo audit verify --record record.jsonl --dir silos/cleveland
+    """
+    from consilo.config import parse, read_yaml
+    from consilo.errors import RecordTampered
+    from consilo.record import chain
+    from consilo.record import run_record as records
+    from consilo.record.crosscheck import compare
+    from silos.gate.guard import CoordinatorConfig
+    from silos.kept.ledger import Ledger
+    from silos.silo_config import SiloConfig
+
+    path = directory / "audit.jsonl"
+    entries = chain.verify(path) if path.exists() else []
+    name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name
+    keys = CoordinatorConfig.load(directory).signing_keys
+    spent = {chain.START, *(each["hash"] for each in Ledger(directory / "ledger.db").entries())}
+    findings = [
+        f"the privacy ledger has not the entry that was its newest at the end of {told['run']}"
+        for told in (each["body"] for each in entries if each["kind"] == "ledger")
+        if told["head"] not in spent
+    ]
+    for each in record or []:
+        closing = records.verify(each)
+        if keys and closing["public_key"] not in keys:
+            raise RecordTampered(f"{each.name}: not signed by the coordinator that we joined")
+        findings += [f"{each.name}: {one}" for one in compare(chain.read(each), entries, name)]
+    head = entries[-1]["hash"] if entries else chain.START
+    if as_json:
+        print(json.dumps({"lines": len(entries), "head": head, "findings": findings}))
+    else:
+        print("\n".join([*findings, f"{len(entries)} lines, head {head}"]))
+        if record and not findings:
+            print(f"{len(record)} run records tell the same")
+    raise typer.Exit(1 if findings else 0)
+
+
+def _line(kind: str, body: dict[str, Any]) -> str:
+    if kind == "asked":
+        why = f": {body['reason']}" if "reason" in body else ""
+        return f"{body['decision']:<9}{body['run']} {body['protocol']}/{body['verb']}{why}"
+    if kind == "answered":
+        if body["status"] == "fault":
+            return f"fault    {body['code']}: {body['reason']}"
+        sizes = ", ".join(f"{n} {each['bytes']:,} B" for n, each in body["fields"].items())
+        return f"left     {sizes or 'nothing'}"
+    return json.dumps(body, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""What is let in and out: guard, policy, bundles, partners, audit log."""

@@ -1,0 +1,92 @@
+"""The silo's audit log: who asked what under which manifest, what was decided, what left.
+
+One hash chain, ``audit.jsonl``, mode 0600. It holds names, counts, sizes and hashes, never a value.
+Every reply carries the hash of the line that tells of it, signed by the silo, and every request
+carries the newest hash of the coordinator's run record, which is noted here: so neither side can
+rewrite its history unnoticed (`consilo.record.crosscheck`).
+
+    asked      a request with its decision: allowed, refused (code, reason) or repeated
+    answered   a reply: its status, the fields with their sizes, the SHA-256 of its body
+    bundle     code that was refused or approved
+    ledger     the newest hash of the privacy ledger, at the end of a run
+    histograms people here released noisy histograms of a data set, and what that cost
+    match      rows that were to be matched with partners: allowed, refused, disclosed, kept
+    part       its part of a model over several silos' columns, kept here: its SHA-256
+    scored     rows that such a model scored for people here: how many
+    model_dropped  a part was deleted by people here
+    left       the silo has left the federation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from consilo.errors import Refused
+from consilo.kernel.headers import Header, ReplyHeader
+from consilo.record.chain import Chain
+from consilo.wire.payload import digest, pack_pieces
+
+
+def audit_log(directory: Path) -> Chain:
+    """Return the audit log of the silo in ``directory``."""
+    return Chain(directory / "audit.jsonl")
+
+
+def asked(
+    chain: Chain, header: Header, decision: str, cause: Refused | None = None, **more: Any
+) -> str:
+    """Note a request and what was decided; return the line's hash.
+
+    Args:
+        chain: the silo's.
+        header: what was asked.
+        decision: allowed, refused or repeated.
+        cause: of a refusal.
+        more: counts that belong to the decision.
+    """
+    manifest = header.manifest
+    why = {} if cause is None else {"code": cause.code, "reason": str(cause)}
+    return chain.append(
+        "asked",
+        run=header.run_id,
+        step=header.step_id,
+        scope=header.scope,
+        protocol=header.protocol,
+        verb=header.verb,
+        cohort=list(header.cohort),
+        job=manifest.job,
+        job_digest=manifest.job_digest,
+        contract=manifest.contract,
+        contract_digest=manifest.contract_digest,
+        purpose=manifest.purpose,
+        bundle=manifest.bundle,
+        manifest=manifest.digest,
+        coordinator_head=header.head,
+        wire=header.wire,
+        decision=decision,
+        **why,
+        **more,
+    )
+
+
+def answered(chain: Chain, reply: ReplyHeader, fields: Mapping[str, Any]) -> str:
+    """Note a reply before it leaves; return the line's hash."""
+    why = {"code": reply.code, "reason": reply.reason} if reply.status == "fault" else {}
+    return chain.append(
+        "answered",
+        step=reply.step_id,
+        status=reply.status,
+        content=reply.content,
+        fields={name: _about(value) for name, value in fields.items()},
+        **why,
+    )
+
+
+def _about(value: Any) -> dict[str, Any]:
+    """Return size and hash of a field; a single number has no hash, which would tell it."""
+    pieces = pack_pieces({"field": value})
+    if isinstance(value, int | float):
+        return {"bytes": len(pieces)}
+    return {"bytes": len(pieces), "sha256": digest(pieces)}

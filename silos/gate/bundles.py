@@ -1,0 +1,366 @@
+"""Which code may run on a silo's rows: ``bundles.yaml`` in the silo's directory.
+
+```
+approved: [SHA-256, …]     the operator's word, bundle by bundle; the newest last
+rejected: [SHA-256, …]
+rules:                     the operator's word for what is alike
+  - {signer: KEY, package: my_model, disclosures: [metric, statistic, update]}
+```
+A bundle that nobody has decided about waits in ``bundles/packed/`` as it came: packed, never
+imported. The node asks here before a byte of it is unpacked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from pydantic import Field, field_validator
+
+from consilo.config import Config, parse, read_yaml
+from consilo.errors import BundleNotApproved, ConfigInvalid, ConsiloError, Refused
+from consilo.kernel.verbs import Disclosure
+from consilo.machine.files import write_atomic
+from silos.gate.audit import audit_log
+
+if TYPE_CHECKING:
+    from consilo.transports.flower.bundle import Label
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_KEPT = 32
+
+
+class BundleRule(Config):
+    """Bundles that need no approval of their own.
+
+    Args:
+        signer: raw Ed25519 public key in hexadecimal.
+        package: the bundle's package.
+        disclosures: classes of what may leave, at most.
+    """
+
+    signer: str = Field(pattern=r"^[0-9a-f]{64}$")
+    package: str = Field(min_length=1)
+    disclosures: frozenset[Disclosure]
+
+    def admits(self, label: Label) -> bool:
+        """Return whether a bundle, whose label is verified, is one of these."""
+        same = (label.signer, label.package) == (self.signer, self.package)
+        return same and set(label.disclosures) <= self.disclosures
+
+
+class Decisions(Config):
+    """``bundles.yaml``.
+
+    Args:
+        approved: SHA-256 of bundles that may run, the newest last.
+        rejected: SHA-256 of bundles that may not, whatever a rule says.
+        rules: what needs no approval of its own.
+    """
+
+    approved: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+    rules: tuple[BundleRule, ...] = ()
+
+    @field_validator("approved", "rejected")
+    @classmethod
+    def _are_digests(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [entry for entry in value if not _DIGEST.fullmatch(entry)]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: expected 64 hexadecimal digits in lower case")
+        return value
+
+    @classmethod
+    def load(cls, folder: Path) -> Decisions:
+        """Return what the operator of the silo in ``folder`` has decided; nothing without a file.
+
+        Raises:
+            ConfigInvalid: where ``bundles.yaml`` is not valid.
+        """
+        path = folder / "bundles.yaml"
+        return parse(cls, read_yaml(path), where=str(path)) if path.exists() else cls()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One bundle, as `consilo silo bundles` lists it.
+
+    Args:
+        digest: its SHA-256.
+        state: pending, approved or rejected.
+        label: what it says of itself; None where it has no modules, or has gone.
+        size: in bytes; 0 where only its hash is known.
+        seen: when it came, ISO 8601; empty where that is not known.
+        fault: why it can never be approved; empty where it can.
+    """
+
+    digest: str
+    state: str
+    label: Label | None = None
+    size: int = 0
+    seen: str = ""
+    fault: str = ""
+
+
+def require_approved(folder: Path, digest: str, fetch: Callable[[], bytes]) -> None:
+    """Return where the bundle may run in the silo in ``folder``; note and keep it otherwise.
+
+    Args:
+        folder: the silo's.
+        digest: SHA-256 of the bundle.
+        fetch: gets its bytes, whose hash is ``digest``; called once for a new one.
+
+    Raises:
+        BundleNotApproved: where the operator has not approved it, nor a rule of theirs.
+        ConfigInvalid: where ``bundles.yaml`` is not valid.
+    """
+    decided = Decisions.load(folder)
+    if digest in decided.rejected:
+        raise BundleNotApproved(f"the silo's operator has rejected bundle {digest}")
+    if digest in decided.approved:
+        return
+    bundle = _Kept(folder).take(digest, fetch)
+    try:
+        label = _read_label(bundle)
+    except Refused as cause:
+        _note(folder, "refused", digest, reason=str(cause))
+        raise BundleNotApproved(f"bundle {digest}: {cause}") from None
+    if label is not None and any(rule.admits(label) for rule in decided.rules):
+        _approve(folder, digest, "rule")
+        return
+    _note(folder, "refused", digest, reason="not approved")
+    raise BundleNotApproved(
+        f"the silo's operator has not approved bundle {digest}; it waits there for a decision "
+        "(consilo silo bundles)"
+    )
+
+
+def approve(folder: Path, digest: str, *, always: bool = False) -> bool:
+    """Let a bundle run; return whether that is new.
+
+    Args:
+        folder: the silo's.
+        digest: SHA-256 of the bundle.
+        always: also whatever its signer signs for the same package with the same disclosures.
+
+    Raises:
+        ConfigInvalid: where ``digest`` is no SHA-256, or ``always`` has no signed bundle to go by.
+    """
+    if not _DIGEST.fullmatch(digest):
+        raise ConfigInvalid(digest, ["a bundle's hash has 64 hexadecimal digits in lower case"])
+    if always:
+        label = _label_of(folder, digest)
+        if label is None or not label.signer:
+            raise ConfigInvalid(
+                digest, ["only a signed bundle that waits here can make a standing rule"]
+            )
+        rule = BundleRule(
+            signer=label.signer,
+            package=label.package,
+            disclosures=frozenset(Disclosure(each) for each in label.disclosures),
+        )
+        with _changing(folder) as decided:
+            if rule not in decided.rules:
+                _save(folder, decided.model_copy(update={"rules": (*decided.rules, rule)}))
+                _note(folder, "rule", digest, signer=rule.signer, package=rule.package)
+    return _approve(folder, digest, "operator")
+
+
+def reject(folder: Path, digest: str) -> bool:
+    """Let a bundle run no more; return whether that is new.
+
+    Raises:
+        ConfigInvalid: where ``digest`` is no SHA-256.
+    """
+    if not _DIGEST.fullmatch(digest):
+        raise ConfigInvalid(digest, ["a bundle's hash has 64 hexadecimal digits in lower case"])
+    with _changing(folder) as decided:
+        if digest in decided.rejected:
+            return False
+        approved = tuple(each for each in decided.approved if each != digest)
+        changes = {"approved": approved, "rejected": (*decided.rejected, digest)}
+        _save(folder, decided.model_copy(update=changes))
+    _note(folder, "rejected", digest)
+    return True
+
+
+def bundles(folder: Path) -> list[Bundle]:
+    """Return every bundle that the silo in ``folder`` knows of; those that wait come first."""
+    decided, kept = Decisions.load(folder), _Kept(folder)
+    found = []
+    for digest in [*kept.digests(), *decided.approved, *decided.rejected]:
+        if any(each.digest == digest for each in found):
+            continue
+        known = digest in decided.approved or digest in decided.rejected
+        state = "pending" if not known else "approved" if digest in decided.approved else "rejected"
+        found.append(kept.describe(digest, state))
+    return sorted(found, key=lambda each: each.state != "pending")
+
+
+def resolve(folder: Path, prefix: str) -> str:
+    """Return the one known bundle whose hash begins with ``prefix``, or ``prefix`` if it is whole.
+
+    Raises:
+        ConfigInvalid: where there is none, or more than one.
+    """
+    if _DIGEST.fullmatch(prefix):
+        return prefix
+    found = [each.digest for each in bundles(folder) if each.digest.startswith(prefix)]
+    if len(found) != 1:
+        count = "no bundle" if not found else f"{len(found)} bundles"
+        whole = "a whole one has 64 hexadecimal digits in lower case"
+        raise ConfigInvalid(prefix, [f"{count} here with a hash that begins so; {whole}"])
+    return found[0]
+
+
+def difference(folder: Path, digest: str) -> str:
+    """Return how a bundle's modules differ from the last approved one's of the same package.
+
+    A unified diff; against nothing where there is no such bundle.
+
+    Raises:
+        ConfigInvalid: where the bundle's content is not here.
+    """
+    kept = _Kept(folder)
+    new = kept.read(digest)
+    if new is None:
+        raise ConfigInvalid(digest, ["the content of this bundle is not here"])
+    label = _read_label(new)
+    old = None
+    for other in reversed(Decisions.load(folder).approved):
+        content = None if other == digest else kept.read(other)
+        theirs = None if content is None else _read_label(content)
+        if theirs is not None and label is not None and theirs.package == label.package:
+            old = content
+            break
+    before, after = _modules(old), _modules(new)
+    lines: list[str] = []
+    for name in sorted(before.keys() | after.keys()):
+        one, two = before.get(name, ""), after.get(name, "")
+        lines += difflib.unified_diff(
+            one.splitlines(), two.splitlines(), f"approved/{name}", f"new/{name}", lineterm=""
+        )
+    return "\n".join(lines)
+
+
+def declared(bundle: Path) -> tuple[frozenset[str] | None, str]:
+    """Return the classes that an unpacked bundle declares, and who signed it.
+
+    None and nobody for one without modules. Its label was verified when it was unpacked.
+    """
+    path = bundle / "BUNDLE.json"
+    if not path.exists():
+        return None, ""
+    label = json.loads(path.read_text())
+    return frozenset(label["disclosures"]), str(label["signer"])
+
+
+class _Kept:
+    """Bundles as they came, packed: ``bundles/packed/HASH.zip``; decided ones stay for the diff."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "bundles" / "packed"
+
+    def take(self, digest: str, fetch: Callable[[], bytes]) -> bytes:
+        known = self.read(digest)
+        if known is not None:
+            return known
+        content = fetch()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise BundleNotApproved("the bundle that arrived has another hash than announced")
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(self._folder / f"{digest}.zip", content, mode=0o600)
+        files = sorted(self._folder.glob("*.zip"), key=lambda file: file.stat().st_mtime_ns)
+        for file in files[:-_MOST_KEPT]:
+            file.unlink(missing_ok=True)
+        return content
+
+    def read(self, digest: str) -> bytes | None:
+        path = self._folder / f"{digest}.zip"
+        content = path.read_bytes() if path.exists() else None
+        # What was changed here since is not what was announced.
+        return content if content and hashlib.sha256(content).hexdigest() == digest else None
+
+    def digests(self) -> list[str]:
+        files = sorted(self._folder.glob("*.zip"), key=lambda file: file.stat().st_mtime_ns)
+        return [file.stem for file in files if _DIGEST.fullmatch(file.stem)]
+
+    def describe(self, digest: str, state: str) -> Bundle:
+        content = self.read(digest)
+        if content is None:
+            return Bundle(digest, state)
+        at = (self._folder / f"{digest}.zip").stat().st_mtime
+        seen = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+        try:
+            return Bundle(digest, state, _read_label(content), len(content), seen)
+        except Refused as cause:
+            return Bundle(digest, state, None, len(content), seen, str(cause))
+
+
+def _read_label(content: bytes) -> Label | None:
+    from consilo.transports.flower.bundle import read_label
+
+    return read_label(content)
+
+
+def _label_of(folder: Path, digest: str) -> Label | None:
+    content = _Kept(folder).read(digest)
+    return None if content is None else _read_label(content)
+
+
+def _modules(content: bytes | None) -> dict[str, str]:
+    if content is None:
+        return {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = [each for each in archive.namelist() if each.endswith(".py")]
+        return {name: archive.read(name).decode("utf-8", "replace") for name in names}
+
+
+def _approve(folder: Path, digest: str, by: str) -> bool:
+    with _changing(folder) as decided:
+        if digest in decided.approved:
+            return False
+        rejected = tuple(each for each in decided.rejected if each != digest)
+        changes = {"approved": (*decided.approved, digest), "rejected": rejected}
+        _save(folder, decided.model_copy(update=changes))
+    _note(folder, "approved", digest, by=by)
+    return True
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[Decisions]:
+    """Hold the lock under which ``bundles.yaml`` is read and written: node and operator both do."""
+    handle = os.open(folder / ".bundles.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield Decisions.load(folder)
+    finally:
+        os.close(handle)
+
+
+def _save(folder: Path, decided: Decisions) -> None:
+    value = decided.model_dump(mode="json")
+    for rule in value["rules"]:
+        rule["disclosures"] = sorted(rule["disclosures"])
+    text = yaml.safe_dump({key: each for key, each in value.items() if each}, sort_keys=False)
+    write_atomic(folder / "bundles.yaml", text.encode(), mode=0o600)
+
+
+def _note(folder: Path, decision: str, digest: str, **more: str) -> None:
+    try:
+        audit_log(folder).append("bundle", decision=decision, bundle=digest, **more)
+    except OSError as cause:
+        raise ConsiloError(f"the audit log cannot be written: {cause.strerror}") from None

@@ -1,0 +1,434 @@
+"""A silo's policy: who may ask for what, what may leave, at which privacy. Without one, nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+from datetime import time as clock_time
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, field_validator, model_validator
+
+from consilo.config import Config, parse, read_yaml
+from consilo.errors import PolicyInvalid, Refused
+from consilo.jobs.job import Job
+from consilo.kernel.headers import Header
+from consilo.kernel.verbs import Disclosure, Verb
+from silos.kept.budget import Budget
+
+_ABOUT_ROWS = frozenset(
+    {Disclosure.UPDATE, Disclosure.MASKED_UPDATE, Disclosure.EMBEDDING, Disclosure.LABEL}
+)
+_STATISTICS = "statistics"
+"""The protocol that asks for moments, class counts and histograms."""
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+TEMPLATE = """\
+# What may happen to this silo's data. What is not allowed here is refused.
+
+# A request must fit one entry; keys that an entry leaves out admit anything.
+allow:
+  - jobs: ["*"]                  # names of jobs; shell patterns
+    # purposes: [research]       # what the job says that it is for; shell patterns
+    # contracts: ["heart@*"]     # shell patterns
+    # bundles: [3f5a…]           # SHA-256 of the code, besides its approval
+    # signers: [9c1e…]           # or who signed it
+
+# Classes of what may leave: yes, no, secure (only where the coordinator sees sums alone),
+# or limits such as {min_rows: 100}: only where the job has that many rows here.
+disclosures:
+  metric: yes                    # figures of merit on held-out rows
+  statistic: yes                 # counts and aggregates over rows
+  update: yes                    # changes of model parameters
+  # metadata: yes                # words about columns, those that you have marked to share
+  # sealed: yes                  # what other silos alone can read: for matching, and for models
+  #                              # over the columns of several silos, which also need:
+  # match: yes                   #   which of the people here are known there
+  # embedding: yes               #   without the target: what a model makes of the columns here
+  # label: yes                   #   with the target: what it may be read off from
+
+min_cohort: 2                    # silos asked together, this one included, for what is computed
+                                 # from rows; each must have signed that it takes part
+partners: pinned                 # confirmed: only silos whose key fingerprint you have compared
+
+privacy:
+  required: no                   # yes: updates leave only with differential privacy
+  allow_reproducible: no         # noise that whoever knows the job's seed can take away
+  exact_statistics: yes          # no: means, class counts, histograms leave with noise only
+  # max_epsilon: 10.0            # in one run
+  # max_delta: 1.0e-3
+  # budgets:                     # all runs together, by data set; "*" is every other one
+  #   "*":
+  #     epsilon: 10.0            # within window_days; without that key, for ever
+  #     delta: 1.0e-5            # at which the account is kept; below 1 / number of rows
+  #     window_days: 365
+  #     total_epsilon: 30.0      # for ever
+  #     min_noise_multiplier: 0.5
+
+# matching:                      # rows of which silos are the same people; without it, refused;
+#                                # it also needs disclosures: {sealed: yes, match: yes}
+#   partners: [bank, telecom]    # with whom; without it, any that is pinned
+#   recipes: [9c1f…]             # approved by a person here: hashes of key recipes; without it, any
+#   min_set_size: 1000           # people in each silo
+#   min_intersection: 100        # people in both, or nobody learns who
+#   queries_per_partner: 4       # within window_days
+#   window_days: 30
+#   refuse_similar: 0.01         # a set that differs from an earlier one within window_days by less
+
+limits:
+  memory_mib: 4096               # one message
+  wall_s: 3600
+  # per_hour: 500                # messages
+
+# hours: {days: [mon, tue, wed, thu, fri], start: "20:00", end: "06:00", zone: Europe/Berlin}
+# expires: 2027-12-31            # from the next day on, nothing is allowed
+"""
+
+
+class Rule(Config):
+    """One kind of request that is allowed; a key that is left out admits anything.
+
+    Args:
+        jobs: shell patterns of job names.
+        purposes: shell patterns of purposes.
+        contracts: shell patterns of ``name@version``.
+        bundles: SHA-256 of code.
+        signers: raw Ed25519 public keys in hexadecimal, one of which signed the code. Code without
+            modules of its own is nobody's, and fits no such entry.
+    """
+
+    jobs: tuple[str, ...] | None = None
+    purposes: tuple[str, ...] | None = None
+    contracts: tuple[str, ...] | None = None
+    bundles: tuple[str, ...] | None = None
+    signers: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError('an entry must say what it allows; jobs: ["*"] allows every job')
+        return self
+
+    def admits(self, header: Header, job: Job, signer: str) -> bool:
+        """Return whether a request is of this kind."""
+        manifest = header.manifest
+        return (
+            _fits(job.name, self.jobs)
+            and _fits(job.purpose, self.purposes)
+            and _fits(manifest.contract or job.contract, self.contracts)
+            and (self.bundles is None or manifest.bundle in self.bundles)
+            and (self.signers is None or (bool(signer) and signer in self.signers))
+        )
+
+
+class Leaving(Config):
+    """When a class of things may leave.
+
+    Args:
+        secure: only where the coordinator sees the sum over silos alone.
+        min_rows: only where the job has at least this many rows here; a job over the columns of
+            several silos has those that are matched.
+    """
+
+    secure: bool = False
+    min_rows: int = Field(default=1, ge=1)
+
+
+class PrivacyRules(Config):
+    """What differential privacy must be.
+
+    Args:
+        required: updates leave only with it.
+        max_epsilon: of one run; None sets no limit.
+        max_delta: of one run; None sets no limit.
+        allow_reproducible: whether a job may key the noise by its own seed.
+        exact_statistics: whether moments, class counts and histograms may leave exactly; if not,
+            only of jobs with ``privacy.statistics_epsilon``, which pay for them.
+        budgets: of all runs together, by data set; ``*`` is every other one. Where there is any,
+            updates leave only with differential privacy, since nothing else can be accounted for.
+    """
+
+    required: bool = False
+    max_epsilon: float | None = Field(default=None, gt=0)
+    max_delta: float | None = Field(default=None, gt=0, lt=1)
+    allow_reproducible: bool = False
+    exact_statistics: bool = True
+    budgets: dict[str, Budget] = Field(default_factory=dict)
+
+    def permit_statistics(self, job: Job) -> None:
+        """Raise `Refused` unless a job's statistics are as private as they must be."""
+        private = job.privacy is not None and job.privacy.statistics_epsilon is not None
+        if not (private or self.exact_statistics):
+            raise Refused(
+                "this silo's policy lets statistics leave with noise only; the job needs "
+                "privacy.statistics_epsilon",
+                code="privacy",
+            )
+
+    def permit(self, job: Job) -> None:
+        """Raise `Refused` unless a job that asks for an update is private enough."""
+        asked = job.privacy
+        if asked is None:
+            limits = (self.max_epsilon, self.max_delta)
+            if self.required or self.budgets or any(each is not None for each in limits):
+                raise Refused(
+                    "this silo's policy wants differential privacy, the job has none",
+                    code="privacy",
+                )
+            return
+        if asked.reproducible and not self.allow_reproducible:
+            raise Refused("this silo's policy allows no reproducible noise", code="privacy")
+        for name, found, limit in (
+            ("ε", asked.epsilon, self.max_epsilon),
+            ("δ", asked.delta, self.max_delta),
+        ):
+            if limit is not None and found > limit:
+                raise Refused(
+                    f"this silo's policy allows {name} up to {limit:g} in one run, the job asks "
+                    f"for {found:g}",
+                    code="privacy",
+                )
+
+
+class Limits(Config):
+    """What one message may use, and how many there may be.
+
+    Args:
+        memory_mib: memory that a message's process may add.
+        wall_s: seconds that it may take.
+        per_hour: messages in any hour; None sets no limit.
+    """
+
+    memory_mib: int = Field(default=4096, gt=0)
+    wall_s: float = Field(default=3600.0, gt=0)
+    per_hour: int | None = Field(default=None, ge=1)
+
+
+class MatchingRules(Config):
+    """When rows may be matched with those of other silos.
+
+    Args:
+        partners: with whom; None admits any that is pinned.
+        recipes: hashes of key recipes, or their first 12 digits at least, that a person here has
+            approved; None admits any.
+        min_set_size: people that each of the silos must have.
+        min_intersection: people that two silos must share before either learns who they are.
+        queries_per_partner: matches with one partner within ``window_days``.
+        window_days: how long matches count.
+        refuse_similar: a set of keys that differs from an earlier one by less than this share, but
+            differs, is refused: the two answers would tell of single people. 0 refuses none.
+    """
+
+    partners: tuple[str, ...] | None = None
+    recipes: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")], ...] | None = None
+    min_set_size: int = Field(default=100, ge=1)
+    min_intersection: int = Field(default=10, ge=1)
+    queries_per_partner: int = Field(default=4, ge=1)
+    window_days: float = Field(default=30.0, gt=0)
+    refuse_similar: float = Field(default=0.01, ge=0, lt=1)
+
+
+class Hours(Config):
+    """When messages are answered.
+
+    Args:
+        days: on which a span of time may begin.
+        start: local time, inclusive.
+        end: local time, exclusive; before ``start`` it is the next day's.
+        zone: a name of the IANA time zone database.
+    """
+
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
+        default=_DAYS, min_length=1
+    )
+    start: clock_time
+    end: clock_time
+    zone: str = "UTC"
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _sexagesimal(cls, value: Any) -> Any:
+        # YAML 1.1 reads 20:00 without quotes as 1200, a number to the base 60.
+        return f"{value // 60:02d}:{value % 60:02d}" if type(value) is int else value
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError("no such time zone; expected a name such as Europe/Berlin") from None
+        return value
+
+    def contain(self, now: float) -> bool:
+        """Return whether an instant, in seconds since 1970, lies in them."""
+        local = datetime.fromtimestamp(now, ZoneInfo(self.zone))
+        at, today, before = local.time(), _DAYS[local.weekday()], _DAYS[local.weekday() - 1]
+        if self.start < self.end:
+            return today in self.days and self.start <= at < self.end
+        return (today in self.days and at >= self.start) or (before in self.days and at < self.end)
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a decision depends on besides the request.
+
+    Args:
+        now: seconds since 1970.
+        attested: other silos of the cohort that have signed that they take part.
+        asked_last_hour: how many messages were allowed within the last hour.
+        rows: how many rows the job has here; asked only where a rule needs it.
+        signer: the key that signed the run's code; empty where nobody did.
+    """
+
+    now: float
+    attested: frozenset[str]
+    asked_last_hour: int
+    rows: Callable[[], int]
+    signer: str = ""
+
+
+class Policy(Config):
+    """What a silo allows; the default allows nothing.
+
+    Args:
+        allow: kinds of requests, of which one must fit.
+        disclosures: class → yes, no, ``secure``, or when.
+        min_cohort: for what is computed from rows, how many silos must be asked together; each of
+            the others must have attested with a key that this silo has pinned.
+        partners: whose attestations count: every pinned key's, or confirmed ones' only.
+        privacy: what differential privacy must be.
+        matching: when rows may be matched with those of other silos; None is never.
+        limits: of one message, and of their number.
+        hours: when messages are answered; None is always.
+        expires: last day on which anything is allowed.
+        allow_unsigned: whether a coordinator of wire version 1, which does not sign, is answered.
+    """
+
+    allow: tuple[Rule, ...] = ()
+    disclosures: dict[Disclosure, bool | Literal["secure"] | Leaving] = Field(default_factory=dict)
+    min_cohort: int = Field(default=2, ge=1)
+    partners: Literal["pinned", "confirmed"] = "pinned"
+    privacy: PrivacyRules = PrivacyRules()
+    matching: MatchingRules | None = None
+    limits: Limits = Limits()
+    hours: Hours | None = None
+    expires: date | None = None
+    allow_unsigned: bool = False
+
+    @property
+    def statistic_rule(self) -> Leaving:
+        """When statistics may leave, where the policy lets them."""
+        found = self.disclosures.get(Disclosure.STATISTIC, False)
+        return found if isinstance(found, Leaving) else Leaving()
+
+    @property
+    def statistics_leave(self) -> bool:
+        """Whether statistics may leave that are no sum over silos."""
+        found = self.disclosures.get(Disclosure.STATISTIC, False)
+        return found not in (False, "secure") and not self.statistic_rule.secure
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Return the policy of a YAML file; a file that is not there allows nothing.
+
+        Raises:
+            PolicyInvalid: with one finding per fault.
+        """
+        if not path.exists():
+            return cls()
+        value = read_yaml(path, error=PolicyInvalid)
+        return parse(cls, value, where=str(path), error=PolicyInvalid)
+
+    @classmethod
+    def simulation(cls) -> Policy:
+        """Return the policy of silos that exist in a simulation only."""
+        kinds: dict[Disclosure, bool | Literal["secure"] | Leaving] = {
+            Disclosure.METRIC: True,
+            Disclosure.STATISTIC: True,
+            Disclosure.UPDATE: True,
+            Disclosure.SEALED: True,
+            Disclosure.MATCH: True,
+            Disclosure.METADATA: True,
+        }
+        return cls(
+            allow=(Rule(jobs=("*",)),),
+            disclosures=kinds,
+            min_cohort=1,
+            privacy=PrivacyRules(allow_reproducible=True),
+        )
+
+    def permit(
+        self, header: Header, job: Job, verb: Verb, met: Circumstances | None = None
+    ) -> None:
+        """Raise `Refused` unless this policy allows ``verb`` for ``job`` and its cohort.
+
+        Args:
+            header: the request.
+            job: what is run.
+            verb: what is asked.
+            met: under which circumstances; None in a simulation, where there are none.
+        """
+        met = met or Circumstances(time.time(), frozenset(), 0, lambda: 2**53)
+        self._permit_now(met)
+        if not any(rule.admits(header, job, met.signer) for rule in self.allow):
+            raise Refused(
+                f"this silo's policy does not allow the job '{job.name}' for the purpose "
+                f"'{job.purpose}'",
+                code="job",
+            )
+        for each in sorted(verb.disclosures):
+            self._permit_leaving(each, verb, job, met)
+        if header.protocol == _STATISTICS:
+            self.privacy.permit_statistics(job)
+        if not verb.disclosures & _ABOUT_ROWS:
+            return
+        here = 1 + len(met.attested)
+        if here < self.min_cohort:
+            raise Refused(
+                f"this silo's policy wants at least {self.min_cohort} silos to be asked together; "
+                f"the cohort names {len(header.cohort)}, of which {here} are known to take part",
+                code="cohort",
+            )
+        self.privacy.permit(job)
+
+    def _permit_now(self, met: Circumstances) -> None:
+        if self.expires is not None and datetime.fromtimestamp(met.now).date() > self.expires:
+            raise Refused(f"this silo's policy ended on {self.expires}", code="policy_expired")
+        if self.hours is not None and not self.hours.contain(met.now):
+            raise Refused(
+                f"this silo answers on {', '.join(self.hours.days)} from "
+                f"{self.hours.start:%H:%M} to {self.hours.end:%H:%M} ({self.hours.zone})",
+                code="hours",
+            )
+        most = self.limits.per_hour
+        if most is not None and met.asked_last_hour >= most:
+            raise Refused(f"this silo answers {most} messages an hour", code="rate")
+
+    def _permit_leaving(self, each: Disclosure, verb: Verb, job: Job, met: Circumstances) -> None:
+        found = self.disclosures.get(each, False)
+        rule = Leaving(secure=found == "secure") if not isinstance(found, Leaving) else found
+        if found is False:
+            raise Refused(
+                f"this silo's policy does not let '{each}' leave, which '{verb.name}' discloses",
+                code="disclosure",
+            )
+        if rule.secure and not job.reduce.secure:
+            raise Refused(
+                f"this silo's policy lets '{each}' leave under secure aggregation only",
+                code="disclosure",
+            )
+        if rule.min_rows > 1 and met.rows() < rule.min_rows:
+            raise Refused(
+                f"this silo's policy lets '{each}' leave for {rule.min_rows} rows or more only",
+                code="group",
+            )
+
+
+def _fits(name: str, patterns: tuple[str, ...] | None) -> bool:
+    return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)

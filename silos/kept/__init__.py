@@ -1,0 +1,1 @@
+"""What a silo keeps: ledger, answers, state of runs, matches, parts of models."""

@@ -1,0 +1,486 @@
+"""The privacy ledger: every use of every data set, reserved before it happens, settled after.
+
+One SQLite file, ``ledger.db``, mode 0600. Its entries are appended and never changed (triggers
+refuse it), each holds the hash of the one before, and every job and every year adds to the account
+of its data set. What counts as spent is what was reserved, whether or not it was settled: a silo
+that dies in between has paid. The same question asked again finds its reservation and pays nothing.
+
+A reservation is decided on a snapshot and written only if the account is still the same, in one
+transaction that no other process can be in: two at once cannot both spend what is left.
+
+Tables whose names begin with ``known_`` hold what is dear to compute and could be computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from consilo.errors import BudgetExhausted
+from consilo.privacy import composition
+from consilo.privacy.account import Account, Admit, Balance, Charge, Limit
+from consilo.privacy.accounting import HistoryRow
+from consilo.privacy.composition import Floats
+from consilo.record.chain import START, linked
+from silos.kept.budget import Budget
+
+_VERSION = 1
+_TABLES = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY,
+    time TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('reserved', 'settled')),
+    account TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    step_id TEXT NOT NULL,
+    mark TEXT NOT NULL,
+    mechanism TEXT NOT NULL,
+    sigma REAL NOT NULL CHECK (sigma > 0 AND sigma < 1e300),
+    sample_rate REAL NOT NULL CHECK (sample_rate > 0 AND sample_rate <= 1),
+    steps INTEGER NOT NULL CHECK (steps > 0),
+    num_rows INTEGER NOT NULL CHECK (num_rows >= 0),
+    prev TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    UNIQUE (step_id, mark, sigma, sample_rate, steps, kind)
+) STRICT;
+CREATE INDEX IF NOT EXISTS by_account
+    ON entries (account, kind, sigma, sample_rate, time, steps);
+CREATE INDEX IF NOT EXISTS by_run ON entries (run_id, kind, seq);
+CREATE TRIGGER IF NOT EXISTS entries_stay BEFORE DELETE ON entries
+    BEGIN SELECT RAISE(ABORT, 'the privacy ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS entries_are_final BEFORE UPDATE ON entries
+    BEGIN SELECT RAISE(ABORT, 'the privacy ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS entries_follow BEFORE INSERT ON entries
+    WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), -1) + 1 FROM entries)
+        OR NEW.prev IS NOT coalesce(
+            (SELECT hash FROM entries ORDER BY seq DESC LIMIT 1), '{START}')
+    BEGIN SELECT RAISE(ABORT, 'an entry of the privacy ledger follows the last one'); END;
+CREATE TABLE IF NOT EXISTS known_moments (
+    sigma REAL, sample_rate REAL, vector BLOB, PRIMARY KEY (sigma, sample_rate)) STRICT;
+CREATE TABLE IF NOT EXISTS known_costs (
+    place INTEGER PRIMARY KEY, account TEXT, delta REAL, rows TEXT, epsilon REAL) STRICT;
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""
+_KEPT_COSTS = 8
+_FIELDS = ("account", "run_id", "step_id", "mark", "mechanism")
+_NUMBERS = ("sigma", "sample_rate", "steps", "num_rows")
+
+Connect = Callable[[Path], sqlite3.Connection]
+
+
+class Ledger:
+    """The privacy ledger of one silo.
+
+    Args:
+        path: the file; made at the first reservation, mode 0600.
+        now: the clock.
+        connect: opens the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        connect: Connect = lambda path: sqlite3.connect(path, timeout=60.0),
+    ) -> None:
+        self.path = path
+        self._now = now
+        self._connect = connect
+
+    def reserve(
+        self,
+        account: str,
+        charge: Charge,
+        budget: Budget | None = None,
+        admit: Admit = lambda history: None,
+    ) -> list[HistoryRow]:
+        """Reserve a charge, once; return what its run has cost up to and with it.
+
+        Args:
+            account: the data set.
+            charge: what is about to be done.
+            budget: of the data set; None sets no limit.
+            admit: what the run itself allows; called before anything is written.
+
+        Raises:
+            BudgetExhausted: where the budget cannot pay, or ``admit`` says no; nothing is reserved.
+        """
+        if budget is not None:
+            budget.require_noise(charge.sigma)
+        with self._open() as database:
+            while True:
+                known = _reservation(database, charge)
+                history = _run_history(database, charge.run_id, upto=known)
+                length = _length(database)
+                if known is not None:
+                    return history
+                admit([*history, charge.row])
+                if budget is not None:
+                    self._require(database, account, charge, budget)
+                with _writing(database):
+                    if _length(database) == length:
+                        self._append(database, "reserved", account, charge)
+                        return [*history, charge.row]
+
+    def settle(self, step_id: str) -> bool:
+        """Note that a step's answer is kept, and will be sent; return whether that is news.
+
+        A step that reserved nothing is none of the ledger's.
+        """
+        if not self.path.exists():
+            return False
+        with self._open() as database:
+            if _unsettled(database, step_id) is None:
+                return False
+            with _writing(database):
+                found = _unsettled(database, step_id)
+                if found is not None:
+                    self._append(database, "settled", *found)
+        return found is not None
+
+    def quote(self, account: str, rows: Sequence[HistoryRow], budget: Budget | None) -> Account:
+        """Return how the account would stand with ``rows`` besides; nothing is spent.
+
+        Args:
+            account: the data set.
+            rows: (noise multiplier, sampling rate, steps) of what would be done.
+            budget: of the data set.
+
+        Raises:
+            BudgetExhausted: where a row has less noise than the budget wants.
+        """
+        for sigma, _, _ in rows if budget is not None else ():
+            budget.require_noise(sigma)
+        with self._open() as database:
+            counts = dict(
+                database.execute(
+                    "SELECT kind, count(*) FROM entries WHERE account = ? GROUP BY kind", (account,)
+                ).fetchall()
+            )
+            balances = (
+                []
+                if budget is None
+                else [
+                    self._balance(database, account, rows, budget, each, exact=True)
+                    for each in budget.limits
+                ]
+            )
+        return Account(
+            account, counts.get("reserved", 0), counts.get("settled", 0), tuple(balances)
+        )
+
+    def accounts(self) -> list[str]:
+        """Return the names of all data sets that were ever used."""
+        if not self.path.exists():
+            return []
+        with self._open() as database:
+            rows = database.execute("SELECT DISTINCT account FROM entries ORDER BY account")
+            return [str(name) for (name,) in rows]
+
+    def run_history(self, run_id: str) -> list[HistoryRow]:
+        """Return what a run has reserved: (noise multiplier, sampling rate, steps)."""
+        if not self.path.exists():
+            return []
+        with self._open() as database:
+            return _run_history(database, run_id, upto=None)
+
+    def run_charges(self, run_id: str) -> list[tuple[str, HistoryRow]]:
+        """Return what a run has reserved, each with its mechanism."""
+        if not self.path.exists():
+            return []
+        with self._open() as database:
+            rows = database.execute(
+                "SELECT mechanism, sigma, sample_rate, steps FROM entries"
+                " WHERE run_id = ? AND kind = 'reserved' ORDER BY seq",
+                (run_id,),
+            ).fetchall()
+        return [(mechanism, (sigma, rate, steps)) for mechanism, sigma, rate, steps in rows]
+
+    @property
+    def head(self) -> str:
+        """Hash of the newest entry; `consilo.record.chain.START` where there is none."""
+        if not self.path.exists():
+            return START
+        with self._open() as database:
+            row = database.execute("SELECT hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        return START if row is None else str(row[0])
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return all entries as lines of a chain: seq, time, kind, body, prev, hash."""
+        if not self.path.exists():
+            return []
+        with self._open() as database:
+            rows = database.execute(
+                f"SELECT seq, time, kind, {', '.join((*_FIELDS, *_NUMBERS))}, prev, hash"
+                " FROM entries ORDER BY seq"
+            ).fetchall()
+        names = (*_FIELDS, *_NUMBERS)
+        return [
+            {
+                "seq": seq,
+                "time": time,
+                "kind": kind,
+                "body": dict(zip(names, values, strict=True)),
+                "prev": prev,
+                "hash": head,
+            }
+            for seq, time, kind, *values, prev, head in rows
+        ]
+
+    def _require(
+        self, database: sqlite3.Connection, account: str, charge: Charge, budget: Budget
+    ) -> None:
+        for limit in budget.limits:
+            found = self._balance(
+                database, account, [charge.row], budget, limit, ahead=charge.ahead
+            )
+            if not found.fits:
+                raise BudgetExhausted(found.refusal(account))
+
+    def _balance(
+        self,
+        database: sqlite3.Connection,
+        account: str,
+        rows: Sequence[HistoryRow],
+        budget: Budget,
+        limit: Limit,
+        *,
+        ahead: int = 0,
+        exact: bool = False,
+    ) -> Balance:
+        """Return how the account stands at a limit without and with ``rows``.
+
+        Args:
+            ahead: see `Charge`.
+            exact: ask PRV even where the bound by Rényi moments is within the limit, and for
+                ``before`` too; else ``before`` is that of ``after`` where that one fits.
+        """
+        past = self._history(database, account, limit)
+        after = self._cost(database, account, past, rows, budget.delta, limit, ahead, exact=exact)
+        before = after
+        if rows and (exact or after > limit.epsilon):
+            before = self._cost(database, account, past, [], budget.delta, limit, 0, exact=True)
+        return Balance(limit, budget.delta, min(before, after), after)
+
+    def _history(
+        self, database: sqlite3.Connection, account: str, limit: Limit
+    ) -> list[HistoryRow]:
+        """Return what counts at a limit, one row for each kind."""
+        since = ""
+        if limit.days is not None:
+            since = (self._now() - timedelta(days=limit.days)).isoformat(timespec="seconds")
+        rows = database.execute(
+            "SELECT sigma, sample_rate, sum(steps) FROM entries"
+            " WHERE account = ? AND kind = 'reserved' AND time > ? GROUP BY sigma, sample_rate",
+            (account, since),
+        ).fetchall()
+        return [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]
+
+    def _cost(
+        self,
+        database: sqlite3.Connection,
+        account: str,
+        past: Sequence[HistoryRow],
+        rows: Sequence[HistoryRow],
+        delta: float,
+        limit: Limit,
+        ahead: int,
+        *,
+        exact: bool,
+    ) -> float:
+        """Return an upper bound of the ε of ``past`` and ``rows`` together.
+
+        Rényi moments come first; PRV is asked only where they exceed the limit. What PRV said of a
+        longer history holds for a shorter one, so that a run asks it once, for all its rounds.
+        """
+        whole = composition.merged([*past, *rows])
+        epsilon = composition.by_renyi(_moments(database, whole), delta)
+        if epsilon <= limit.epsilon and not exact:
+            return epsilon
+        if not exact:
+            known = _known_cost(database, account, whole, delta, limit.epsilon)
+            if known is not None:
+                return known
+        if rows and ahead:
+            sigma, rate, _ = rows[0]
+            plan = composition.merged([*whole, (sigma, rate, ahead)])
+            planned = composition.by_prv(plan, delta)
+            if planned <= limit.epsilon:
+                _keep_cost(database, account, plan, delta, planned)
+                return min(planned, epsilon)
+        found = composition.by_prv(whole, delta)
+        if found <= limit.epsilon and not exact:
+            _keep_cost(database, account, whole, delta, found)
+        return min(found, epsilon)
+
+    def _append(
+        self, database: sqlite3.Connection, kind: str, account: str, charge: Charge
+    ) -> None:
+        last = database.execute(
+            "SELECT seq, time, hash FROM entries ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        seq, latest, prev = (0, "", START) if last is None else (last[0] + 1, last[1], last[2])
+        # A clock that was set back must not let a use fall out of the period sooner.
+        time = max(latest, self._now().isoformat(timespec="seconds"))
+        body = body_of(account, charge)
+        _, head = linked(seq, time, kind, body, prev)
+        database.execute(
+            f"INSERT INTO entries VALUES ({', '.join('?' * 14)})",
+            (seq, time, kind, *body.values(), prev, head),
+        )
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        # A connection per call: calls come from forked children, which must not share one.
+        if not self.path.exists():
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        database = self._connect(self.path)
+        try:
+            database.isolation_level = None
+            # EXTRA is FULL, and the directory is on the disk too: what is reserved stays so.
+            database.execute("PRAGMA synchronous = EXTRA")
+            if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                database.executescript(_TABLES)
+            yield database
+        finally:
+            database.close()
+
+
+def body_of(account: str, charge: Charge) -> dict[str, Any]:
+    """Return what an entry says of a charge; plain JSON values, in the order of the columns."""
+    return {
+        "account": account,
+        "run_id": charge.run_id,
+        "step_id": charge.step_id,
+        "mark": charge.mark,
+        "mechanism": charge.mechanism,
+        "sigma": float(charge.sigma),
+        "sample_rate": float(charge.sample_rate),
+        "steps": int(charge.steps),
+        "num_rows": int(charge.rows),
+    }
+
+
+@contextmanager
+def _writing(database: sqlite3.Connection) -> Iterator[None]:
+    """Make the block a transaction that no other process can be in."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+
+
+def _unsettled(database: sqlite3.Connection, step_id: str) -> tuple[str, Charge] | None:
+    """Return a step's newest reservation, unless it is settled."""
+    row = database.execute(
+        f"SELECT account, {', '.join((*_FIELDS[1:], *_NUMBERS))} FROM entries"
+        " WHERE step_id = ? AND kind = 'reserved' ORDER BY seq DESC LIMIT 1",
+        (step_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    account, *values = row
+    charge = Charge(*values)
+    done = database.execute(
+        "SELECT 1 FROM entries WHERE step_id = ? AND mark = ? AND kind = 'settled'"
+        " AND (sigma, sample_rate, steps) = (?, ?, ?)",
+        (step_id, charge.mark, *charge.row),
+    ).fetchone()
+    return (str(account), charge) if done is None else None
+
+
+def _moments(database: sqlite3.Connection, rows: Sequence[HistoryRow]) -> Floats:
+    """Return the summed Rényi moments of ``rows``, from those that are kept; keep the others."""
+    query = "SELECT vector FROM known_moments WHERE sigma = ? AND sample_rate = ?"
+    vectors, new = [], []
+    for sigma, rate, _ in rows:
+        found = database.execute(query, (sigma, rate)).fetchone()
+        if found is None:
+            vectors.append(composition.moments(sigma=sigma, sample_rate=rate))
+            new.append((sigma, rate, vectors[-1].tobytes()))
+        else:
+            vectors.append(np.frombuffer(found[0], np.float64))
+    if new:
+        with _writing(database):
+            database.executemany("INSERT OR IGNORE INTO known_moments VALUES (?, ?, ?)", new)
+    if not vectors:
+        return np.zeros(0)
+    return np.asarray(np.array([steps for _, _, steps in rows], np.float64) @ np.stack(vectors))
+
+
+def _known_cost(
+    database: sqlite3.Connection,
+    account: str,
+    rows: Sequence[HistoryRow],
+    delta: float,
+    limit: float,
+) -> float | None:
+    """Return the kept cost, within the limit, of a history that covers ``rows``."""
+    kept = database.execute(
+        "SELECT rows, epsilon FROM known_costs"
+        " WHERE account = ? AND delta = ? AND epsilon <= ? ORDER BY place DESC",
+        (account, delta, limit),
+    ).fetchall()
+    for text, epsilon in kept:
+        if composition.covers([tuple(row) for row in json.loads(text)], rows):
+            return float(epsilon)
+    return None
+
+
+def _keep_cost(
+    database: sqlite3.Connection,
+    account: str,
+    rows: Sequence[HistoryRow],
+    delta: float,
+    epsilon: float,
+) -> None:
+    with _writing(database):
+        database.execute(
+            "INSERT INTO known_costs (account, delta, rows, epsilon) VALUES (?, ?, ?, ?)",
+            (account, delta, json.dumps(rows), epsilon),
+        )
+        database.execute(
+            "DELETE FROM known_costs WHERE account = ? AND place NOT IN"
+            " (SELECT place FROM known_costs WHERE account = ? ORDER BY place DESC LIMIT ?)",
+            (account, account, _KEPT_COSTS),
+        )
+
+
+def _length(database: sqlite3.Connection) -> int:
+    return int(database.execute("SELECT coalesce(max(seq), -1) + 1 FROM entries").fetchone()[0])
+
+
+def _reservation(database: sqlite3.Connection, charge: Charge) -> int | None:
+    row = database.execute(
+        "SELECT seq FROM entries WHERE step_id = ? AND mark = ? AND kind = 'reserved'"
+        " AND (sigma, sample_rate, steps) = (?, ?, ?)",
+        (charge.step_id, charge.mark, *charge.row),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _run_history(
+    database: sqlite3.Connection, run_id: str, *, upto: int | None
+) -> list[HistoryRow]:
+    rows = database.execute(
+        "SELECT sigma, sample_rate, steps FROM entries"
+        " WHERE run_id = ? AND kind = 'reserved' AND seq <= ? ORDER BY seq",
+        (run_id, 2**62 if upto is None else upto),
+    ).fetchall()
+    return [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]

@@ -1,0 +1,84 @@
+"""Parts of vertical models, and what they say of rows; on disk, for the owner only.
+
+`models/RUN/` holds a part: `part.bin`, and `part.yaml` for people. `scores/RUN.csv` holds what a
+model says of the rows of a match, in the silo with the labels.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from consilo.errors import Refused
+from consilo.machine.files import write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RUN = re.compile(r"[A-Za-z0-9][\w.-]{0,199}")
+
+
+def write_part(directory: Path, model: str, content: bytes, about: Mapping[str, Any]) -> Path:
+    """Write a part below ``models/`` of a silo's directory; the same part again changes nothing."""
+    place = _place(directory, model)
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    place.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(place / "part.bin", content, mode=0o600)
+    text = yaml.safe_dump(dict(about), sort_keys=False, allow_unicode=True)
+    write_atomic(place / "part.yaml", text.encode(), mode=0o600)
+    return place
+
+
+def read_part(directory: Path, model: str) -> bytes:
+    """Return the part that `write_part` wrote.
+
+    Raises:
+        Refused: where there is none.
+    """
+    try:
+        return (_place(directory, model) / "part.bin").read_bytes()
+    except FileNotFoundError:
+        raise Refused(f"this silo keeps no part of the model '{model}'", code="model") from None
+
+
+def every_part(directory: Path) -> list[dict[str, Any]]:
+    """Return what people see of each part, the newest first."""
+    files = sorted(
+        directory.glob("models/*/part.yaml"), key=lambda file: file.stat().st_mtime_ns, reverse=True
+    )
+    return [yaml.safe_load(file.read_text()) for file in files]
+
+
+def drop_part(directory: Path, model: str) -> None:
+    """Delete a part: no row is scored with this model any more.
+
+    Raises:
+        Refused: where there is none.
+    """
+    place = _place(directory, model)
+    if not place.exists():
+        raise Refused(f"this silo keeps no part of the model '{model}'", code="model")
+    shutil.rmtree(place)
+
+
+def write_scores(directory: Path, run_id: str, rows: pd.DataFrame) -> Path:
+    """Write what a model says of rows to ``scores/RUN.csv``."""
+    place = directory / "scores" / f"{_checked(run_id)}.csv"
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(place, rows.to_csv(index=False).encode(), mode=0o600)
+    return place
+
+
+def _place(directory: Path, model: str) -> Path:
+    return directory / "models" / _checked(model)
+
+
+def _checked(run_id: str) -> str:
+    if not _RUN.fullmatch(run_id):
+        raise Refused("that is no run's id", code="model")
+    return run_id

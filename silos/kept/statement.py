@@ -1,0 +1,239 @@
+"""What the privacy ledger says, for people: accounts over time, and the signed file for an auditor.
+
+The file is the ledger's own chain, one canonical JSON line an entry, closed by a line that states
+how each account stands and is signed with the silo's key. Whoever has the file can follow every
+link and compute every ε again. Entries hold names, hashes, counts and noise, never a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.config import parse
+from consilo.errors import InvalidInput, RecordTampered
+from consilo.machine.files import write_atomic
+from consilo.privacy import composition
+from consilo.privacy.account import Limit
+from consilo.privacy.accounting import HistoryRow
+from consilo.record.chain import check_links, now_utc, read
+from consilo.wire.payload import canonical_json
+from consilo.wire.signing import is_signed, public_hex, sign
+from silos.kept.budget import Budget, budget_of
+
+_PURPOSE = "privacy ledger"
+_ROUNDING = 1e-6
+
+Entry = Mapping[str, Any]
+
+
+def history(entries: Sequence[Entry], account: str, *, since: str = "") -> list[HistoryRow]:
+    """Return what an account has reserved after a time: (noise multiplier, rate, steps)."""
+    return composition.merged(
+        (float(body["sigma"]), float(body["sample_rate"]), int(body["steps"]))
+        for entry in entries
+        if entry["kind"] == "reserved" and entry["time"] > since
+        for body in [entry["body"]]
+        if body["account"] == account
+    )
+
+
+def accounts(entries: Sequence[Entry]) -> list[str]:
+    """Return the names of the data sets in the ledger, sorted."""
+    return sorted({each["body"]["account"] for each in entries})
+
+
+def standing(
+    entries: Sequence[Entry], account: str, budget: Budget | None, *, at: str
+) -> dict[str, Any]:
+    """Return how an account stands at a time, as plain JSON values.
+
+    Args:
+        entries: the whole ledger.
+        account: the data set.
+        budget: its budget; None has no limit to hold against.
+        at: ISO 8601 in UTC.
+    """
+    mine = [each for each in entries if each["body"]["account"] == account]
+    found: dict[str, Any] = {
+        "reserved": sum(each["kind"] == "reserved" for each in mine),
+        "settled": sum(each["kind"] == "settled" for each in mine),
+        "runs": len({each["body"]["run_id"] for each in mine}),
+        "budget": None if budget is None else budget.model_dump(mode="json"),
+        "limits": [],
+    }
+    for limit in () if budget is None else budget.limits:
+        rows = history(mine, account, since=begin(limit, at))
+        renyi = bound(rows, budget.delta)
+        spent = min(renyi, composition.by_prv(rows, budget.delta))
+        found["limits"].append(
+            {
+                "limit": str(limit),
+                "days": limit.days,
+                "budget": limit.epsilon,
+                "delta": budget.delta,
+                "spent": spent,
+                "bound": renyi,
+                "left": max(0.0, limit.epsilon - spent),
+            }
+        )
+    return found
+
+
+def begin(limit: Limit, at: str) -> str:
+    """Return the time after which what was reserved counts at a limit."""
+    if limit.days is None:
+        return ""
+    first = datetime.fromisoformat(at) - timedelta(days=limit.days)
+    return first.isoformat(timespec="seconds")
+
+
+def bound(rows: Sequence[HistoryRow], delta: float) -> float:
+    """Return the ε of a history by Rényi moments."""
+    if not rows:
+        return 0.0
+    total = sum(
+        steps * composition.moments(sigma=sigma, sample_rate=rate) for sigma, rate, steps in rows
+    )
+    return composition.by_renyi(total, delta)
+
+
+def burn_down(
+    entries: Sequence[Entry], account: str, limit: Limit, delta: float
+) -> list[dict[str, Any]]:
+    """Return, run by run, what was left of a limit after it, by Rényi moments.
+
+    Returns:
+        Run, time of its last use, uses, steps, most rows, spent, left; in the order of the runs'
+        last uses.
+    """
+    runs: dict[str, list[Entry]] = {}
+    for each in entries:
+        if each["kind"] == "reserved" and each["body"]["account"] == account:
+            runs.setdefault(each["body"]["run_id"], []).append(each)
+    points = []
+    for run, uses in sorted(runs.items(), key=lambda item: item[1][-1]["seq"]):
+        last = uses[-1]
+        upto = [each for each in entries if each["seq"] <= last["seq"]]
+        spent = bound(history(upto, account, since=begin(limit, last["time"])), delta)
+        points.append(
+            {
+                "run": run,
+                "time": last["time"],
+                "mechanisms": sorted({each["body"]["mechanism"] for each in uses}),
+                "uses": len(uses),
+                "steps": sum(each["body"]["steps"] for each in uses),
+                "rows": max(each["body"]["num_rows"] for each in uses),
+                "spent": spent,
+                "left": max(0.0, limit.epsilon - spent),
+            }
+        )
+    return points
+
+
+def export(
+    path: Path,
+    entries: Sequence[Entry],
+    *,
+    silo: str,
+    budgets: Mapping[str, Budget],
+    key: Ed25519PrivateKey,
+    now: str | None = None,
+) -> dict[str, Any]:
+    """Write the signed file of a ledger; return the statement in it.
+
+    Args:
+        path: written whole or not at all, mode 0600.
+        entries: of `silos.kept.ledger.Ledger.entries`.
+        silo: its name.
+        budgets: of the policy.
+        key: the silo's signing key.
+        now: ISO 8601 in UTC.
+    """
+    at = now or now_utc()
+    said = {
+        "silo": silo,
+        "exported": at,
+        "entries": len(entries),
+        "head": check_links(entries, "ledger.db"),
+        "accounts": {
+            name: standing(entries, name, budget_of(dict(budgets), name), at=at)
+            for name in accounts(entries)
+        },
+        "signing_key": public_hex(key),
+    }
+    closing = {"statement": said, "signature": sign(key, _PURPOSE, said)}
+    lines = [canonical_json(each) + b"\n" for each in (*entries, closing)]
+    write_atomic(path, b"".join(lines), mode=0o600)
+    return said
+
+
+def verify(path: Path, key: str | None = None) -> dict[str, Any]:
+    """Return the statement of an exported ledger in which everything holds.
+
+    Args:
+        path: of the file.
+        key: the silo's public signing key in hexadecimal; None takes the one in the file, which
+            then says only that the file is whole, not whose it is.
+
+    Raises:
+        RecordTampered: naming what does not hold: a link, the signature, an ε.
+    """
+    *entries, closing = read(path) or [{}]
+    said = closing.get("statement")
+    if not isinstance(said, dict):
+        raise RecordTampered(f"{path.name}: the signed statement at the end is missing")
+    signer = str(said.get("signing_key"))
+    if key is not None and key.lower() != signer:
+        raise RecordTampered(
+            f"{path.name}: signed with the key {signer[:16]}…, expected {key[:16].lower()}…"
+        )
+    if not is_signed(signer, _PURPOSE, said, str(closing.get("signature"))):
+        raise RecordTampered(f"{path.name}: the signature is not that of the silo's key")
+    if check_links(entries, path.name) != said["head"] or len(entries) != said["entries"]:
+        raise RecordTampered(f"{path.name}: entries at the end are missing, or too many")
+    _check_uses(entries, path.name)
+    _check_accounts(entries, said, path.name)
+    return said
+
+
+def _check_uses(entries: Sequence[Entry], name: str) -> None:
+    """Check that no use was reserved twice, nor settled before, and that time does not go back."""
+    latest, reserved = "", set()
+    for number, entry in enumerate(entries, start=1):
+        body = entry["body"]
+        use = tuple(body[each] for each in ("step_id", "mark", "sigma", "sample_rate", "steps"))
+        if entry["kind"] == "reserved" and use in reserved:
+            raise RecordTampered(f"{name}, line {number}: this use was reserved before")
+        if entry["kind"] == "settled" and use not in reserved:
+            raise RecordTampered(f"{name}, line {number}: settled, but never reserved")
+        if entry["time"] < latest:
+            raise RecordTampered(f"{name}, line {number}: before the line above it")
+        latest = entry["time"]
+        reserved.add(use)
+
+
+def _check_accounts(entries: Sequence[Entry], said: Mapping[str, Any], name: str) -> None:
+    """Compute every figure of the statement again."""
+    stated = said["accounts"]
+    if sorted(stated) != accounts(entries):
+        raise RecordTampered(f"{name}: the statement is about other data sets than the entries")
+    for account, claim in stated.items():
+        try:
+            budget = claim["budget"] and parse(Budget, claim["budget"], where=name)
+        except InvalidInput as cause:
+            raise RecordTampered(f"{name}: the budget of '{account}' is none") from cause
+        found = standing(entries, account, budget or None, at=said["exported"])
+        for mine, theirs in zip(found.pop("limits"), claim.get("limits", ()), strict=True):
+            for figure in ("spent", "bound", "left"):
+                if abs(mine[figure] - theirs[figure]) > _ROUNDING * max(1.0, mine[figure]):
+                    raise RecordTampered(
+                        f"{name}: '{account}' {mine['limit']}: '{figure}' is {mine[figure]:.6g} "
+                        f"by the entries, the statement says {theirs[figure]:.6g}"
+                    )
+        if any(found[each] != claim.get(each) for each in found):
+            raise RecordTampered(f"{name}: the counts of '{account}' are not those of the entries")

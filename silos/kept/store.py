@@ -1,0 +1,191 @@
+"""What a silo remembers: answers by step, numbers that are dear to compute, secrets.
+
+One SQLite file in the silo's directory, readable by its owner only; every write is a transaction. A
+large answer lies in a file beside it, which is on the disk before the transaction that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from consilo.wire.parcel import Parcel
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS replies (
+    place INTEGER PRIMARY KEY, step_id TEXT UNIQUE, header BLOB, body BLOB,
+    file TEXT, size INTEGER);
+CREATE TABLE IF NOT EXISTS requests (step_id TEXT PRIMARY KEY, at REAL);
+CREATE INDEX IF NOT EXISTS requests_by_time ON requests (at);
+CREATE TABLE IF NOT EXISTS concluded (run_id TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
+"""
+_KEPT_REPLIES = 16
+_KEPT_BYTES = 1 << 30
+_FILE_BYTES = 1 << 20
+_WRITING_S = 600.0
+_DAY_S = 86_400.0
+
+
+class Store:
+    """The memory of one silo.
+
+    Args:
+        directory: the silo's; ``state.db``, ``replies/`` and ``secrets/`` are made in it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._secrets = directory / "secrets"
+        self._path = directory / "state.db"
+        self._files = directory / "replies"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._secrets.mkdir(mode=0o700, exist_ok=True)
+        if not self._path.exists():
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with self._open() as database:
+            database.executescript(_TABLES)
+            known = {row[1] for row in database.execute("PRAGMA table_info(replies)")}
+            for column in {"file TEXT", "size INTEGER"}:
+                if column.split()[0] not in known:  # made by an earlier version
+                    database.execute(f"ALTER TABLE replies ADD COLUMN {column}")
+
+    def remembered(self, step_id: str) -> Parcel | None:
+        """Return the answer that was given to a step, while it is kept."""
+        with self._open() as database:
+            row = database.execute(
+                "SELECT header, body, file FROM replies WHERE step_id = ?", (step_id,)
+            ).fetchone()
+        if row is None:
+            return None
+        if row[2] is None:
+            return Parcel(bytes(row[0]), bytes(row[1]))
+        try:
+            return Parcel(bytes(row[0]), (self._files / row[2]).read_bytes())
+        except FileNotFoundError:  # it lapsed meanwhile
+            return None
+
+    def remember(self, step_id: str, reply: Parcel) -> None:
+        """Keep an answer; the newest 16 are kept, and no more than 1 GiB beside the newest."""
+        name = self._write(reply.body) if len(reply.body) > _FILE_BYTES else None
+        body = reply.body if name is None else b""
+        with self._open() as database:
+            kept = database.execute(
+                "INSERT OR IGNORE INTO replies (step_id, header, body, file, size)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (step_id, reply.header, body, name, len(reply.body)),
+            ).rowcount
+            total, lapsed = 0, []
+            rows = database.execute(
+                "SELECT place, coalesce(size, length(body)), file FROM replies ORDER BY place DESC"
+            ).fetchall()
+            for age, (place, size, _) in enumerate(rows):
+                total += size
+                if age and (age >= _KEPT_REPLIES or total > _KEPT_BYTES):
+                    lapsed.append((place,))
+            database.executemany("DELETE FROM replies WHERE place = ?", lapsed)
+        gone = {place for (place,) in lapsed}
+        if name is not None and not kept:
+            (self._files / name).unlink(missing_ok=True)
+        for place, _, file in rows:
+            if file is not None and place in gone:
+                (self._files / file).unlink(missing_ok=True)
+        if lapsed:
+            self._sweep({file for _, _, file in rows})
+
+    def _write(self, body: bytes) -> str:
+        """Write an answer's body to the disk; return its file's name."""
+        self._files.mkdir(mode=0o700, exist_ok=True)
+        name = secrets.token_hex(16)
+        handle = os.open(self._files / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(self._files, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return name
+
+    def _sweep(self, named: set[str | None]) -> None:
+        """Delete what a process that died has left, but not what is just being written."""
+        for file in self._files.glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if file.name not in named and time.time() - file.stat().st_mtime > _WRITING_S:
+                    file.unlink()
+
+    def note_request(self, step_id: str, *, at: float) -> None:
+        """Count a step that was allowed, once; those older than a day are forgotten.
+
+        Args:
+            step_id: which.
+            at: when, in seconds since 1970.
+        """
+        with self._open() as database:
+            database.execute("DELETE FROM requests WHERE at < ?", (at - _DAY_S,))
+            database.execute("INSERT OR IGNORE INTO requests VALUES (?, ?)", (step_id, at))
+
+    def count_requests(self, *, since: float) -> int:
+        """Return how many steps were allowed since a time, in seconds since 1970."""
+        with self._open() as database:
+            query = "SELECT count(*) FROM requests WHERE at >= ?"
+            return int(database.execute(query, (since,)).fetchone()[0])
+
+    def conclude(self, run_id: str) -> None:
+        """Remember that a run has ended."""
+        with self._open() as database:
+            database.execute("INSERT OR IGNORE INTO concluded VALUES (?)", (run_id,))
+
+    def is_concluded(self, run_id: str) -> bool:
+        """Return whether a run has ended."""
+        with self._open() as database:
+            query = "SELECT 1 FROM concluded WHERE run_id = ?"
+            return database.execute(query, (run_id,)).fetchone() is not None
+
+    def kept_number(self, key: str, build: Callable[[], float]) -> float:
+        """Return the number kept under ``key``, or build and keep it."""
+        with self._open() as database:
+            row = database.execute("SELECT value FROM numbers WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            return float(row[0])
+        value = float(build())
+        with self._open() as database:
+            database.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (key, value))
+        return value
+
+    def secret(self, run_id: str) -> bytes:
+        """Return the run's 32 secret bytes, made at the first call, mode 0600."""
+        name = hashlib.sha256(run_id.encode()).hexdigest()[:32]
+        path = self._secrets / f"{name}.key"
+        if not path.exists():
+            made = self._secrets / f".{name}.{secrets.token_hex(8)}"
+            handle = os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            # Linked, not renamed: of two processes that come here at once, one wins for both.
+            with contextlib.suppress(FileExistsError):
+                os.link(made, path)
+            made.unlink()
+        return path.read_bytes()
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        # A connection per call: calls come from forked children, which must not share one.
+        database = sqlite3.connect(self._path, timeout=30.0)
+        try:
+            database.execute("PRAGMA synchronous = FULL")
+            with database:
+                yield database
+        finally:
+            database.close()

@@ -1,0 +1,1 @@
+"""A silo's node: takes requests and answers each in a child process."""

@@ -1,0 +1,450 @@
+"""The silo's node: takes messages from the coordinator and lets the silo answer them.
+
+``python -m silos.node --dir SILO_DIR`` runs until SIGTERM or Ctrl-C. Two processes: this one talks
+to the SuperLink and never imports what a message brings; `silos.node.warm` holds torch and the
+learner and forks one child per message. The bundle's hash is checked here, against what the
+operator has approved, before a byte of the bundle is fetched.
+
+```
+SILO_DIR/
+  node.yaml       who we are and where the coordinator is (`NodeConfig`)
+  silo.key …      its keys and certificate (`silos.membership.enrol`)
+  bundles.yaml    which code may run (`silos.gate.bundles`)
+  bundles/HASH/   unpacked bundles
+  flwr/           FLWR_HOME
+```
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import queue
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Self
+
+from consilo.errors import (
+    ConfigInvalid,
+    ConsiloError,
+    PolicyInvalid,
+    Refused,
+    ServiceFailed,
+    TransportError,
+)
+from consilo.machine.environment import QUIET, child_environment
+from consilo.machine.reaper import become_subreaper, descendants
+from consilo.membership.keys import load_silo_key
+from consilo.wire.parcel import Fault, Parcel
+from silos.gate.bundles import require_approved
+from silos.gate.policy import Limits, Policy
+from silos.membership import enrol
+from silos.membership.leaving import alone
+from silos.node.lines import TICK, Event, Keeper, Line, stay_known
+from silos.node.warm import Files, read_parcel
+from silos.node_config import NodeConfig
+
+if TYPE_CHECKING:
+    from consilo.transports.flower.fleet import FleetLink, Request
+
+log = logging.getLogger("consilo.node")
+
+_PRELOAD_S = 180.0
+_ACTIVATE_FIRST_S, _ACTIVATE_LONGEST_S = 1.0, 10.0
+_STRUCK_OFF_EXIT = 3
+
+_OUTCOMES = {
+    "crashed": Fault("crashed", "the silo's process ended without an answer"),
+    "memory": Fault("crashed", "the silo's process was ended at its memory limit"),
+    "time": Fault("crashed", "the silo's process was ended at its time limit"),
+}
+
+
+class Warm:
+    """The warm process, as the node sees it.
+
+    Args:
+        folder: the silo's.
+        config: what to load, and the limits of a message.
+        alone: nothing else runs below this process, so whatever is left there is ours to end.
+    """
+
+    def __init__(self, folder: Path, config: NodeConfig, *, alone: bool = False) -> None:
+        self._alone = alone
+        self._folder = folder
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._limits_kept, self._limits_at = Limits(), 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until everything is imported.
+
+        Must be called on the main thread: the kernel ties the child's life to the thread.
+
+        Raises:
+            ServiceFailed: where the preload fails.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        answerer = self._config.answerer.partition(":")[0]
+        arguments = {
+            "--channel": str(theirs.fileno()),
+            "--parent": str(os.getpid()),
+            "--preload": json.dumps([*self._config.preload, answerer]),
+        }
+        flat = [part for pair in arguments.items() for part in pair]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "silos.node.warm", *flat],
+                cwd=self._folder,
+                env=child_environment(
+                    home=self._folder / "flwr",
+                    # A pool of threads made by a preload would be dead in every child.
+                    OMP_NUM_THREADS="1",
+                    OPENBLAS_NUM_THREADS="1",
+                    MKL_NUM_THREADS="1",
+                ),
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,
+            )
+        self._channel = ours
+        ours.settimeout(_PRELOAD_S)
+        if self._hear() != "ready":
+            self.stop()
+            raise ServiceFailed(
+                "the silo's warm process did not come up; see the lines above. "
+                f"It imports {', '.join([*self._config.preload, answerer])}"
+            )
+        ours.settimeout(None)
+
+    def answer(self, parcel: Parcel, bundle: Path) -> Parcel | Fault:
+        """Let a fresh child answer one parcel; a large body goes and comes in a `Spool`."""
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self.start()
+        assert self._channel is not None
+        limits = self._limits()
+        job = {
+            "silo": str(self._folder),
+            "bundle": str(bundle),
+            "answerer": self._config.answerer,
+            "memory_limit_mib": limits.memory_mib,
+            "wall_limit_s": limits.wall_s,
+            "threads": self._config.threads,
+        }
+        question, reply = Files.of(parcel), Files.of()
+        try:
+            try:
+                descriptors = [*question.descriptors, *reply.descriptors]
+                socket.send_fds(self._channel, [json.dumps(job).encode()], descriptors)
+                outcome = self._hear()
+            except OSError:
+                outcome = None
+            if outcome != "done":
+                return _OUTCOMES.get(outcome or "crashed", _OUTCOMES["crashed"])
+            try:
+                return read_parcel(reply, mapped=False)
+            except ValueError:
+                return _OUTCOMES["crashed"]
+        finally:
+            question.close()
+            reply.close()
+
+    def _limits(self) -> Limits:
+        """Return the policy's limits of a message, read again where the file has changed."""
+        path = self._folder / "policy.yaml"
+        try:
+            at = path.stat().st_mtime_ns
+            if at != self._limits_at:
+                self._limits_kept, self._limits_at = Policy.load(path).limits, at
+        except (FileNotFoundError, PolicyInvalid):  # without a valid policy, the child refuses
+            return Limits()
+        return self._limits_kept
+
+    def _hear(self) -> str | None:
+        assert self._channel is not None
+        try:
+            text = self._channel.recv(65536)
+        except (TimeoutError, OSError):
+            return None
+        return str(json.loads(text)["outcome"]) if text else None
+
+    def stop(self) -> None:
+        """End it and every child of it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            below = descendants(self._process.pid)
+            try:
+                self._process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+            # Orphans come to us: we are their subreaper.
+            left = set(descendants(os.getpid()))
+            _end(left if self._alone else left & set(below))
+
+
+class Node:
+    """Answers one message after the other."""
+
+    def __init__(self, folder: Path, config: NodeConfig) -> None:
+        self._folder = folder
+        self._config = config
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._lines: list[Line] = []
+        self._new_key_at = 0.0
+
+    def run(self) -> None:
+        """Serve until the process is asked to stop.
+
+        Raises:
+            NotAuthorised: where the coordinator has removed this silo.
+        """
+        if not (self._folder / "ca.crt").is_file():
+            raise ConfigInvalid(
+                str(self._folder / "ca.crt"),
+                ["the CA certificate does not exist; 'consilo silo init INVITATION' fetches it"],
+            )
+        enrol.promote(self._folder)
+        state = stay_known(self._folder, greet=True)
+        keeper = Keeper(self._folder, self._config, self._events)
+        with Warm(self._folder, self._config, alone=True) as warm:
+            warm.start()
+            try:
+                self._go_online(state)
+                keeper.start()
+                while True:
+                    self._handle(warm, *self._events.get())
+            finally:
+                keeper.stop()
+                for line in self._lines:
+                    line.close()
+
+    def _handle(self, warm: Warm, line: Line | None, event: Request | Exception | str) -> None:
+        from consilo.transports.flower.calls import NotAuthorised
+
+        if isinstance(event, str):
+            self._note(event)
+        elif line is None or line not in self._lines:
+            return  # of a connection that is closed already
+        elif isinstance(event, TransportError):
+            log.warning("the connection ended: %s", event)
+            self._lines.remove(line)
+            line.close()
+            if not self._lines:
+                self._go_online(stay_known(self._folder))
+        elif isinstance(event, Exception):
+            raise event
+        else:
+            try:
+                self._serve(line.link, warm, event)
+            except NotAuthorised:
+                log.info("run %d has ended; its message is dropped", event.run_id)
+            except TransportError as cause:
+                log.warning("run %d: a message is lost: %s", event.run_id, cause)
+            finally:
+                line.done()
+
+    def _note(self, word: str) -> None:
+        """Act on what the keeper says."""
+        if word == enrol.CERTIFICATE and len(self._lines) == 1:
+            self._lines[0].link.show(self._folder / enrol.CERTIFICATE)
+            log.info("a renewed certificate is shown from now on")
+        elif word == TICK and len(self._lines) == 1:
+            self._try_new_key()
+        elif word == enrol.AUTHORITY:
+            for line in self._lines:
+                line.link.trust(self._folder / enrol.AUTHORITY)
+            log.info("the coordinator has announced a certificate authority; it is trusted too")
+        elif word == TICK and len(self._lines) == 2:
+            old, new = self._lines
+            if min(old.silent_s, new.online_s) > self._config.drain_s:
+                self._lines.remove(old)
+                old.close()
+                enrol.promote(self._folder)
+                log.info("the old key is no longer served")
+
+    def _try_new_key(self) -> None:
+        """Go online with a new key too, if there is one; the old one is served meanwhile."""
+        new = self._folder / enrol.NEXT_CERTIFICATE
+        if not new.exists() or time.monotonic() < self._new_key_at:
+            return
+        try:
+            line = self._connect(enrol.NEXT_KEY, enrol.NEXT_CERTIFICATE)
+        except TransportError as cause:
+            self._new_key_at = time.monotonic() + _ACTIVATE_LONGEST_S
+            log.warning("the new key is not online yet: %s", cause)
+            return
+        self._lines.append(line)
+        log.info("a new key is online; the old one is served until it is silent")
+
+    def _connect(self, key: str, certificate: str) -> Line:
+        """Go online with a key.
+
+        Raises:
+            TransportError: where that is not possible now.
+        """
+        from consilo.transports.flower.fleet import FleetLink
+
+        link = FleetLink(
+            self._config.superlink,
+            self._folder / enrol.AUTHORITY,
+            load_silo_key(self._folder / key),
+            self._folder / certificate,
+        )
+        try:
+            node_id = link.activate()
+        except BaseException:
+            link.close()
+            raise
+        log.info("%s is online as node %d", self._config.name, node_id)
+        return Line(link, self._events)
+
+    def _go_online(self, state: str) -> None:
+        """Open a connection with the silo's key, once the coordinator lets us."""
+        from consilo.transports.flower.calls import NotAuthorised
+
+        pause_s = _ACTIVATE_FIRST_S
+        while state == "removed" or not (self._folder / enrol.CERTIFICATE).exists():
+            if state == "removed":
+                raise NotAuthorised(
+                    f"the coordinator at {self._config.superlink} has removed this silo"
+                )
+            log.info("not admitted yet; asking again in %.0f s", pause_s)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _ACTIVATE_LONGEST_S)
+            state = stay_known(self._folder)
+        enrol.promote(self._folder)
+        self._lines.append(self._open())
+
+    def _open(self) -> Line:
+        """Go online; try again while the coordinator is away or believes that we still are."""
+        from consilo.transports.flower.calls import NotAuthorised
+
+        pause_s = _ACTIVATE_FIRST_S
+        while True:
+            try:
+                return self._connect(enrol.KEY, enrol.CERTIFICATE)
+            except TransportError as cause:
+                log.warning(
+                    "not online yet, next try in %.0f s: %s (not gone yet: after an unclean end "
+                    "the coordinator waits 20 s)",
+                    pause_s,
+                    cause,
+                )
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 1.5 + random.random(), _ACTIVATE_LONGEST_S)
+                if isinstance(cause, NotAuthorised) and stay_known(self._folder) == "removed":
+                    raise
+
+    def _serve(self, link: FleetLink, warm: Warm, request: Request) -> None:
+        started = time.monotonic()
+        result = self._answer(link, warm, request)
+        seconds = time.monotonic() - started
+        link.answer(request, result, seconds=seconds)
+        verdict = f"fault {result.code}" if isinstance(result, Fault) else "answered"
+        log.info("run %d: %s in %.3f s", request.run_id, verdict, seconds)
+
+    def _answer(self, link: FleetLink, warm: Warm, request: Request) -> Parcel | Fault:
+        try:
+            bundle = self._bundle(link, request)
+        except Refused as cause:
+            log.warning("%s", cause)
+            return Fault("bundle_not_approved", str(cause))
+        except ConfigInvalid as cause:  # fail closed; what is wrong with the file stays here
+            log.error("%s", cause)
+            return Fault("bundle_not_approved", "the silo's list of approved bundles is invalid")
+        parcel = link.fetch(request)
+        if isinstance(parcel, Fault):
+            return parcel
+        return warm.answer(parcel, bundle)
+
+    def _bundle(self, link: FleetLink, request: Request) -> Path:
+        """Return the folder of the run's code, if the operator has approved its hash."""
+        from consilo.transports.flower.bundle import unpack_bundle
+
+        digest = request.bundle_hash
+        require_approved(self._folder, digest, lambda: link.bundle(request))
+        bundles = self._folder / "bundles"
+        unpacked = bundles / digest
+        if not unpacked.is_dir():
+            unpack_bundle(link.bundle(request), bundles)
+        return unpacked
+
+
+def run_node(folder: Path) -> int:
+    """Run the node of the silo in ``folder`` until SIGTERM or Ctrl-C; return the exit code.
+
+    Raises:
+        ConsiloError: where it cannot run.
+    """
+    folder = folder.resolve()
+    config = NodeConfig.load(folder)
+    os.environ.update(QUIET)
+    os.environ["FLWR_HOME"] = str(folder / "flwr")
+    become_subreaper()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+    try:
+        with alone(folder):
+            Node(folder, config).run()
+    except TransportError as cause:
+        log.error("%s", cause)
+        return _STRUCK_OFF_EXIT
+    return 0
+
+
+def _end(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
+    raise SystemExit(0)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m silos.node", description="Run the node of one silo."
+    )
+    parser.add_argument("--dir", type=Path, required=True, help="the silo's folder")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        return run_node(options.dir)
+    except ConsiloError as cause:
+        sys.stderr.write(f"{cause}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is worked out for people to confirm: mappings, contracts, descriptions."""

@@ -1,0 +1,101 @@
+"""A draft of ``metadata.yaml`` from the rows: what a person mends, and then releases by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consilo.contracts.rules import ColumnType
+from consilo.machine.files import write_atomic
+from silos.kept.metadata import METADATA_FILE, Metadata
+from silos.proposals.profile import Profile, profile
+from silos.proposals.quantities import unit_in_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CODE_ROWS = 5
+"""A draft lists a code only where this many rows hold it: a rare one may be a person."""
+MOST_CODES = 60
+"""More distinct texts than this are free text, and none of them is drafted."""
+_SURE = 0.95
+_YES_NO = frozenset({"yes", "no", "true", "false", "y", "n", "ja", "nein", "oui", "non"})
+_HEAD = """\
+# What this silo says about its columns. Nothing of this file leaves unless you set
+# 'share: true' on a column; then the other silos and the coordinator may read that entry, word for
+# word. Mend names of units, write descriptions, take codes out that nobody else should read, and
+# declare a range for numbers (from what you know of the measurement, not from these rows).
+"""
+
+
+def draft(rows: pd.DataFrame, *, code_rows: int = CODE_ROWS) -> dict[str, dict[str, Any]]:
+    """Return a first description of each column, not shared, for a person to mend.
+
+    Args:
+        rows: as the organisation holds them; text as written, where there is a choice.
+        code_rows: a code is listed only where this many rows hold it.
+    """
+    return {
+        str(name): _drafted(profile(rows[name], place), code_rows)
+        for place, name in enumerate(rows.columns)
+    }
+
+
+def write_draft(directory: Path, data: str, drafted: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Add to ``metadata.yaml`` the columns that it does not have; return their names.
+
+    What a person has written stays as it is, comments too.
+    """
+    import io
+
+    from ruamel.yaml import YAML
+
+    path = directory / METADATA_FILE
+    Metadata.load(directory)  # a file with faults is not written over
+    yaml = YAML()
+    yaml.width = 100
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    document = yaml.load(text) or {}
+    entries = document.setdefault("data", {}) if document else {}
+    if not document:
+        document = {"data": entries}
+    if entries is None:
+        entries = document["data"] = {}
+    known = entries.setdefault(data, {})
+    new = [name for name in drafted if name not in known]
+    for name in new:
+        known[name] = dict(drafted[name])
+    if new or not path.exists():
+        stream = io.StringIO()
+        stream.write("" if text else _HEAD)
+        yaml.dump(document, stream)
+        write_atomic(path, stream.getvalue().encode(), mode=0o600)
+    return new
+
+
+def _drafted(found: Profile, code_rows: int) -> dict[str, Any]:
+    said: dict[str, Any] = {"share": False}
+    kind = _type(found)
+    if kind is not None:
+        said["type"] = kind
+    if kind in ("float", "integer") and (unit := unit_in_name(found.name)):
+        said["unit"] = unit
+    said["description"] = ""
+    if kind in ("category", "boolean"):
+        common = [code for code, count in found.codes.items() if count >= code_rows]
+        said["codes"] = sorted(code for code in common if code.isprintable() and len(code) <= 160)
+    return said
+
+
+def _type(found: Profile) -> ColumnType | None:
+    if not found.present:
+        return None
+    if found.dates and max(found.dates.values()) >= _SURE:
+        return "date"
+    if found.numeric_share >= _SURE:
+        return "integer" if (found.numbers == found.numbers.round()).all() else "float"
+    if found.codes and {code.lower() for code in found.codes} <= _YES_NO:
+        return "boolean"
+    few = found.distinct <= 10 or found.distinct <= found.present / 2
+    return "category" if found.distinct <= MOST_CODES and few else "string"

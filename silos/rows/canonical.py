@@ -1,0 +1,241 @@
+"""The values of one local column as the contract's type; what cannot be read becomes null."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from consilo.contracts.contract import Column
+from silos.rows.units import convert
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from silos.rows.columns import Code, ColumnMapping
+
+DTYPES = {
+    "float": "float64",
+    "integer": "Int64",
+    "boolean": "boolean",
+    "category": "str",
+    "string": "str",
+    "date": "datetime64[ns]",
+}
+_TRUE = frozenset({"1", "true", "yes", "on", "t", "y"})
+_FALSE = frozenset({"0", "false", "no", "off", "f", "n"})
+
+
+def allowed_values(column: Column) -> list[Any]:
+    """Return the contract's allowed values as the canonical table holds them."""
+    allowed = column.classes or ()
+    return [str(value) for value in allowed] if DTYPES[column.type] == "str" else list(allowed)
+
+
+def code_key(value: Any) -> str:
+    """Return the text under which a local code is known: 1, 1.0, "1" and " 1.0 " are one code."""
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text.lower() if isinstance(value, bool) else text
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+
+
+def _keys(series: pd.Series[Any]) -> pd.Series[Any]:
+    """Return `code_key` of each value, worked out once per distinct value; null stays null."""
+    import pandas as pd
+
+    codes, distinct = pd.factorize(series)
+    known = pd.Series([code_key(value) for value in distinct], dtype=object)
+    return known.reindex(codes).set_axis(series.index)
+
+
+def _code_keys(code: Any) -> set[str]:
+    # YAML reads the words yes, no, on and off as booleans.
+    if code is True:
+        return {"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"}
+    if code is False:
+        return {"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"}
+    return {code_key(code)}
+
+
+def is_missing(series: pd.Series[Any], codes: Sequence[Code]) -> NDArray[np.bool_]:
+    """Return in which rows there is nothing: a null, a blank field, or one of the codes."""
+    import pandas as pd
+
+    empty: NDArray[np.bool_] = series.isna().to_numpy(dtype=bool)
+    keys = {key for code in codes for key in _code_keys(code)}
+    if pd.api.types.is_numeric_dtype(series.dtype) and not _is_bool(series):
+        numbers = [number for key in keys if (number := _number(key)) is not None]
+        return empty | series.isin(numbers).to_numpy(dtype=bool) if numbers else empty
+    if pd.api.types.is_datetime64_any_dtype(series.dtype) or _is_bool(series):
+        return empty
+    # A blank field is nothing, whatever the source's list of nulls says.
+    return empty | _keys(series).isin({*keys, ""}).to_numpy(dtype=bool)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _is_bool(series: pd.Series[Any]) -> bool:
+    import pandas as pd
+
+    return bool(pd.api.types.is_bool_dtype(series.dtype))
+
+
+def recoded_to_null(series: pd.Series[Any], how: ColumnMapping) -> NDArray[np.bool_]:
+    """Return in which rows the mapping itself says that a code means nothing."""
+    import numpy as np
+
+    nulls = [code for code, value in (how.recode or {}).items() if value is None]
+    if not nulls:
+        return np.zeros(len(series), dtype=bool)
+    keys = {key for code in nulls for key in _code_keys(code)}
+    found: NDArray[np.bool_] = _keys(series).isin(keys).to_numpy(dtype=bool)
+    return found
+
+
+def canonical(series: pd.Series[Any], column: Column, how: ColumnMapping) -> pd.Series[Any]:
+    """Return the values in the column's dtype; what cannot be read becomes null."""
+    import pandas as pd
+
+    if how.recode is not None:
+        table = {key: item for code, item in how.recode.items() for key in _code_keys(code)}
+        series = _keys(series).map(table).astype(object)
+    elif how.threshold is not None:
+        series = _compared(_numbers(series, how.decimal), *how.threshold)
+    if column.type == "float":
+        return _floats(series, column, how)
+    if column.type == "integer":
+        if pd.api.types.is_integer_dtype(series.dtype) and how.unit is None:
+            return series.astype("Int64")
+        return _integers(series, column, how)
+    if column.type == "boolean":
+        return _booleans(series)
+    if column.type == "date":
+        return _dates(series, how.date_format)
+    return _texts(series, column)
+
+
+def _numbers(series: pd.Series[Any], decimal: str = ".") -> pd.Series[Any]:
+    import numpy as np
+    import pandas as pd
+
+    if not pd.api.types.is_numeric_dtype(series.dtype):
+        words = series.map({True: 1, False: 0}) if _is_bool(series) else series
+        words = _stripped(words)
+        if decimal == ",":
+            words = words.map(_with_point, na_action="ignore")
+        series = pd.to_numeric(words, errors="coerce")
+    values = series.to_numpy(dtype="float64", na_value=np.nan)
+    finite = np.isfinite(values)
+    if not finite.all():
+        values = np.where(finite, values, np.nan)
+    return pd.Series(values, index=series.index, copy=False)
+
+
+def _stripped(series: pd.Series[Any]) -> pd.Series[Any]:
+    import pandas as pd
+
+    if isinstance(series.dtype, pd.StringDtype):
+        return series.str.strip()
+    if series.dtype != object:
+        return series
+    return series.map(lambda value: value.strip() if isinstance(value, str) else value)
+
+
+def _with_point(value: Any) -> Any:
+    # 1.234,5 is 1234.5; a value that is a number already has no comma to read.
+    return value.replace(".", "").replace(",", ".") if isinstance(value, str) else value
+
+
+def _floats(series: pd.Series[Any], column: Column, how: ColumnMapping) -> pd.Series[Any]:
+    import pandas as pd
+
+    numbers = _numbers(series, how.decimal)
+    if how.unit is None or column.unit is None:
+        return numbers
+    values = convert(
+        numbers.to_numpy(dtype="float64"), how.unit, column.unit, molar_mass=how.molar_mass
+    )
+    return pd.Series(values, index=series.index, copy=False)
+
+
+def _integers(series: pd.Series[Any], column: Column, how: ColumnMapping) -> pd.Series[Any]:
+    import numpy as np
+
+    numbers = _floats(series, column, how).to_numpy()
+    if how.unit is not None:
+        # A conversion leaves 59.99999999999999 where 60 is meant.
+        near = np.round(numbers)
+        numbers = np.where(np.isclose(numbers, near, rtol=1e-9, atol=1e-9), near, numbers)
+    with np.errstate(invalid="ignore"):
+        whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
+    return _masked_integers(numbers, whole, series.index)
+
+
+def _masked_integers(
+    numbers: NDArray[np.float64], whole: NDArray[np.bool_], index: pd.Index[Any]
+) -> pd.Series[Any]:
+    import numpy as np
+    import pandas as pd
+
+    values = np.where(whole, numbers, 0).astype("int64")
+    return pd.Series(pd.arrays.IntegerArray(values, ~whole), index=index)
+
+
+def _compared(numbers: pd.Series[Any], name: str, limit: float) -> pd.Series[Any]:
+    compare = {"greater_than": "gt", "at_least": "ge", "less_than": "lt", "at_most": "le"}[name]
+    answers = getattr(numbers, compare)(limit).astype("boolean")
+    masked: pd.Series[Any] = answers.mask(numbers.isna())
+    return masked.astype("Int64")
+
+
+def _booleans(series: pd.Series[Any]) -> pd.Series[Any]:
+    if _is_bool(series):
+        return series.astype("boolean")
+    words = _keys(series).map(lambda key: key.lower(), na_action="ignore")
+    table = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}
+    return words.map(table).astype("boolean")
+
+
+def _dates(series: pd.Series[Any], date_format: str | None) -> pd.Series[Any]:
+    import pandas as pd
+
+    if not pd.api.types.is_datetime64_any_dtype(series.dtype):
+        # 20240131 is a date, 1.7e9 could be seconds or days: a bare number needs a format.
+        series = series.map(lambda value: _date_text(value, date_format), na_action="ignore")
+        series = series.astype(object)
+    read = pd.to_datetime(series, format=date_format or "ISO8601", errors="coerce", utc=True)
+    naive = read.dt.tz_localize(None)
+    # 9999-12-31 and its like are no dates but codes: they belong under missing.
+    fits = naive.between(pd.Timestamp.min.ceil("s"), pd.Timestamp.max.floor("s"))
+    return naive.where(fits).astype("datetime64[ns]")
+
+
+def _date_text(value: Any, date_format: str | None) -> Any:
+    if isinstance(value, date):
+        return value.strftime(date_format) if date_format else value.isoformat()
+    if isinstance(value, str):
+        return value.strip()
+    return code_key(value) if date_format else None
+
+
+def _texts(series: pd.Series[Any], column: Column) -> pd.Series[Any]:
+    import pandas as pd
+
+    if column.type == "category" and column.allowed is not None:
+        table = {code_key(value): str(value) for value in column.allowed}
+        keys = _keys(series)
+        # A code outside the list stays as it is: the rule "allowed" tells of it.
+        return keys.map(lambda key: table.get(key, key), na_action="ignore").astype("str")
+    if isinstance(series.dtype, pd.StringDtype):
+        return _stripped(series).astype("str")
+    return _keys(series).astype("str")

@@ -1,0 +1,160 @@
+"""Blocks of rows: tables of a few thousand rows each, as raw as the organisation holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+BLOCK_ROWS = 65_536
+_BLOCK_BYTES = 32 << 20
+"""A block of a very wide table has fewer rows, so that it does not hold much more than this."""
+
+
+class TypesChanged(Exception):
+    """A later row of a text file belies the types that earlier blocks were given.
+
+    What was read so far does not count. Read again from the start, with ``types``.
+    """
+
+    def __init__(self, types: Mapping[str, pa.DataType]) -> None:
+        super().__init__("the types of columns changed; read again")
+        self.types = dict(types)
+
+
+class RowFilter(Protocol):
+    """Which of a data set's raw rows may be used; consent is one.
+
+    It is asked for every block, after it was read and before it is mapped, so that a row that may
+    not be used reaches neither the mapping nor the cache. Hand it to
+    `silos.rows.cache.CanonicalCache` (``key`` and ``get_or_build``) as ``keep``.
+    """
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; changes whenever the answer for any row could.
+
+        It is part of the cache's key: with another digest the table is built anew.
+        """
+        ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Local columns that it looks at.
+
+        They are in every block beside those that the mapping wants, and where the source is text
+        they are read as written (``007`` stays ``007``).
+        """
+        ...
+
+    def keep(self, block: pa.Table) -> NDArray[np.bool_]:
+        """Return for each row of a block whether it may be used."""
+        ...
+
+
+def kept_rows(blocks: Iterable[pa.Table], keep: RowFilter | None) -> Iterator[pa.Table]:
+    """Yield the blocks without the rows that may not be used."""
+    import pyarrow as pa
+
+    for block in blocks:
+        yield block if keep is None else block.filter(pa.array(keep.keep(block), pa.bool_()))
+
+
+def in_blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of tables of any size in blocks; at least one, which may have no rows."""
+    import pyarrow as pa
+
+    waiting: list[pa.Table] = []
+    num_waiting, has_yielded = 0, False
+    for table in tables:
+        waiting.append(table)
+        num_waiting += table.num_rows
+        size = _block_rows(waiting)
+        if num_waiting < size:
+            continue
+        whole = stacked(waiting)
+        at = 0
+        while num_waiting - at >= size:
+            yield whole.slice(at, size).combine_chunks()
+            has_yielded = True
+            at += size
+        waiting, num_waiting = [whole.slice(at)], num_waiting - at
+        del whole
+    if num_waiting or not has_yielded:
+        yield (stacked(waiting) if waiting else pa.table({})).combine_chunks()
+
+
+def _block_rows(tables: Sequence[pa.Table]) -> int:
+    num_rows = sum(table.num_rows for table in tables)
+    if not num_rows:
+        return BLOCK_ROWS
+    row_bytes = sum(table.nbytes for table in tables) / num_rows
+    return max(1, min(BLOCK_ROWS, int(_BLOCK_BYTES / max(row_bytes, 1.0))))
+
+
+def stacked(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return tables of the same columns as one; where types differ, text wins over all others."""
+    import pyarrow as pa
+
+    if len(tables) == 1:
+        return tables[0]
+    if all(table.schema.equals(tables[0].schema) for table in tables):
+        return pa.concat_tables(tables)
+    schema = common_schema([table.schema for table in tables])
+    return pa.concat_tables([cast(table, schema) for table in tables])
+
+
+def common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return a schema that the tables of all schemas, which have the same names, can be cast to."""
+    import pyarrow as pa
+
+    fields = []
+    for name in schemas[0].names:
+        kinds = [_plain(each.field(name).type) for each in schemas]
+        fields.append(pa.field(name, _common(kinds)))
+    return pa.schema(fields)
+
+
+def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with the names and types of ``schema``."""
+    return table.select(schema.names).cast(schema)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    return pa.string() if pa.types.is_large_string(kind) or kind == pa.string_view() else kind
+
+
+def _common(kinds: Sequence[pa.DataType]) -> pa.DataType:
+    import pyarrow as pa
+
+    if all(kind == kinds[0] for kind in kinds):
+        return kinds[0]
+    if any(pa.types.is_string(kind) for kind in kinds):
+        return pa.string()
+    try:
+        schemas = [pa.schema([("x", kind)]) for kind in kinds]
+        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.string()
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Return a block as pandas holds it."""
+    import pandas as pd
+    import pyarrow as pa
+
+    # Whole numbers with gaps stay whole numbers, else large ones would lose their last digits.
+    types: dict[Any, Any] = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame: pd.DataFrame = table.to_pandas(
+        types_mapper=types.get, split_blocks=True, ignore_metadata=True
+    )
+    return frame

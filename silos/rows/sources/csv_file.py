@@ -1,0 +1,187 @@
+"""CSV files, block by block, with the types that Arrow would give them when it reads them whole.
+
+The first block decides the types, and they hold for all files of a source together. Where a later
+row belies one, the right type is sought with a pass over that column alone, and the reader starts
+anew (`TypesChanged`): that is rare, and cheaper than to look at every row twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consilo.errors import SourceUnreadable
+from silos.rows.sources.blocks import TypesChanged
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from silos.rows.sources.source import Source
+
+_TEXT_BLOCK = 4 << 20
+_HEADER_BLOCK = 64 << 10
+"""Enough for the names, of which a table of a few thousand columns has less."""
+
+
+def names_of(source: Source, path: Path) -> list[str]:
+    """Return the names of a file's columns."""
+    if source.names is not None:
+        return list(source.names)
+    names = _header(source, path)
+    twice = [at + 1 for at, name in enumerate(names) if name in names[:at]]
+    if twice:
+        hint = "rename it, or set header: false with names"
+        said = f"column {twice[0]} has the name of one before it"
+        raise SourceUnreadable(f"{source.where}: {said}; {hint}")
+    return names
+
+
+def _header(source: Source, path: Path) -> list[str]:
+    import pyarrow as pa
+
+    try:
+        with _open(source, path, text_block=_HEADER_BLOCK) as reader:
+            return list(reader.schema.names)
+    except pa.ArrowInvalid:  # a first row longer than that, or what the whole block is told of
+        with _open(source, path) as reader:
+            return list(reader.schema.names)
+
+
+def tables(
+    source: Source,
+    paths: Sequence[Path],
+    wanted: Sequence[str],
+    types: Mapping[str, pa.DataType],
+) -> Iterator[pa.Table]:
+    """Yield the rows of all files, in tables of some MiB of text each.
+
+    Args:
+        source: its options.
+        paths: files with the same columns, in any order.
+        wanted: which columns, in this order.
+        types: of columns whose type is known.
+
+    Raises:
+        TypesChanged: where a row belies the type of its column.
+        SourceUnreadable: where a file is not text in its encoding.
+    """
+    import pyarrow as pa
+
+    fixed = dict(types)
+    for path in paths:
+        try:
+            with _open(source, path, wanted, fixed) as reader:
+                if any(map(pa.types.is_binary, reader.schema.types)):
+                    raise SourceUnreadable(f"{source.where}: {not_text(source)}")
+                fixed = {field.name: field.type for field in reader.schema}
+                yield reader.schema.empty_table()
+                for batch in reader:
+                    yield pa.Table.from_batches([batch])
+        except pa.ArrowInvalid as cause:
+            column = _misfit(cause, names_of(source, path))
+            if column is None or column not in fixed or column in types:
+                raise
+            raise TypesChanged(_settled(source, paths, wanted, {**fixed, **types})) from None
+
+
+def not_text(source: Source) -> str:
+    """Return what to say of a file whose bytes are no text."""
+    return f"a file is not {source.encoding} text; set encoding, such as latin-1"
+
+
+def _settled(
+    source: Source,
+    paths: Sequence[Path],
+    wanted: Sequence[str],
+    types: Mapping[str, pa.DataType],
+) -> dict[str, pa.DataType]:
+    """Return ``types`` with those that rows belie made wider, until all rows fit."""
+    found = dict(types)
+    while (column := _misfit_in(source, paths, wanted, found)) is not None:
+        found[column] = _wider(source, paths, column, found[column])
+    return found
+
+
+def _wider(source: Source, paths: Sequence[Path], column: str, kind: pa.DataType) -> pa.DataType:
+    """Return the first type after ``kind``, in Arrow's own order, that every row of a column has.
+
+    Raises:
+        pyarrow.ArrowInvalid: where a file cannot be read at all.
+    """
+    import pyarrow as pa
+
+    # Arrow's InferringColumnBuilder loosens a column's type in this order.
+    chain = [
+        pa.null(),
+        pa.int64(),
+        pa.bool_(),
+        pa.date32(),
+        pa.time32("s"),
+        pa.timestamp("s"),
+        pa.timestamp("s", "UTC"),
+        pa.timestamp("ns"),
+        pa.timestamp("ns", "UTC"),
+        pa.float64(),
+    ]
+    for candidate in chain[chain.index(kind) + 1 :] if kind in chain else []:
+        if _misfit_in(source, paths, [column], {column: candidate}) is None:
+            return candidate
+    return pa.string()
+
+
+def _misfit_in(
+    source: Source,
+    paths: Sequence[Path],
+    wanted: Sequence[str],
+    types: Mapping[str, pa.DataType],
+) -> str | None:
+    """Return the first column found whose type does not fit all rows."""
+    import pyarrow as pa
+
+    for path in paths:
+        try:
+            with _open(source, path, wanted, types) as reader:
+                for _ in reader:
+                    pass
+        except pa.ArrowInvalid as cause:
+            column = _misfit(cause, names_of(source, path))
+            if column is None or pa.types.is_string(types[column]):
+                raise
+            return column
+    return None
+
+
+def _misfit(cause: Exception, names: Sequence[str]) -> str | None:
+    """Return the column whose type does not fit a row, as Arrow says it; None for other faults."""
+    found = re.match(r"In CSV column #(\d+)", str(cause))
+    return names[int(found[1])] if found and int(found[1]) < len(names) else None
+
+
+def _open(
+    source: Source,
+    path: Path,
+    wanted: Sequence[str] | None = None,
+    types: Mapping[str, pa.DataType] | None = None,
+    *,
+    text_block: int | None = None,
+) -> Any:
+    from pyarrow import csv
+
+    reading = csv.ReadOptions(
+        column_names=list(source.names) if source.names else None,
+        autogenerate_column_names=not source.header and not source.names,
+        encoding=source.encoding,
+        block_size=text_block or _TEXT_BLOCK,
+    )
+    converting = csv.ConvertOptions(
+        include_columns=list(wanted) if wanted is not None else None,
+        column_types=dict(types or {}),
+        null_values=sorted({"", *source.na_values}),
+        strings_can_be_null=True,
+    )
+    parsing = csv.ParseOptions(delimiter=source.separator)
+    return csv.open_csv(
+        path, read_options=reading, parse_options=parsing, convert_options=converting
+    )

@@ -1,0 +1,76 @@
+"""From a silo's raw rows to its canonical table, a block at a time: read, filter, map, keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consilo.contracts.contract import Contract
+from silos.rows.arrow import to_arrow
+from silos.rows.mapping import ROWS_SHOWN, UNREADABLE, Mapping
+from silos.rows.sources import RowFilter, Source, TypesChanged, kept_rows
+from silos.rows.sources.blocks import to_frame
+from silos.rows.spool import TableSpool
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Unreadable = dict[str, dict[str, Any]]
+"""Column → how many values could not be read, and the first rows; as in ``frame.attrs``."""
+
+
+def standardise(
+    source: Source,
+    mapping: Mapping,
+    contract: Contract,
+    directory: Path,
+    *,
+    keep: RowFilter | None = None,
+) -> tuple[pa.Table, Unreadable]:
+    """Return the canonical table and what could not be read, in the memory of a few blocks.
+
+    Args:
+        source: the rows.
+        mapping: to the contract.
+        contract: the contract.
+        directory: where the table's files lie; the owner's only. The caller removes it.
+        keep: which raw rows may be used; None for all.
+
+    Raises:
+        SourceUnreadable: where the source cannot be read.
+    """
+    available = source.columns()
+    wanted = dict.fromkeys(mapping.local_columns(contract).values())
+    # A column that is not there is a finding of the check, not an error of the source. With none
+    # there at all, any one column still tells how many rows there are.
+    there = [name for name in wanted if name in available] or available[:1]
+    text = {name for name in mapping.text_columns(contract) if name in there}
+    if keep is not None:
+        there += [name for name in keep.columns if name not in there]
+        text.update(keep.columns)
+    types: dict[str, pa.DataType] = {}
+    while True:
+        spool = TableSpool(directory)
+        unreadable: Unreadable = {}
+        try:
+            for block in kept_rows(source.blocks(there, text=sorted(text), types=types), keep):
+                start = spool.num_rows
+                frame = to_frame(block)
+                rows, num_rows = dict(frame.items()), len(frame)
+                del block, frame  # else no column could go before the last one is mapped
+                mapped = mapping.apply_columns(rows, num_rows, contract)
+                _add(unreadable, mapped.attrs.get(UNREADABLE, {}), start)
+                spool.append(to_arrow(mapped))
+            return spool.table(), unreadable
+        except TypesChanged as changed:
+            spool.remove()
+            types = changed.types
+
+
+def _add(total: Unreadable, part: Unreadable, start: int) -> None:
+    """Add what a block that begins at row ``start`` had."""
+    for column, found in part.items():
+        known = total.setdefault(column, {"count": 0, "rows": []})
+        known["count"] += found["count"]
+        known["rows"] += [start + row for row in found["rows"]]
+        del known["rows"][ROWS_SHOWN:]

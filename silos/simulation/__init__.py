@@ -1,0 +1,1 @@
+"""Silos cut from one table, in processes of this machine."""

@@ -1,0 +1,341 @@
+"""Run a job on this machine, over silos made on the spot: for notebooks, tests and baselines.
+
+`simulate` opens a real silo per name, in this process. `simulate_cut` cuts one table into as many
+silos as wanted and runs them over a pool of processes, or on a Ray cluster;
+`silos.simulation.simulated` says what is real there and what is not.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.contracts.contract import Contract
+from consilo.errors import ConfigInvalid, IncompatibleJob, SchemaDrift
+from consilo.horizontal.features import Encoding
+from consilo.horizontal.partition import Partition, cut, label_skew
+from consilo.jobs.job import Job
+from consilo.kernel.loop import Party
+from consilo.protocols.dispatch import answerer
+from consilo.runs.horizontal import Run, run_all
+from consilo.runs.outcome import RunResult
+from consilo.runs.vertical import VerticalRun, run_vertical
+from consilo.transports.local import LocalTransport
+from consilo.wire.parcel import Transport
+from consilo.wire.signing import public_hex
+from silos.gate.partners import Partner
+from silos.gate.policy import Policy
+from silos.rows.sources import Source
+from silos.silo import Silo
+from silos.silo_config import SiloConfig
+from silos.simulation.simulated import open_cut, write_cut
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Engine: TypeAlias = Literal["processes", "ray", "inline"]
+
+_OPENER = "silos.simulation.simulated:open_cut"
+
+
+def simulate(
+    job: Job | str | Path,
+    silos: Mapping[str, pd.DataFrame | str | Path],
+    *,
+    contract: Contract | None = None,
+    directory: Path | None = None,
+    search_path: Sequence[Path] = (),
+) -> RunResult:
+    """Run ``job`` over ``silos`` in this process and return its result.
+
+    The silos are real ones, with contract check, guard, privacy and the same bytes as over the
+    network; only the network is missing. A frame's columns are the contract's.
+
+    Args:
+        job: a job, or the path of a job file.
+        silos: name → rows, or name → the directory of a silo with ``silo.yaml``.
+        contract: in place of the one that the job names.
+        directory: where the run keeps record and model; None takes a temporary one that goes away.
+        search_path: where the job's own modules lie, besides the job file's directory.
+
+    Raises:
+        InvalidInput: where job, contract or a silo's files are not valid.
+        IncompatibleJob: where the parts cannot work together.
+    """
+    job, modules = _opened(job, search_path)
+    contract = contract or load_contract(job, modules)
+    with ExitStack() as stack:
+        directory = _home(stack, directory)
+        if (directory / "run").exists():
+            raise ConfigInvalid(
+                str(directory), ["a run is kept here already; give another directory"]
+            )
+        key = Ed25519PrivateKey.generate()
+        hosts = acquainted(silos, directory / "silos", key, tuple(modules))
+        transport = LocalTransport({name: answerer(host) for name, host in hosts.items()})
+        settings: dict[str, Any] = {
+            "silos": tuple(silos),
+            "directory": directory / "run",
+            "run_id": uuid.uuid4().hex,
+            "key": key,
+            "parties": {name: Party(host.signing_key) for name, host in hosts.items()},
+            "search_path": modules,
+        }
+        if job.kind == "horizontal":
+            return run_all(Run(job, contract, transport, **settings))
+        return run_vertical(VerticalRun(job, contract, transport, **settings))
+
+
+def acquainted(
+    silos: Mapping[str, pd.DataFrame | str | Path],
+    place: Path,
+    key: Ed25519PrivateKey,
+    modules: tuple[Path, ...],
+) -> dict[str, Silo]:
+    """Return silos in this process that take requests signed with ``key`` and know each other.
+
+    Args:
+        silos: name → rows, or name → the directory of a silo with ``silo.yaml``.
+        place: where the directories of those that are rows only are made.
+        key: whose requests they take, in place of their own coordinator's.
+        modules: where a job's own modules lie.
+    """
+    partners: dict[str, Partner] = {}
+    hosts = {
+        name: _silo(
+            name,
+            rows,
+            place / name,
+            modules,
+            signing_keys=(public_hex(key),),
+            partners=partners,
+        )
+        for name, rows in silos.items()
+    }
+    partners |= {n: Partner(signing_key=host.signing_key) for n, host in hosts.items()}
+    return hosts
+
+
+def simulate_cut(
+    job: Job | str | Path,
+    table: pd.DataFrame | str | Path,
+    partition: Partition,
+    *,
+    contract: Contract | None = None,
+    directory: Path | None = None,
+    search_path: Sequence[Path] = (),
+    engine: Engine = "processes",
+    workers: int | None = None,
+) -> RunResult:
+    """Cut one table into silos, run ``job`` over them and return its result.
+
+    Result and parameters do not depend on engine and workers. The result's ``extra`` has an entry
+    ``simulation``: how the table was cut, how unlike the silos are, and silo-rounds per second.
+
+    Args:
+        job: a job, or the path of a job file.
+        table: rows with the contract's columns; or the path of a CSV or Parquet file of such rows,
+            or the directory of a silo, whose mapping then applies.
+        partition: how many silos, and how they differ.
+        contract: in place of the one that the job names.
+        directory: where the run keeps record and model, and the workers their log; the silos' rows
+            go away after the run. None takes a temporary one that goes away too.
+        search_path: where the job's own modules lie, besides the job file's directory.
+        engine: ``processes`` on this machine; ``ray``, on the cluster that ``RAY_ADDRESS`` names or
+            one that is started here; ``inline``, in this process.
+        workers: processes or actors; None takes one per CPU.
+
+    Raises:
+        InvalidInput: where job, contract, partition or the silo's files are not valid.
+        IncompatibleJob: where the job's parts cannot work together.
+        SchemaDrift: where the table breaks the contract.
+        SourceUnreadable: where it cannot be read.
+    """
+    job, modules = _opened(job, search_path)
+    if job.kind != "horizontal":
+        raise IncompatibleJob(
+            f"a table is cut by rows, and a {job.kind} job needs silos with different columns; "
+            "give their directories"
+        )
+    contract = contract or load_contract(job, modules)
+    with ExitStack() as stack:
+        home = _home(stack, directory)
+        home.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix="silos-", dir=home)
+        silos = Path(stack.enter_context(made))
+        whole = _whole(table, silos / "whole", tuple(modules))
+        report = whole.check(contract)
+        if not report.passed:
+            raise SchemaDrift(report.reason())
+        frame = whole.frame(contract)
+        parts = cut(_cut_by(partition, frame, table, contract), partition)
+        place = silos / "cut"
+        write_cut(place, frame, parts, contract=contract, report=report, search_path=tuple(modules))
+        about = {**partition.model_dump(mode="json"), "engine": engine, "rows": len(frame)}
+        if Encoding.plan(contract, job).classes:
+            labels = _texts(frame[contract.targets[0]])
+            about["label_skew"] = round(label_skew(labels, parts), 4)
+        del frame
+        log = home / "workers.log"
+        transport = stack.enter_context(
+            closing(_transport(engine, place, tuple(parts), workers, log))
+        )
+        run = Run(
+            job,
+            contract,
+            transport,
+            silos=tuple(parts),
+            directory=home / "run",
+            run_id=uuid.uuid4().hex,
+            key=Ed25519PrivateKey.generate(),
+            search_path=modules,
+        )
+        result = run_all(run)
+    done = sum(len(each["silos"]) for each in result.rounds)
+    spent_s = result.seconds.get("train", 0.0)
+    about["silo_rounds"] = done
+    about["silo_rounds_per_s"] = round(done / spent_s, 1) if spent_s else 0.0
+    return replace(result, extra={**result.extra, "simulation": about})
+
+
+def load_contract(job: Job, folders: Sequence[Path]) -> Contract:
+    """Return the contract that a job names: ``name@version``, or a file in one of ``folders``.
+
+    Raises:
+        ContractInvalid: with one finding per fault.
+    """
+    places = [folder / job.contract for folder in folders]
+    beside = next((place for place in places if place.is_file()), None)
+    return Contract.load(job.contract if beside is None else beside, search=folders)
+
+
+def _opened(job: Job | str | Path, search_path: Sequence[Path]) -> tuple[Job, list[Path]]:
+    modules = [Path(each).resolve() for each in search_path]
+    if isinstance(job, Job):
+        return job, modules
+    path = Path(job)
+    return Job.load(path), [*modules, path.resolve().parent]
+
+
+def _home(stack: ExitStack, directory: Path | None) -> Path:
+    if directory is not None:
+        return Path(directory).resolve()
+    made = tempfile.TemporaryDirectory(prefix="consilo-")
+    return Path(stack.enter_context(made))
+
+
+def _whole(table: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, ...]) -> Silo:
+    """Return the table as one silo, which maps and checks it."""
+    if not isinstance(table, str | Path):
+        return _silo("whole", table, place, modules)
+    path = Path(table).resolve()
+    if path.is_dir():
+        return Silo.open(path, search_path=modules)
+    place.mkdir(parents=True, mode=0o700)
+    config = SiloConfig(name="whole", data={"data": _file(path)})
+    return Silo(place, config, Policy.simulation(), search_path=modules, docs=False)
+
+
+def _file(path: Path) -> Source:
+    kind = "parquet" if path.suffix in (".parquet", ".pq") else "csv"
+    return Source.model_validate({"type": kind, "path": [str(path)]})
+
+
+def _cut_by(
+    partition: Partition,
+    frame: pd.DataFrame,
+    table: pd.DataFrame | str | Path,
+    contract: Contract,
+) -> np.ndarray[Any, Any]:
+    """Return what decides where a row goes; see `consilo.horizontal.partition.cut`."""
+    if partition.rule == "dirichlet":
+        column = frame[contract.targets[0]]
+        numeric = contract.columns[contract.targets[0]].type == "float"
+        return column.to_numpy(np.float64) if numeric else _texts(column)
+    if partition.rule != "column":
+        return np.empty(len(frame))
+    if partition.column is None:
+        raise ConfigInvalid("partition", ["rule 'column' needs the name of a column"])
+    if partition.column in frame.columns:
+        return _texts(frame[partition.column])
+    # A column that no model sees may still say where a row comes from.
+    if not isinstance(table, str | Path):
+        raw: pd.DataFrame | None = table
+    elif Path(table).is_dir():
+        raw = None
+    else:
+        source = _file(Path(table).resolve())
+        raw = source.read([partition.column]) if partition.column in source.columns() else None
+    if raw is None or partition.column not in raw.columns:
+        raise ConfigInvalid(
+            "partition",
+            [f"no column '{partition.column}' in the table; it has {', '.join(frame.columns)}"],
+        )
+    return _texts(raw[partition.column])
+
+
+def _texts(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    """Return values that can be sorted; what is missing is a value of its own."""
+    return np.array([str(each) for each in column], dtype=object)
+
+
+def _transport(
+    engine: Engine, place: Path, names: tuple[str, ...], workers: int | None, log: Path
+) -> Transport:
+    if engine == "inline":
+        answer_of = open_cut(str(place))
+        return LocalTransport({name: answer_of(name) for name in names})
+    if engine == "ray":
+        from consilo.transports.ray_actors import RayTransport
+
+        return RayTransport(names, _OPENER, place, workers=workers)
+    from consilo.transports.pool import PoolTransport
+
+    return PoolTransport(
+        names,
+        _OPENER,
+        str(place),
+        workers=workers,
+        preload=("silos.node.ready",),
+        log=log,
+    )
+
+
+def _silo(
+    name: str,
+    rows: pd.DataFrame | str | Path,
+    place: Path,
+    modules: tuple[Path, ...],
+    signing_keys: Sequence[str] = (),
+    partners: Mapping[str, Partner] | None = None,
+) -> Silo:
+    if isinstance(rows, str | Path):
+        silo = Silo.open(
+            Path(rows), search_path=modules, signing_keys=signing_keys, partners=partners
+        )
+        if silo.name != name:
+            raise ConfigInvalid(
+                str(Path(rows) / "silo.yaml"), [f"name: expected '{name}', found '{silo.name}'"]
+            )
+        return silo
+    place.mkdir(parents=True, mode=0o700)
+    rows.to_parquet(place / "rows.parquet", index=False)
+    source = Source(type="parquet", path=(Path("rows.parquet"),))
+    config = SiloConfig(name=name, data={"data": source})
+    return Silo(
+        place,
+        config,
+        Policy.simulation(),
+        search_path=modules,
+        docs=False,
+        signing_keys=signing_keys,
+        partners=partners,
+    )

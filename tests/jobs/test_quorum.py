@@ -1,0 +1,67 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consilo.errors import QuorumLost
+from consilo.jobs.quorum import Deadline, Quorum
+
+ROWS = {"a": 60, "b": 30, "c": 10}
+
+
+def require(quorum, *answered, missing=None):
+    quorum.require(answered, missing=missing or {}, num_examples=ROWS, where="round 3")
+
+
+def test_a_quorum_counts_silos():
+    require(Quorum(2), "a", "b")
+    with pytest.raises(QuorumLost, match="round 3: no quorum: 1 of at least 2 silos answered"):
+        require(Quorum(2), "a")
+
+
+def test_a_quorum_weighs_rows():
+    require(Quorum(1, min_data_share=0.6), "a")
+    with pytest.raises(QuorumLost, match="they hold 40% of the rows, at least 60% needed"):
+        require(Quorum(1, min_data_share=0.6), "b", "c")
+
+
+def test_a_quorum_names_the_mandatory():
+    require(Quorum(1, mandatory=("c",)), "c")
+    with pytest.raises(QuorumLost, match="mandatory: c"):
+        require(Quorum(1, mandatory=("c",)), "a", "b")
+
+
+def test_every_fault_and_everybody_missing_is_told_at_once():
+    quorum = Quorum(3, 0.9, ("a",))
+    with pytest.raises(QuorumLost, match=r"1 of at least 3.*mandatory: a.*30%.*a \(gone\)") as lost:
+        require(quorum, "b", missing={"a": "gone", "c": "late"})
+    assert lost.value.missing == {"a": "gone", "c": "late"}
+
+
+def test_without_known_rows_the_share_is_not_judged():
+    Quorum(1, min_data_share=0.9).require(["a"], missing={}, num_examples={}, where="before")
+
+
+times = st.lists(st.floats(0, 1e4), max_size=5)
+
+
+@given(times)
+def test_a_fixed_deadline_learns_nothing(history):
+    assert Deadline(fixed_s=7.0).seconds(history) == 7.0
+
+
+@given(times)
+def test_a_learnt_deadline_lies_between_its_ends_and_above_every_honest_answer(history):
+    found = Deadline().seconds(history)
+    assert 30.0 <= found <= 600.0
+    assert all(found >= min(each, 600.0) for each in history)
+
+
+@given(times, st.floats(0, 1e4))
+def test_a_slower_answer_never_shortens_it(history, more):
+    if history:
+        assert Deadline().seconds([*history, more]) >= Deadline().seconds(history)
+
+
+def test_a_dead_silo_costs_a_few_rounds_not_the_first_deadline():
+    assert Deadline().seconds([]) == 600.0
+    assert Deadline().seconds([2.0, 10.0]) == 50.0

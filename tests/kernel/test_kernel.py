@@ -1,0 +1,333 @@
+import json
+import threading
+from typing import ClassVar
+
+import clinic
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from consilo.errors import QuorumLost
+from consilo.jobs.quorum import Quorum
+from consilo.kernel.headers import Header, ReplyHeader
+from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.steps import Ask, Checkpoint, Publish, Relay, Stream
+from consilo.kernel.verbs import Disclosure, count, envelopes, numbers, verb
+from consilo.protocols.dispatch import answerer
+from consilo.transports.local import LocalTransport
+from consilo.wire.parcel import Arrival, Fault, Parcel
+from consilo.wire.payload import pack, unpack
+
+SILOS = ("east", "north", "south")
+
+
+class Count(Protocol):
+    """Ask everybody for a number, in one way or another."""
+
+    def __init__(self, step=None):
+        self.step = step
+
+    def coordinate(self, fed, state):
+        result = yield self.step
+        return list(result) if isinstance(self.step, Stream) else result
+
+    @verb("count", replies={"n": count()})
+    def count(self, silo, message):
+        return {"n": len(silo.host.rows) + message.payload.get("extra", 0)}
+
+
+class Rounds(Protocol):
+    """Checkpoints after each of three rounds of two questions each."""
+
+    def coordinate(self, fed, state):
+        while state.round < 3:
+            for _ in range(2):
+                yield Ask(fed.cohort(), "count", {})
+            yield Publish("round", {"round": state.round + 1})
+            state = Done(state.round + 1)
+            yield Checkpoint(state)
+        return state
+
+    count = Count.count
+
+
+class Done:
+    def __init__(self, round):
+        self.round = round
+
+
+class Secrets(Protocol):
+    """Each silo tells each other silo a number that the coordinator must not see."""
+
+    private: ClassVar = {name: X25519PrivateKey.generate() for name in SILOS}
+    public: ClassVar = {
+        name: np.frombuffer(key.public_key().public_bytes_raw(), np.uint8)
+        for name, key in private.items()
+    }
+
+    def coordinate(self, fed, state):
+        answers = yield Relay(SILOS, "send", "receive", {"keys": self.public}, quorum=Quorum(2))
+        return answers
+
+    def cipher(self, me, other):
+        shared = self.private[me].exchange(
+            X25519PublicKey.from_public_bytes(self.public[other].tobytes())
+        )
+        pair = "".join(sorted((me, other))).encode()
+        return ChaCha20Poly1305(HKDF(SHA256(), 32, None, pair).derive(shared))
+
+    @verb("send", replies={"envelopes": envelopes()})
+    def send(self, silo, message):
+        letters = {}
+        for place, other in enumerate(message.cohort):
+            text = f"{silo.name} to {other}: SENTINEL".encode()
+            nonce = bytes([place, message.cohort.index(silo.name)]) + bytes(10)
+            sealed = nonce + self.cipher(silo.name, other).encrypt(nonce, text, None)
+            letters[other] = np.frombuffer(sealed, np.uint8)
+        return {"envelopes": {**letters, "stranger": np.zeros(3, np.uint8)}}
+
+    @verb("receive", replies={"words": numbers(Disclosure.STATISTIC)})
+    def receive(self, silo, message):
+        heard = {}
+        for sender, letter in message.payload["envelopes"].items():
+            sealed = letter.tobytes()
+            text = self.cipher(silo.name, sender).decrypt(sealed[:12], sealed[12:], None).decode()
+            assert text == f"{sender} to {silo.name}: SENTINEL"
+            heard[sender] = 1
+        return {"words": heard}
+
+
+class Wire(LocalTransport):
+    """The local transport that keeps what travelled, and may change replies on their way."""
+
+    def __init__(self, answers, change=None):
+        super().__init__(answers)
+        self.seen, self.deadlines, self.change = [], [], change or {}
+
+    def exchange(self, parcels, *, deadline_s):
+        self.deadlines.append(deadline_s)
+        for arrival in super().exchange(parcels, deadline_s=deadline_s):
+            self.seen += [parcels[arrival.silo], arrival.parcel]
+            change = self.change.get(arrival.silo)
+            yield arrival if change is None else change(arrival)
+
+
+def federation(change=None, *, job=None, online=None, **refusals):
+    rows = dict(zip(SILOS, clinic.frames(10, 20, 30).values(), strict=True))
+    silos = clinic.hosts(rows)
+    for name, refusal in refusals.items():
+        silos[name].refusal = refusal
+    transport = Wire({n: answerer(host) for n, host in silos.items()}, change)
+    exchanges, published = [], []
+    kernel = Kernel(
+        transport,
+        run_id="run",
+        job=job or clinic.job(),
+        contract=clinic.contract(),
+        observe=exchanges.append,
+        publish=published.append,
+    )
+    fed = Federation(SILOS, job or clinic.job(), clinic.contract(), online or transport.online)
+    return kernel, fed, transport, exchanges, published
+
+
+def altered(**changes):
+    """Return a change of a reply's header or, under ``fields``, of its body."""
+
+    def change(arrival):
+        header = {**json.loads(arrival.parcel.header), **changes}
+        body = pack(header.pop("fields")) if "fields" in header else arrival.parcel.body
+        body = header.pop("body", body)
+        raw = header.pop("raw", b"")
+        parcel = Parcel(raw or json.dumps(header).encode(), body)
+        return Arrival(arrival.silo, parcel, None, arrival.seconds)
+
+    return change
+
+
+def test_an_ask_brings_valid_replies_in_the_order_asked():
+    kernel, fed, _, exchanges, _ = federation()
+    answers = kernel.run("test_kernel:Count", Count(Ask(SILOS[::-1], "count", {"extra": 1})), fed)
+    assert {n: r.fields["n"] for n, r in answers.replies.items()} == {
+        "south": 31,
+        "north": 21,
+        "east": 11,
+    }
+    assert list(answers.replies) == list(SILOS[::-1])
+    assert [each.silo for each in exchanges] == list(SILOS[::-1])
+
+
+def test_bytes_are_those_of_the_serialised_messages_and_the_body_is_shared():
+    kernel, fed, transport, exchanges, _ = federation()
+    kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {})), fed)
+    requests, replies = transport.seen[::2], transport.seen[1::2]
+    assert [each.bytes_down for each in exchanges] == [each.num_bytes for each in requests]
+    assert [each.bytes_up for each in exchanges] == [each.num_bytes for each in replies]
+    assert all(each.body is requests[0].body for each in requests)
+
+
+def test_what_one_silo_alone_gets_reaches_nobody_else():
+    kernel, fed, transport, *_ = federation()
+    step = Ask(SILOS, "count", {}, own={"north": {"extra": 5}})
+    answers = kernel.run("test_kernel:Count", Count(step), fed)
+    assert [each.fields["n"] for each in answers.replies.values()] == [10, 25, 30]
+    payloads = [unpack(each.body)["payload"] for each in transport.seen[::2]]
+    assert payloads == [{}, {"extra": 5}, {}]
+
+
+ODD = {
+    "other silo": altered(silo="south"),
+    "other step": altered(step_id="0" * 32),
+    "junk body": altered(body=b"junk"),
+    "junk header": altered(raw=b"\x00\x01"),
+    "deep json": altered(raw=b"[" * 100_000),
+    "wrong type": altered(fields={"n": "many"}),
+    "negative": altered(fields={"n": -1}),
+    "too large": altered(fields={"n": 10**400}),
+    "undeclared": altered(fields={"n": 1, "rows": [1]}),
+    "missing field": altered(fields={}),
+    "other wire": altered(wire=9),
+    "no fields": altered(body=b""),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_reply_drops_that_silo_and_not_the_run(kind):
+    kernel, fed, _, exchanges, _ = federation({"north": ODD[kind]})
+    answers = kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {}, quorum=Quorum(2))), fed)
+    assert list(answers.replies) == ["east", "south"]
+    assert answers.missing["north"].code == "invalid_reply"
+    assert [each.fault is None for each in exchanges] == [True, False, True]
+
+
+def test_a_fault_is_data():
+    kernel, fed, *_ = federation(north="not today")
+    answers = kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {})), fed)
+    assert answers.missing == {"north": Fault("refused", "not today")}
+
+
+@pytest.mark.parametrize("kind", [Ask, Stream])
+def test_a_lost_quorum_lists_everybody_missing(kind):
+    kernel, fed, *_ = federation(north="not today", online=lambda: ("east", "north"))
+    step = kind(("east", "north"), "count", {}, quorum=Quorum(2))
+    with pytest.raises(QuorumLost, match="'count' before the rounds") as lost:
+        kernel.run("test_kernel:Count", Count(step), fed)
+    assert lost.value.missing == {"north": "refused: not today", "south": "not connected"}
+
+
+def test_a_quorum_weighs_the_rows_that_the_federation_knows():
+    kernel, fed, *_ = federation(south="no")
+    fed.num_examples.update(dict(zip(SILOS, (10, 20, 30), strict=True)))
+    with pytest.raises(QuorumLost, match="hold 50% of the rows"):
+        kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {}, quorum=Quorum(1, 0.6))), fed)
+
+
+def test_a_stream_holds_one_reply_at_a_time():
+    kernel, fed, transport, *_ = federation()
+
+    class Folding(Count):
+        def coordinate(self, fed, state):
+            replies = yield Stream(SILOS, "count", {})
+            counts = []
+            for place, each in enumerate(replies):
+                assert len(transport.seen) == 2 * (place + 1)
+                counts.append(each.fields["n"])
+            return counts
+
+    assert kernel.run("test_kernel:Count", Folding(), fed) == [10, 20, 30]
+
+
+def test_deadlines_are_learnt_per_verb_and_a_step_may_say_its_own():
+    kernel, fed, transport, *_ = federation()
+    for _ in range(2):
+        kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {})), fed)
+    kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {}, deadline_s=7)), fed)
+    assert transport.deadlines == [600.0, 30.0, 7]
+    job = clinic.job(quorum={"deadline": 3.5})
+    kernel, fed, transport, *_ = federation(job=job)
+    kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {})), fed)
+    assert transport.deadlines == [3.5]
+
+
+def test_an_answer_after_the_deadline_counts_as_dropped():
+    ticks = iter([0.0, 1.0, 0.0, 99.0])
+    answer = {name: lambda parcel: parcel for name in ("a", "b")}
+    transport = LocalTransport(answer, clock=lambda: next(ticks))
+    parcel = Parcel(b"h", b"b")
+    found = list(transport.exchange({"a": parcel, "b": parcel}, deadline_s=10))
+    assert [each.fault and each.fault.code for each in found] == [None, "deadline"]
+
+
+def test_rounds_count_from_the_checkpoint_so_that_a_resumed_run_asks_the_same_ids():
+    def ids(start):
+        kernel, fed, transport, exchanges, published = federation()
+        driven = kernel.drive("test_kernel:Rounds", Rounds(), fed, Done(start))
+        rounds = [each.state.round for each in driven]
+        headers = [Header.decode(each.header) for each in transport.seen[::2]]
+        assert [each.round for each in headers] == [each.round for each in exchanges]
+        assert [each.value["round"] for each in published] == rounds
+        return rounds, [each.step_id for each in headers]
+
+    rounds, whole = ids(0)
+    assert rounds == [1, 2, 3]
+    assert len(set(whole)) == len(whole) == 18
+    assert ids(1) == ([2, 3], whole[6:])
+
+
+def test_relay_brings_each_envelope_to_its_receiver_and_the_coordinator_reads_none():
+    kernel, fed, transport, *_ = federation()
+    answers = kernel.run("test_kernel:Secrets", Secrets(), fed)
+    for reply in answers.replies.values():
+        assert dict(reply.fields["words"]) == dict.fromkeys(SILOS, 1)
+    assert not any(b"SENTINEL" in each.body for each in transport.seen)
+    # Not even with the public keys that it knows.
+    letter = unpack(transport.seen[1].body)["envelopes"]["north"].tobytes()
+    own = X25519PrivateKey.generate().exchange(
+        X25519PublicKey.from_public_bytes(Secrets.public["north"].tobytes())
+    )
+    key = HKDF(SHA256(), 32, None, b"eastnorth").derive(own)
+    with pytest.raises(Exception, match=r"^$"):
+        ChaCha20Poly1305(key).decrypt(letter[:12], letter[12:], None)
+    # What is addressed to nobody in the cohort goes nowhere.
+    received = [unpack(each.body)["payload"] for each in transport.seen[6::2]]
+    assert [sorted(each["envelopes"]) for each in received] == [list(SILOS)] * 3
+
+
+def test_relay_goes_on_without_who_did_not_send():
+    kernel, fed, *_ = federation(south="not today")
+    answers = kernel.run("test_kernel:Secrets", Secrets(), fed)
+    assert list(answers.replies) == ["east", "north"]
+    assert sorted(answers.replies["east"].fields["words"]) == ["east", "north"]
+
+
+def test_an_unknown_step_is_a_mistake_of_the_protocol():
+    kernel, fed, *_ = federation()
+    with pytest.raises(TypeError, match="no step"):
+        kernel.run("test_kernel:Count", Count("hello"), fed)
+
+
+def test_several_silos_may_be_asked_from_threads():
+    kernel, fed, _, exchanges, _ = federation()
+    threads = [
+        threading.Thread(
+            target=kernel.run, args=("test_kernel:Count", Count(Ask((n,), "count", {})), fed)
+        )
+        for n in SILOS
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(each.silo for each in exchanges) == list(SILOS)
+    assert all(each.fault is None for each in exchanges)
+
+
+def test_a_fault_without_a_code_is_a_failure():
+    quiet = altered(raw=ReplyHeader("", "north", "fault").encode())
+    kernel, fed, *_ = federation({"north": quiet})
+    answers = kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {})), fed)
+    assert answers.missing["north"].code == "failed"

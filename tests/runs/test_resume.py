@@ -1,0 +1,113 @@
+"""A run whose process died goes on from its last checkpoint and ends as it would have."""
+
+import json
+
+import clinic
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.errors import RecordTampered, RunNotResumable
+from consilo.record.run_record import read, verify
+from consilo.wire import params as tree
+
+KEY = Ed25519PrivateKey.generate()
+PRIVATE = {"epsilon": 5.0, "delta": 1e-3}
+
+
+def silos():
+    hosts = clinic.hosts(clinic.frames(40, 30))
+    for place, host in enumerate(hosts.values()):
+        host.secrets["r1"] = bytes([place]) * 32
+    return hosts
+
+
+def job(**changes):
+    protocol = {"name": "fedadam", "rounds": 4, "server_lr": 0.1}
+    return clinic.job(privacy=PRIVATE, protocol=protocol, **changes)
+
+
+def finished(run):
+    run.admit()
+    if run.state is None:
+        run.standardize()
+    while run.rounds_left:
+        run.train_round()
+    run.evaluate()
+    return run.close()
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_it_ends_with_the_same_model_and_the_same_cost(rounds, tmp_path):
+    whole_silos, silos_ = silos(), silos()
+    whole = finished(clinic.run_of(job(), whole_silos, tmp_path / "whole", key=KEY))
+    died = clinic.run_of(job(), silos_, tmp_path / "died", key=KEY)
+    died.admit()
+    if rounds:
+        died.standardize()
+    for _ in range(rounds):
+        died.train_round()
+    record = tmp_path / "died" / "record.jsonl"
+    with record.open("ab") as file:
+        file.write(b'{"body":{"half a li')  # the machine stopped as it wrote
+    run = clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True)
+    assert run.rounds_left == 4 - rounds
+    result = finished(run)
+    assert result.status == "complete"
+    assert tree.digest(result.params) == tree.digest(whole.params)
+    for name, each in result.silos.items():
+        assert each.rounds == (1, 2, 3, 4)
+        assert each.epsilon == whole.silos[name].epsilon
+        assert each.metrics_before == whole.silos[name].metrics_before
+    assert {n: host.spends for n, host in silos_.items()} == {
+        n: host.spends for n, host in whole_silos.items()
+    }
+    assert verify(record, KEY.public_key().public_bytes_raw())["status"] == "complete"
+    kinds = [entry["kind"] for entry in read(record)]
+    assert kinds.count("round") == 4
+    assert kinds.count("opened") == kinds.count("resumed") == 1
+
+
+def test_a_round_that_some_silos_answered_is_not_computed_twice(tmp_path):
+    hosts = silos()
+    died = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY)
+    died.admit()
+    died.standardize()
+    died.train_round()
+    answered = hosts["east"].replies.copy()
+    hosts["north"].permit = _dies
+    with pytest.raises(KeyboardInterrupt):
+        died.train_round()
+    assert len(hosts["east"].replies) == len(answered) + 1
+    del hosts["north"].permit
+    encodings, spends = hosts["east"].encodings, list(hosts["east"].spends["r1"])
+    run = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY, resume=True)
+    run.admit()
+    run.train_round()
+    assert hosts["east"].encodings == encodings
+    assert hosts["east"].spends["r1"] == spends
+
+
+def _dies(*_):
+    raise KeyboardInterrupt
+
+
+def test_what_has_ended_or_is_another_job_cannot_go_on(tmp_path):
+    ended = finished(clinic.run_of(job(), silos(), tmp_path / "ended", key=KEY))
+    assert ended.status == "complete"
+    with pytest.raises(RunNotResumable, match=r"has ended \(complete\)"):
+        clinic.run_of(job(), silos(), tmp_path / "ended", key=KEY, resume=True)
+    with pytest.raises(RunNotResumable, match="no run of this name"):
+        clinic.run_of(job(), silos(), tmp_path / "nowhere", key=KEY, resume=True)
+    clinic.run_of(job(), silos(), tmp_path / "died", key=KEY)
+    with pytest.raises(RunNotResumable, match="the job changed since"):
+        clinic.run_of(job(seed=9), silos(), tmp_path / "died", key=KEY, resume=True)
+
+
+def test_a_record_that_was_edited_is_not_gone_on_with(tmp_path):
+    clinic.run_of(job(), silos(), tmp_path / "died", key=KEY)
+    record = tmp_path / "died" / "record.jsonl"
+    entry = json.loads(record.read_text().splitlines()[0])
+    entry["body"]["bundle"] = "other"
+    record.write_text(json.dumps(entry) + "\n")
+    with pytest.raises(RecordTampered, match="the line was edited"):
+        clinic.run_of(job(), silos(), tmp_path / "died", key=KEY, resume=True)

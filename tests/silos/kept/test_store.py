@@ -1,0 +1,58 @@
+import stat
+import threading
+
+import pytest
+
+from consilo.wire.parcel import Parcel
+from silos.kept.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "silo")
+
+
+def test_an_answer_is_remembered_by_its_step_and_the_first_one_stands(store, tmp_path):
+    assert store.remembered("s") is None
+    store.remember("s", Parcel(b"h", b"b"))
+    store.remember("s", Parcel(b"other", b"x"))
+    assert Store(tmp_path / "silo").remembered("s") == Parcel(b"h", b"b")
+
+
+def test_the_newest_answers_are_kept(store):
+    for number in range(40):
+        store.remember(str(number), Parcel(b"h", bytes([number])))
+    assert [n for n in range(40) if store.remembered(str(n))] == list(range(24, 40))
+
+
+def test_a_number_is_built_once(store):
+    assert store.kept_number("k", lambda: 0.1) == 0.1
+    assert store.kept_number("k", lambda: 1 / 0) == 0.1
+
+
+def test_a_secret_is_made_once_per_run_for_the_owner_only(store, tmp_path):
+    first = store.secret("run")
+    assert len(first) == 32
+    assert store.secret("run") == first == Store(tmp_path / "silo").secret("run")
+    assert store.secret("../../other") != first
+    (path, *rest) = (tmp_path / "silo" / "secrets").iterdir()
+    assert len(rest) == 1
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "silo" / "state.db").stat().st_mode) == 0o600
+
+
+def test_threads_that_come_at_once_agree(store):
+    found = []
+
+    def work(number):
+        found.append(store.secret("run"))
+        store.note_request(str(number % 3), at=9.0)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(9)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(set(found)) == 1
+    assert store.count_requests(since=9.0) == 3
