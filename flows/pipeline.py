@@ -10,10 +10,9 @@ check is a Prefect task per silo, a round is a task, and logs, retries and cance
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from prefect import flow
-from prefect.states import State
+from prefect import State, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
@@ -24,6 +23,7 @@ from flows.registry import names
 from flows.services.connection import home_directory, job_file
 from flows.session import (
     Session,
+    called,
     final_state,
     flow_run_name,
     opened,
@@ -51,7 +51,8 @@ Seconds = Annotated[float, Field(ge=0, le=86_400)]
     name="pipeline",
     flow_run_name=flow_run_name,
     persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=16),
+    # Prefect's task runners are invariant in their futures: none is what `flow` is said to take.
+    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]
 )
 def pipeline(
     job: str,
@@ -102,16 +103,18 @@ def _horizontal(session: Session, wait_s: float) -> None:
     report(session)
 
 
-def run_pipeline(*, home: Path | str, **parameters: Any) -> dict[str, Any]:
+def run_pipeline(*, home: Path | str, run_id: str = "", **parameters: Any) -> dict[str, Any]:
     """Run the pipeline in this process and return its summary, whatever its state.
 
     Args:
         home: the coordinator's directory.
+        run_id: of the run, chosen by who wants to follow it; empty lets it choose.
         parameters: the flow's others.
     """
-    state: State[Any] = pipeline(home=str(home), return_state=True, **parameters)
-    summary: dict[str, Any] = state.result(raise_on_failure=False)
-    return summary
+    with called(run_id):
+        # Prefect takes a flow that answers `Any` for one that is awaited.
+        state = cast("State[Any]", pipeline(home=str(home), return_state=True, **parameters))
+    return cast("dict[str, Any]", state.result(raise_on_failure=False))
 
 
 def changed(

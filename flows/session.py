@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import get_run_logger, runtime
+from prefect import State, get_run_logger, runtime
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.settings import get_current_settings
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, RunCancelled
 from consilo.jobs.job import Job
+from consilo.record.run_record import new_run_id
 from consilo.runs.horizontal import Run
 from consilo.runs.outcome import RunResult
 from consilo.runs.stages import Stages
@@ -33,6 +33,8 @@ from flows.registry.registry import Registered
 from flows.registry.tracking import Ending, Tracker, run_tags
 from flows.services.connection import connect
 from flows.services.order import Connection, Order
+
+_called: ContextVar[str] = ContextVar("called", default="")
 
 
 class Session:
@@ -111,7 +113,7 @@ def opened(order: Order, *, experiment: str) -> Iterator[Session]:
             experiment=experiment,
             name=run.run_id,
             tags=tags,
-            resume=bool(order.resume),
+            resume=order.resume,
         )
         session = Session(run, tracker, connection, flow_run_id, order.cancelled)
         get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
@@ -171,11 +173,35 @@ def order_of(
 ) -> Order:
     """Return the order to run ``job`` on the federation in ``home``, or to go on with a run of it.
 
+    The run is called as `called` says, else it chooses a name.
+
     Raises:
         ContractInvalid: where its contract is not found or not valid.
     """
     contract = Contract.load(job.contract, search=list(search_path))
-    return Order(home, job, contract, tuple(search_path), threading.Event(), resume)
+    return Order(
+        home,
+        job,
+        contract,
+        tuple(search_path),
+        threading.Event(),
+        run_id=resume or _called.get() or new_run_id(job.name),
+        resume=bool(resume),
+    )
+
+
+@contextmanager
+def called(run_id: str) -> Iterator[None]:
+    """Let the run that a flow of this block opens bear a name that its starter has chosen.
+
+    It is no parameter of the flow: in Prefect's form nobody should be asked for it, and a schedule
+    would use one name twice.
+    """
+    token = _called.set(run_id)
+    try:
+        yield
+    finally:
+        _called.reset(token)
 
 
 def flow_run_name() -> str:
@@ -218,8 +244,6 @@ def quiet_errors() -> None:
 
 
 def _run(order: Order, connection: Connection) -> Stages:
-    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    run_id = order.resume or f"{order.job.name}-{now}-{secrets.token_hex(3)}"
     kind = Run if order.job.kind == "horizontal" else VerticalRun
     try:
         return kind(
@@ -227,15 +251,15 @@ def _run(order: Order, connection: Connection) -> Stages:
             order.contract,
             Cancellable(connection.transport, order.cancelled),
             silos=connection.silos,
-            directory=connection.home / "runs" / run_id,
-            run_id=run_id,
+            directory=connection.home / "runs" / order.run_id,
+            run_id=order.run_id,
             key=connection.signing_key,
             parties=connection.parties,
             absent=connection.absent,
             standing=connection.standing,
             bundle=connection.bundle,
             search_path=order.search_path,
-            resume=bool(order.resume),
+            resume=order.resume,
         )
     except ConsiloError as error:
         connection.finish(False, type(error).__name__)

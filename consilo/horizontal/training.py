@@ -22,6 +22,7 @@ from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Checkpoint, Publish, Step
 from consilo.kernel.verbs import Disclosure, count, number, numbers, tensors, verb
 from consilo.kernel.view import Message, SiloView
+from consilo.learners.threads import computing
 from consilo.learners.torch_learner import FitHook, TorchLearner
 from consilo.reduce import Reduced
 from consilo.reduce.mean import WeightedMean
@@ -84,7 +85,7 @@ class Training(Protocol):
     """Base of the protocols that average updates: subclasses say what the server does with them.
 
     Args:
-        settings: the job's protocol section.
+        job: what is trained, with the protocol's settings.
     """
 
     def __init__(self, job: Job) -> None:
@@ -119,7 +120,8 @@ class Training(Protocol):
                 weight="num_examples",
                 quorum=fed.job.cohort_quorum,
             )
-            state = replace(self.step(state, reduced.mean), round=state.round + 1)
+            with computing(self.job.local.threads):
+                state = replace(self.step(state, reduced.mean), round=state.round + 1)
             check_finite(state.params, where=f"global model after round {state.round}")
             yield Publish("round", report(state, reduced))
             del reduced  # its mean is a model

@@ -29,8 +29,6 @@ from consilo.wire import params as tree
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault, Transport
 
-"""A smaller model costs its links less than the probe would."""
-FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
 PROBED_FROM_BYTES = 10_000_000
 """A smaller model costs its links less than the probe would."""
 FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")

@@ -36,7 +36,8 @@ def run(
     Example: consilo match run job.yaml --dir coordinator/
     """
     from consilo.machine.environment import quieten
-    from consilo.runs.match import ahead_of, contract_of, new_run_id, run_match
+    from consilo.record.run_record import new_run_id
+    from consilo.runs.match import ahead_of, contract_of, run_match
     from flows.services.ask import opened
 
     quieten()
@@ -46,7 +47,7 @@ def run(
     asked = ahead_of(asked.changed(match={key: each for key, each in changes.items() if each}))
     wanted = contract_of(asked, [folder])
     with opened(asked, wanted, folder, directory, silos) as connection:
-        run_id = new_run_id(asked)
+        run_id = new_run_id(asked.name, "match")
         home = connection.home if directory is not None else (silos or folder).resolve()
         result = run_match(
             asked,
@@ -98,16 +99,16 @@ def show(
     if as_json:
         print(json.dumps({"matches": told}))
         return
-    for each in told:
-        rate = each["report"].get("match_rate", 0.0)
+    for each in found:
+        rate = each.report.get("match_rate", 0.0)
         print(
-            f"{each['handle']}: {each['matched']} people shared with "
-            f"{', '.join(each['partners'])} ({rate:.1%} of those here), until {each['expires']}"
+            f"{each.handle}: {len(each.rows)} people shared with {', '.join(each.partners)} "
+            f"({rate:.1%} of those here), until {each.expires.isoformat()}"
         )
         if handle:
-            for name, value in each["report"].items():
+            for name, value in each.report.items():
                 print(f"  {name}: {json.dumps(value)}")
-    if not told:
+    if not found:
         print("no match is kept here")
 
 

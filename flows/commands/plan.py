@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.services.ask import consult, opened
-
 if TYPE_CHECKING:
     from consilo.contracts.contract import Contract
     from consilo.jobs.job import Job
@@ -45,6 +43,7 @@ def job_plan(
     from consilo.machine.environment import quieten
     from consilo.runs.plan import plan
     from consilo.runs.vertical import plan_vertical
+    from flows.services.ask import opened
 
     quieten()
     changes: dict[str, Any] = {} if rounds is None else {"protocol": {"rounds": rounds}}
@@ -83,6 +82,7 @@ def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) 
     """
     from consilo.runs.quote import Quote
     from consilo.vertical.blocks import holders_of
+    from flows.services.ask import consult
 
     silos: Sequence[str] = tuple(set(connection.silos) - set(job.exclude))
     if job.kind != "horizontal":
@@ -111,6 +111,7 @@ def _show(told: Mapping[str, Any]) -> None:
         limits = offer["account"] or [None]
         for place, each in enumerate(limits):
             first = (name, str(offer["rows"]), price) if not place else ("", "", "")
+            rest: tuple[str, ...]
             if each is None:
                 rest = ("no budget", "", "", "", "")
             else:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consilo.cli import group
 from consilo.errors import ConfigInvalid
 from consilo.record.traces import traces_of
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from consilo.membership.coordinator import Coordinator
     from consilo.membership.members import Member
 
@@ -25,11 +28,7 @@ Name = Annotated[str, typer.Argument(help="The silo's name.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
-silos_app = typer.Typer(
-    help="Who belongs to the federation: invite, list, admit, suspend, remove, renew.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+silos_app = group("Who belongs to the federation: invite, list, admit, suspend, remove, renew.")
 
 
 @silos_app.command()
@@ -173,6 +172,7 @@ def remove(name: Name, directory: Home, yes: Yes = False, as_json: JsonFlag = Fa
 
     Example: consilo silos remove cleveland --dir coordinator/
     """
+
     with _open(directory) as coordinator:
         coordinator.members.known(name)
         if not yes:
@@ -289,7 +289,7 @@ def _ask(question: str, flag: str) -> None:
         raise typer.Exit(1)
 
 
-def _days(when: str, now: Any) -> int:
+def _days(when: str, now: datetime) -> int:
     from datetime import datetime
 
     return (datetime.fromisoformat(when) - now).days

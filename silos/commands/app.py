@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from consilo.cli import group
 from silos.commands import enrol as enrol_commands
 from silos.commands import ledger as ledger_command
 from silos.commands import oversight
@@ -18,11 +19,7 @@ from silos.commands.preflight import preflight
 
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 
-app = typer.Typer(
-    help="Run a silo: check its data, approve code, take part.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = group("Run a silo: check its data, approve code, take part.")
 app.command()(check)
 app.command()(models)
 app.command()(policy)

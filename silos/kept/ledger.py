@@ -161,8 +161,9 @@ class Ledger:
         Raises:
             BudgetExhausted: where a row has less noise than the budget wants.
         """
-        for sigma, _, _ in rows if budget is not None else ():
-            budget.require_noise(sigma)
+        if budget is not None:
+            for sigma, _, _ in rows:
+                budget.require_noise(sigma)
         with self._open() as database:
             counts = dict(
                 database.execute(
@@ -188,13 +189,6 @@ class Ledger:
         with self._open() as database:
             rows = database.execute("SELECT DISTINCT account FROM entries ORDER BY account")
             return [str(name) for (name,) in rows]
-
-    def run_history(self, run_id: str) -> list[HistoryRow]:
-        """Return what a run has reserved: (noise multiplier, sampling rate, steps)."""
-        if not self.path.exists():
-            return []
-        with self._open() as database:
-            return _run_history(database, run_id, upto=None)
 
     def run_charges(self, run_id: str) -> list[tuple[str, HistoryRow]]:
         """Return what a run has reserved, each with its mechanism."""

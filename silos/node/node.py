@@ -120,6 +120,8 @@ class Warm:
                     OMP_NUM_THREADS="1",
                     OPENBLAS_NUM_THREADS="1",
                     MKL_NUM_THREADS="1",
+                    # Arrow 25, which pandas 3.1 imports, starts a thread that tidies its memory.
+                    JE_ARROW_MALLOC_CONF="background_thread:false",
                 ),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -148,7 +150,6 @@ class Warm:
             "answerer": self._config.answerer,
             "memory_limit_mib": limits.memory_mib,
             "wall_limit_s": limits.wall_s,
-            "threads": self._config.threads,
         }
         question, reply = Files.of(parcel), Files.of()
         try:

@@ -12,6 +12,7 @@ from consilo.privacy.accounting import spent
 from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport
 from consilo.wire.payload import unpack
+from silos.simulation.in_memory import InMemorySilo
 
 PRIVACY = {"epsilon": 3.0, "delta": 1e-3, "accountant": "rdp"}
 ROWS = clinic.frames(40, 30)
@@ -108,7 +109,7 @@ def fields(reply):
 
 
 def test_another_question_gets_another_noise():
-    host = clinic.Host("north", ROWS["north"])
+    host = InMemorySilo("north", ROWS["north"])
     private = job(privacy={"epsilon": 0.05})
     shifted = {"linear.weight": np.zeros((1, 5), np.float32), "linear.bias": np.zeros(1, "f4")}
     shifted = {name: value + np.float32(1e-6) for name, value in shifted.items()}
@@ -123,6 +124,25 @@ def test_another_question_gets_another_noise():
     for left, right in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(deltas[left] - deltas[right]).max() > 0.5
     assert len(host.spends["run"]) == 3
+
+
+def test_reproducible_noise_is_that_of_the_step_and_the_silo_whatever_is_asked():
+    """A last bit that differs between two machines became other noise: models .02 to .19 apart."""
+    settings = {"reproducible": True, "epsilon": 0.05}
+    private, other = job(privacy=settings), job(privacy=settings, seed=1)
+    start = {"linear.weight": np.zeros((1, 5), np.float32), "linear.bias": np.zeros(1, "f4")}
+    nearby = {name: np.nextafter(value, np.float32(1)) for name, value in start.items()}
+
+    def asked(private, silo="north", **question):
+        host = clinic.Host(silo, ROWS["north"])
+        seen = ask({silo: host}, private, **{"params": start, **question})[silo]
+        return seen[0].step_id, fields(seen[1])["delta"]["linear.weight"]
+
+    (step, first), (step_nearby, same) = asked(private), asked(private, params=nearby)
+    assert step != step_nearby
+    np.testing.assert_allclose(same, first, atol=1e-3)
+    for unlike in (asked(private, number=2), asked(private, silo="east"), asked(other)):
+        assert np.abs(unlike[1] - first).max() > 0.5
 
 
 def test_the_noise_covers_every_part_of_the_question():
@@ -153,7 +173,7 @@ def test_prv_is_the_figure_and_rdp_the_bound_beside_it(tmp_path):
 
 
 def test_a_step_beyond_the_budget_is_refused_and_trains_nothing():
-    host = clinic.Host("north", ROWS["north"])
+    host = InMemorySilo("north", ROWS["north"])
     private = job(protocol={"rounds": 2})
     for number in (1, 2):
         reply = fields(ask({"north": host}, private, number=number)["north"][1])

@@ -22,6 +22,7 @@ from consilo.kernel.verbs import Disclosure, count, numbers, verb
 from consilo.protocols.dispatch import answerer, disclose
 from consilo.wire.parcel import Parcel
 from consilo.wire.payload import canonical_json, digest, pack, unpack
+from silos.simulation.in_memory import InMemorySilo
 
 
 class Talk(Protocol):
@@ -60,7 +61,7 @@ def ask(host, payload, *, header=None, body=None, **changes):
 
 @pytest.fixture
 def host():
-    return clinic.Host("north", clinic.frame(10))
+    return InMemorySilo("north", clinic.frame(10))
 
 
 def told(parcel):

@@ -18,7 +18,6 @@ from consilo.kernel.letters import Envelope
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.tasks import Task
 from consilo.privacy.accounting import HistoryRow
-from consilo.privacy.noise import SecretStream
 from consilo.vertical import turns
 from consilo.vertical.blocks import Array, Block, block_of
 from consilo.vertical.split.cut_layer import quantized, restored
@@ -227,12 +226,11 @@ class SplitPart:
             raise Refused(
                 "the run has not paid for its noise here; set_up comes first", code="order"
             )
-        secret, context = self.silo.secret_key(), self.silo.noise_context
         return Noise(
             sigma=sigma,
             clip=privacy.max_grad_norm if self.is_label_silo else clip,
             clip_update=privacy.max_grad_norm,
-            stream=SecretStream(secret, f"{context}/{self._fingerprint}"),
+            stream=self.silo.noise(self._fingerprint),
         )
 
     @cached_property

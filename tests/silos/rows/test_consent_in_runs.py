@@ -18,6 +18,7 @@ from consilo.transports.local import LocalTransport
 from consilo.wire.signing import public_hex
 from silos.rows.arrow import to_pandas
 from silos.silo import Silo
+from silos.simulation.in_memory import InMemorySilo
 
 KEY = Ed25519PrivateKey.generate()
 ROWS, CONSENTED = 80, 60
@@ -71,7 +72,7 @@ def opened(place) -> Silo:
 
 def started(silo, tmp_path, purpose="study") -> Run:
     """A run over the silo and one in memory, whose contract checks are done."""
-    south = clinic.Host("south", clinic.frame(40, 1))
+    south = InMemorySilo("south", clinic.frame(40, 1))
     run = Run(
         clinic.job(purpose=purpose, features={"missing": "drop"}),
         clinic.contract(),
