@@ -81,15 +81,14 @@ def consilo_path(path: Path, folder: Path, **how: Any) -> dict[str, float]:
     from silos.rows import check
     from silos.rows.cache import CanonicalCache
     from silos.rows.mapping import Mapping
-    from silos.rows.sources import Source
+    from silos.rows.sources import CsvSource, Source, SqlSource
 
     agreed = contract()
     columns = {name: {"unit": "cm"} for place, name in enumerate(FEATURES) if place % 2}
     mapping = Mapping.parse({"contract": agreed.ref, "columns": columns}, agreed, where="mapping")
-    source = Source(type="csv", path=(path,))
+    source: Source = CsvSource(path=(path,))
     if "url" in how:
-        source = Source(
-            type="sql",
+        source = SqlSource(
             url=how["url"],
             table="measures",
             password_env="PGPASSWORD",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic.fields import FieldInfo
 from rapidfuzz import process
 
 from consilo.errors import ConfigInvalid, InvalidInput
@@ -76,35 +79,124 @@ def _kind(value: Any) -> str:
 
 
 def _finding(model: type[BaseModel], fault: Any) -> str:
-    location = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(model, fault["loc"][:-1])
-        guess = nearest(str(fault["loc"][-1]), known)
-        hint = f"; did you mean '{guess}'?" if guess else f"; known keys: {', '.join(known)}"
-        return f"{location}: unknown key{hint}"
-    if fault["type"] == "missing":
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        *before, key = fault["loc"]
+        place = _place(model, before)
+        return f"{_dotted([*place.words, key])}: {_unknown(place, str(key))}"
+    location = _dotted(_place(model, fault["loc"]).words)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        # What was found is the whole mapping, which may hold what nobody should repeat.
+        key = context["discriminator"].strip("'")
+        location = f"{location}.{key}" if location else key
+        if kind == "union_tag_invalid":
+            expected = [each.strip(" '") for each in context["expected_tags"].split(",")]
+            said = f"expected one of {', '.join(expected)} (found '{context['tag']}')"
+            guess = nearest(context["tag"], expected)
+            return f"{location}: {said}" + (f"; did you mean '{guess}'?" if guess else "")
+    if kind in ("missing", "union_tag_not_found"):
         return f"{location}: this key is required and missing"
-    found = "" if fault["type"] == "value_error" else f" (found {fault['input']!r})"
+    if kind == "model_attributes_type":
+        return f"{location}: expected a mapping of keys to values, found {_kind(fault['input'])}"
+    found = "" if kind == "value_error" else f" (found {fault['input']!r})"
     message = fault["msg"].removeprefix("Value error, ")
     return f"{location}: {message}{found}" if location else f"{message}"
 
 
-def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Return the field names of the model that the path leads to, following every union member."""
-    models: list[type[BaseModel]] = [model]
-    for part in path:
-        models = [inner for outer in models for inner in _inner_models(outer, part)] or models
-    return sorted({name for each in models for name in each.model_fields})
+def _dotted(words: Sequence[int | str]) -> str:
+    return ".".join(str(word) for word in words)
 
 
-def _inner_models(model: type[BaseModel], part: int | str) -> list[type[BaseModel]]:
-    field = model.model_fields.get(str(part))
-    if field is None:
-        return []
-    return _models_in(field.annotation)
+def _unknown(place: _Place, key: str) -> str:
+    """Return what to say of a key that is not known where it stands."""
+    having = [tag for tag, other in place.kinds.items() if key in other.model_fields]
+    if having:
+        kinds = f"{place.discriminator} {' and '.join(having)}"
+        return f"not an option of {place.discriminator} {place.tag}, but of {kinds}"
+    models = _models_in(place.annotations)
+    known = sorted({name for each in models for name in each.model_fields})
+    guess = nearest(key, known)
+    hint = f"did you mean '{guess}'?" if guess else f"known keys: {', '.join(known)}"
+    return f"unknown key; {hint}"
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+@dataclass(frozen=True)
+class _Place:
+    """Where pydantic's location of a fault leads to.
+
+    Args:
+        words: the location as it stands in the file, without the names of a union's kinds.
+        annotations: what may stand there.
+        discriminator: the key that says which kind stands there; empty where there is one only.
+        tag: what it says.
+        kinds: what it could say → the model.
+    """
+
+    words: tuple[int | str, ...]
+    annotations: tuple[Any, ...]
+    discriminator: str = ""
+    tag: str = ""
+    kinds: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+
+
+def _place(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
+    place = _Place((), (model,))
+    for part in location:
+        unions = [each for outer in place.annotations for each in _unions(outer)]
+        union = next((each for each in unions if part in each[1]), None)
+        if union is not None:
+            key, kinds = union
+            place = _Place(place.words, (kinds[str(part)],), key, str(part), kinds)
+        else:
+            inner = [each for outer in place.annotations for each in _inner(outer, part)]
+            place = _Place((*place.words, part), tuple(inner) or place.annotations)
+    return place
+
+
+def _unions(annotation: Any) -> list[tuple[str, dict[str, type[BaseModel]]]]:
+    """Return (discriminator, what it says → the model) of each union that an annotation may be."""
+    arguments = get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        return _unions(_annotated(annotation.model_fields["root"]))
+    if get_origin(annotation) is Annotated:
+        told = [each.discriminator for each in arguments[1:] if isinstance(each, FieldInfo)]
+        key = next((each for each in told if isinstance(each, str)), None)
+        if key is None:
+            return _unions(arguments[0])
+        models = _models_in(arguments[:1])
+        tags = [(get_args(each.model_fields[key].annotation), each) for each in models]
+        return [(key, {tag: each for several, each in tags for tag in several})]
+    if get_origin(annotation) in (Union, UnionType):
+        return [each for inner in arguments for each in _unions(inner)]
+    return []
+
+
+def _inner(annotation: Any, part: int | str) -> list[Any]:
+    """Return what may stand at one key, or place, of what an annotation describes."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
+        fields = annotation.model_fields
+        told = [each for name, each in fields.items() if part in (name, each.alias)]
+        return [_annotated(each) for each in told]
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _inner(arguments[0], part)
+    if get_origin(annotation) in (Union, UnionType):
+        return [each for inner in arguments for each in _inner(inner, part)]
+    # Of a mapping the last is its values', of a sequence its items'.
+    return [each for each in arguments[-2:] if each is not Ellipsis][-1:]
+
+
+def _annotated(told: FieldInfo) -> Any:
+    if told.discriminator is None:
+        return told.annotation
+    return Annotated[told.annotation, Field(discriminator=told.discriminator)]
+
+
+def _models_in(annotations: Sequence[Any]) -> list[type[BaseModel]]:
+    found: list[type[BaseModel]] = []
+    for each in annotations:
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            found.append(each)
+        else:
+            found += _models_in(get_args(each))
+    return found

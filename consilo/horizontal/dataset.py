@@ -66,14 +66,14 @@ class Rows:
     fingerprint: str
 
 
-def rows_of(silo: SiloView, scale: Scale | None) -> Rows:
+def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
     """Return the silo's rows, encoded once and kept for later rounds.
 
     Args:
         silo: whose rows.
+        encoding: as the job asks for it; planned once a message.
         scale: the global one; None takes the silo's own.
     """
-    encoding = Encoding.plan(silo.contract, silo.job)
     job = silo.job
     said = None if scale is None else [scale.mean.tolist(), scale.deviation.tolist()]
     key = digest(

@@ -182,7 +182,7 @@ def loaded(silo: SiloView, payload: Mapping[str, Any]) -> tuple[TorchLearner, Ro
     encoding = Encoding.plan(silo.contract, silo.job)
     learner = learner_of(silo.job, encoding, silo.host.search_path)
     learner.load(payload["params"])
-    return learner, rows_of(silo, scale)
+    return learner, rows_of(silo, encoding, scale)
 
 
 def as_arrays(tally: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from consilo.contracts.contract import Contract
 from consilo.errors import ConfigInvalid, MappingInvalid
 from consilo.machine.files import write_atomic
 from silos.rows.mapping import Mapping
-from silos.rows.sources import Source
+from silos.rows.sources import Source, parse_source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ def add(
         described = present
     else:
         described, notes = completed(described, directory)
-    source = parse(Source, dict(described), where=f"the data set '{data}'").resolve(directory)
+    source = parse_source(dict(described), where=f"the data set '{data}'").resolve(directory)
     columns = tuple(source.columns())
     if present is not None and dict(present) != dict(described) and not replace:
         hint = "give it another name, or --replace it: its privacy ledger then counts for both"
@@ -168,7 +168,7 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
     if data not in known:
         hint = f"silo.yaml has {', '.join(known) or 'none'}; name one under 'data'"
         raise MappingInvalid(str(place), [f"data: no data set '{mapping.data}'; {hint}"])
-    source = parse(Source, dict(known[data]), where=f"the data set '{data}'").resolve(directory)
+    source = parse_source(dict(known[data]), where=f"the data set '{data}'").resolve(directory)
     faults = mapping.missing_columns(source.columns(), contract)
     if faults:
         raise MappingInvalid(str(place), faults)
@@ -223,7 +223,7 @@ def source_of(directory: Path, data: str) -> Source:
         hint = f"it has {', '.join(known) or 'none'}"
         raise ConfigInvalid(str(directory / "silo.yaml"), [f"no data set '{data}'; {hint}"])
     where = f"the data set '{data}'"
-    return parse(Source, dict(known[data]), where=where).resolve(directory)
+    return parse_source(dict(known[data]), where=where).resolve(directory)
 
 
 def sample(source: Source) -> pd.DataFrame:

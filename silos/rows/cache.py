@@ -316,7 +316,7 @@ class CanonicalCache:
 
 
 def _slot(source: Source, contract: Contract) -> str:
-    said = json.dumps([contract.ref, source.model_dump(mode="json")], sort_keys=True)
+    said = json.dumps([contract.ref, source.description], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 

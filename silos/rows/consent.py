@@ -95,7 +95,9 @@ class Consent(Config):
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal."""
-        said = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        options = self.model_dump(mode="json", exclude={"source"})
+        options["source"] = None if self.source is None else self.source.description
+        said = json.dumps(options, sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
     @property

@@ -371,15 +371,7 @@ def _numbered(
     source: Source, wanted: Sequence[str], keep: RowFilter | None
 ) -> Iterator[tuple[str | None, int, pd.DataFrame]]:
     """Yield (file, rows before the block in it, the block); its index counts within the block."""
-    if source.type in ("csv", "parquet"):
-        files = source.files()
-        parts = [
-            (each.name if len(files) > 1 else None, source.model_copy(update={"path": (each,)}))
-            for each in files
-        ]
-    else:
-        parts = [(None, source)]
-    for name, part in parts:
+    for name, part in source.parts():
         start = 0
         # As written: so no later row changes the type of earlier ones.
         for block in part.blocks(wanted, text=wanted):

@@ -33,7 +33,7 @@ from consilo.wire.parcel import Transport
 from consilo.wire.signing import public_hex
 from silos.gate.partners import Partner
 from silos.gate.policy import Policy
-from silos.rows.sources import Source
+from silos.rows.sources import CsvSource, ParquetSource, Source
 from silos.silo import Silo
 from silos.silo_config import SiloConfig
 from silos.simulation.simulated import open_cut, write_cut
@@ -245,8 +245,9 @@ def _whole(table: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, .
 
 
 def _file(path: Path) -> Source:
-    kind = "parquet" if path.suffix in (".parquet", ".pq") else "csv"
-    return Source.model_validate({"type": kind, "path": [str(path)]})
+    if path.suffix in ParquetSource.endings:
+        return ParquetSource(path=(path,))
+    return CsvSource(path=(path,))
 
 
 def _cut_by(
@@ -328,7 +329,7 @@ def _silo(
         return silo
     place.mkdir(parents=True, mode=0o700)
     rows.to_parquet(place / "rows.parquet", index=False)
-    source = Source(type="parquet", path=(Path("rows.parquet"),))
+    source = ParquetSource(path=(Path("rows.parquet"),))
     config = SiloConfig(name=name, data={"data": source})
     return Silo(
         place,

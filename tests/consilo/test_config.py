@@ -1,7 +1,7 @@
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from consilo.config import Config, nearest, parse, read_yaml
 from consilo.errors import ConfigInvalid, JobInvalid
@@ -22,9 +22,40 @@ class Outer(Config):
     several: tuple[Inner, ...] = ()
 
 
-def findings(value) -> tuple[str, ...]:
+class Circle(Config):
+    """One kind."""
+
+    kind: Literal["circle", "disc"] = "circle"
+    radius: float
+
+
+class Square(Config):
+    """Another."""
+
+    kind: Literal["square"] = "square"
+    width: float
+    inside: dict[str, "Shape"] = Field(default_factory=dict)
+
+
+Shape = Annotated[Circle | Square, Field(discriminator="kind")]
+Square.model_rebuild()
+
+
+class Drawing(Config):
+    """A file with things of several kinds."""
+
+    shapes: dict[str, Shape]
+    frame: Shape | None = None
+    best: Shape = Circle(radius=1)
+
+
+class Alone(RootModel[Shape]):
+    """A file that is of one kind or another."""
+
+
+def findings(value, model=Outer) -> tuple[str, ...]:
     with pytest.raises(ConfigInvalid) as caught:
-        parse(Outer, value, where="x.yaml")
+        parse(model, value, where="x.yaml")
     return caught.value.findings
 
 
@@ -47,6 +78,41 @@ def test_an_unknown_key_suggests_the_nearest():
     assert told == "inner.round: unknown key; did you mean 'rounds'?"
     (told,) = findings({"name": "a", "inner": {"zzz": 3}})
     assert told == "inner.zzz: unknown key; known keys: rate, rounds"
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ({"kind": "circle", "radius": 1, "colour": 2}, ".colour: unknown key; known keys: kind, r"),
+        ({"kind": "circle", "radious": 1, "radius": 1}, ".radious: unknown key; did you mean 'rad"),
+        ({"kind": "disc", "radius": 1, "width": 1}, ".width: not an option of kind disc, but of k"),
+        ({"kind": "square"}, ".width: this key is required and missing"),
+        ({"kind": "sqare"}, ".kind: expected one of circle, disc, square (found 'sqare'); did you"),
+        ({"radius": "SECRET"}, ".kind: this key is required and missing"),
+        ("SECRET", ": expected a mapping of keys to values, found str"),
+        (
+            {"kind": "square", "width": 1, "inside": {"disc": {"kind": "square", "width": "a"}}},
+            ".inside.disc.width: Input should be a valid number",
+        ),
+        (
+            {"kind": "square", "width": 1, "inside": {"square": {"kind": "disc", "size": 1}}},
+            ".inside.square.radius: this key is required and missing",
+        ),
+    ],
+)
+def test_a_fault_in_one_of_several_kinds_is_told_as_it_stands_in_the_file(shape, said):
+    round_thing = {"kind": "circle", "radius": 1}
+    drawings = {
+        # A name that is a kind's too is a name all the same.
+        "shapes.square": {"shapes": {"square": shape}},
+        "frame": {"shapes": {}, "frame": shape},
+        "best": {"shapes": {"circle": round_thing}, "best": shape},
+    }
+    for place, value in drawings.items():
+        assert findings(value, Drawing)[0].startswith(f"{place}{said}")
+    if isinstance(shape, dict):
+        assert findings(shape, Alone)[0].startswith(said.removeprefix("."))
+    assert "SECRET" not in str([findings(value, Drawing) for value in drawings.values()])
 
 
 @pytest.mark.parametrize(("value", "kind"), [(None, "nothing"), ([1], "list"), ("x", "str")])

@@ -11,7 +11,7 @@ from consilo.contracts.contract import Contract
 from consilo.errors import SourceUnreadable
 from silos.rows.cache import CanonicalCache
 from silos.rows.mapping import Mapping
-from silos.rows.sources import Source, database, postgres
+from silos.rows.sources import SqlSource, database, postgres
 
 pytestmark = pytest.mark.federation
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -73,7 +73,7 @@ def visits(server, monkeypatch):
             connection.execute(TABLE)
             connection.execute(FILL.format(num_rows=num_rows))
         told = {"table": "visits", "password_env": "CLINIC_PASSWORD", **options}
-        return Source(type="sql", url=server.url, **told)
+        return SqlSource(url=server.url, **told)
 
     return made
 
@@ -101,7 +101,7 @@ def test_rows_come_as_the_database_has_them_by_copy_and_by_fetching(visits, monk
     assert copied["note"].tolist()[1] == 'a "b",\n2'
     assert copied["smokes"].tolist()[:2] == [False, True]
     monkeypatch.setattr(postgres, "can_copy", lambda connection: False)
-    monkeypatch.setattr(database, "_FETCH_ROWS", 70)
+    monkeypatch.setattr(database, "FETCH_ROWS", 70)
     fetched = MAPPING.apply(source.read(), CONTRACT)
     assert copied.drop(columns="height").equals(fetched.drop(columns="height"))
     assert (copied["height"] - fetched["height"]).abs().max() < 1e-4  # real has seven digits

@@ -148,19 +148,19 @@ def test_silos_and_seeds_split_by_themselves():
 
 def test_the_split_of_a_silo_is_the_same_in_every_run_and_is_encoded_once():
     host = InMemorySilo("north", clinic.frame(40))
-    first = rows_of(view(host), Scale.unit(2))
-    again = rows_of(view(host, run_id="another"), Scale.unit(2))
+    first = rows_of(view(host), encoding(), Scale.unit(2))
+    again = rows_of(view(host, run_id="another"), encoding(), Scale.unit(2))
     np.testing.assert_array_equal(first.train.features, again.train.features)
     assert first.fingerprint == again.fingerprint
     assert len(host.arrays) == 1
-    rows_of(view(host, clinic.job(seed=1)), Scale.unit(2))
-    rows_of(view(host), Scale(np.ones(2), np.ones(2)))
+    rows_of(view(host, clinic.job(seed=1)), encoding(), Scale.unit(2))
+    rows_of(view(host), encoding(), Scale(np.ones(2), np.ones(2)))
     assert len(host.arrays) == 3
 
 
 def test_a_silos_own_scale_makes_its_training_rows_standard():
     host = InMemorySilo("north", clinic.frame(60, missing=0.0))
-    rows = rows_of(view(host), None).train.features[:, :2].astype(float)
+    rows = rows_of(view(host), encoding(), None).train.features[:, :2].astype(float)
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(rows.std(axis=0, ddof=1), 1, atol=1e-6)
     assert local_scale(view(host), encoding()).mean.shape == (2,)
@@ -168,8 +168,10 @@ def test_a_silos_own_scale_makes_its_training_rows_standard():
 
 def test_when_every_row_is_dropped_the_remedy_is_named():
     host = InMemorySilo("north", ROWS.assign(age=np.nan))
+    dropping = {"missing": "drop"}
+    planned = encoding(features=dropping)
     with pytest.raises(SchemaDrift, match="set the job's features"):
-        rows_of(view(host, clinic.job(features={"missing": "drop"})), Scale.unit(2))
+        rows_of(view(host, clinic.job(features=dropping)), planned, Scale.unit(2))
 
 
 columns = st.lists(
@@ -205,8 +207,9 @@ def test_rows_encoded_in_blocks_are_those_encoded_whole(monkeypatch, missing, lo
     for block_rows in (65_536, 7):
         monkeypatch.setattr("consilo.horizontal.dataset.BLOCK_ROWS", block_rows)
         seen = view(InMemorySilo("north", clinic.frame(60)), job)
-        rows = rows_of(seen, scale)
-        frames = list(training_blocks(seen, Encoding.plan(seen.contract, job)))
+        planned = Encoding.plan(seen.contract, job)
+        rows = rows_of(seen, planned, scale)
+        frames = list(training_blocks(seen, planned))
         found[block_rows] = rows, pd.concat(frames), local_scale(seen, encoding())
     (whole, frame, scaled), (parts, pieces, scaled_too) = found.values()
     close = {"rtol": 1e-6, "atol": 1e-7} if local else {"rtol": 0, "atol": 0}

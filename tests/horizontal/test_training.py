@@ -170,7 +170,7 @@ def test_with_one_silo_fedavg_is_its_local_training(tmp_path):
     view = SiloView(host, run.job, clinic.contract(), header)
     scale = Scale.of_moments(run.summary.moments.mean, run.summary.moments.variance)
     rng = generator(run.job.seed, "1/0/train", "east", "batches")
-    learner.fit(rows_of(view, scale).train, plan_of(run.job), rng=rng)
+    learner.fit(rows_of(view, encoding, scale).train, plan_of(run.job), rng=rng)
     close(federated, learner.parameters())
 
 

@@ -1,12 +1,32 @@
 """Where a silo's rows are, and how they are read: in blocks, so that any table fits.
 
-`Source` is the one door. Behind it a file per kind: `csv_file`, `parquet_file`, `database` (SQLite
-and whatever SQLAlchemy knows), `postgres` (the fast way to that one), `duck` (DuckDB over any).
+`Source` is one of the kinds that `kinds` lists, a class in a file each: `csv_file`, `parquet_file`,
+`sqlite`, `sql` (whatever SQLAlchemy knows; `postgres` is the fast way to that one), `duck` (DuckDB
+over any). `raw_table` says what they have in common.
 """
 
 from __future__ import annotations
 
 from silos.rows.sources.blocks import BLOCK_ROWS, RowFilter, TypesChanged, kept_rows
-from silos.rows.sources.source import DEFAULT_NULLS, Source
+from silos.rows.sources.csv_file import DEFAULT_NULLS, CsvSource
+from silos.rows.sources.duck import DuckSource
+from silos.rows.sources.kinds import Source, load_source, parse_source
+from silos.rows.sources.parquet_file import ParquetSource
+from silos.rows.sources.sql import SqlSource
+from silos.rows.sources.sqlite import SqliteSource
 
-__all__ = ["BLOCK_ROWS", "DEFAULT_NULLS", "RowFilter", "Source", "TypesChanged", "kept_rows"]
+__all__ = [
+    "BLOCK_ROWS",
+    "DEFAULT_NULLS",
+    "CsvSource",
+    "DuckSource",
+    "ParquetSource",
+    "RowFilter",
+    "Source",
+    "SqlSource",
+    "SqliteSource",
+    "TypesChanged",
+    "kept_rows",
+    "load_source",
+    "parse_source",
+]

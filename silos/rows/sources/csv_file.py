@@ -10,22 +10,82 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 from consilo.errors import SourceUnreadable
 from silos.rows.sources.blocks import TypesChanged
+from silos.rows.sources.files import FilesSource
+from silos.rows.sources.raw_table import unexplained
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from silos.rows.sources.source import Source
-
+DEFAULT_NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
 _TEXT_BLOCK = 4 << 20
 _HEADER_BLOCK = 64 << 10
 """Enough for the names, of which a table of a few thousand columns has less."""
 
 
-def names_of(source: Source, path: Path) -> list[str]:
+class CsvSource(FilesSource):
+    """CSV files, also compressed (``.csv.gz``).
+
+    Args:
+        path: files, folders, or patterns such as ``visits-*.csv``. Relative to the silo's
+            directory.
+        separator: of fields.
+        header: whether a file's first line holds the names.
+        names: the columns' names where there is no header.
+        na_values: texts that mean "nothing", in place of the usual ones.
+        encoding: of the text.
+    """
+
+    endings: ClassVar = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")
+
+    type: Literal["csv"] = "csv"
+    separator: str = Field(default=",", min_length=1, max_length=1)
+    header: bool = True
+    names: tuple[str, ...] | None = None
+    na_values: tuple[str, ...] = DEFAULT_NULLS
+    encoding: str = "utf-8"
+
+    @model_validator(mode="after")
+    def _names_are_each_given_once(self) -> Self:
+        faults = []
+        if self.names and self.header and "header" in self.model_fields_set:
+            faults.append("names are for a file without a header; set header: false")
+        if self.names and len(set(self.names)) < len(self.names):
+            faults.append("names lists a column twice")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _names_in(self, path: Path) -> list[str]:
+        return _names_of(self, path)
+
+    def _tables(
+        self, wanted: Sequence[str], text: Sequence[str], types: Mapping[str, pa.DataType]
+    ) -> Iterator[pa.Table]:
+        import pyarrow as pa
+
+        written = {name: pa.string() for name in text if name in wanted}
+        return _tables_of(self, self.files(), wanted, {**types, **written})
+
+    def _why(self, cause: Exception) -> str:
+        said = str(cause)
+        if isinstance(cause, UnicodeDecodeError) or "UTF8" in said or "codec" in said:
+            return _not_text(self)
+        if ragged := re.search(r"Expected (\d+) columns, got (\d+)", said):
+            expected, found = ragged.groups()
+            hint = "check separator, header and names"
+            return f"a line has {found} fields where {expected} are expected; {hint}"
+        if isinstance(cause, LookupError) and "encoding" in said:
+            return f"the encoding '{self.encoding}' is not known"
+        return unexplained(cause)
+
+
+def _names_of(source: CsvSource, path: Path) -> list[str]:
     """Return the names of a file's columns."""
     if source.names is not None:
         return list(source.names)
@@ -38,7 +98,7 @@ def names_of(source: Source, path: Path) -> list[str]:
     return names
 
 
-def _header(source: Source, path: Path) -> list[str]:
+def _header(source: CsvSource, path: Path) -> list[str]:
     import pyarrow as pa
 
     try:
@@ -49,8 +109,8 @@ def _header(source: Source, path: Path) -> list[str]:
             return list(reader.schema.names)
 
 
-def tables(
-    source: Source,
+def _tables_of(
+    source: CsvSource,
     paths: Sequence[Path],
     wanted: Sequence[str],
     types: Mapping[str, pa.DataType],
@@ -74,25 +134,25 @@ def tables(
         try:
             with _open(source, path, wanted, fixed) as reader:
                 if any(map(pa.types.is_binary, reader.schema.types)):
-                    raise SourceUnreadable(f"{source.where}: {not_text(source)}")
+                    raise SourceUnreadable(f"{source.where}: {_not_text(source)}")
                 fixed = {field.name: field.type for field in reader.schema}
                 yield reader.schema.empty_table()
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
         except pa.ArrowInvalid as cause:
-            column = _misfit(cause, names_of(source, path))
+            column = _misfit(cause, _names_of(source, path))
             if column is None or column not in fixed or column in types:
                 raise
             raise TypesChanged(_settled(source, paths, wanted, {**fixed, **types})) from None
 
 
-def not_text(source: Source) -> str:
+def _not_text(source: CsvSource) -> str:
     """Return what to say of a file whose bytes are no text."""
     return f"a file is not {source.encoding} text; set encoding, such as latin-1"
 
 
 def _settled(
-    source: Source,
+    source: CsvSource,
     paths: Sequence[Path],
     wanted: Sequence[str],
     types: Mapping[str, pa.DataType],
@@ -104,7 +164,7 @@ def _settled(
     return found
 
 
-def _wider(source: Source, paths: Sequence[Path], column: str, kind: pa.DataType) -> pa.DataType:
+def _wider(source: CsvSource, paths: Sequence[Path], column: str, kind: pa.DataType) -> pa.DataType:
     """Return the first type after ``kind``, in Arrow's own order, that every row of a column has.
 
     Raises:
@@ -132,7 +192,7 @@ def _wider(source: Source, paths: Sequence[Path], column: str, kind: pa.DataType
 
 
 def _misfit_in(
-    source: Source,
+    source: CsvSource,
     paths: Sequence[Path],
     wanted: Sequence[str],
     types: Mapping[str, pa.DataType],
@@ -146,7 +206,7 @@ def _misfit_in(
                 for _ in reader:
                     pass
         except pa.ArrowInvalid as cause:
-            column = _misfit(cause, names_of(source, path))
+            column = _misfit(cause, _names_of(source, path))
             if column is None or pa.types.is_string(types[column]):
                 raise
             return column
@@ -160,7 +220,7 @@ def _misfit(cause: Exception, names: Sequence[str]) -> str | None:
 
 
 def _open(
-    source: Source,
+    source: CsvSource,
     path: Path,
     wanted: Sequence[str] | None = None,
     types: Mapping[str, pa.DataType] | None = None,

@@ -9,40 +9,91 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from silos.rows.sources.blocks import BLOCK_ROWS, TypesChanged
-from silos.rows.sources.database import select
+from silos.rows.sources.database import DatabaseSource, double_quoted, some_columns
+from silos.rows.sources.files import OnePath, below, files_of, remembered_hashes, with_log
+from silos.rows.sources.raw_table import RawTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from silos.rows.sources.source import Source
+    Source = RawTable  # the union of all kinds is told to pydantic where it is made: `kinds`
 
 MEMORY_MIB = 512
 
 
-def names_of(source: Source) -> list[str]:
-    """Return the names of the columns."""
-    with _opened(source, rows=False) as connection:
-        found = connection.execute(f"SELECT * FROM ({select(source, _quoted)}) t LIMIT 0")
-        return [each[0] for each in found.description]
+class DuckSource(DatabaseSource):
+    """A SELECT of DuckDB over a database file, other sources, or both.
 
+    Args:
+        path: the database's file, relative to the silo's directory; None where there is none.
+        tables: name → another source that the query may use under that name.
+        table: the table to read.
+        query: a SELECT to run in place of a table.
+    """
 
-def tables(source: Source, wanted: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the rows of the query."""
-    import pyarrow as pa
+    type: Literal["duckdb"] = "duckdb"
+    path: OnePath = ()
+    tables: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Source] = Field(
+        default_factory=dict
+    )
 
-    columns = ", ".join(_quoted(name) for name in wanted)
-    with _opened(source, rows=True) as connection:
-        found = connection.sql(f"SELECT {columns} FROM ({select(source, _quoted)}) t")
-        reader = found.to_arrow_reader(BLOCK_ROWS)
-        yield reader.schema.empty_table()
-        for batch in reader:
-            yield pa.Table.from_batches([batch])
+    @model_validator(mode="after")
+    def _has_something_to_read(self) -> Self:
+        if not self.path and not self.tables:
+            raise ValueError("type duckdb needs a path, tables, or both")
+        return self
+
+    def resolve(self, directory: Path) -> Self:
+        """Return the source with relative paths starting at ``directory``."""
+        tables = {name: each.resolve(directory) for name, each in self.tables.items()}
+        return self.model_copy(update={"path": below(directory, self.path), "tables": tables})
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All options as plain values, for digests; those that the kind does not have too."""
+        tables = {name: each.description for name, each in self.tables.items()}
+        return {**super().description, "tables": tables}
+
+    def _names(self) -> list[str]:
+        with self._opened(rows=False) as connection:
+            query = f"SELECT * FROM ({self._select(double_quoted)}) t LIMIT 0"
+            return [each[0] for each in connection.execute(query).description]
+
+    def _tables(
+        self, wanted: Sequence[str], text: Sequence[str], types: Mapping[str, pa.DataType]
+    ) -> Iterator[pa.Table]:
+        import pyarrow as pa
+
+        query = some_columns(self._select(double_quoted), wanted, double_quoted)
+        with self._opened(rows=True) as connection:
+            reader = connection.sql(query).to_arrow_reader(BLOCK_ROWS)
+            yield reader.schema.empty_table()
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+
+    def _content(self, memo: Path | None) -> list[str]:
+        files = [part for file in self._files() for part in with_log(file, ".wal")]
+        tables = sorted(self.tables.items())
+        prints = [f"{name} {each.fingerprint(memo)}" for name, each in tables]
+        return [*remembered_hashes(files, memo), *prints]
+
+    def _files(self) -> tuple[Path, ...]:
+        return files_of(self.path, (), self.where)
+
+    @contextmanager
+    def _opened(self, *, rows: bool) -> Iterator[Any]:
+        with locked(next(iter(self._files()), None)) as connection:
+            for name, each in self.tables.items():
+                _take_in(connection, name, each, rows=rows)
+            yield connection
 
 
 @contextmanager
@@ -84,16 +135,7 @@ def locked(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _opened(source: Source, *, rows: bool) -> Iterator[Any]:
-    database = source.files()[0] if source.path else None
-    with locked(database) as connection:
-        for name, each in source.tables.items():
-            _take_in(connection, name, each, rows=rows)
-        yield connection
-
-
-def _take_in(connection: Any, name: str, source: Source, *, rows: bool) -> None:
+def _take_in(connection: Any, name: str, source: RawTable, *, rows: bool) -> None:
     """Make a source a temporary table of DuckDB; it may be read several times by one query."""
     types: dict[str, Any] = {}
     while True:
@@ -102,9 +144,9 @@ def _take_in(connection: Any, name: str, source: Source, *, rows: bool) -> None:
             first = True
             for block in blocks:
                 connection.register("consilo_block", block)
-                how = f"CREATE OR REPLACE TEMP TABLE {_quoted(name)} AS SELECT *"
+                how = f"CREATE OR REPLACE TEMP TABLE {double_quoted(name)} AS SELECT *"
                 if not first:
-                    how = f"INSERT INTO {_quoted(name)} SELECT *"
+                    how = f"INSERT INTO {double_quoted(name)} SELECT *"
                 connection.execute(f"{how} FROM consilo_block" + ("" if rows else " LIMIT 0"))
                 connection.unregister("consilo_block")
                 first = False
@@ -113,7 +155,3 @@ def _take_in(connection: Any, name: str, source: Source, *, rows: bool) -> None:
             return
         except TypesChanged as changed:
             types = changed.types
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from silos.rows.sources.blocks import BLOCK_ROWS, cast, common_schema
+from silos.rows.sources.files import FilesSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -14,23 +15,38 @@ if TYPE_CHECKING:
 _READ_AHEAD = 1 << 20
 
 
-def names_of(path: Path) -> list[str]:
-    """Return the names of a file's columns."""
-    import pyarrow.parquet as pq
+class ParquetSource(FilesSource):
+    """Parquet files; where a column's type differs between files, the wider one is taken.
 
-    return list(pq.read_schema(path).names)
+    Args:
+        path: files, folders, or patterns such as ``visits-*.parquet``. Relative to the silo's
+            directory.
+    """
 
+    endings: ClassVar = (".parquet", ".pq")
 
-def tables(paths: Sequence[Path], wanted: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the rows of all files; where types differ between files, the wider one is taken."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    type: Literal["parquet"] = "parquet"
 
-    schemas = [pq.read_schema(path) for path in paths]
-    schema = common_schema([pa.schema([each.field(name) for name in wanted]) for each in schemas])
-    yield schema.empty_table()
-    for path in paths:
-        # With pre_buffer, or without a buffer, a whole row group's columns would be in memory.
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_AHEAD) as file:
-            for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=list(wanted)):
-                yield cast(pa.Table.from_batches([batch]), schema)
+    def _names_in(self, path: Path) -> list[str]:
+        import pyarrow.parquet as pq
+
+        return list(pq.read_schema(path).names)
+
+    def _tables(
+        self, wanted: Sequence[str], text: Sequence[str], types: Mapping[str, pa.DataType]
+    ) -> Iterator[pa.Table]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        files = self.files()
+        kinds = [pq.read_schema(path) for path in files]
+        schema = common_schema([pa.schema([each.field(name) for name in wanted]) for each in kinds])
+        yield schema.empty_table()
+        for path in files:
+            # With pre_buffer, or without a buffer, a whole row group's columns would be in memory.
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_AHEAD) as file:
+                for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=list(wanted)):
+                    yield cast(pa.Table.from_batches([batch]), schema)
+
+    def _why(self, cause: Exception) -> str:
+        return f"a file cannot be read as Parquet ({type(cause).__name__})"

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus, urlsplit
 
 from consilo.errors import SourceUnreadable
-
-if TYPE_CHECKING:
-    from silos.rows.sources.source import Source
 
 _SECRET = re.compile(r"(?i)(?:^|[?&;\s])(password|passwd|pwd|passfile|sslpassword)\s*=")
 
@@ -21,41 +17,46 @@ def url_fault(url: str) -> str | None:
         parts = urlsplit(url)
         holds = parts.password is not None or _SECRET.search(unquote_plus(f"?{parts.query}"))
     except ValueError:
-        return "url: is not a URL such as postgresql+psycopg://reader@db.clinic.example/clinic"
+        return "not a URL such as postgresql+psycopg://reader@db.clinic.example/clinic"
     if not holds:
         return None
     return (
-        "url: holds a password; take it out, and say where it is kept: password_env: VARIABLE, or "
+        "holds a password; take it out, and say where it is kept: password_env: VARIABLE, or "
         "password_keyring: SERVICE/USER (store it with 'keyring set SERVICE USER')"
     )
 
 
-def password_of(source: Source) -> str | None:
+def password_of(*, env: str | None, entry: str | None, where: str) -> str | None:
     """Return the password of a database, None where none is asked for.
+
+    Args:
+        env: the environment variable that holds it.
+        entry: ``SERVICE/USER``, under which the keyring of this machine holds it.
+        where: how messages call the source.
 
     Raises:
         SourceUnreadable: where it is not where it should be.
     """
-    if source.password_env is not None:
-        password = os.environ.get(source.password_env)
+    if env is not None:
+        password = os.environ.get(env)
         if not password:
-            hint = f"set the environment variable {source.password_env} to the password"
-            raise SourceUnreadable(f"{source.where}: {hint}")
+            hint = f"set the environment variable {env} to the password"
+            raise SourceUnreadable(f"{where}: {hint}")
         return password
-    if source.password_keyring is None:
+    if entry is None:
         return None
     import keyring
     import keyring.errors
 
-    service, _, user = source.password_keyring.partition("/")
+    service, _, user = entry.partition("/")
     try:
         password = keyring.get_password(service, user)
     except keyring.errors.KeyringError as cause:
         hint = "unlock or install a keyring, or use password_env"
         said = f"the keyring of this machine cannot be read ({type(cause).__name__})"
-        raise SourceUnreadable(f"{source.where}: {said}; {hint}") from None
+        raise SourceUnreadable(f"{where}: {said}; {hint}") from None
     if not password:
         hint = f"store it with 'keyring set {service} {user}'"
-        said = f"the keyring holds nothing under {source.password_keyring}"
-        raise SourceUnreadable(f"{source.where}: {said}; {hint}")
+        said = f"the keyring holds nothing under {entry}"
+        raise SourceUnreadable(f"{where}: {said}; {hint}")
     return password

@@ -169,6 +169,6 @@ def test_a_look_at_a_long_table_is_short(tmp_path):
     path = tmp_path / "long.csv"
     pd.DataFrame({"a": range(200_000), "b": "x"}).to_csv(path, index=False)
     from silos.proposals.propose import SAMPLE_ROWS
-    from silos.rows.sources import Source
+    from silos.rows.sources import CsvSource
 
-    assert len(onboard.sample(Source(type="csv", path=path))) == SAMPLE_ROWS
+    assert len(onboard.sample(CsvSource(path=path))) == SAMPLE_ROWS

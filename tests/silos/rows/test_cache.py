@@ -14,7 +14,7 @@ from consilo.errors import SchemaDrift, SourceUnreadable
 from silos.rows.arrow import to_arrow, to_pandas, write_table
 from silos.rows.cache import CanonicalCache
 from silos.rows.mapping import Mapping
-from silos.rows.sources import Source
+from silos.rows.sources import CsvSource
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 COLUMNS = {
@@ -39,7 +39,7 @@ class Silo:
         self.cache = CanonicalCache(directory / "cache")
         self.path = directory / "rows.csv"
         self.path.write_text(ROWS)
-        self.source = Source(type="csv", path=self.path)
+        self.source = CsvSource(path=self.path)
         self.contract = self.made(COLUMNS)
         self.mapping = Mapping(contract="clinic@1")
 
@@ -101,10 +101,10 @@ def test_a_hit_neither_opens_the_source_nor_loads_great_expectations(silo):
         from consilo.contracts.contract import Contract
         from silos.rows.cache import CanonicalCache
         from silos.rows.mapping import Mapping
-        from silos.rows.sources import Source
+        from silos.rows.sources import CsvSource
         contract = Contract.from_json({silo.contract.to_json()!r})
         cache = CanonicalCache(Path({str(silo.path.parent / "cache")!r}))
-        source = Source(type="csv", path=Path({str(silo.path)!r}))
+        source = CsvSource(path=Path({str(silo.path)!r}))
         now = datetime.fromisoformat({NOW.isoformat()!r})
         frame, report = cache.get_or_build(
             source, Mapping(contract="clinic@1"), contract, now=now
@@ -221,7 +221,7 @@ def test_a_source_that_is_gone_is_an_error_even_where_its_table_is_cached(silo):
         silo.build()
 
 
-class Restless(Source):
+class Restless(CsvSource):
     """A source that somebody writes to while it is read."""
 
     def blocks(self, columns=None, *, text=(), types=None):

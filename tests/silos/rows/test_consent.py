@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from consilo.errors import ConfigInvalid, Refused
 from silos.rows.consent import REASONS, Consent, ConsentBook, Records
-from silos.rows.sources import Source
+from silos.rows.sources import CsvSource, ParquetSource
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -27,7 +27,7 @@ def book(path, rows, consents=None, **spec):
         consents.to_csv(path / "consent.csv", index=False)
         spec["source"] = {"type": "csv", "path": "consent.csv"}
     made = Consent.model_validate(spec).resolve(path)
-    source = Source(type="csv", path="rows.csv").resolve(path)
+    source = CsvSource(path="rows.csv").resolve(path)
     return ConsentBook("patients", made, source, path / "cache")
 
 
@@ -190,10 +190,10 @@ def test_numbers_are_subjects_too(tmp_path):
     pd.DataFrame({"pid": [1, 3], "what": ["study", "care"]}).to_csv(
         tmp_path / "consent.csv", index=False
     )
-    spec = Consent(
-        source=Source(type="csv", path="consent.csv"), subject="pid", purpose="what"
-    ).resolve(tmp_path)
-    rows = Source(type="parquet", path=path)
+    spec = Consent(source=CsvSource(path="consent.csv"), subject="pid", purpose="what").resolve(
+        tmp_path
+    )
+    rows = ParquetSource(path=path)
     assert used(ConsentBook("p", spec, rows, tmp_path / "cache")) == [True, False, False]
 
 
@@ -211,7 +211,7 @@ def test_dates_of_a_database_are_read_as_they_are(tmp_path, kind):
     )
     pq.write_table(table, tmp_path / "rows.parquet")
     spec = Consent(subject="pid", purpose="what", withdrawn_at="gone")
-    rows = Source(type="parquet", path=tmp_path / "rows.parquet")
+    rows = ParquetSource(path=tmp_path / "rows.parquet")
     mine = ConsentBook("p", spec, rows, tmp_path / "cache")
     assert mine.filter("study", now=NOON).counts["withdrawn"] == 1
     assert used(mine) == [False, True, True]

@@ -8,7 +8,7 @@ import yaml
 
 from consilo.contracts.contract import Contract
 from silos.rows.mapping import Mapping
-from silos.rows.sources import Source
+from silos.rows.sources import CsvSource, parse_source
 from silos.silo_config import SiloConfig
 
 DOCS = (Path(__file__).parents[3] / "docs" / "contracts.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def contract_of(ref: str) -> Contract:
     return next((each for each in shown if each.ref == ref), None) or Contract.load(ref)
 
 
-def heart() -> tuple[Source, Mapping, Contract]:
+def heart() -> tuple[CsvSource, Mapping, Contract]:
     (source,) = SiloConfig.model_validate(yaml.safe_load(FILES["silo.yaml"])).data.values()
     contract = Contract.load("heart@1")
     mapping = next(each for each in MAPPINGS if each["contract"] == "heart@1")
@@ -42,7 +42,7 @@ def test_every_block_is_of_a_kind_we_know():
 
 @pytest.mark.parametrize("block", SOURCES)
 def test_the_sources_validate(block):
-    Source.model_validate(block)
+    parse_source(block, where="docs")
 
 
 @pytest.mark.parametrize("block", MAPPINGS)

@@ -18,7 +18,7 @@ PROGRAM = """
     from consilo.contracts.contract import Contract
     from silos.rows.cache import CanonicalCache
     from silos.rows.mapping import Mapping
-    from silos.rows.sources import Source
+    from silos.rows.sources import ParquetSource
 
     folder, limit_mib, num_rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     names = [f"x{place}" for place in range(20)]
@@ -53,8 +53,8 @@ PROGRAM = """
     cache = CanonicalCache(folder / "cache", memory_bytes=limit_mib << 20)
     # Once with a small table: what is imported and started stays, and is not the table's.
     tight = CanonicalCache(folder / "tight", memory_bytes=0)
-    tight.ensure(Source(type="parquet", path=folder / "small.parquet"), mapping, contract, now=now)
-    source = Source(type="parquet", path=folder / "large.parquet")
+    tight.ensure(ParquetSource(path=folder / "small.parquet"), mapping, contract, now=now)
+    source = ParquetSource(path=folder / "large.parquet")
     limit = data_bytes() + (limit_mib << 20)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     key = cache.ensure(source, mapping, contract, now=now)

@@ -14,7 +14,14 @@ import pytest
 import yaml
 
 from consilo.errors import ConfigInvalid, SourceUnreadable
-from silos.rows.sources import Source
+from silos.rows.sources import (
+    CsvSource,
+    ParquetSource,
+    Source,
+    SqlSource,
+    load_source,
+    parse_source,
+)
 
 SECRET = "SECRET-77"
 
@@ -36,26 +43,26 @@ def visits(tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_folder_is_all_its_files_sorted_by_path(visits, kind):
-    frame = Source(type=kind, path=kind).resolve(visits).read()
+    frame = parse_source({"type": kind, "path": kind}, where="t").resolve(visits).read()
     assert frame["id"].tolist() == [20, 21, 10, 11, 0, 1]
     assert frame["x"].isna().sum() == 3
 
 
 def test_a_pattern_is_what_it_matches(visits):
-    assert len(Source(type="csv", path="csv/*.csv").resolve(visits).read()) == 4
-    assert len(Source(type="csv", path="csv/**/*.csv").resolve(visits).read()) == 6
-    both = Source(type="csv", path=["csv/b.csv", "csv/[ab].csv"]).resolve(visits)
+    assert len(CsvSource(path="csv/*.csv").resolve(visits).read()) == 4
+    assert len(CsvSource(path="csv/**/*.csv").resolve(visits).read()) == 6
+    both = CsvSource(path=["csv/b.csv", "csv/[ab].csv"]).resolve(visits)
     assert both.read()["id"].tolist() == [0, 1, 10, 11]
     with pytest.raises(SourceUnreadable, match=r"no file matches z\*\.csv"):
-        Source(type="csv", path="csv/z*.csv").resolve(visits).read()
+        CsvSource(path="csv/z*.csv").resolve(visits).read()
     (visits / "empty").mkdir()
     with pytest.raises(SourceUnreadable, match=r"holds no such file; expected names that end in"):
-        Source(type="parquet", path="empty").resolve(visits).read()
+        ParquetSource(path="empty").resolve(visits).read()
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_file_added_changed_or_removed_is_another_content(visits, kind):
-    source = Source(type=kind, path=kind).resolve(visits)
+    source = parse_source({"type": kind, "path": kind}, where="t").resolve(visits)
     prints = [source.fingerprint(visits / "memo.json"), source.fingerprint(visits / "memo.json")]
     new = visits / kind / f"z.{kind}"
     shutil.copy(visits / kind / f"a.{kind}", new)
@@ -71,13 +78,13 @@ def test_a_file_added_changed_or_removed_is_another_content(visits, kind):
 def test_files_with_other_columns_are_named_and_nothing_of_them_is_quoted(visits):
     (visits / "csv" / "c.csv").write_text(f"id,{SECRET}\n1,2\n")
     with pytest.raises(SourceUnreadable, match=r"the file c\.csv has other columns") as caught:
-        Source(type="csv", path="csv").resolve(visits).read()
+        CsvSource(path="csv").resolve(visits).read()
     assert SECRET not in str(caught.value)
 
 
 def test_files_whose_columns_stand_in_another_order_are_one_table(visits):
     (visits / "csv" / "c.csv").write_text("x,id\n9.5,7\n")
-    frame = Source(type="csv", path="csv/*.csv").resolve(visits).read()
+    frame = CsvSource(path="csv/*.csv").resolve(visits).read()
     assert frame.iloc[-1].tolist() == [7, 9.5]
 
 
@@ -85,13 +92,13 @@ def test_parquet_files_of_unlike_types_are_read_as_the_wider_one(tmp_path):
     pq.write_table(pa.table({"a": [1, 2], "b": ["x", "y"]}), tmp_path / "1.parquet")
     other = pa.table({"a": [1.5], "b": pa.array(["z"]).dictionary_encode()})
     pq.write_table(other, tmp_path / "2.parquet")
-    blocks = list(Source(type="parquet", path=tmp_path).blocks())
+    blocks = list(ParquetSource(path=tmp_path).blocks())
     assert pa.concat_tables(blocks).to_pydict() == {"a": [1.0, 2.0, 1.5], "b": ["x", "y", "z"]}
 
 
 def test_a_parquet_row_group_larger_than_a_block_comes_in_blocks(tmp_path):
     pq.write_table(pa.table({"a": range(200_000)}), tmp_path / "1.parquet")
-    sizes = [block.num_rows for block in Source(type="parquet", path=tmp_path).blocks()]
+    sizes = [block.num_rows for block in ParquetSource(path=tmp_path).blocks()]
     assert sum(sizes) == 200_000
     assert max(sizes) <= 65_536
 
@@ -105,7 +112,7 @@ def clinic(visits):
 
 
 def duck(home, **options) -> Source:
-    return Source.model_validate({"type": "duckdb", **options}).resolve(home)
+    return parse_source({"type": "duckdb", **options}, where="t").resolve(home)
 
 
 def test_duckdb_reads_its_own_file_other_sources_and_both(clinic):
@@ -184,16 +191,25 @@ def test_duckdb_spills_beside_nothing_and_leaves_nothing(clinic, monkeypatch, tm
         ({"type": "duckdb", "table": "t"}, "needs a path, tables, or both"),
         ({"type": "duckdb", "path": "a", "table": "t", "query": "q"}, "a table or a query"),
         ({"type": "duckdb", "path": ["a", "b"], "table": "t"}, "takes one path"),
-        ({"type": "csv", "path": "a", "tables": {}}, "tables is not an option of type csv"),
+        (
+            {"type": "csv", "path": "a", "tables": {}},
+            "tables: not an option of type csv",
+        ),
         ({"type": "duckdb", "tables": {"a b": {}}, "query": "q"}, "tables"),
-        ({"type": "duckdb", "tables": {"a": {"type": "csv"}}, "query": "q"}, "needs a path"),
-        ({"type": "csv", "path": "a", "password_keyring": "a/b"}, "password_keyring is not an"),
+        (
+            {"type": "duckdb", "tables": {"a": {"type": "csv"}}, "query": "q"},
+            r"tables\.a\.path: this key is",
+        ),
+        (
+            {"type": "csv", "path": "a", "password_keyring": "a/b"},
+            "_keyring: not an option of type",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(tmp_path, value, said):
     (tmp_path / "source.yaml").write_text(yaml.safe_dump(value))
     with pytest.raises(ConfigInvalid, match=said):
-        Source.load(tmp_path / "source.yaml")
+        load_source(tmp_path / "source.yaml")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +226,7 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path, url):
     with pytest.raises(
         ConfigInvalid, match="password_env: VARIABLE, or password_keyring"
     ) as caught:
-        Source.load(tmp_path / "source.yaml")
+        load_source(tmp_path / "source.yaml")
     assert SECRET not in str(caught.value)
 
 
@@ -240,19 +256,19 @@ def ring():
     keyring.set_keyring(before)
 
 
-def sql(**options) -> Source:
+def sql(**options) -> SqlSource:
     url = "postgresql+psycopg://reader@127.0.0.1:1/clinic"
-    return Source(type="sql", url=url, table="t", **options)
+    return SqlSource(url=url, table="t", **options)
 
 
 def test_a_password_comes_from_the_keyring_or_the_environment(ring, monkeypatch):
     from silos.rows.sources.password import password_of
 
     ring(InMemory())
-    assert password_of(sql(password_keyring="clinic/reader")) == SECRET
+    assert password_of(env=None, entry="clinic/reader", where="t") == SECRET
     monkeypatch.setenv("CLINIC", "other")
-    assert password_of(sql(password_env="CLINIC")) == "other"
-    assert password_of(sql()) is None
+    assert password_of(env="CLINIC", entry=None, where="t") == "other"
+    assert password_of(env=None, entry=None, where="t") is None
     with pytest.raises(SourceUnreadable, match="store it with 'keyring set clinic nobody'"):
         sql(password_keyring="clinic/nobody").read()
     ring(keyring.backends.fail.Keyring())

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from pyarrow import csv
 
 from consilo.errors import ConfigInvalid, SourceUnreadable
-from silos.rows.sources import DEFAULT_NULLS, Source, TypesChanged, blocks, csv_file
+from silos.rows.sources import (
+    DEFAULT_NULLS,
+    CsvSource,
+    ParquetSource,
+    Source,
+    SqliteSource,
+    SqlSource,
+    TypesChanged,
+    blocks,
+    csv_file,
+    load_source,
+)
 
 SECRET = "SECRET-77"
 ROWS = pd.DataFrame({"id": [1, 2, 3], "x": [0.5, 1.5, None], "code": ["a", "b", None]})
@@ -25,12 +36,12 @@ def everywhere(tmp_path):
     ROWS.to_sql("rows", connection, index=False)
     connection.close()
     return {
-        "csv": Source(type="csv", path=tmp_path / "rows.csv"),
-        "gz": Source(type="csv", path=tmp_path / "rows.csv.gz"),
-        "parquet": Source(type="parquet", path=tmp_path / "rows.parquet"),
-        "sqlite": Source(type="sqlite", path=tmp_path / "rows.db", table="rows"),
-        "query": Source(type="sqlite", path=tmp_path / "rows.db", query="SELECT * FROM rows;"),
-        "sql": Source(type="sql", url=f"sqlite:///{tmp_path / 'rows.db'}", table="rows"),
+        "csv": CsvSource(path=tmp_path / "rows.csv"),
+        "gz": CsvSource(path=tmp_path / "rows.csv.gz"),
+        "parquet": ParquetSource(path=tmp_path / "rows.parquet"),
+        "sqlite": SqliteSource(path=tmp_path / "rows.db", table="rows"),
+        "query": SqliteSource(path=tmp_path / "rows.db", query="SELECT * FROM rows;"),
+        "sql": SqlSource(url=f"sqlite:///{tmp_path / 'rows.db'}", table="rows"),
     }
 
 
@@ -50,7 +61,7 @@ def test_every_kind_of_source_holds_the_same_rows(everywhere, kind):
 
 def csv_of(tmp_path, text: str, **options) -> Source:
     (tmp_path / "t.csv").write_bytes(text.encode(options.get("encoding", "utf-8")))
-    return Source(type="csv", path=tmp_path / "t.csv", **options)
+    return CsvSource(path=tmp_path / "t.csv", **options)
 
 
 def test_a_file_without_a_header_takes_its_names_from_the_source(tmp_path):
@@ -83,7 +94,7 @@ def test_whole_numbers_with_gaps_stay_whole(tmp_path):
 def test_several_files_are_one_table(tmp_path):
     (tmp_path / "one.csv").write_text("a,b\n1,2\n")
     (tmp_path / "two.csv").write_text("a,b\n1.5,x\n")
-    source = Source(type="csv", path=["one.csv", "two.csv"]).resolve(tmp_path)
+    source = CsvSource(path=["one.csv", "two.csv"]).resolve(tmp_path)
     frame = source.read()
     assert frame["a"].tolist() == [1, 1.5]
     assert frame["b"].tolist() == ["2", "x"]
@@ -115,13 +126,13 @@ def test_a_first_row_taken_for_a_header_is_not_quoted(tmp_path):
 
 def test_what_is_not_there_is_told(tmp_path, everywhere):
     with pytest.raises(SourceUnreadable, match=r"gone\.csv does not exist"):
-        Source(type="csv", path=tmp_path / "gone.csv").read()
+        CsvSource(path=tmp_path / "gone.csv").read()
     with pytest.raises(SourceUnreadable, match="no table 'gone'"):
-        Source(type="sqlite", path=tmp_path / "rows.db", table="gone").read()
+        SqliteSource(path=tmp_path / "rows.db", table="gone").read()
     with pytest.raises(SourceUnreadable, match="not an SQLite database"):
-        Source(type="sqlite", path=tmp_path / "rows.csv", table="rows").read()
+        SqliteSource(path=tmp_path / "rows.csv", table="rows").read()
     with pytest.raises(SourceUnreadable, match="as Parquet"):
-        Source(type="parquet", path=tmp_path / "rows.csv").read()
+        ParquetSource(path=tmp_path / "rows.csv").read()
     hidden = everywhere["sql"].model_copy(update={"password_env": "CONSILO_TEST_UNSET"})
     with pytest.raises(SourceUnreadable, match="set the environment variable CONSILO_TEST_UNSET"):
         hidden.read()
@@ -136,31 +147,37 @@ def test_a_header_without_rows_is_an_empty_table(tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("type: csv", "needs a path"),
+        ("type: csv", "path: this key is required and missing"),
         ("{type: csv, path: a.csv, seperator: ;}", "did you mean 'separator'"),
         ("{type: sqlite, path: a.db}", "a table or a query"),
         ("{type: sqlite, path: a.db, table: t, query: q}", "a table or a query"),
-        ("{type: sql, table: t}", "needs a url"),
-        ("{type: parquet, path: a, separator: ;}", "separator is not an option"),
-        ("{type: xlsx, path: a}", "found 'xlsx'"),
+        ("{type: sql, table: t}", "url: this key is required and missing"),
+        (
+            "{type: parquet, path: a, separator: ;}",
+            "separator: not an option of type parquet, but",
+        ),
+        ("{type: xlsx, path: a}", "type: expected one of csv, .*found 'xlsx'"),
+        ("{type: cvs, path: a}", "did you mean 'csv'"),
+        ("{path: a.csv}", "type: this key is required and missing"),
+        ("{type: csv, path: []}", "path: .*at least 1 item"),
     ],
 )
 def test_a_source_that_makes_no_sense_is_refused(tmp_path, value, said):
     (tmp_path / "source.yaml").write_text(value)
     with pytest.raises(ConfigInvalid, match=said):
-        Source.load(tmp_path / "source.yaml")
+        load_source(tmp_path / "source.yaml")
 
 
 def test_a_source_file_speaks_of_paths_beside_it(tmp_path, everywhere):
     (tmp_path / "source.yaml").write_text("{type: csv, path: rows.csv}")
-    assert len(Source.load(tmp_path / "source.yaml").read()) == 3
+    assert len(load_source(tmp_path / "source.yaml").read()) == 3
 
 
 @given(st.text("ab\n", max_size=8), st.text("ab\n", max_size=8))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_fingerprint_is_that_of_the_content(tmp_path, one, other):
     memo = tmp_path / "memo.json"
-    source = Source(type="csv", path=tmp_path / "t.csv")
+    source = CsvSource(path=tmp_path / "t.csv")
     prints = []
     for text in (one, other, one):
         (tmp_path / "t.csv").write_text(f"h\n{text}")
@@ -172,7 +189,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path, one, other):
 def test_the_fingerprint_remembers_an_old_file_and_sees_a_changed_one(tmp_path):
     path, memo = tmp_path / "t.csv", tmp_path / "memo.json"
     path.write_text("a\n1\n")
-    source = Source(type="csv", path=path)
+    source = CsvSource(path=path)
     before = source.fingerprint(memo)
     # Written just now: it could change again within the same tick, so nothing is remembered.
     assert not memo.exists()
@@ -193,7 +210,7 @@ def test_rows_in_the_write_ahead_log_count(tmp_path):
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("CREATE TABLE t (a)")
     connection.commit()
-    source = Source(type="sqlite", path=tmp_path / "w.db", table="t")
+    source = SqliteSource(path=tmp_path / "w.db", table="t")
     before = source.fingerprint()
     connection.execute("INSERT INTO t VALUES (1)")
     connection.commit()
@@ -241,7 +258,7 @@ def test_a_csv_file_read_in_blocks_is_the_one_read_whole(tmp_path, first, second
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_file, "_TEXT_BLOCK", 64)
         patch.setattr(blocks, "BLOCK_ROWS", 7)
-        source = Source(type="csv", path=paths)
+        source = CsvSource(path=paths)
         found = _all_blocks(source, text)
         assert {block.num_rows for block in found[:-1]} <= {7}
         assert 1 <= len(found) <= max(1, -(-whole.num_rows // 7))
@@ -270,7 +287,7 @@ def test_numbers_are_read_in_blocks_and_keep_their_gaps(tmp_path, monkeypatch, k
     path.write_text("a,b\n" + "".join(f"{unit if n % 3 else ''},{n}\n" for n in range(3000)))
     monkeypatch.setattr(csv_file, "_TEXT_BLOCK", 512)
     monkeypatch.setattr(csv_file, "_settled", _refuses)
-    frame = Source(type="csv", path=path).read()
+    frame = CsvSource(path=path).read()
     assert str(frame["a"].dtype) == ("Int64" if kind == "int64" else "float64")
     assert frame["a"].isna().tolist() == [n % 3 == 0 for n in range(3000)]
     assert frame["a"].sum() == 2000 * float(unit)
