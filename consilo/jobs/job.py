@@ -194,14 +194,14 @@ class MatchSpec(Config):
 
 
 _YOUNG = (
-    ("", "kind"),
-    ("", "match"),
-    ("", "purpose"),
-    ("", "exclude"),
-    ("privacy", "statistics_epsilon"),
-    ("local", "threads"),
+    ("", "kind", 2),
+    ("", "match", 2),
+    ("", "purpose", 2),
+    ("", "exclude", 2),
+    ("privacy", "statistics_epsilon", 2),
+    ("local", "threads", 3),
 )
-"""(section, key): what wire version 1 did not know."""
+"""(section, key, wire version): what silos of an older wire version do not know."""
 
 
 def _with_recipe(value: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -303,25 +303,25 @@ class Job(Config):
     def to_json(self) -> dict[str, Any]:
         """Return the job as plain JSON values, every default filled in.
 
-        Keys that are younger than the wire version before this one are left out while they have
-        their default, so that a silo of the release before understands the job.
+        Keys that are younger than the oldest wire version are left out while they have their
+        default, so that a silo of a release before understands the job.
         """
         value = self.model_dump(mode="json")
         used = self.young_keys()
-        for section, key in _YOUNG:
+        for section, key, _ in _YOUNG:
             part = value[section] if section else value
             if part is not None and f"{section}.{key}".strip(".") not in used:
                 del part[key]
         return value
 
-    def young_keys(self) -> tuple[str, ...]:
-        """Return the keys with another value than their default that wire version 1 lacks."""
-        found = []
-        for section, key in _YOUNG:
+    def young_keys(self) -> dict[str, int]:
+        """Return the wire version that knows each young key that has not its default value."""
+        found = {}
+        for section, key, since in _YOUNG:
             owner: Any = getattr(self, section) if section else self
             if owner is not None and getattr(owner, key) != type(owner).model_fields[key].default:
-                found.append(f"{section}.{key}".strip("."))
-        return tuple(found)
+                found[f"{section}.{key}".strip(".")] = since
+        return found
 
     @classmethod
     def from_json(cls, value: Any) -> Job:

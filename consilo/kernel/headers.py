@@ -1,8 +1,8 @@
 """What a request and a reply say of themselves, in canonical JSON, signed.
 
-Wire version 2: a request is signed by the coordinator, a reply by the silo. Version 1 has neither
-signatures nor a manifest; a coordinator still speaks it to a silo that knows nothing newer, and a
-silo answers it where its policy allows unsigned requests.
+Wire version 3: job and contract travel once a run (`consilo.kernel.brief`). In version 2 they are
+in every request's body. Version 1 has neither signatures nor a manifest; a coordinator still speaks
+it to a silo that knows nothing newer; a silo answers it where its policy allows unsigned requests.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from consilo.wire.parcel import Fault, Parcel
 from consilo.wire.payload import canonical_json, digest
 from consilo.wire.signing import is_signed, sign
 
-WIRE_VERSION = 2
-WIRE_VERSIONS = (1, 2)
-"""What this release speaks: its own version and the one before."""
+WIRE_VERSION = 3
+WIRE_VERSIONS = (1, 2, 3)
+"""What this release speaks: its own version and those before."""
 
 _MAX_CODE = 40
 _MAX_REASON = 2000
@@ -202,7 +202,10 @@ class Header(_Signed):
     @property
     def question(self) -> tuple[str | int, ...]:
         """What is asked, whatever the run and the silo: all that an answer may depend on."""
-        return (self.protocol, self.verb, self.round, self.scope, self.content)
+        asked = (self.protocol, self.verb, self.round, self.scope, self.content)
+        if self.wire < 3:  # the body holds job and contract
+            return asked
+        return (*asked, self.manifest.job_digest, self.manifest.contract_digest)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

@@ -8,7 +8,7 @@ keeps no model: replies are handed on one at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, ReplyInvalid
 from consilo.jobs.job import Job
 from consilo.jobs.quorum import Deadline
+from consilo.kernel import brief
 from consilo.kernel.headers import WIRE_VERSION, Header, Manifest, ReplyHeader, attests
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Relay, Reply, Step, Stream
@@ -141,6 +142,7 @@ class Kernel:
         self.manifest = Manifest.of(run_id, job, contract, bundle)
         self._attestations: dict[str, str] = {}
         self._common = {"job": job.to_json(), "contract": contract.to_json()}
+        self._briefed: set[str] = set()
         self._observe = observe
         self._publish = publish
         self._history: dict[tuple[str, str], list[float]] = {}
@@ -233,9 +235,9 @@ class Kernel:
         answered: list[str] = []
         times: list[float] = []
         deadline_s = deadline.seconds(history)
-        parcels = self._parcels(step, place, deadline_s)
-        arrivals = self._transport.exchange(parcels, deadline_s=deadline_s)
-        for arrival in arrivals:
+        faults |= self._brief(step, place, fed, without=faults)
+        parcels = self._parcels(step, place, deadline_s, without=faults)
+        for arrival in self._exchange(parcels, step, place, fed, deadline_s):
             reply, fault, header = self._open(arrival, verb, step, parcels[arrival.silo])
             self._note(arrival, header, fault, parcels[arrival.silo], step, place)
             if reply is None:
@@ -261,16 +263,78 @@ class Kernel:
     def _too_old(self, members: Sequence[str]) -> dict[str, Fault]:
         """Return who would not understand this job, and why; they are not asked."""
         young = self._job.young_keys()
-        if not young:
-            return {}
-        reason = (
-            f"the job says '{young[0]}', which the silo's release does not know; upgrade Consilo "
-            "there"
-        )
-        old = [n for n in members if n in self._parties and self._parties[n].wire < WIRE_VERSION]
-        return {name: Fault("version", reason) for name in old}
+        found = {}
+        for name in [each for each in members if each in self._parties]:
+            unknown = [key for key, since in young.items() if self._wire(name) < since]
+            if unknown:
+                said = f"the job says '{unknown[0]}', which the silo's release does not know"
+                found[name] = Fault("version", f"{said}; upgrade Consilo there")
+        return found
 
-    def _parcels(self, step: Ask, place: _Place, deadline_s: float) -> dict[str, Parcel]:
+    def _brief(
+        self,
+        step: Ask,
+        place: _Place,
+        fed: Federation,
+        *,
+        without: Container[str] = (),
+        index: int = 0,
+    ) -> dict[str, Fault]:
+        """Hand job and contract to those who lack them; return who did not take them, and why."""
+        told = [
+            name
+            for name in step.members
+            if name not in without
+            and name not in self._briefed
+            and self._wire(name) >= brief.SINCE_WIRE
+        ]
+        if not told or place.name == brief.BRIEF:
+            return {}
+        asked = Ask(told, brief.BRIEF, {}, cohort=step.cohort or step.members)
+        where = _Place(brief.BRIEF, brief.Brief(), round=0, index=index)
+        answers = self._answers(asked, where, fed)
+        self._briefed |= set(answers.replies)
+        return dict(answers.missing)
+
+    def _exchange(
+        self,
+        parcels: Mapping[str, Parcel],
+        step: Ask,
+        place: _Place,
+        fed: Federation,
+        deadline_s: float,
+    ) -> Iterator[Arrival]:
+        """Yield what arrives; a silo that has lost job and contract is briefed and asked again."""
+        for arrival in self._transport.exchange(parcels, deadline_s=deadline_s):
+            if not self._is_unbriefed(arrival):
+                yield arrival
+                continue
+            self._briefed.discard(arrival.silo)
+            again = replace(step, members=(arrival.silo,), cohort=step.cohort or step.members)
+            # Under an index of its own, or the silo would answer from memory and keep nothing.
+            if self._brief(again, place, fed, index=int(self._now())):
+                yield arrival
+                continue
+            parcel = {arrival.silo: parcels[arrival.silo]}
+            yield from self._transport.exchange(parcel, deadline_s=deadline_s)
+
+    def _is_unbriefed(self, arrival: Arrival) -> bool:
+        if arrival.parcel is None or arrival.silo not in self._briefed:
+            return False
+        try:
+            stated = ReplyHeader.decode(arrival.parcel.header)
+            self._authenticate(arrival.silo, stated, arrival.parcel)
+        except ConsiloError:
+            return False
+        return stated.code == brief.UNBRIEFED
+
+    def _wire(self, name: str) -> int:
+        """Return the wire version that a silo is spoken to; 0 for one that is simulated."""
+        return self._parties[name].wire if name in self._parties else 0
+
+    def _parcels(
+        self, step: Ask, place: _Place, deadline_s: float, without: Container[str] = ()
+    ) -> dict[str, Parcel]:
         now = self._now()
         cohort = tuple(step.cohort or step.members)
         header = Header(
@@ -289,16 +353,19 @@ class Kernel:
             head=self._head(),
         )
         parcels: dict[str, Parcel] = {}
-        old = self._too_old(step.members)
-        for name in [each for each in step.members if each not in old]:
-            if step.own or not parcels:
+        bodies: dict[bool, tuple[str, bytes]] = {}
+        for name in [each for each in step.members if each not in without]:
+            knows = place.name != brief.BRIEF and self._wire(name) >= brief.SINCE_WIRE
+            if step.own or knows not in bodies:
+                told = {} if knows else self._common
                 own = {**step.payload, **step.own.get(name, {})}
-                content, body = self._body({**self._common, "payload": own})
+                bodies[knows] = self._body({**told, "payload": own})
+            content, body = bodies[knows]
             party = self._parties.get(name)
             mine = replace(header, silo=name, content=content)
-            if party is not None and party.wire < 2:
+            if party is not None:
                 mine = replace(mine, wire=party.wire)
-            elif party is not None and self._key is not None:
+            if party is not None and party.wire >= 2 and self._key is not None:
                 mine = mine.signed(self._key)
             parcels[name] = Parcel(mine.encode(), body)
         return parcels

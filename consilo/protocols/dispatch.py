@@ -20,6 +20,7 @@ from consilo.errors import (
     VersionUnsupported,
 )
 from consilo.jobs.job import Job
+from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
 from consilo.kernel.view import Message, SiloHost, SiloView
 from consilo.learners.threads import computing
@@ -98,7 +99,8 @@ def _refusal(host: SiloHost, header: Header | None, fault: Fault) -> Parcel:
 def disclose(cause: Exception) -> Fault:
     """Return what a silo says of an exception; the text of an unknown one stays in its log."""
     if isinstance(cause, Refused):
-        return Fault(cause.code if cause.code == "bundle_not_approved" else "refused", str(cause))
+        told = cause.code if cause.code in ("bundle_not_approved", UNBRIEFED) else "refused"
+        return Fault(told, str(cause))
     for kind, code in _DISCLOSED.items():
         if isinstance(cause, kind):
             return Fault(code, str(cause))
@@ -118,8 +120,9 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     if digest(body) != header.content:
         raise ReplyInvalid("the request's body is not the one its header names")
     content = unpack(body)
-    job = Job.from_json(content["job"])
-    contract = Contract.from_json(content["contract"])
+    told = content if "job" in content else briefed(host, header.manifest)
+    job = Job.from_json(told["job"])
+    contract = Contract.from_json(told["contract"])
     kind = find_protocol(header.protocol, host.search_path)
     verb = kind.verbs().get(header.verb)
     if verb is None:

@@ -88,10 +88,10 @@ class Run(Stages):
         """
         with self.stage("standardize"):
             asked = Statistics(bins, moments=self.job.features.standardize == "global")
-            summary: Summary = self._kernel.run("statistics", asked, self._fed)
+            summary: Summary = self._talk.ask("statistics", asked)
             self._drop_absent("moments")
             self.summary = summary
-            self._fed.num_examples.update(summary.rows)
+            self._talk.fed.num_examples.update(summary.rows)
             self.state = self._first_state(self._scale(summary))
             moments = summary.moments
             self.record.add(
@@ -101,7 +101,7 @@ class Run(Stages):
                 mean=[float(each) for each in moments.mean],
                 variance=[float(each) for each in moments.variance],
             )
-            self._record_replies()
+            self._talk.note_replies()
         return summary
 
     def forecast(self) -> Forecast:
@@ -114,10 +114,10 @@ class Run(Stages):
             raise ConsiloError("forecast comes after standardize")
         size = tree.num_bytes(self.state.params)
         rates = link_rates(self.exchanges)
-        unknown = [name for name in self._fed.cohort() if name not in rates]
+        unknown = [name for name in self._talk.fed.cohort() if name not in rates]
         if size >= PROBED_FROM_BYTES and unknown:
             rates |= probe(self._transport, unknown)
-        return forecast(size, self._fed.silos, rates)
+        return forecast(size, self._talk.fed.silos, rates)
 
     @property
     def rounds_left(self) -> int:
@@ -138,7 +138,7 @@ class Run(Stages):
             self._plan_without()
             if self._training is None:
                 name = self.job.protocol.name
-                self._training = self._kernel.drive(name, self._protocol, self._fed, self.state)
+                self._training = self._talk.drive(name, self._protocol, self.state)
             try:
                 checkpoint = next(self._training)
             except BaseException:
@@ -164,7 +164,7 @@ class Run(Stages):
                 },
                 params=tree.digest(state.params),
             )
-            self._record_replies()
+            self._talk.note_replies()
         return report
 
     def evaluate(self) -> Evaluated:
@@ -175,12 +175,12 @@ class Run(Stages):
         """
         with self.stage("evaluate"):
             self._plan_without()
-            found: Evaluated = self._kernel.run("evaluation", Evaluation(self.state), self._fed)
+            found: Evaluated = self._talk.ask("evaluation", Evaluation(self.state))
             self.evaluated = found
             for name, metrics in found.silos.items():
                 self.outcomes[name] = replace(self.outcomes[name], metrics=metrics)
             self.record.add("evaluated", metrics=dict(found.metrics), rows=dict(found.rows))
-            self._record_replies()
+            self._talk.note_replies()
         return found
 
     @property
@@ -236,11 +236,12 @@ class Run(Stages):
 
         A silo that was merely out of reach is asked again.
         """
+        fed = self._talk.fed
         for each in self.exchanges[self._admitted_at :]:
             fault = each.fault
-            if fault is not None and fault.code in FOR_GOOD and each.silo in self._fed.silos:
-                self._fed.left[each.silo] = f"{fault.code}: {fault.reason}"
-        self._fed.silos = tuple(n for n in self._fed.silos if n not in self._fed.left)
+            if fault is not None and fault.code in FOR_GOOD and each.silo in fed.silos:
+                fed.left[each.silo] = f"{fault.code}: {fault.reason}"
+        fed.silos = tuple(name for name in fed.silos if name not in fed.left)
 
     def _drop_absent(self, verb: str) -> None:
         for each in self.exchanges:

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, IncompatibleJob, TransportError
+from consilo.errors import ConsiloError, IncompatibleJob
 from consilo.jobs.job import Job
-from consilo.kernel.loop import Exchange, Federation, Kernel, Party
+from consilo.kernel.loop import Exchange, Party
 from consilo.matching.protocol import Psi
-from consilo.protocols.conclude import Conclude
-from consilo.record.run_record import RunRecord
+from consilo.runs.conversation import Conversation
 from consilo.vertical.blocks import holders_of
 from consilo.wire.parcel import Transport
-
-_POLL_S = 0.2
 
 
 def contract_of(job: Job, search: Sequence[Path]) -> Contract:
@@ -105,53 +101,28 @@ def run_match(
     if job.kind != "horizontal":
         asked &= set(holders_of(job).members)
     names = tuple(sorted(asked))
-    left = {name: why for name, why in (absent or {}).items() if name in names}
-    here = {name: each for name, each in (parties or {}).items() if name in names}
-    expected = set(names) - set(left)
-    record = RunRecord(directory / "record.jsonl", key)
-    exchanges: list[Exchange] = []
-    kernel = Kernel(
+    talk = Conversation(
+        job,
+        contract,
         transport,
+        silos=names,
         run_id=run_id,
-        job=job,
-        contract=contract,
-        observe=exchanges.append,
         key=key,
+        parties=parties,
+        absent=absent,
         bundle=bundle,
-        parties=here,
-        head=lambda: record.head,
     )
-
-    def online() -> tuple[str, ...]:
-        return tuple(name for name in transport.online() if name in expected)
-
-    fed = Federation(names, job, contract, online, left=left)
-    record.add(
-        "opened",
-        run_id=run_id,
-        job=job.to_json(),
-        job_digest=job.digest,
-        contract=contract.ref,
-        contract_digest=contract.digest,
-        bundle=bundle,
-        silos=list(names),
-        manifest=kernel.manifest.digest,
-        recipe=protocol.spec.recipe.hash,
-        signing_keys={name: each.signing_key for name, each in here.items()},
-    )
+    record = talk.keep_record(directory / "record.jsonl", recipe=protocol.spec.recipe.hash)
     started = time.monotonic()
-    while set(online()) < expected and time.monotonic() - started < wait_s:
-        sleep(_POLL_S)
+    talk.wait(seconds=wait_s, sleep=sleep)
     status, reason, found = "complete", "", {}
     try:
-        found = kernel.run("psi", protocol, fed)
+        found = talk.ask("psi", protocol)
         record.add("matched", **found)
     except ConsiloError as cause:
         status, reason = "failed", f"{type(cause).__name__}: {cause}"
-    before = len(exchanges)
-    _record_replies(record, exchanges)
-    _conclude(kernel, fed, here, online(), status, record)
-    _record_replies(record, exchanges[before:])
+    talk.note_replies()
+    talk.conclude(status)
     seconds = time.monotonic() - started
     record.close(status=status, reason=reason)
     return {
@@ -160,33 +131,11 @@ def run_match(
         "reason": reason,
         "record": str(record.path),
         "seconds": round(seconds, 3),
-        "bytes_down": _by_silo(exchanges, "bytes_down"),
-        "bytes_up": _by_silo(exchanges, "bytes_up"),
-        "silo_seconds": _by_silo(exchanges, "silo_seconds"),
+        "bytes_down": _by_silo(talk.exchanges, "bytes_down"),
+        "bytes_up": _by_silo(talk.exchanges, "bytes_up"),
+        "silo_seconds": _by_silo(talk.exchanges, "silo_seconds"),
         **found,
     }
-
-
-def _record_replies(record: RunRecord, exchanges: Sequence[Exchange]) -> None:
-    replies = [asdict(each.reply) for each in exchanges if each.reply and each.reply.signature]
-    if replies:
-        record.add("replies", headers=replies)
-
-
-def _conclude(
-    kernel: Kernel,
-    fed: Federation,
-    parties: Mapping[str, Party],
-    online: Sequence[str],
-    status: str,
-    record: RunRecord,
-) -> None:
-    """Tell the silos that sign that the run has ended, so that they erase what they keep of it."""
-    told = [name for name in online if name in parties and parties[name].wire >= 2]
-    try:
-        kernel.run("conclude", Conclude(told, status), fed)
-    except TransportError as cause:
-        record.add("not_concluded", reason=type(cause).__name__)
 
 
 def _by_silo(exchanges: Sequence[Exchange], name: str) -> dict[str, Any]:

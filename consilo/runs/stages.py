@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,21 @@ from consilo.contracts.contract import Contract
 from consilo.contracts.report import CheckReport
 from consilo.errors import ConsiloError, RunCancelled, RunNotResumable, TransportError
 from consilo.jobs.job import Job
-from consilo.kernel.loop import Exchange, Federation, Kernel, Party
+from consilo.kernel.loop import Exchange, Party
 from consilo.kernel.steps import Publish
 from consilo.machine.files import write_atomic
 from consilo.membership.software import changes, hardware, installed
-from consilo.protocols.conclude import CONCLUDE_S, Conclude
+from consilo.protocols.conclude import CONCLUDE_S
 from consilo.protocols.contract_check import ContractCheck
 from consilo.record.run_record import RunRecord
+from consilo.runs.conversation import Conversation
 from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault, Transport
 from consilo.wire.payload import pack_pieces, unpack
 
 CHECKPOINT = "checkpoint.safetensors"
-_CANCELLED_S = 2.0  # whoever cancels does not wait for a silo that is at work
+_CANCELLED_S = 2.0  # silos hear of a cancellation too, but nobody waits for one that is at work
 
 
 class Stages:
@@ -77,54 +78,72 @@ class Stages:
         standing: Callable[[str], str] = lambda silo: "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.job = job
         self.contract = contract
         self.run_id = run_id
         self.directory = directory
-        self.silos = tuple(sorted(set(silos) - set(job.exclude)))
-        self._absent = {n: why for n, why in (absent or {}).items() if n in self.silos}
-        self._parties = {n: each for n, each in (parties or {}).items() if n in self.silos}
-        self.outcomes = {name: SiloOutcome() for name in self.silos}
         self.reports: dict[str, CheckReport] = {}
         self.rounds: list[Mapping[str, Any]] = []
-        self.exchanges: list[Exchange] = []
         self.seconds: dict[str, float] = {}
         self._clock = clock
         self._standing = standing
         self._transport = transport
         self._key = key
         self._bundle = bundle
-        self._fed = Federation(self.silos, job, contract, transport.online)
-        self._kernel = self._kernel_of(job)
-        self._recorded = 0
+        self._talk = Conversation(
+            job,
+            contract,
+            transport,
+            silos=sorted(set(silos) - set(job.exclude)),
+            run_id=run_id,
+            key=key,
+            parties=parties,
+            absent=absent,
+            bundle=bundle,
+            publish=self._published,
+        )
+        self.outcomes = {name: SiloOutcome() for name in self.silos}
         self._admitted_at = 0
         self.notes: list[str] = []
         if resume:
             self.record, entries = RunRecord.reopen(directory / "record.jsonl", key)
+            self._talk.record = self.record
             self._require_same(entries[0]["body"])
             self._note_resumed(entries)
         else:
-            self.record = RunRecord(directory / "record.jsonl", key)
-            self.record.add("opened", **self._opening(sorted(set(silos) & set(job.exclude))))
+            self.record = self._talk.keep_record(
+                directory / "record.jsonl",
+                excluded=sorted(set(silos) & set(job.exclude)),
+                **_here(),
+                threads=job.local.threads,
+                reproducible=job.privacy is not None and job.privacy.reproducible,
+            )
 
-    def wait_for_silos(self, *, seconds: float, poll_s: float = 0.2) -> tuple[str, ...]:
+    @property
+    def job(self) -> Job:
+        """What is run; of a vertical run, over the columns of those who are there."""
+        return self._talk.job
+
+    @property
+    def silos(self) -> tuple[str, ...]:
+        """Everybody who may be asked, connected or not."""
+        return self._talk.silos
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """Each silo's part in each step so far."""
+        return self._talk.exchanges
+
+    def wait_for_silos(self, *, seconds: float) -> tuple[str, ...]:
         """Return who is connected: everybody, or those who came within ``seconds``."""
         with self.stage("wait"):
-            end = self._clock() + seconds
-            while True:
-                here = set(self._transport.online())
-                if here >= set(self.silos) - set(self._absent) or self._clock() >= end:
-                    return tuple(name for name in self.silos if name in here)
-                time.sleep(poll_s)
+            return self._talk.wait(seconds=seconds, clock=self._clock)
 
     def check(self, silo: str) -> CheckReport | Fault:
         """Ask one silo for its contract verdict; different silos may be asked from threads."""
-        if silo in self._absent:
-            verdict: CheckReport | Fault = Fault("unreachable", self._absent[silo])
-        elif silo not in self._transport.online():
-            verdict = Fault("unreachable", "not connected")
+        if silo in self._talk.online():
+            verdict: CheckReport | Fault = self._talk.ask("contract_check", ContractCheck(silo))
         else:
-            verdict = self._kernel.run("contract_check", ContractCheck(silo), self._fed)
+            verdict = Fault("unreachable", self._talk.absent.get(silo, "not connected"))
         outcome = self.outcomes[silo]
         if isinstance(verdict, Fault):
             self.outcomes[silo] = outcome.absent(verdict)
@@ -153,12 +172,12 @@ class Stages:
                 reason=outcome.reason,
                 findings=[] if report is None else [f.model_dump() for f in report.findings],
             )
-        self._record_replies()
+        self._talk.note_replies()
         admitted = tuple(n for n in self.silos if self.outcomes[n].contract == "passed")
         self._require(
             admitted, {n: self.outcomes[n].reason for n in self.silos if n not in admitted}
         )
-        self._fed.silos = admitted
+        self._talk.fed.silos = admitted
         self._admitted_at = len(self.exchanges)
         return admitted
 
@@ -195,7 +214,9 @@ class Stages:
         self._settle()
         status, reason = self._verdict(error)
         metrics = self.metrics
-        self._conclude(status, error)
+        if not isinstance(error, TransportError):
+            cancelled = isinstance(error, RunCancelled)
+            self._talk.conclude(status, wait_s=_CANCELLED_S if cancelled else CONCLUDE_S)
         if status != "failed" and self.model_digest:
             self.record.add("model", params=self.model_digest, **_plain(extra))
         self.record.close(
@@ -229,26 +250,9 @@ class Stages:
             notes=tuple(self.notes),
         )
 
-    def _opening(self, excluded: Sequence[str]) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "job": self.job.to_json(),
-            "job_digest": self.job.digest,
-            "contract": self.contract.ref,
-            "contract_digest": self.contract.digest,
-            "bundle": self._bundle,
-            "silos": list(self.silos),
-            "excluded": list(excluded),
-            "manifest": self._kernel.manifest.digest,
-            "signing_keys": {n: each.signing_key for n, each in self._parties.items()},
-            **_here(),
-            "threads": self.job.local.threads,
-            "reproducible": self.job.privacy is not None and self.job.privacy.reproducible,
-        }
-
     def _require_same(self, opened: Mapping[str, Any]) -> None:
         """Raise `RunNotResumable` unless the run was opened with what it shall go on with."""
-        now = self._opening(())
+        now = self._talk.opening()
         parts = {"job_digest": "the job", "contract_digest": "the contract", "bundle": "the code"}
         changed = [said for key, said in parts.items() if opened.get(key) != now[key]]
         if changed:
@@ -276,7 +280,7 @@ class Stages:
         kept = {
             "state": payload,
             "reports": json.dumps(self.rounds),
-            "num_examples": dict(self._fed.num_examples),
+            "num_examples": dict(self._talk.fed.num_examples),
         }
         write_atomic(self.directory / CHECKPOINT, pack_pieces(kept))
 
@@ -287,7 +291,7 @@ class Stages:
             return None
         kept = unpack(place.read_bytes())
         self.rounds = json.loads(kept["reports"])
-        self._fed.num_examples.update(kept["num_examples"])
+        self._talk.fed.num_examples.update(kept["num_examples"])
         state: Mapping[str, Any] = kept["state"]
         return state
 
@@ -305,49 +309,11 @@ class Stages:
         """Work out each silo's status from the rounds whose reports count it."""
         raise NotImplementedError
 
-    def _kernel_of(self, job: Job) -> Kernel:
-        return Kernel(
-            self._transport,
-            run_id=self.run_id,
-            job=job,
-            contract=self.contract,
-            observe=self.exchanges.append,
-            publish=self._published,
-            key=self._key,
-            bundle=self._bundle,
-            parties=self._parties,
-            head=lambda: self.record.head,
-        )
-
     def _published(self, step: Publish) -> None:
         if step.name == "round":
             # A round that is done again after a fault replaces its first report.
             done = [each for each in self.rounds if each["round"] != step.value["round"]]
             self.rounds = [*done, step.value]
-
-    def _record_replies(self) -> None:
-        """Write the signed headers of all replies since the last time into the record."""
-        new, self._recorded = self.exchanges[self._recorded :], len(self.exchanges)
-        signed = [asdict(each.reply) for each in new if each.reply and each.reply.signature]
-        if signed:
-            self.record.add("replies", headers=signed)
-
-    def _conclude(self, status: RunStatus, error: BaseException | None) -> None:
-        """Tell the silos that sign that the run has ended; who cannot be reached has missed it.
-
-        After a cancellation too, shortly: they erase their keys and whatever they keep of the run.
-        """
-        if not self._parties or isinstance(error, TransportError):
-            return
-        try:
-            here = set(self._transport.online())
-            told = [n for n, each in self._parties.items() if each.wire >= 2 and n in here]
-            wait_s = _CANCELLED_S if isinstance(error, RunCancelled) else CONCLUDE_S
-            said = Conclude(told, status, deadline_s=wait_s)
-            self._kernel.run("conclude", said, self._fed)
-        except ConsiloError as cause:
-            self.record.add("not_concluded", reason=type(cause).__name__)
-        self._record_replies()
 
     def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
         if error is not None:

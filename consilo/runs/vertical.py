@@ -16,7 +16,6 @@ from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
 from consilo.horizontal.features import Encoding
 from consilo.jobs.job import Job
 from consilo.jobs.quorum import Quorum
-from consilo.kernel.loop import Federation
 from consilo.kernel.steps import Checkpoint
 from consilo.protocols.names import find_protocol
 from consilo.record.run_record import read
@@ -99,7 +98,7 @@ class VerticalRun(Stages):
                 told |= self._match_anew(held)
             self.matched = told
             self.record.add("matched", **told)
-            self._record_replies()
+            self._talk.note_replies()
             self._admitted_at = len(self.exchanges)
         return told
 
@@ -125,7 +124,7 @@ class VerticalRun(Stages):
                 },
                 faults={},
             )
-            self._record_replies()
+            self._talk.note_replies()
         return self.rounds[-1]
 
     def evaluate(self) -> Mapping[str, float]:
@@ -147,7 +146,7 @@ class VerticalRun(Stages):
                 control=control(self.state.metrics, rows=self.state.rows),
                 parts=dict(self.state.references),
             )
-            self._record_replies()
+            self._talk.note_replies()
         return self.state.metrics
 
     def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
@@ -216,7 +215,7 @@ class VerticalRun(Stages):
         if has_begun:
             self._began_with = members
         for name in set(self.silos) - set(members):
-            self._absent[name] = "left out when the run began"
+            self._talk.absent[name] = "left out when the run began"
 
     def _narrow(self, admitted: Sequence[str]) -> None:
         """Go on with the job over the columns of those who are there."""
@@ -225,21 +224,20 @@ class VerticalRun(Stages):
         rates = args.get("learning_rates")
         if rates:
             args["learning_rates"] = {n: rate for n, rate in rates.items() if n in admitted}
-        self.job = self.job.changed(protocol={"args": args})
-        self._protocol = plan_vertical(self.job, self.contract, admitted, self._search_path)
-        self._fed = Federation(tuple(admitted), self.job, self.contract, self._transport.online)
-        self._kernel = self._kernel_of(self.job)
+        job = self.job.changed(protocol={"args": args})
+        self._protocol = plan_vertical(job, self.contract, admitted, self._search_path)
+        self._talk.take(job, admitted)
         self.record.add(
             "narrowed",
             silos=list(admitted),
             job=self.job.to_json(),
             job_digest=self.job.digest,
-            manifest=self._kernel.manifest.digest,
+            manifest=self._talk.manifest,
         )
 
     def _held(self, run: str = "") -> Held:
         asked = MatchHeld(self._protocol.settings, run)
-        held: Held = self._kernel.run("match_held", asked, self._fed)
+        held: Held = self._talk.ask("match_held", asked)
         return held
 
     def _match_anew(self, held: Held) -> dict[str, Any]:
@@ -266,7 +264,7 @@ class VerticalRun(Stages):
             directory=self.directory / name,
             run_id=f"{self.run_id}-{name}",
             key=self._key,
-            parties={n: each for n, each in self._parties.items() if n in members},
+            parties={n: each for n, each in self._talk.parties.items() if n in members},
             bundle=self._bundle,
         )
         if told["status"] != "complete":
@@ -281,7 +279,7 @@ class VerticalRun(Stages):
         """Go on to the next checkpoint; None where the protocol has ended."""
         if self._training is None:
             name = self.job.protocol.name
-            self._training = self._kernel.drive(name, self._protocol, self._fed, self.state)
+            self._training = self._talk.drive(name, self._protocol, self.state)
         try:
             checkpoint = next(self._training)
         except StopIteration as stop:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from consilo.jobs.job import Job
     from consilo.kernel.protocol import Protocol
     from flows.services.order import Connection
-
-_POLL_S = 0.2
 
 
 def consult(
@@ -40,35 +37,23 @@ def consult(
         silos: whom to ask.
         wait_s: how long to wait for silos that are not connected yet.
     """
-    from consilo.kernel.loop import Federation, Kernel
-    from consilo.protocols.conclude import Conclude
     from consilo.record.run_record import new_run_id
+    from consilo.runs.conversation import Conversation
 
-    asked = tuple(sorted(silos))
-    parties = {each: party for each, party in connection.parties.items() if each in asked}
-    kernel = Kernel(
+    talk = Conversation(
+        job,
+        contract,
         connection.transport,
+        silos=silos,
         run_id=new_run_id(job.name, name),
-        job=job,
-        contract=contract,
-        observe=lambda _: None,
         key=connection.signing_key,
+        parties=connection.parties,
+        absent=connection.absent,
         bundle=connection.bundle,
-        parties=parties,
     )
-    absent = {each: why for each, why in connection.absent.items() if each in asked}
-    expected = set(asked) - set(absent)
-
-    def online() -> tuple[str, ...]:
-        return tuple(each for each in connection.transport.online() if each in expected)
-
-    fed = Federation(asked, job, contract, online, left=absent)
-    end = time.monotonic() + wait_s
-    while set(online()) < expected and time.monotonic() < end:
-        time.sleep(_POLL_S)
-    result = kernel.run(name, protocol, fed)
-    signing = [each for each in online() if each in parties and parties[each].wire >= 2]
-    kernel.run("conclude", Conclude(signing, "answered"), fed)
+    talk.wait(seconds=wait_s)
+    result = talk.ask(name, protocol)
+    talk.conclude("answered")
     return result
 
 

@@ -37,8 +37,8 @@ def logs(silos: dict[str, Silo]) -> dict[str, list[dict]]:
 def test_record_and_logs_of_an_honest_run_tell_the_same(done) -> None:
     record, silos = done
     replies = signed_replies(read(record))
-    # check, moments, two rounds, evaluation and the end, of three silos
-    assert len(replies) == 3 * 6
+    # brief, check, moments, two rounds, evaluation and the end, of three silos
+    assert len(replies) == 3 * 7
     for name, entries in logs(silos).items():
         assert compare(read(record), entries, name) == []
         asked = [each["body"] for each in entries if each["kind"] == "asked"]

@@ -227,7 +227,7 @@ def test_waiting_for_silos_ends_with_everybody_or_with_the_time(hosts, tmp_path)
     run = clinic.run_of(clinic.job(), hosts, tmp_path)
     assert run.wait_for_silos(seconds=60) == ("east", "north", "south")
     late = clinic.run_of(clinic.job(), hosts, tmp_path / "b", silos=(*hosts, "zenith"))
-    assert late.wait_for_silos(seconds=0.05, poll_s=0.01) == ("east", "north", "south")
+    assert late.wait_for_silos(seconds=0.05) == ("east", "north", "south")
 
 
 def test_a_silo_that_was_suspended_meanwhile_is_said_to_be(hosts, tmp_path):

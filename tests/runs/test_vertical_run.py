@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -170,6 +171,7 @@ def test_no_id_and_no_value_is_in_the_coordinators_files(trained):
         if each.is_file()
     )
     assert len(held) > 10_000
+    held = re.sub(rb"[0-9a-f]{32,}", b"", held)  # digests hold any seven digits, by chance
     assert not [each for each in told if each in held]
 
 

@@ -48,11 +48,18 @@ def asked(silo):
         return Parcel(*(base64.b64decode(each) for each in json.loads(sys.stdin.readline())))
     return answer
 
+signing = {}  # from wire version 2 on
+if order.get("signing_keys"):
+    from consilo.kernel import Party
+    signing["parties"] = {name: Party(key) for name, key in order["signing_keys"].items()}
+key = order.get("key")
 run = Run(
     Job.from_json(order["job"]), Contract.from_json(order["contract"]),
     LocalTransport({name: asked(name) for name in order["silos"]}),
     silos=tuple(order["silos"]), directory=Path(sys.argv[1]), run_id="old",
-    key=Ed25519PrivateKey.generate(),
+    key=Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key)) if key
+    else Ed25519PrivateKey.generate(),
+    **signing,
 )
 result = run_all(run)
 out.write(json.dumps({"status": result.status, "reason": result.reason}) + "\\n")
@@ -63,7 +70,7 @@ class Frozen:
     """One process of a former release.
 
     Args:
-        release: such as ``wire-1``.
+        release: such as ``wire-2``.
         program: `SILO` or `COORDINATOR`.
         directory: the silo's, or the run's.
     """

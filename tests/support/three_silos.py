@@ -32,10 +32,12 @@ def silo(path: Path, name: str, partners: dict[str, Partner]) -> Silo:
     return Silo.open(path, partners=partners)
 
 
-def run_of(folder: Path, silos: dict[str, Silo], change=lambda name, answer: answer) -> Run:
+def run_of(
+    folder: Path, silos: dict[str, Silo], change=lambda name, answer: answer, **changes: object
+) -> Run:
     answers = {name: change(name, answerer(each)) for name, each in silos.items()}
     return Run(
-        clinic.job(protocol={"rounds": 2}),
+        clinic.job(**{"protocol": {"rounds": 2}, **changes}),
         clinic.contract(),
         LocalTransport(answers),
         silos=NAMES,

@@ -13,6 +13,7 @@ from frozen import COORDINATOR, SILO, Frozen, decoded, encoded
 
 from consilo.kernel.headers import WIRE_VERSION, WIRE_VERSIONS, Header
 from consilo.kernel.loop import Party
+from consilo.membership.keys import load_or_create_signing_key
 from consilo.protocols.dispatch import answerer
 from consilo.runs.horizontal import Run, RunResult, run_all
 from consilo.transports.local import LocalTransport
@@ -31,8 +32,8 @@ def write_rows(path: Path, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frozen]:
-    """A silo of the release before: its own files, its own code."""
+def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frozen]:
+    """A silo of wire version 1, which does not sign: its own files, its own code."""
     path = tmp_path_factory.mktemp("frozen") / "old"
     write_rows(path, 0)
     source = {"type": "csv", "path": "rows.csv"}
@@ -43,6 +44,19 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frozen]:
     process.close()
 
 
+def second_silo(path: Path, partners: dict[str, str]) -> tuple[Frozen, str]:
+    """Return a silo of wire version 2, and what it signs with."""
+    write_rows(path, 0)
+    config = {"name": "old", "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
+    (path / "silo.yaml").write_text(yaml.safe_dump(config))
+    (path / "policy.yaml").write_text(TEMPLATE)
+    pinned = {name: {"signing_key": key} for name, key in partners.items()}
+    (path / "partners.yaml").write_text(yaml.safe_dump(pinned))
+    (path / "coordinator.yaml").write_text(yaml.safe_dump({"signing_keys": [public_hex(KEY)]}))
+    key = public_hex(load_or_create_signing_key(path / "signing.key"))
+    return Frozen("wire-2", SILO, path), key
+
+
 def today(path: Path, name: str, *, policy: str = TEMPLATE) -> Silo:
     write_rows(path / name, 1)
     config = {"name": name, "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
@@ -51,11 +65,26 @@ def today(path: Path, name: str, *, policy: str = TEMPLATE) -> Silo:
     return Silo.open(path / name, signing_keys=(public_hex(KEY),), partners={})
 
 
-def together(folder: Path, old: Frozen, *, policy: str = TEMPLATE, **changes: object) -> RunResult:
-    """Run a job of today over a silo of each release."""
+def together(
+    folder: Path, first: Frozen | None, *, policy: str = TEMPLATE, **changes: object
+) -> RunResult:
+    """Run a job of today over two silos of today and one of a former release.
+
+    Args:
+        folder: for all files.
+        first: a silo of wire version 1; None makes one of version 2.
+        policy: of the silos of today.
+        changes: of the job.
+    """
     new, newer = (today(folder, name, policy=policy) for name in ("new", "newer"))
-    for one, other in ((new, newer), (newer, new)):
-        one._guard.partners = {other.name: Partner(signing_key=other.signing_key)}
+    keys = {each.name: each.signing_key for each in (new, newer)}
+    old, party = first, Party(wire=1)
+    if old is None:
+        old, key = second_silo(folder / "old", keys)
+        keys["old"], party = key, Party(key, wire=2)
+    for each in (new, newer):
+        partners = {n: Partner(signing_key=key) for n, key in keys.items() if n != each.name}
+        each._guard.partners = partners
     answers = {"old": old.answer, "new": answerer(new), "newer": answerer(newer)}
     run = Run(
         clinic.job(quorum={"min_silos": 2}, **changes),
@@ -66,57 +95,81 @@ def together(folder: Path, old: Frozen, *, policy: str = TEMPLATE, **changes: ob
         run_id=folder.name,
         key=KEY,
         parties={
-            "old": Party(wire=1),
+            "old": party,
             "new": Party(new.signing_key),
             "newer": Party(newer.signing_key),
         },
     )
-    return run_all(run)
+    try:
+        return run_all(run)
+    finally:
+        if first is None:
+            old.close()
 
 
-def test_the_frozen_release_is_the_one_before() -> None:
-    assert WIRE_VERSIONS == (WIRE_VERSION - 1, WIRE_VERSION)
-    assert (Path(__file__).parents[1] / "frozen" / f"wire-{WIRE_VERSION - 1}.zip").exists()
+def test_each_former_wire_version_is_frozen() -> None:
+    assert WIRE_VERSIONS[-1] == WIRE_VERSION
+    for version in WIRE_VERSIONS[:-1]:
+        assert (Path(__file__).parents[1] / "frozen" / f"wire-{version}.zip").exists()
 
 
-def test_a_silo_of_the_release_before_takes_part(old: Frozen, tmp_path: Path) -> None:
-    result = together(tmp_path / "a", old)
+def test_a_silo_of_the_first_release_takes_part(first: Frozen, tmp_path: Path) -> None:
+    result = together(tmp_path / "a", first)
     assert result.status == "complete", result.reason
     assert result.silos["old"].rounds == (1, 2, 3)
 
 
+def test_a_silo_of_the_release_before_takes_part(tmp_path: Path) -> None:
+    result = together(tmp_path / "a", None)
+    assert result.status == "complete", result.reason
+    assert result.silos["old"].rounds == (1, 2, 3)
+    briefed = [each.silo for each in result.exchanges if each.verb == "brief"]
+    assert sorted(briefed) == ["new", "newer"]
+
+
 @pytest.mark.parametrize("young", [{"purpose": "research"}, {"local": {"threads": 2}}])
 def test_it_is_not_asked_for_what_it_does_not_know(
-    old: Frozen, tmp_path: Path, young: dict[str, object]
+    first: Frozen, tmp_path: Path, young: dict[str, object]
 ) -> None:
     policy = TEMPLATE.replace("  threads: 1 ", "  threads: 2 ")
-    result = together(tmp_path / "b", old, policy=policy, **young)
+    result = together(tmp_path / "b", first, policy=policy, **young)
     assert result.status == "degraded"
     assert "upgrade Consilo there" in result.silos["old"].reason
     assert result.silos["new"].rounds == (1, 2, 3)
 
 
+def told_by(release: str, tmp_path: Path, silos: dict[str, Silo], **order: object) -> dict:
+    """Return how a run of a former release's coordinator over silos of today ends."""
+    answers = {name: answerer(each) for name, each in silos.items()}
+    (tmp_path / "run").mkdir()
+    process = Frozen(release, COORDINATOR, tmp_path / "run")
+    asked = {"job": clinic.job().to_json(), "contract": clinic.contract().to_json()}
+    process.write({**asked, "silos": list(silos), **order})
+    while isinstance(said := process.read(), list):
+        silo, *parcel = said
+        process.write(encoded(answers[silo](decoded(parcel))))
+    process.close()
+    return said
+
+
+def test_a_coordinator_of_the_release_before_is_served(tmp_path: Path) -> None:
+    silos = {name: today(tmp_path, name) for name in ("a", "b")}
+    keys = {name: each.signing_key for name, each in silos.items()}
+    for name, each in silos.items():
+        others = {n: Partner(signing_key=key) for n, key in keys.items() if n != name}
+        each._guard.partners = others
+    said = told_by("wire-2", tmp_path, silos, signing_keys=keys, key=KEY.private_bytes_raw().hex())
+    assert said == {"status": "complete", "reason": ""}
+
+
 @pytest.mark.parametrize("allowed", [True, False])
-def test_a_coordinator_of_the_release_before_is_served_where_the_silo_allows_it(
+def test_a_coordinator_of_the_first_release_is_served_where_the_silo_allows_it(
     tmp_path: Path, allowed: bool
 ) -> None:
     policy = TEMPLATE.replace("min_cohort: 2", "min_cohort: 1")
     policy += "\nallow_unsigned: yes\n" if allowed else ""
     silos = {name: today(tmp_path, name, policy=policy) for name in ("a", "b")}
-    answers = {name: answerer(each) for name, each in silos.items()}
-    (tmp_path / "run").mkdir()
-    process = Frozen("wire-1", COORDINATOR, tmp_path / "run")
-    process.write(
-        {
-            "job": clinic.job().to_json(),
-            "contract": clinic.contract().to_json(),
-            "silos": list(silos),
-        }
-    )
-    while isinstance(said := process.read(), list):
-        silo, *parcel = said
-        process.write(encoded(answers[silo](decoded(parcel))))
-    process.close()
+    said = told_by("wire-1", tmp_path, silos)
     if allowed:
         assert said == {"status": "complete", "reason": ""}
     else:

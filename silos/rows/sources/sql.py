@@ -120,7 +120,7 @@ class SqlSource(DatabaseSource):
         try:
             with engine.connect() as connection:
                 if engine.dialect.name == "postgresql":
-                    connection = connection.execution_options(postgresql_readonly=True)
+                    connection.execution_options(postgresql_readonly=True)
                 yield connection
                 connection.rollback()
         finally:

@@ -1,0 +1,61 @@
+"""Job and contract travel once a run: a silo keeps them under the digest of the run's manifest.
+
+Every later request names the manifest, whose digests job and contract are held against each time.
+A silo that has lost them says so with the fault `UNBRIEFED`, and is briefed again. Before wire
+version 3 both travelled in every request's body.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from consilo.errors import Refused
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.verbs import verb
+from consilo.wire.payload import canonical_json
+
+if TYPE_CHECKING:
+    from consilo.kernel.headers import Manifest
+    from consilo.kernel.steps import Step
+    from consilo.kernel.view import Message, SiloHost, SiloView
+
+SINCE_WIRE = 3
+BRIEF = "brief"
+"""The protocol's name, and that of its only verb."""
+UNBRIEFED = "unbriefed"
+"""A fault's code: the silo does not hold job and contract of the request's manifest."""
+
+
+class Brief(Protocol):
+    """Hands a silo the job and the contract of a run; the kernel asks it before anything else."""
+
+    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Any]:
+        """Refuse: briefing is no algorithm of its own."""
+        raise TypeError("the kernel briefs silos by itself")
+
+    @verb(BRIEF, replies={})
+    def brief(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
+        """Keep job and contract for later messages of this run."""
+        content = {"job": silo.job.to_json(), "contract": silo.contract.to_json()}
+        manifest = silo.header.manifest
+        silo.host.keep(manifest.run_id, _name(manifest), canonical_json(content))
+        return {}
+
+
+def briefed(host: SiloHost, manifest: Manifest) -> Mapping[str, Any]:
+    """Return the job and the contract, as plain values, that a silo was briefed with.
+
+    Raises:
+        Refused: where it holds none for this manifest.
+    """
+    kept = host.kept(manifest.run_id, _name(manifest))
+    if kept is None:
+        raise Refused("this silo was not told job and contract of the run", code=UNBRIEFED)
+    found: Mapping[str, Any] = json.loads(kept)
+    return found
+
+
+def _name(manifest: Manifest) -> str:
+    return f"brief-{manifest.digest[:32]}"
