@@ -16,7 +16,7 @@ RELEASES = Path(__file__).parents[1] / "frozen"
 SILO = """
 import base64, json, sys
 from pathlib import Path
-from consilo.wire.parcel import Parcel
+from consilo.parcel import Parcel
 from silos.silo import answerer
 
 answer = answerer(Path(sys.argv[1]))
@@ -31,10 +31,10 @@ COORDINATOR = """
 import base64, json, sys
 from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from consilo.contracts.contract import Contract
-from consilo.jobs.job import Job
-from consilo.wire.parcel import Parcel
-from consilo.runs.horizontal import Run, run_all
+from consilo.contract import Contract
+from consilo.job import Job
+from consilo.parcel import Parcel
+from consilo.run import Run, run_all
 from consilo.transports.local import LocalTransport
 
 order = json.loads(sys.stdin.readline())
