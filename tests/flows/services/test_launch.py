@@ -14,7 +14,7 @@ from flows.pipeline import pipeline, run_pipeline
 from flows.services.connection import connecting
 from flows.services.launch import following, launch
 
-JOB = Job.load(Path(__file__).parents[2] / "schemas" / "jobs" / "breast_cancer.yaml")
+JOB = Job.load(Path(__file__).parents[3] / "schemas" / "jobs" / "breast_cancer.yaml")
 
 
 class Process:
