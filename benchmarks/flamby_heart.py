@@ -20,7 +20,7 @@ import argparse
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -40,8 +40,8 @@ from consilo.horizontal.training import TrainState
 from consilo.jobs.job import Job
 from consilo.kernel import seeds
 from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.roles import Arrays
 from consilo.kernel.steps import Publish
-from consilo.kernel.view import Arrays
 from consilo.privacy.accounting import noise_multiplier
 from consilo.protocols.dispatch import answerer
 from consilo.protocols.names import find_protocol
@@ -199,10 +199,10 @@ def first_params(seed: int) -> dict[str, np.ndarray[Any, Any]]:
 class FlambyNoise(InMemorySilo):
     """A silo that takes FLamby's noise multiplier in place of one calibrated for all its steps."""
 
-    def kept_number(self, key: str, build: Callable[[], float]) -> float:
+    def number(self, key: str) -> float | None:
         """Return the noise multiplier, or another number."""
         if not key.startswith("sigma "):
-            return super().kept_number(key, build)
+            return super().number(key)
         assert self.prepared is not None
         return flamby_sigma(len(self.prepared["train_targets"]))
 

@@ -33,7 +33,7 @@ from consilo.horizontal.fedavg import FedAvg
 from consilo.horizontal.training import TrainState
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Federation, Kernel
-from consilo.kernel.view import Arrays
+from consilo.kernel.roles import Arrays
 from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport
 from consilo.wire.params import num_bytes

@@ -80,7 +80,7 @@ def serve(place: Path, coordinator: str, partners: Mapping[str, str], pipe: Conn
     known = {name: Partner(signing_key=key) for name, key in partners.items()}
     silo = Silo.open(place, signing_keys=[coordinator], partners=known)
     contract = Contract.parse(yaml.safe_load(CONTRACT), where="here")
-    silo.frame(contract)
+    silo.rows.frame(contract)
     answer = answerer(silo)
     before = time.process_time()
     pipe.send(None)

@@ -109,7 +109,7 @@ def grown(table: pd.DataFrame, histograms: str) -> tuple[dict[str, float], Any]:
             host = Silo.open(place, signing_keys=[public_hex(key)], partners=partners)
             rows, until = np.arange(len(table), dtype=np.int64), now + timedelta(days=1)
             said = ("recipe", contract.ref, "table", "unstated", now, until)
-            host.keep_match(Match("table", rows, tuple(others), *said))
+            host.matches.keep_match(Match("table", rows, tuple(others), *said))
             answers[silo] = answerer(host)
         run = VerticalRun(
             Job.from_json(job),

@@ -197,7 +197,7 @@ def serve(
         now,
         now + timedelta(days=1),
     )
-    silo.keep_match(match)
+    silo.matches.keep_match(match)
     answer = answerer(silo)
     before = time.process_time()
     pipe.send(None)

@@ -13,7 +13,8 @@ import numpy as np
 
 from consilo.errors import SchemaDrift
 from consilo.horizontal.features import Encoding, Scale, split_rows
-from consilo.kernel.view import Built, SiloView
+from consilo.kernel.roles import Built
+from consilo.kernel.view import SiloView
 from consilo.learners.torch_learner import Arrays
 from consilo.wire.payload import digest
 from consilo.wire.piecewise import Parts
@@ -93,7 +94,7 @@ def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
         used = local_scale(silo, encoding) if scale is None else scale
         return _encoded(split, encoding, used)
 
-    found = silo.host.encoded(silo.contract, key, build, purpose=silo.job.purpose)
+    found = silo.rows.encoded(silo.contract, key, build, purpose=silo.job.purpose)
     # A host that keeps nothing hands back what was built.
     kept = {name: np.asarray(value) for name, value in found.items()}
     return Rows(
@@ -134,7 +135,7 @@ def _usable_blocks(frame: pd.DataFrame, encoding: Encoding) -> Iterator[pd.DataF
 
 
 def _split(silo: SiloView, encoding: Encoding) -> _Split:
-    frame = silo.host.frame(silo.contract, purpose=silo.job.purpose)
+    frame = silo.rows.frame(silo.contract, purpose=silo.job.purpose)
     found = [encoding.target(block) for block in _usable_blocks(frame, encoding)]
     if not sum(map(len, found)):
         raise SchemaDrift(

@@ -9,6 +9,7 @@ from typing import Any
 from consilo import metrics as figures
 from consilo.horizontal.tally import tally
 from consilo.horizontal.training import TrainState, as_arrays, loaded, request
+from consilo.jobs.job import Job
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, count, numbers, verb
@@ -39,6 +40,11 @@ class Evaluation(Protocol):
 
     def __init__(self, model: TrainState | None = None) -> None:
         self.model = model
+
+    @classmethod
+    def serves(cls, job: Job) -> bool:
+        """Return True: a model is judged at the end."""
+        return True
 
     def coordinate(self, fed: Any, state: None) -> Generator[Step, Any, Evaluated]:
         """Return the model's metrics, over all silos and one by one."""

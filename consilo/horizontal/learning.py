@@ -10,7 +10,7 @@ from consilo.errors import BudgetExhausted
 from consilo.horizontal.features import Encoding
 from consilo.jobs.job import Job, Privacy
 from consilo.kernel import seeds
-from consilo.kernel.view import SiloHost, SiloView
+from consilo.kernel.view import SiloView
 from consilo.learners.modules import build_model
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, TorchLearner
@@ -100,10 +100,14 @@ def private_fit(
     rate, steps = plan.sample_rate(len(data)), plan.num_steps(len(data))
     besides: list[HistoryRow] = []
     if privacy.statistics_epsilon is not None:
-        booked = silo.host.reserved(silo.header.run_id)
+        booked = silo.account.reserved(silo.header.run_id)
         besides = [row for mechanism, row in booked if mechanism != "dp_sgd"]
     sigma = training_noise(
-        silo.host, silo.job, rate=rate, steps=steps * silo.job.protocol.rounds, besides=besides
+        silo.kept_number,
+        silo.job,
+        rate=rate,
+        steps=steps * silo.job.protocol.rounds,
+        besides=besides,
     )
     history = silo.reserve(
         "dp_sgd",
@@ -113,11 +117,11 @@ def private_fit(
         rows=len(data),
         fingerprint=fingerprint,
         ahead=steps * max(0, silo.job.protocol.rounds - silo.header.round),
-        admit=lambda history: admit(history, privacy, silo.host.kept_number),
+        admit=lambda history: admit(history, privacy, silo.kept_number),
     )
-    epsilon, bound = run_epsilon(history, privacy, silo.host.kept_number)
+    epsilon, bound = run_epsilon(history, privacy, silo.kept_number)
     keep_ahead(
-        silo.host.kept_number,
+        silo.kept_number,
         history,
         (sigma, rate, steps),
         privacy.delta,
@@ -134,12 +138,12 @@ def private_fit(
 
 
 def training_noise(
-    host: SiloHost, job: Job, *, rate: float, steps: int, besides: Sequence[HistoryRow]
+    keep: Keep, job: Job, *, rate: float, steps: int, besides: Sequence[HistoryRow]
 ) -> float:
     """Return the noise multiplier that keeps a job's steps, and what it asks besides, within its ε.
 
     Args:
-        host: keeps the number.
+        keep: keeps the number.
         job: with a privacy section.
         rate: sampling rate.
         steps: over all rounds.
@@ -158,10 +162,10 @@ def training_noise(
     }
     if besides:
         settings["besides"] = tuple(besides)
-    return host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
+    return keep(f"sigma {settings}", lambda: noise_multiplier(**settings))
 
 
-def statistics_noise(host: SiloHost, privacy: Privacy) -> float:
+def statistics_noise(keep: Keep, privacy: Privacy) -> float:
     """Return the noise multiplier of one question about statistics."""
     assert privacy.statistics_epsilon is not None
     settings: dict[str, Any] = {
@@ -171,7 +175,7 @@ def statistics_noise(host: SiloHost, privacy: Privacy) -> float:
         "steps": 1,
         "accountant": privacy.accountant,
     }
-    return host.kept_number(f"sigma {settings}", lambda: noise_multiplier(**settings))
+    return keep(f"sigma {settings}", lambda: noise_multiplier(**settings))
 
 
 def run_epsilon(

@@ -23,6 +23,7 @@ from consilo.errors import Refused
 from consilo.horizontal.dataset import training_blocks
 from consilo.horizontal.features import Encoding, Floats, class_codes, unbounded
 from consilo.horizontal.learning import admit, statistics_noise
+from consilo.jobs.job import Job
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, count, tensors, verb
@@ -95,9 +96,16 @@ class Statistics(Protocol):
         moments: False asks for the number of rows, per class, and nothing of the features.
     """
 
+    is_statistics = True
+
     def __init__(self, bins: int = 0, *, moments: bool = True) -> None:
         self.bins = bins
         self.moments = moments or bins > 0
+
+    @classmethod
+    def serves(cls, job: Job) -> bool:
+        """Return True: what scales features, and what a page shows of them, is asked of it."""
+        return True
 
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Summary]:
         """Merge the silos' moments; then, with ``bins``, ask for counts per bin."""
@@ -212,7 +220,7 @@ def reserve_noise(
     """
     privacy = silo.job.privacy
     assert privacy is not None
-    sigma = statistics_noise(silo.host, privacy)
+    sigma = statistics_noise(silo.kept_number, privacy)
     silo.reserve(
         mechanism,
         sigma=sigma,

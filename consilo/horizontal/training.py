@@ -180,7 +180,7 @@ def loaded(silo: SiloView, payload: Mapping[str, Any]) -> tuple[TorchLearner, Ro
     """Return the learner with the payload's parameters, and the silo's rows."""
     scale = None if payload["scale"] is None else Scale.from_payload(payload["scale"])
     encoding = Encoding.plan(silo.contract, silo.job)
-    learner = learner_of(silo.job, encoding, silo.host.search_path)
+    learner = learner_of(silo.job, encoding, silo.search_path)
     learner.load(payload["params"])
     return learner, rows_of(silo, encoding, scale)
 

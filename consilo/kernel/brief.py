@@ -18,8 +18,9 @@ from consilo.wire.payload import canonical_json
 
 if TYPE_CHECKING:
     from consilo.kernel.headers import Manifest
+    from consilo.kernel.roles import SiloHost
     from consilo.kernel.steps import Step
-    from consilo.kernel.view import Message, SiloHost, SiloView
+    from consilo.kernel.view import Message, SiloView
 
 SINCE_WIRE = 3
 BRIEF = "brief"
@@ -31,6 +32,8 @@ UNBRIEFED = "unbriefed"
 class Brief(Protocol):
     """Hands a silo the job and the contract of a run; the kernel asks it before anything else."""
 
+    rows = "none"
+
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Any]:
         """Refuse: briefing is no algorithm of its own."""
         raise TypeError("the kernel briefs silos by itself")
@@ -40,7 +43,7 @@ class Brief(Protocol):
         """Keep job and contract for later messages of this run."""
         content = {"job": silo.job.to_json(), "contract": silo.contract.to_json()}
         manifest = silo.header.manifest
-        silo.host.keep(manifest.run_id, _name(manifest), canonical_json(content))
+        silo.host.run_state.keep(manifest.run_id, _name(manifest), canonical_json(content))
         return {}
 
 
@@ -50,7 +53,7 @@ def briefed(host: SiloHost, manifest: Manifest) -> Mapping[str, Any]:
     Raises:
         Refused: where it holds none for this manifest.
     """
-    kept = host.kept(manifest.run_id, _name(manifest))
+    kept = host.run_state.kept(manifest.run_id, _name(manifest))
     if kept is None:
         raise Refused("this silo was not told job and contract of the run", code=UNBRIEFED)
     found: Mapping[str, Any] = json.loads(kept)

@@ -68,7 +68,7 @@ class Mailbox:
             self._state = {"private": private, "partners": {}, "seen": {}}
             self._save()
         said = self._statement(self._silo.name, self._public)
-        text = canonical_json({**said, "signature": self._silo.host.sign_relay(said)})
+        text = canonical_json({**said, "signature": self._silo.letters.sign_relay(said)})
         return {name: _array(text) for name in members if name != self._silo.name}
 
     def meet(self, introductions: Mapping[str, Envelope], members: Sequence[str]) -> None:
@@ -185,7 +185,7 @@ class Mailbox:
             fits = shared = False
         if not (fits and shared):
             raise Refused(f"silo '{name}' did not introduce itself for this run", code="relay")
-        if not self._silo.host.is_partner_relay(name, said, signature):
+        if not self._silo.letters.is_partner_relay(name, said, signature):
             raise Refused(
                 f"silo '{name}' is no partner whose signing key this silo has pinned (and, where "
                 "the policy wants it, confirmed): see 'consilo silo partners'; who has just "

@@ -6,7 +6,8 @@ The silo half's functions are *verbs*, see `consilo.kernel.verbs`.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from consilo.kernel.verbs import Verb
 
@@ -15,21 +16,69 @@ if TYPE_CHECKING:
     from consilo.kernel.steps import Step
 
 
+RowsUsed = Literal["job", "all", "part", "matched", "released", "none"]
+"""Which rows of a silo a protocol uses:
+
+    job       those that the job is over: all, or the matched ones of a job over matched rows
+    all       all of them, under the contract as the message has it
+    part      all of them, under the silo's part of the contract
+    matched   those of the job's match
+    released  none: what people in the silo released beforehand, by hand
+    none      none
+"""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a protocol says of itself, by which a silo's guard judges it; `Protocol` explains it."""
+
+    rows: RowsUsed
+    only_by_its_job: bool
+    after_the_end: bool
+    is_statistics: bool
+
+
+STRICTEST = Declaration("job", only_by_its_job=True, after_the_end=False, is_statistics=True)
+"""How code is read that is not Consilo's own, whatever it says of itself."""
+
+
 class Protocol:
     """Base of every algorithm: `coordinate` runs at the coordinator, verbs run in the silos.
 
     A protocol is built anew on each side from the job, so it holds settings and never state.
+
+    A class declares what its silo half uses, and a silo's guard judges by that, never by a name.
+    The declarations of Consilo's own protocols are trusted code. What a class from a bundle
+    declares counts for nothing there: the guard reads it as `STRICTEST`, so that nobody escapes a
+    rule about rows by saying that there are none (`consilo.protocols.names.declaration_of`).
     """
 
     needs_vectors = False
     """True where the coordinator half looks at single silos' vectors, not only at their sum."""
-    only_by_its_job = False
+    rows: ClassVar[RowsUsed] = "job"
+    """Which rows its verbs use: what a policy's ``min_rows`` counts, and consents are asked for."""
+    only_by_its_job: ClassVar[bool] = False
     """True where a silo answers only in jobs whose ``protocol.name`` this is."""
+    after_the_end: ClassVar[bool] = False
+    """True where a silo answers also for a run that has ended."""
+    is_statistics: ClassVar[bool] = False
+    """True where what leaves as a statistic is made of values (means, class counts, histograms),
+    which a policy may let leave with noise only."""
 
     @classmethod
     def from_job(cls, job: Job) -> Self:
         """Return the protocol with the settings that a job gives; the same on both sides."""
         return cls()
+
+    @classmethod
+    def serves(cls, job: Job) -> bool:
+        """Return whether a run of ``job`` asks this besides the job's own protocol."""
+        return False
+
+    @classmethod
+    def declaration(cls) -> Declaration:
+        """Return what the class declares."""
+        return Declaration(cls.rows, cls.only_by_its_job, cls.after_the_end, cls.is_statistics)
 
     def prepare(self) -> None:
         """Check at the coordinator, before any message, what only its half needs.

@@ -111,6 +111,19 @@ def envelopes(content: Disclosure | None = None) -> Field:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a verb would let leave, in plain values: a silo's gate judges by it.
+
+    Args:
+        name: the verb's.
+        disclosures: every class that an answer may hold.
+    """
+
+    name: str
+    disclosures: frozenset[Disclosure]
+
+
+@dataclass(frozen=True)
 class Verb:
     """A silo half's function with what it declares.
 
@@ -130,6 +143,11 @@ class Verb:
         said = {field.disclosure for field in self.replies.values()}
         sealed = {field.content for field in self.replies.values() if field.content is not None}
         return frozenset(said | sealed)
+
+    @property
+    def asked(self) -> Asked:
+        """What a silo's gate is told of the verb."""
+        return Asked(self.name, self.disclosures)
 
     def check(self, reply: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
         """Raise `ReplyInvalid` unless ``reply`` holds just what was declared.

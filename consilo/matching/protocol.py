@@ -45,6 +45,7 @@ from consilo.kernel.verbs import Disclosure, count, envelopes, numbers, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.matching import group
 from consilo.matching.entities import people, shuffle, sketch
+from consilo.matching.roles import MATCHES, match_of
 from consilo.matching.side import MAX_VALUES, Side, integers, turns_name, values_name
 from consilo.wire.payload import canonical_json, digest, pack, unpack
 
@@ -67,6 +68,8 @@ class Psi(Protocol):
         shard: values in one message, about.
     """
 
+    rows = "all"
+
     def __init__(self, spec: MatchSpec, handle: str, *, shard: int = SHARD) -> None:
         self.spec = spec
         self.handle = handle
@@ -78,6 +81,11 @@ class Psi(Protocol):
         if job.match is None:
             raise IncompatibleJob(f"job '{job.name}' has no section 'match'; say at least a recipe")
         return cls(job.match, job.match.handle or job.name)
+
+    @classmethod
+    def serves(cls, job: Job) -> bool:
+        """Return whether the job is over matched rows."""
+        return job.match is not None
 
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, dict[str, Any]]:
         """Carry the envelopes; return what the silos let the coordinator know."""
@@ -139,21 +147,21 @@ class Psi(Protocol):
         mailbox = Mailbox(silo)
         mailbox.meet(message.payload["envelopes"], message.cohort)
         recipe = self.spec.recipe
-        frame = silo.host.frame(silo.contract, purpose=silo.job.purpose)
+        frame = silo.rows.frame(silo.contract, purpose=silo.job.purpose)
         recipe.require_columns(list(frame.columns), where="match.recipe")
         found = people(frame, recipe, shard_key=_scope(silo, recipe.hash))
         others = tuple(name for name in message.cohort if name != silo.name)
         hub = self.hub(message.cohort)
         partners = others if silo.name == hub else (hub,)
-        drawn, whole = sketch(found.keys[0], silo.host.secret("matching"))
-        silo.host.begin_match(
+        drawn, whole = sketch(found.keys[0], silo.secrets.secret("matching"))
+        silo.role(MATCHES).begin_match(
             MatchQuestion(
                 run_id=silo.header.run_id,
                 handle=self.handle,
                 partners=others,
                 recipe_hash=recipe.hash,
                 contract=silo.contract.ref,
-                dataset=silo.host.dataset(silo.contract),
+                dataset=silo.rows.dataset(silo.contract),
                 purpose=silo.job.purpose,
                 num_entities=found.num_entities,
                 sketch=drawn,
@@ -295,14 +303,14 @@ class Psi(Protocol):
         ordered = np.ascontiguousarray(rows[shuffle(len(rows), order_key)], np.int64)
         report = self._report(silo, state)
         now = datetime.now(UTC)
-        silo.host.keep_match(
+        silo.role(MATCHES).keep_match(
             Match(
                 handle=self.handle,
                 rows=ordered,
                 partners=tuple(name for name in state["members"] if name != silo.name),
                 recipe_hash=self.spec.recipe.hash,
                 contract=silo.contract.ref,
-                dataset=silo.host.dataset(silo.contract),
+                dataset=silo.rows.dataset(silo.contract),
                 purpose=silo.job.purpose,
                 created=now,
                 expires=now + timedelta(days=self.spec.expires_days),
@@ -323,7 +331,7 @@ class Psi(Protocol):
     @verb("report", replies={"sizes": numbers(Disclosure.STATISTIC)})
     def report(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Say how many there are, to the coordinator."""
-        report = silo.match(self.handle).report
+        report = match_of(silo, self.handle).report
         said = {"matched": report["matched"], "match_rate": report["match_rate"]}
         return {"sizes": {**said, **{name: report["own"][name] for name in ("rows", "entities")}}}
 
@@ -345,18 +353,22 @@ class Psi(Protocol):
                 raise Refused(f"'{name}' was told of other members or another hub", code="psi")
             state["theirs"][name] = said
             if name in state["partners"]:
-                silo.host.judge_match(silo.header.run_id, name, num_theirs=said["entities"])
+                silo.role(MATCHES).judge_match(
+                    silo.header.run_id, name, num_theirs=said["entities"]
+                )
 
     def _is_finished(self, silo: SiloView) -> bool:
         """Return whether the match of this very run is kept: its answer may have been lost."""
         try:
-            return silo.match(self.handle).report.get("run") == silo.header.run_id
+            return match_of(silo, self.handle).report.get("run") == silo.header.run_id
         except Refused:
             return False
 
     def _judge(self, silo: SiloView, state: dict[str, Any], partner: str, common: int) -> None:
         theirs = state["theirs"][partner]["entities"]
-        silo.host.judge_match(silo.header.run_id, partner, num_theirs=theirs, num_common=common)
+        silo.role(MATCHES).judge_match(
+            silo.header.run_id, partner, num_theirs=theirs, num_common=common
+        )
 
     def _report(self, silo: SiloView, state: dict[str, Any]) -> dict[str, Any]:
         """Return what all parties of the match may know of its quality."""
@@ -378,7 +390,7 @@ class Psi(Protocol):
             "run": silo.header.run_id,
         }
         try:
-            before = silo.host.match(self.handle, purpose=silo.job.purpose)
+            before = match_of(silo, self.handle)
         except Refused:  # there is none, or it does not hold any more
             return report
         if before.recipe_hash == self.spec.recipe.hash:
@@ -468,7 +480,7 @@ def _scope(silo: SiloView, recipe_hash: str) -> bytes:
 
 
 def _seed(silo: SiloView, *purpose: Any) -> bytes:
-    secret = silo.host.secret(silo.header.run_id)
+    secret = silo.secrets.secret(silo.header.run_id)
     return hmac.digest(secret, canonical_json(["psi", *purpose]), "sha256")
 
 

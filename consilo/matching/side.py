@@ -299,7 +299,7 @@ class Side:
         return canonical_json(["psi", 1, *run, *pair, key, self._recipe_hash])
 
     def _seed(self, *purpose: Any) -> bytes:
-        secret = self._silo.host.secret(self._silo.header.run_id)
+        secret = self._silo.secrets.secret(self._silo.header.run_id)
         said = canonical_json(["psi", self._partner, *purpose])
         return hmac.digest(secret, said, "sha256")
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from consilo.privacy.accounting import HistoryRow, Spend, _merged, spent
 
 Keep: TypeAlias = Callable[[str, Callable[[], float]], float]
-"""Returns the number kept under a key, or builds and keeps it: `SiloHost.kept_number`."""
+"""Returns the number kept under a key, or builds and keeps it: `SiloView.kept_number`."""
 
 AHEAD = 16
 """Rounds that are computed at once; more would make the first of them wait."""

@@ -28,6 +28,9 @@ class Conclude(Protocol):
         deadline_s: how long their answers are waited for.
     """
 
+    rows = "none"
+    after_the_end = True
+
     def __init__(
         self, members: Sequence[str] = (), status: str = "", *, deadline_s: float = CONCLUDE_S
     ) -> None:
@@ -45,5 +48,5 @@ class Conclude(Protocol):
     @verb("conclude", replies={})
     def conclude(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Answer nothing more for this run."""
-        silo.host.conclude(silo.header.run_id)
+        silo.gate.conclude(silo.header.run_id)
         return {}

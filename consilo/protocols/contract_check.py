@@ -8,6 +8,7 @@ from typing import Any
 
 from consilo.contracts.report import CheckReport, verdict_of
 from consilo.errors import ReplyInvalid
+from consilo.jobs.job import Job
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, Field, verb
@@ -38,8 +39,15 @@ class ContractCheck(Protocol):
         silo: who is asked; empty in the silo half.
     """
 
+    rows = "part"
+
     def __init__(self, silo: str = "") -> None:
         self.silo = silo
+
+    @classmethod
+    def serves(cls, job: Job) -> bool:
+        """Return True: every run begins with it."""
+        return True
 
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, CheckReport | Fault]:
         """Return the silo's report, or why there is none."""
@@ -58,5 +66,5 @@ class ContractCheck(Protocol):
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return this silo's report: rules, columns, verdicts, coarse counts."""
         part = part_of(silo.job, silo.contract, silo.name)
-        report = silo.host.check(part, purpose=silo.job.purpose)
+        report = silo.rows.check(part, purpose=silo.job.purpose)
         return {"report": json.loads(report.to_json())}

@@ -22,9 +22,10 @@ from consilo.errors import (
 from consilo.jobs.job import Job
 from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
-from consilo.kernel.view import Message, SiloHost, SiloView
+from consilo.kernel.roles import SiloHost
+from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
-from consilo.protocols.names import find_protocol
+from consilo.protocols.names import declaration_of, find_protocol
 from consilo.wire.parcel import Answer, Fault, Parcel
 from consilo.wire.payload import digest, pack, unpack
 
@@ -47,11 +48,11 @@ def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) 
         header: Header | None = None
         try:
             header = Header.decode(parcel.header)
-            host.verify(header)
-            known = host.remembered(header.step_id)
+            host.gate.verify(header)
+            known = host.memory.remembered(header.step_id)
             if known is not None:
-                host.repeated(header)
-                host.settle(header.step_id)
+                host.gate.repeated(header)
+                host.account.settle(header.step_id)
                 return known
             fields = _run(header, parcel.body, host)
             body = pack(fields)
@@ -64,9 +65,9 @@ def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) 
                 manifest=header.manifest.digest,
                 wire=header.wire,
             )
-            made = Parcel(host.seal(header, reply, fields).encode(), body)
-            host.remember(header.step_id, made)
-            host.settle(header.step_id)
+            made = Parcel(host.gate.sign(header, reply, fields).encode(), body)
+            host.memory.remember(header.step_id, made)
+            host.account.settle(header.step_id)
             return made
         except Exception as cause:  # the boundary: nothing but a declared fault may leave
             fault = disclose(cause)
@@ -93,7 +94,7 @@ def _refusal(host: SiloHost, header: Header | None, fault: Fault) -> Parcel:
         manifest="" if header is None else header.manifest.digest,
         wire=WIRE_VERSION if header is None else header.wire,
     )
-    return Parcel(host.seal(header, reply, {}).encode(), b"")
+    return Parcel(host.gate.sign(header, reply, {}).encode(), b"")
 
 
 def disclose(cause: Exception) -> Fault:
@@ -127,12 +128,12 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     verb = kind.verbs().get(header.verb)
     if verb is None:
         raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")
-    if kind.only_by_its_job and header.protocol != job.protocol.name:
+    if declaration_of(header.protocol).only_by_its_job and header.protocol != job.protocol.name:
         raise Refused(
             f"the job is one of {job.protocol.name}, in which '{header.protocol}' is not asked",
             code="verb",
         )
-    host.permit(header, job, contract, verb)
+    host.gate.permit(header, job, contract, verb.asked)
     protocol = kind.from_job(job)
     view = SiloView(host, job, contract, header)
     payload = content["payload"]

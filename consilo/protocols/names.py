@@ -1,4 +1,4 @@
-"""Which class a protocol's name stands for."""
+"""Which class a protocol's name stands for, and what a silo may believe of what it declares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from consilo.config import nearest
 from consilo.errors import IncompatibleJob, JobInvalid
-from consilo.kernel.protocol import Protocol
+from consilo.jobs.job import Job
+from consilo.kernel.protocol import STRICTEST, Declaration, Protocol
 from consilo.learners.modules import resolve
 
 NAMES = {
@@ -56,3 +57,27 @@ def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol]
     if not (isinstance(found, type) and issubclass(found, Protocol)):
         raise IncompatibleJob(f"protocol.name: '{name}' is not a consilo.kernel.protocol.Protocol")
     return found
+
+
+def name_of(kind: type[Protocol]) -> str:
+    """Return the name of one of Consilo's own protocols.
+
+    Raises:
+        KeyError: where it has none.
+    """
+    paths = {path: name for name, path in NAMES.items()}
+    return paths[f"{kind.__module__}:{kind.__qualname__}"]
+
+
+def declaration_of(name: str) -> Declaration:
+    """Return what a silo believes of the protocol that a message names.
+
+    A name of `NAMES` stands for trusted code. Anything else comes from a bundle, and is read in the
+    strictest way whatever its class declares; the class is not even imported for it.
+    """
+    return find_protocol(name).declaration() if name in NAMES else STRICTEST
+
+
+def asked_besides(job: Job) -> tuple[str, ...]:
+    """Return the names of Consilo's own protocols that a run of ``job`` asks besides the job's."""
+    return tuple(name for name in NAMES if find_protocol(name).serves(job))

@@ -115,7 +115,7 @@ class Quote(Protocol):
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return this silo's verdict on its data."""
         part = part_of(silo.job, silo.contract, silo.name)
-        report = silo.host.check(part, purpose=silo.job.purpose)
+        report = silo.rows.check(part, purpose=silo.job.purpose)
         return {"report": json.loads(report.to_json())}
 
     @verb(
@@ -128,12 +128,12 @@ class Quote(Protocol):
     )
     def quote(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return what the job would cost this silo, and how its account stands."""
-        job, host = silo.job, silo.host
-        protocol = find_protocol(job.protocol.name, host.search_path)
+        job = silo.job
+        protocol = find_protocol(job.protocol.name, silo.search_path)
         if issubclass(protocol, VerticalTraining):
             rows, price = _vertical(silo, protocol.from_job(job))
         else:
-            host.permit(silo.header, job, silo.contract, protocol.verbs()["train"])
+            silo.gate.permit(silo.header, job, silo.contract, protocol.verbs()["train"].asked)
             encoding = Encoding.plan(silo.contract, job)
             rows = sum(len(block) for block in training_blocks(silo, encoding))
             price = [] if job.privacy is None else reserved(silo, rows)
@@ -141,7 +141,8 @@ class Quote(Protocol):
         cost: dict[str, float] = {}
         if job.privacy is not None:
             cost = _cost(job, price)
-            found = host.quote(host.dataset(part_of(job, silo.contract, silo.name)), price)
+            part = part_of(job, silo.contract, silo.name)
+            found = silo.account.quote(silo.rows.dataset(part), price)
             account = _as_arrays(found)
             for each in found.balances:
                 if not each.fits:
@@ -154,7 +155,7 @@ def _vertical(silo: SiloView, protocol: VerticalTraining) -> tuple[int, list[His
     is_label = silo.name == protocol.settings.label_silo
     verbs = protocol.verbs()
     for name in protocol.label_verbs if is_label else protocol.feature_verbs:
-        silo.host.permit(silo.header, silo.job, silo.contract, verbs[name])
+        silo.gate.permit(silo.header, silo.job, silo.contract, verbs[name].asked)
     return protocol.num_rows(silo), protocol.price(silo)
 
 
@@ -169,10 +170,10 @@ def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
     assert privacy is not None
     history: list[HistoryRow] = []
     if privacy.statistics_epsilon is not None:
-        history.append((statistics_noise(silo.host, privacy), 1.0, 1))
+        history.append((statistics_noise(silo.kept_number, privacy), 1.0, 1))
     plan = plan_of(job)
     rate, steps = plan.sample_rate(rows), plan.num_steps(rows) * job.protocol.rounds
-    sigma = training_noise(silo.host, job, rate=rate, steps=steps, besides=history)
+    sigma = training_noise(silo.kept_number, job, rate=rate, steps=steps, besides=history)
     return [*history, (sigma, rate, steps)]
 
 

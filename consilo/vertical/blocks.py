@@ -22,6 +22,7 @@ from consilo.horizontal.features import Encoding, Scale
 from consilo.jobs.job import Job
 from consilo.jobs.match import HANDLE, Match
 from consilo.kernel.view import SiloView
+from consilo.matching.roles import match_of
 from consilo.wire.payload import digest
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def matched_with_all(silo: SiloView, holders: Holders) -> Match:
         Refused: where there is none that can be used, or it was made without one of the job's
             silos: what is told of its rows is for those alone who matched them.
     """
-    match = silo.match(holders.match)
+    match = match_of(silo, holders.match)
     strangers = sorted(set(holders.members) - {silo.name, *match.partners})
     if strangers:
         raise Refused(
@@ -183,7 +184,7 @@ def match_for(silo: SiloView, holders: Holders, part: Contract) -> Match:
             or it counts the rows of another data set.
     """
     match = matched_with_all(silo, holders)
-    if match.dataset != silo.host.dataset(part):
+    if match.dataset != silo.rows.dataset(part):
         raise Refused(
             f"the match '{match.handle}' counts the rows of another data set than the one that "
             f"{part.ref} is mapped to; map both contracts to one data set, and match again",
@@ -233,8 +234,8 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     encoding = Encoding.plan(part, job)
 
     def build() -> Mapping[str, Array]:
-        frame = silo.host.frame(part, purpose=silo.job.purpose).iloc[match.rows]
-        silo.match(holders.match)  # a consent that changed meanwhile moves the rows
+        frame = silo.rows.frame(part, purpose=silo.job.purpose).iloc[match.rows]
+        match_of(silo, holders.match)  # a consent that changed meanwhile moves the rows
         scale = _scale(encoding, frame, silo.job.features.standardize)
         features = encoding.features(frame, scale)
         targets = encoding.target(frame) if has_labels else np.empty(0, np.float32)
@@ -243,7 +244,7 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     rows = match.rows.astype("<i8").tobytes()
     settings = silo.job.features.model_dump(mode="json")
     key = digest(["vertical", part.digest, settings, silo.job.task, digest(rows), silo.name])
-    found = silo.host.encoded(part, key, build, purpose=silo.job.purpose)
+    found = silo.rows.encoded(part, key, build, purpose=silo.job.purpose)
     features, targets = np.asarray(found["features"]), np.asarray(found["targets"])
     scale = Scale.from_payload(found)
     return Block(features, targets, encoding.inputs, match.mark, scale, encoding.classes)
@@ -297,8 +298,8 @@ def batch_of(
             f"they differ in {', '.join(missing[:5]) or 'their order'}",
             code="model",
         )
-    frame = silo.host.frame(contract, purpose=silo.job.purpose).iloc[match.rows]
-    silo.match(holders.match)  # a consent that changed meanwhile moves the rows
+    frame = silo.rows.frame(contract, purpose=silo.job.purpose).iloc[match.rows]
+    match_of(silo, holders.match)  # a consent that changed meanwhile moves the rows
     ids = [name for name, each in contract.columns.items() if each.role == "id"]
     names = frame[ids].reset_index(drop=True)
     names.insert(0, "row", match.rows)

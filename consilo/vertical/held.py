@@ -49,6 +49,8 @@ class MatchHeld(Protocol):
             twice, a silo would say what it said before.
     """
 
+    rows = "part"
+
     def __init__(self, holders: Holders, run: str = "") -> None:
         self.holders = holders
         self.run = run

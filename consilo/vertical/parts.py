@@ -15,6 +15,7 @@ from consilo.errors import Refused
 from consilo.horizontal.features import Scale
 from consilo.kernel.view import SiloView
 from consilo.vertical.blocks import Block, Holders
+from consilo.vertical.roles import PARTS
 from consilo.wire.payload import pack, unpack
 
 
@@ -63,7 +64,7 @@ class Part:
         """Return the part that a silo keeps of what it trains now."""
         run_id, job = silo.header.run_id, silo.job
         # The same at a step that is asked again.
-        salt = hashlib.sha256(b"part/" + silo.host.secret(run_id)).digest()
+        salt = hashlib.sha256(b"part/" + silo.secrets.secret(run_id)).digest()
         return cls(
             model=run_id,
             job=job.name,
@@ -125,7 +126,7 @@ def part_of_model(silo: SiloView, model: str) -> Part:
     Raises:
         Refused: where there is none, or it was trained for another purpose.
     """
-    found = Part.from_bytes(silo.host.part(model))
+    found = Part.from_bytes(silo.role(PARTS).part(model))
     if found.purpose != silo.job.purpose:
         raise Refused(
             f"the model '{model}' was trained for the purpose '{found.purpose}', not for "

@@ -27,6 +27,7 @@ from consilo.kernel.view import Message, SiloView
 from consilo.vertical import turns
 from consilo.vertical.blocks import Batch, Holders, batch_of
 from consilo.vertical.parts import Part, part_of_model
+from consilo.vertical.roles import PARTS
 from consilo.vertical.scoring import scorer_of, told
 from consilo.vertical.training import Turn, VerticalTraining
 
@@ -82,7 +83,7 @@ class VerticalScore(VerticalTraining):
     def tell(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: seal what the own part says of the rows."""
         part, batch = self._opened(silo)
-        said = scorer_of(part, silo.host.search_path).outward(batch.features)
+        said = scorer_of(part, silo.search_path).outward(batch.features)
         post = turns.Post(silo, batch.mark)
         sealed = post.seal(part.label_silo, _TOLD, dict(said))
         return {"envelopes": {part.label_silo: sealed}}
@@ -96,9 +97,9 @@ class VerticalScore(VerticalTraining):
         others = {
             name: post.open(name, _TOLD, letters[name]) for name in self.settings.feature_silos
         }
-        outputs = scorer_of(part, silo.host.search_path).outputs(batch.features, others)
+        outputs = scorer_of(part, silo.search_path).outputs(batch.features, others)
         columns = {name: np.asarray(each) for name, each in told(part, outputs).items()}
-        silo.host.keep_scores(silo.header.run_id, batch.names.assign(**columns))
+        silo.role(PARTS).keep_scores(silo.header.run_id, batch.names.assign(**columns))
         return {"rows": len(batch.names)}
 
     def num_rows(self, silo: SiloView) -> int:

@@ -24,6 +24,7 @@ from consilo.privacy.accounting import HistoryRow
 from consilo.vertical import turns
 from consilo.vertical.blocks import Block, Holders, block_of
 from consilo.vertical.parts import Part, part_of_model
+from consilo.vertical.roles import PARTS
 
 REFERENCE = {"reference": arrays(Disclosure.STATISTIC)}
 """What a silo replies that has kept its part of the model: the part's SHA-256, 32 bytes."""
@@ -86,6 +87,7 @@ class VerticalTraining(Protocol):
         job: says who holds what, in ``protocol.args``.
     """
 
+    rows = "matched"
     only_by_its_job = True
     settings: Holders
     tasks: ClassVar[tuple[str, ...]] = ("binary", "regression")
@@ -197,7 +199,7 @@ class VerticalTraining(Protocol):
                     "or infinite numbers, and is not kept"
                 )
         part = Part.of(silo, self.settings, block, content)
-        silo.host.keep_part(part.model, part.to_bytes(), part.about())
+        silo.role(PARTS).keep_part(part.model, part.to_bytes(), part.about())
         return {"reference": {"sha256": np.frombuffer(part.digest, np.uint8)}}
 
     def _met(self, state: Turn) -> Generator[Step, Any, Turn]:

@@ -80,6 +80,7 @@ def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) 
         connection: an open federation.
         wait_s: how long to wait for silos that are not connected yet.
     """
+    from consilo.protocols.names import name_of
     from consilo.runs.quote import Quote
     from consilo.vertical.blocks import holders_of
     from flows.services.ask import consult
@@ -88,7 +89,7 @@ def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) 
     if job.kind != "horizontal":
         silos = holders_of(job).members
     quotes: Quotes = consult(
-        "quote", Quote(), job, contract, connection, silos=silos, wait_s=wait_s
+        name_of(Quote), Quote(), job, contract, connection, silos=silos, wait_s=wait_s
     )
     return quotes
 

@@ -312,14 +312,13 @@ def job_bundle(
         search_path: where they lie.
         signer: signs a bundle that has modules.
     """
-    from consilo.protocols.names import find_protocol
+    from consilo.protocols.names import asked_besides, find_protocol
     from consilo.transports.flower.bundle import build_bundle, read_modules
 
     files = [file for folder in search_path for file in local_modules(job, folder)]
     if not files:
         return build_bundle()
-    names = [job.protocol.name, "contract_check", "statistics", "evaluation"]
-    names += ["psi"] if job.match is not None else []
+    names = (job.protocol.name, *asked_besides(job))
     verbs = [v for name in names for v in find_protocol(name, search_path).verbs().values()]
     disclosures = frozenset().union(*(each.disclosures for each in verbs))
     return build_bundle(read_modules(files), disclosures=disclosures, signer=signer)

@@ -13,6 +13,7 @@ from consilo.matching.columns.alignment import column_name, to_yaml
 from consilo.matching.columns.cards import Card, cards_of
 from consilo.matching.columns.protocol import FeatureMatch, Released
 from consilo.matching.columns.score import Proposed, propose
+from consilo.protocols.names import name_of
 from flows.services.ask import consult
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def ask(
         hint = f"it has {', '.join(sorted(connection.silos))}"
         raise ConfigInvalid("the federation", [f"no silo is called '{unknown[0]}'; {hint}"])
     released: Released = consult(
-        "feature_match",
+        name_of(FeatureMatch),
         FeatureMatch(),
         job,
         contract,

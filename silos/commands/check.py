@@ -43,21 +43,23 @@ def check(
 
         asked = part_of(Job.load(job), asked, silo.name)
     meant = purpose or UNSTATED
-    report = silo.check(asked, purpose=meant)
-    found = [] if report.passed else silo.explain(asked, report, purpose=meant, key=key or None)
+    report = silo.rows.check(asked, purpose=meant)
+    found = (
+        [] if report.passed else silo.rows.explain(asked, report, purpose=meant, key=key or None)
+    )
     if as_json:
         import json
 
         said = json.loads(report.to_json())
         print(json.dumps({**said, "explanations": [each.to_json() for each in found]}))
     else:
-        consents = silo.consent_counts(asked, meant)
+        consents = silo.rows.consent_counts(asked, meant)
         if consents is not None:
             print(f"{consents['consented']} of {consents['rows']} rows have consent for '{meant}'")
         for each in found:
             _show(each, values=values)
         print(f"{silo.name}: {report.reason()}")
-        print(f"full report: {silo.page(asked, purpose=meant)}")
+        print(f"full report: {silo.rows.page(asked, purpose=meant)}")
     raise typer.Exit(0 if report.passed else 1)
 
 

@@ -7,35 +7,36 @@ refusal has a code and a reason that the silo is willing to say. What leaves is 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.config import Config, parse, read_yaml
 from consilo.contracts.contract import Contract
 from consilo.errors import BundleNotApproved, Refused
 from consilo.jobs.job import Job
 from consilo.kernel.headers import Header, Manifest, ReplyHeader, attestation, attests
-from consilo.kernel.verbs import Verb
-from consilo.membership.keys import load_or_create_signing_key
+from consilo.kernel.protocol import RowsUsed
+from consilo.kernel.verbs import Asked
+from consilo.protocols.names import declaration_of
 from consilo.record.chain import Chain
-from consilo.wire.signing import is_signed, sign
+from consilo.vertical.blocks import holders_of, part_of
 from silos.gate import audit
 from silos.gate.bundles import declared
-from silos.gate.partners import Partner, pinned
+from silos.gate.identity import Identity
+from silos.gate.matchmaking import Matchmaking
 from silos.gate.policy import Circumstances, Policy
+from silos.kept.ledger import Ledger
+from silos.kept.run_state import RunState
 from silos.kept.store import Store
 from silos.rows.mapping import require_agreed
+from silos.rows.tables import Tables
 
 SKEW_S = 300.0
 """How far the coordinator's clock may be ahead of the silo's."""
-RELAY = "relay"
-"""The purpose of what a silo signs for other silos."""
 
 
 class CoordinatorConfig(Config):
@@ -66,9 +67,14 @@ class Guard:
         name: the silo's.
         directory: the silo's.
         policy: what may happen.
+        identity: what the silo signs with, and whose signatures count.
+        log: the silo's audit log.
         store: what the silo remembers.
+        run_state: what its runs keep.
+        ledger: its privacy ledger.
+        rows: its canonical tables.
+        matches: its halves of matches.
         signing_keys: whose requests are taken; None takes those of ``coordinator.yaml``.
-        partners: other silos' keys; None takes those of ``partners.yaml``.
         bundle: SHA-256 of the code that this process may run; None in process, where the caller
             has imported it already.
         now: seconds since 1970.
@@ -77,21 +83,16 @@ class Guard:
     name: str
     directory: Path
     policy: Policy
+    identity: Identity
+    log: Chain
     store: Store
+    run_state: RunState
+    ledger: Ledger
+    rows: Tables
+    matches: Matchmaking
     signing_keys: Sequence[str] | None = None
-    partners: Mapping[str, Partner] | None = None
     bundle: Path | None = None
     now: Callable[[], float] = field(default=time.time)
-
-    @cached_property
-    def log(self) -> Chain:
-        """The silo's audit log."""
-        return audit.audit_log(self.directory)
-
-    @cached_property
-    def key(self) -> Ed25519PrivateKey:
-        """What the silo signs with."""
-        return load_or_create_signing_key(self.directory / "signing.key")
 
     def verify(self, header: Header) -> None:
         """Raise `Refused` unless the coordinator signed this request, for this silo, for now."""
@@ -101,29 +102,19 @@ class Guard:
             audit.asked(self.log, header, "refused", cause)
             raise
 
-    def permit(
-        self,
-        header: Header,
-        job: Job,
-        contract: Contract,
-        verb: Verb,
-        *,
-        rows: Callable[[], int],
-        counts: Callable[[], Mapping[str, int] | None] = lambda: None,
-    ) -> None:
-        """Raise `Refused` unless manifest, bundle and policy allow this verb; note the decision.
+    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
+        """Raise `Refused` unless manifest, bundle and policy allow a verb; note the decision.
 
         Args:
             header: the request, verified.
             job: as its body has it.
             contract: as its body has it.
-            verb: what is asked.
-            rows: how many rows the job has in this silo.
-            counts: of consent, for the log; raises `Refused` where nobody can know.
+            asked: what its verb would let leave.
         """
+        use = self._use(header, job, contract, asked)
         try:
-            self._permit(header, job, contract, verb, rows)
-            consent = counts()
+            self._permit(header, job, contract, asked, use.num_rows)
+            consent = use.consent_counts()
         except Refused as cause:
             audit.asked(self.log, header, "refused", cause)
             raise
@@ -134,7 +125,7 @@ class Guard:
         """Note that a step got the answer that it got before."""
         audit.asked(self.log, header, "repeated")
 
-    def seal(
+    def sign(
         self, header: Header | None, reply: ReplyHeader, fields: Mapping[str, Any]
     ) -> ReplyHeader:
         """Note what leaves, and sign it; a silo that answers well attests to its part in the run.
@@ -144,24 +135,27 @@ class Guard:
         head = audit.answered(self.log, reply, fields)
         word = ""
         if header is not None and reply.status == "ok":
-            word = attestation(self.key, header.manifest, self.name)
-        return replace(reply, head=head, attestation=word).signed(self.key)
+            word = attestation(self.identity.key, header.manifest, self.name)
+        return replace(reply, head=head, attestation=word).signed(self.identity.key)
 
-    def sign_relay(self, value: Any) -> str:
-        """Return the silo's signature of a statement for other silos."""
-        return sign(self.key, RELAY, value)
+    def conclude(self, run_id: str) -> None:
+        """Answer nothing more for a run, and erase what was kept for it.
 
-    def is_partner_relay(self, silo: str, value: Any, signature: str) -> bool:
-        """Return whether a partner that counts here signed a statement for other silos."""
-        partner = self._partner(silo)
-        return partner is not None and is_signed(partner.signing_key, RELAY, value, signature)
+        The ledger's newest hash goes into the audit log, whose own goes to the coordinator: so the
+        end of the ledger cannot be cut off unnoticed either.
+        """
+        self.log.append("ledger", run=run_id, head=self.ledger.head)
+        self.store.conclude(run_id)
+        self.run_state.end(run_id)
 
-    def _partner(self, name: str) -> Partner | None:
-        """Return a partner that is pinned here and, where the policy wants it, confirmed."""
-        found = (pinned(self.directory) if self.partners is None else self.partners).get(name)
-        if found is None or (self.policy.partners == "confirmed" and not found.confirmed):
-            return None
-        return found
+    def _use(self, header: Header, job: Job, contract: Contract, asked: Asked) -> _Use:
+        """Return which rows a request is about, as its protocol declares them."""
+        declared = declaration_of(header.protocol).rows
+        # What discloses nothing uses no row.
+        rows = declared if asked.disclosures else "none"
+        if rows == "job":
+            rows = "part" if job.kind == "horizontal" else "matched"
+        return _Use(self, job, contract, rows)
 
     def _verify(self, header: Header) -> None:
         addressed(header, self.name)
@@ -194,11 +188,15 @@ class Guard:
             )
         if header.expires < now:
             raise Refused("the request's time is over: it is an old one", code="expired")
-        if self.store.is_concluded(header.run_id) and not header.protocol == "conclude":
+        if self.store.is_concluded(header.run_id) and not self._is_after_the_end(header):
             raise Refused("the run of this request has ended: it is an old one", code="replayed")
 
+    @staticmethod
+    def _is_after_the_end(header: Header) -> bool:
+        return declaration_of(header.protocol).after_the_end
+
     def _permit(
-        self, header: Header, job: Job, contract: Contract, verb: Verb, rows: Callable[[], int]
+        self, header: Header, job: Job, contract: Contract, asked: Asked, rows: Callable[[], int]
     ) -> None:
         manifest = header.manifest
         stated = Manifest.of(header.run_id, job, contract, manifest.bundle)
@@ -206,24 +204,24 @@ class Guard:
             raise Refused(
                 "job or contract are not those that the request's manifest names", code="manifest"
             )
-        if verb.disclosures:
+        if asked.disclosures:
             require_agreed(self.directory, contract)
         signer = ""
         if self.bundle is not None and header.wire >= 2:
             if manifest.bundle != self.bundle.name:
                 raise BundleNotApproved("the request names another bundle than the run's")
             classes, signer = declared(self.bundle)
-            more = sorted(verb.disclosures - classes) if classes is not None else []
+            more = sorted(asked.disclosures - classes) if classes is not None else []
             if more:
                 raise Refused(
-                    f"'{verb.name}' discloses '{more[0]}', which its bundle does not declare",
+                    f"'{asked.name}' discloses '{more[0]}', which its bundle does not declare",
                     code="disclosure",
                 )
         hour_ago = self.now() - 3600.0
         self.policy.permit(
             header,
             job,
-            verb,
+            asked,
             Circumstances(
                 now=self.now(),
                 attested=self._attested(header),
@@ -235,15 +233,55 @@ class Guard:
 
     def _attested(self, header: Header) -> frozenset[str]:
         """Return the cohort's members that have signed this very run with a key we have pinned."""
-        partners = pinned(self.directory) if self.partners is None else self.partners
+        partners = self.identity.counting()
         found = set()
-        for name in set(header.cohort) - {self.name}:
-            partner, word = partners.get(name), header.attestations.get(name, "")
-            if partner is None or (self.policy.partners == "confirmed" and not partner.confirmed):
-                continue
-            if attests(partner.signing_key, header.manifest, name, word):
+        for name in set(header.cohort) & set(partners) - {self.name}:
+            word = header.attestations.get(name, "")
+            if attests(partners[name].signing_key, header.manifest, name, word):
                 found.add(name)
         return frozenset(found)
+
+
+@dataclass(frozen=True)
+class _Use:
+    """Which rows of a silo a request is about; counted only where a rule needs it.
+
+    Args:
+        guard: of the silo.
+        job: what is run.
+        contract: as the message has it.
+        rows: which; never ``job``, which says no more than another of them.
+    """
+
+    guard: Guard
+    job: Job
+    contract: Contract
+    rows: RowsUsed
+
+    def num_rows(self) -> int:
+        """Return how many there are; no end of them where no row is used."""
+        if self.rows in ("none", "released"):
+            return sys.maxsize
+        if self.rows == "matched":
+            handle = holders_of(self.job).match
+            return len(self.guard.matches.match(handle, purpose=self.job.purpose).rows)
+        return self.guard.rows.num_rows(self._contract, self.job.purpose)
+
+    def consent_counts(self) -> Mapping[str, int] | None:
+        """Return how many rows consents allow, and why not; None where there is nothing to ask.
+
+        Raises:
+            Refused: where the silo cannot read its consents.
+        """
+        if self.rows in ("none", "released"):
+            return None
+        return self.guard.rows.consent_counts(self._contract, self.job.purpose)
+
+    @property
+    def _contract(self) -> Contract:
+        if self.rows == "all":
+            return self.contract
+        return part_of(self.job, self.contract, self.guard.name)
 
 
 def addressed(header: Header, name: str) -> None:

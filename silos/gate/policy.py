@@ -18,14 +18,13 @@ from consilo.config import Config, parse, read_yaml
 from consilo.errors import PolicyInvalid, Refused
 from consilo.jobs.job import Job
 from consilo.kernel.headers import Header
-from consilo.kernel.verbs import Disclosure, Verb
+from consilo.kernel.verbs import Asked, Disclosure
+from consilo.protocols.names import declaration_of
 from silos.kept.budget import Budget
 
 _ABOUT_ROWS = frozenset(
     {Disclosure.UPDATE, Disclosure.MASKED_UPDATE, Disclosure.EMBEDDING, Disclosure.LABEL}
 )
-_STATISTICS = "statistics"
-"""The protocol that asks for moments, class counts and histograms."""
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: tuple[Day, ...] = get_args(Day)
 
@@ -368,14 +367,14 @@ class Policy(Config):
         )
 
     def permit(
-        self, header: Header, job: Job, verb: Verb, met: Circumstances | None = None
+        self, header: Header, job: Job, asked: Asked, met: Circumstances | None = None
     ) -> None:
-        """Raise `Refused` unless this policy allows ``verb`` for ``job`` and its cohort.
+        """Raise `Refused` unless this policy allows what is asked for ``job`` and its cohort.
 
         Args:
             header: the request.
             job: what is run.
-            verb: what is asked.
+            asked: what the verb would let leave.
             met: under which circumstances; None in a simulation, where there are none.
         """
         met = met or Circumstances(time.time(), frozenset(), 0, lambda: 2**53)
@@ -387,11 +386,14 @@ class Policy(Config):
                 code="job",
             )
         self._permit_threads(job)
-        for each in sorted(verb.disclosures):
-            self._permit_leaving(each, verb, job, met)
-        if header.protocol == _STATISTICS:
+        for each in sorted(asked.disclosures):
+            self._permit_leaving(each, asked, job, met)
+        if (
+            Disclosure.STATISTIC in asked.disclosures
+            and declaration_of(header.protocol).is_statistics
+        ):
             self.privacy.permit_statistics(job)
-        if not verb.disclosures & _ABOUT_ROWS:
+        if not asked.disclosures & _ABOUT_ROWS:
             return
         here = 1 + len(met.attested)
         if here < self.min_cohort:
@@ -425,12 +427,12 @@ class Policy(Config):
                 code="threads",
             )
 
-    def _permit_leaving(self, each: Disclosure, verb: Verb, job: Job, met: Circumstances) -> None:
+    def _permit_leaving(self, each: Disclosure, asked: Asked, job: Job, met: Circumstances) -> None:
         found = self.disclosures.get(each, False)
         rule = Leaving(secure=found == "secure") if not isinstance(found, Leaving) else found
         if found is False:
             raise Refused(
-                f"this silo's policy does not let '{each}' leave, which '{verb.name}' discloses",
+                f"this silo's policy does not let '{each}' leave, which '{asked.name}' discloses",
                 code="disclosure",
             )
         if rule.secure and not job.reduce.secure:

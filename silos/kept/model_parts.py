@@ -6,6 +6,8 @@ model says of the rows of a match, in the silo with the labels.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -16,11 +18,42 @@ import yaml
 
 from consilo.errors import Refused
 from consilo.machine.files import write_atomic
+from consilo.record.chain import Chain
 
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
+
 _RUN = re.compile(r"[A-Za-z0-9][\w.-]{0,199}")
+
+
+class ModelParts:
+    """The role `consilo.vertical.roles.ModelParts`: parts and scores of one silo.
+
+    Args:
+        directory: the silo's.
+        audit: its audit log, in which both are noted.
+    """
+
+    def __init__(self, directory: Path, audit: Chain) -> None:
+        self._directory = directory
+        self._audit = audit
+
+    def keep_part(self, model: str, content: bytes, about: Mapping[str, Any]) -> None:
+        """Keep this silo's part of a vertical model; it never leaves."""
+        self._audit.append("part", run=model, reference=hashlib.sha256(content).hexdigest())
+        write_part(self._directory, model, content, about)
+
+    def part(self, model: str) -> bytes:
+        """Return this silo's part of a model; raise `Refused` where there is none."""
+        return read_part(self._directory, model)
+
+    def keep_scores(self, run_id: str, rows: pd.DataFrame) -> None:
+        """Write what a model says of rows to ``scores/``, for people here; it never leaves."""
+        self._audit.append("scored", run=run_id, rows=len(rows))
+        place = write_scores(self._directory, run_id, rows)
+        log.info("%d rows scored: %s", len(rows), place)
 
 
 def write_part(directory: Path, model: str, content: bytes, about: Mapping[str, Any]) -> Path:

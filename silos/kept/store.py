@@ -12,7 +12,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +35,7 @@ _DAY_S = 86_400.0
 
 
 class Store:
-    """The memory of one silo.
+    """The memory of one silo: the roles `Memory`, `Numbers` and `Secrets` of its kernel.
 
     Args:
         directory: the silo's; ``state.db``, ``replies/`` and ``secrets/`` are made in it.
@@ -151,16 +151,16 @@ class Store:
             query = "SELECT 1 FROM concluded WHERE run_id = ?"
             return database.execute(query, (run_id,)).fetchone() is not None
 
-    def kept_number(self, key: str, build: Callable[[], float]) -> float:
-        """Return the number kept under ``key``, or build and keep it."""
+    def number(self, key: str) -> float | None:
+        """Return the number kept under ``key``; None where there is none."""
         with self._open() as database:
             row = database.execute("SELECT value FROM numbers WHERE key = ?", (key,)).fetchone()
-        if row is not None:
-            return float(row[0])
-        value = float(build())
+        return None if row is None else float(row[0])
+
+    def keep_number(self, key: str, value: float) -> None:
+        """Keep a number under ``key``, in place of one that was there."""
         with self._open() as database:
             database.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (key, value))
-        return value
 
     def secret(self, run_id: str) -> bytes:
         """Return the run's 32 secret bytes, made at the first call, mode 0600."""

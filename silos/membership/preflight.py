@@ -313,7 +313,7 @@ def _data(directory: Path, purpose: str, job: Path | None) -> Iterator[Point]:
         ref = str(each["contract"])
         try:
             contract = _part(Contract.load(ref, search=(Path.cwd(), directory)), job, silo.name)
-            report = silo.check(contract, purpose=purpose or UNSTATED)
+            report = silo.rows.check(contract, purpose=purpose or UNSTATED)
         except ConsiloError as cause:
             hint = f"consilo silo check {ref} --dir {directory}"
             yield Point(f"contract {ref}", "failed", _first_line(cause), hint)

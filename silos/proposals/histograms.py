@@ -22,6 +22,7 @@ import numpy as np
 from consilo.config import nearest, parse, read_yaml
 from consilo.errors import ConfigInvalid, Refused
 from consilo.jobs.job import UNSTATED
+from consilo.kernel.roles import kept_number
 from consilo.matching.columns.cards import Card, edges, width_of
 from consilo.privacy.account import Account, Charge
 from consilo.privacy.accounting import noise_multiplier
@@ -113,7 +114,8 @@ def offer(
             f"has {rows}",
             code="group",
         )
-    sigma = silo.kept_number(
+    sigma = kept_number(
+        silo.numbers,
         f"sigma histograms {epsilon!r} {delta!r}",
         lambda: noise_multiplier(
             target_epsilon=epsilon, delta=delta, sample_rate=1.0, steps=1, accountant="prv"
@@ -129,7 +131,7 @@ def offer(
         epsilon=epsilon,
         delta=delta,
         sigma=sigma,
-        account=silo.quote(data, [(sigma, 1.0, 1)]),
+        account=silo.account.quote(data, [(sigma, 1.0, 1)]),
         wrong=min(1.0, moved / rows) if rows else 1.0,
         rows_needed=math.ceil(moved / MOST_WRONG),
     )
@@ -158,7 +160,7 @@ def release(
     name = hashlib.sha256(question.encode()).hexdigest()
     run_id = f"histograms-{asked.data}"
     true = hashlib.sha256(b"".join(each.tobytes() for each in counts.values())).hexdigest()
-    key = silo.secret(run_id)
+    key = silo.secrets.secret(run_id)
     charge = Charge(
         run_id=run_id,
         step_id=f"{run_id}/{name}",
@@ -169,7 +171,7 @@ def release(
         steps=1,
         rows=asked.rows,
     )
-    silo.reserve(asked.data, charge, lambda history: None)
+    silo.account.reserve(asked.data, charge, lambda history: None)
     noisy = noisy_histogram(counts, asked.sigma, SecretStream(key, f"{name}/{true}"))
     audit_log(directory).append(
         "histograms",
@@ -180,7 +182,7 @@ def release(
         question=name,
     )
     keep_histograms(directory, asked.data, asked.columns, noisy, epsilon=asked.epsilon)
-    silo.settle(charge.step_id)
+    silo.account.settle(charge.step_id)
     return noisy
 
 
@@ -219,7 +221,7 @@ def _blocks(silo: Silo, directory: Path, data: str, columns: Sequence[Card], pur
     if data in config.consent:
         spec = config.consent[data].resolve(directory)
         book = ConsentBook(data, spec, source, directory / "cache")
-        keep = book.filter(purpose, now=silo.now())
+        keep = book.filter(purpose, now=silo.rows.now())
     wanted = list(dict.fromkeys([*names, *(keep.columns if keep is not None else ())]))
     unknown = [name for name in names if name not in source.columns()]
     if unknown:

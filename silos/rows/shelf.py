@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from consilo.kernel.view import Arrays, Built
+from consilo.kernel.roles import Arrays, Built
 from consilo.wire.piecewise import Parts
 
 

@@ -8,8 +8,9 @@ ends with the process.
 
 >>> import pandas as pd
 >>> silo = InMemorySilo("north", pd.DataFrame({"age": [40.0]}))
->>> silo.kept_number("pi", lambda: 3.14), silo.numbers
-(3.14, {'pi': 3.14})
+>>> silo.run_state.keep("run", "name", b"something")
+>>> silo.state
+{('run', 'name'): b'something'}
 """
 
 from __future__ import annotations
@@ -31,26 +32,28 @@ from consilo.errors import Refused, SchemaDrift
 from consilo.jobs.job import Job
 from consilo.jobs.match import Match, MatchQuestion
 from consilo.kernel.headers import Header, ReplyHeader
-from consilo.kernel.verbs import Verb
-from consilo.kernel.view import Arrays, Built
+from consilo.kernel.roles import Arrays, Built
+from consilo.kernel.verbs import Asked
 from consilo.matching.columns.cards import Card
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.wire.parcel import Parcel
 from consilo.wire.signing import is_signed, public_hex, sign
-from silos.gate.guard import RELAY, addressed
+from silos.gate.guard import addressed
+from silos.gate.identity import RELAY
+from silos.simulation.all_roles import AllRoles
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass
-class InMemorySilo:
-    """An organisation in this process; a `consilo.kernel.view.SiloHost` without directory or keys.
+class InMemorySilo(AllRoles):
+    """An organisation in this process; a `consilo.kernel.roles.SiloHost` without a directory.
 
     Args:
         name: the silo's.
-        rows: canonical rows; None where there are prepared arrays only.
+        table: canonical rows; None where there are prepared arrays only.
         prepared: what `encoded` returns, in place of encoding the rows.
         search_path: where a job's own modules lie.
         report: what the contract check says; None says that the rows keep every contract.
@@ -58,19 +61,19 @@ class InMemorySilo:
         min_common: matches of fewer entities are refused.
         keep_replies: remember answers; without it, what is asked again is computed again.
         arrays: what was encoded, by key.
-        numbers: what `kept_number` keeps, by key.
-        secrets: run → 32 bytes; drawn where they are not given.
+        kept_numbers: what was dear to compute, by key.
+        run_secrets: run → 32 bytes; drawn where they are not given.
         spends: run → what it reserved: (step, mark), mechanism, (σ, q, steps).
         state: (run, name) → what a message kept for later ones.
         questions: matches that were begun.
-        matches: by handle.
-        parts: of vertical models, by model.
+        kept_matches: by handle.
+        kept_parts: of vertical models, by model.
         scores: by run.
         replies: by step.
     """
 
     name: str
-    rows: pd.DataFrame | None = None
+    table: pd.DataFrame | None = None
     prepared: Arrays | None = None
     search_path: tuple[Path, ...] = ()
     report: CheckReport | None = None
@@ -78,13 +81,13 @@ class InMemorySilo:
     min_common: int = 0
     keep_replies: bool = True
     arrays: dict[str, Arrays] = field(default_factory=dict)
-    numbers: dict[str, float] = field(default_factory=dict)
-    secrets: dict[str, bytes] = field(default_factory=dict)
+    kept_numbers: dict[str, float] = field(default_factory=dict)
+    run_secrets: dict[str, bytes] = field(default_factory=dict)
     spends: dict[str, list[tuple[tuple[str, str], str, HistoryRow]]] = field(default_factory=dict)
     state: dict[tuple[str, str], bytes] = field(default_factory=dict)
     questions: list[MatchQuestion] = field(default_factory=list)
-    matches: dict[str, Match] = field(default_factory=dict)
-    parts: dict[str, bytes] = field(default_factory=dict)
+    kept_matches: dict[str, Match] = field(default_factory=dict)
+    kept_parts: dict[str, bytes] = field(default_factory=dict)
     scores: dict[str, pd.DataFrame] = field(default_factory=dict)
     replies: dict[str, Parcel] = field(default_factory=dict)
 
@@ -92,7 +95,7 @@ class InMemorySilo:
         """Raise `Refused` where a request is another silo's; nobody signs within a process."""
         addressed(header, self.name)
 
-    def permit(self, header: Header, job: Job, contract: Contract, verb: Verb) -> None:
+    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
         """Raise `Refused` where the silo refuses everything."""
         if self.refusal:
             raise Refused(self.refusal)
@@ -100,7 +103,7 @@ class InMemorySilo:
     def repeated(self, header: Header) -> None:
         """Keep no log."""
 
-    def seal(
+    def sign(
         self, header: Header | None, reply: ReplyHeader, fields: Mapping[str, Any]
     ) -> ReplyHeader:
         """Return the reply's header as it is: nobody signs within a process."""
@@ -112,19 +115,19 @@ class InMemorySilo:
 
     def check(self, contract: Contract, *, purpose: str = "") -> CheckReport:
         """Return the report that was given, or that the rows keep the contract."""
-        self._table()
+        self._rows()
         return self.report or CheckReport(
             contract=contract.ref, contract_digest=contract.digest, verdict="passed", findings=()
         )
 
     def frame(self, contract: Contract, *, purpose: str = "") -> pd.DataFrame:
         """Return the rows."""
-        return self._table()
+        return self._rows()
 
-    def _table(self) -> pd.DataFrame:
-        if self.rows is None:
+    def _rows(self) -> pd.DataFrame:
+        if self.table is None:
             raise SchemaDrift("prepared arrays have no table, and no contract check")
-        return self.rows
+        return self.table
 
     def dataset(self, contract: Contract) -> str:
         """Return the one name that all silos in memory give their rows."""
@@ -139,15 +142,17 @@ class InMemorySilo:
             self.arrays[key] = {each: _read_only(value) for each, value in made.items()}
         return self.arrays[key]
 
-    def kept_number(self, key: str, build: Callable[[], float]) -> float:
-        """Return the number kept under ``key``, or build and keep it."""
-        if key not in self.numbers:
-            self.numbers[key] = build()
-        return self.numbers[key]
+    def number(self, key: str) -> float | None:
+        """Return the number kept under ``key``."""
+        return self.kept_numbers.get(key)
+
+    def keep_number(self, key: str, value: float) -> None:
+        """Keep a number."""
+        self.kept_numbers[key] = value
 
     def secret(self, run_id: str) -> bytes:
         """Return the run's secret, drawn when it is first asked for."""
-        return self.secrets.setdefault(run_id, os.urandom(32))
+        return self.run_secrets.setdefault(run_id, os.urandom(32))
 
     def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
         """Book a step once; return the run's history up to it."""
@@ -213,25 +218,25 @@ class InMemorySilo:
 
     def match(self, handle: str, *, purpose: str = "") -> Match:
         """Return this silo's half of a match; the rows in memory never change."""
-        if handle not in self.matches:
+        if handle not in self.kept_matches:
             raise Refused(f"no match '{handle}'", code="match")
-        found = self.matches[handle]
+        found = self.kept_matches[handle]
         found.require_usable(purpose=purpose, fingerprint="", now=datetime.now(UTC))
         return found
 
     def keep_match(self, match: Match) -> None:
         """Keep this silo's half of a match under its handle."""
-        self.matches[match.handle] = match
+        self.kept_matches[match.handle] = match
 
     def keep_part(self, model: str, content: bytes, about: Mapping[str, Any]) -> None:
         """Keep this silo's part of a vertical model."""
-        self.parts[model] = content
+        self.kept_parts[model] = content
 
     def part(self, model: str) -> bytes:
         """Return this silo's part of a model."""
-        if model not in self.parts:
+        if model not in self.kept_parts:
             raise Refused(f"no part of '{model}'", code="model")
-        return self.parts[model]
+        return self.kept_parts[model]
 
     def keep_scores(self, run_id: str, rows: pd.DataFrame) -> None:
         """Keep what a model says of rows."""

@@ -49,8 +49,8 @@ from consilo.horizontal.partition import Rows
 from consilo.jobs.job import Job
 from consilo.jobs.match import Match, MatchQuestion
 from consilo.kernel.headers import Header, ReplyHeader
-from consilo.kernel.verbs import Verb
-from consilo.kernel.view import Arrays, Built
+from consilo.kernel.roles import Arrays, Built
+from consilo.kernel.verbs import Asked
 from consilo.matching.columns.cards import Card
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
@@ -61,6 +61,7 @@ from silos.gate.guard import addressed
 from silos.gate.policy import Policy
 from silos.kept.matches import read_match, write_match
 from silos.kept.model_parts import read_part, write_part, write_scores
+from silos.simulation.all_roles import AllRoles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,8 +197,8 @@ class _Shared:
     search_path: tuple[Path, ...]
 
 
-class SimulatedSilo:
-    """One part of the table; a `consilo.kernel.view.SiloHost` that costs nothing to make."""
+class SimulatedSilo(AllRoles):
+    """One part of the table; a `consilo.kernel.roles.SiloHost` that costs nothing to make."""
 
     def __init__(self, name: str, start: int, end: int, shared: _Shared) -> None:
         self.name = name
@@ -210,14 +211,14 @@ class SimulatedSilo:
         """Raise `Refused` where a request is another silo's; nobody signs in a simulation."""
         addressed(header, self.name)
 
-    def permit(self, header: Header, job: Job, contract: Contract, verb: Verb) -> None:
+    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
         """Raise `Refused` unless the policy of simulated silos allows this verb."""
-        self._shared.policy.permit(header, job, verb)
+        self._shared.policy.permit(header, job, asked)
 
     def repeated(self, header: Header) -> None:
         """Keep no log: nobody audits a simulation."""
 
-    def seal(
+    def sign(
         self, header: Header | None, reply: ReplyHeader, fields: Mapping[str, Any]
     ) -> ReplyHeader:
         """Return the reply's header as it is: nobody signs in a simulation."""
@@ -260,16 +261,16 @@ class SimulatedSilo:
             made.rename(path)
         return _mapped(path)
 
-    def kept_number(self, key: str, build: Callable[[], float]) -> float:
+    def number(self, key: str) -> float | None:
         """Return the number under ``key``; silos share them, since a key says all that counts."""
         with self._shared.state.open() as database:
             row = database.execute("SELECT value FROM numbers WHERE key = ?", (key,)).fetchone()
-        if row is not None:
-            return float(row[0])
-        value = float(build())
+        return None if row is None else float(row[0])
+
+    def keep_number(self, key: str, value: float) -> None:
+        """Keep a number, for all silos."""
         with self._shared.state.open() as database:
             database.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (key, value))
-        return value
 
     def secret(self, run_id: str) -> bytes:
         """Return 32 bytes that depend on the simulation's random secret, the silo and the run."""

@@ -172,10 +172,10 @@ def simulate_cut(
         made = tempfile.TemporaryDirectory(prefix="silos-", dir=home)
         silos = Path(stack.enter_context(made))
         whole = _whole(table, silos / "whole", tuple(modules))
-        report = whole.check(contract)
+        report = whole.rows.check(contract)
         if not report.passed:
             raise SchemaDrift(report.reason())
-        frame = whole.frame(contract)
+        frame = whole.rows.frame(contract)
         parts = cut(_cut_by(partition, frame, table, contract), partition)
         place = silos / "cut"
         write_cut(place, frame, parts, contract=contract, report=report, search_path=tuple(modules))

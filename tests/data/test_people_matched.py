@@ -50,7 +50,7 @@ def match(tables, keys):
     transport = LocalTransport({name: answerer(each) for name, each in hosts.items()})
     kernel = Kernel(transport, run_id="run", job=job, contract=contract, observe=lambda _: None)
     kernel.run("psi", Psi.from_job(job), Federation(tuple(hosts), job, contract, transport.online))
-    return {name: each.matches["clinic"].rows for name, each in hosts.items()}
+    return {name: each.kept_matches["clinic"].rows for name, each in hosts.items()}
 
 
 def key(*parts, **more):

@@ -134,7 +134,7 @@ def test_reproducible_noise_is_that_of_the_step_and_the_silo_whatever_is_asked()
     nearby = {name: np.nextafter(value, np.float32(1)) for name, value in start.items()}
 
     def asked(private, silo="north", **question):
-        host = clinic.Host(silo, ROWS["north"])
+        host = InMemorySilo(silo, ROWS["north"])
         seen = ask({silo: host}, private, **{"params": start, **question})[silo]
         return seen[0].step_id, fields(seen[1])["delta"]["linear.weight"]
 

@@ -37,7 +37,7 @@ class Count(Protocol):
 
     @verb("count", replies={"n": count()})
     def count(self, silo, message):
-        return {"n": len(silo.host.rows) + message.payload.get("extra", 0)}
+        return {"n": len(silo.host.table) + message.payload.get("extra", 0)}
 
 
 class Rounds(Protocol):
@@ -116,7 +116,8 @@ class Wire(LocalTransport):
             yield arrival if change is None else change(arrival)
 
 
-def federation(change=None, *, job=None, online=None, **refusals):
+def federation(change=None, *, protocol="Count", job=None, online=None, **refusals):
+    job = job or clinic.job(protocol={"name": f"test_kernel:{protocol}"})
     rows = dict(zip(SILOS, clinic.frames(10, 20, 30).values(), strict=True))
     silos = clinic.hosts(rows)
     for name, refusal in refusals.items():
@@ -126,12 +127,12 @@ def federation(change=None, *, job=None, online=None, **refusals):
     kernel = Kernel(
         transport,
         run_id="run",
-        job=job or clinic.job(),
+        job=job,
         contract=clinic.contract(),
         observe=exchanges.append,
         publish=published.append,
     )
-    fed = Federation(SILOS, job or clinic.job(), clinic.contract(), online or transport.online)
+    fed = Federation(SILOS, job, clinic.contract(), online or transport.online)
     return kernel, fed, transport, exchanges, published
 
 
@@ -247,7 +248,7 @@ def test_deadlines_are_learnt_per_verb_and_a_step_may_say_its_own():
         kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {})), fed)
     kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {}, deadline_s=7)), fed)
     assert transport.deadlines == [600.0, 30.0, 7]
-    job = clinic.job(quorum={"deadline": 3.5})
+    job = clinic.job(quorum={"deadline": 3.5}, protocol={"name": "test_kernel:Count"})
     kernel, fed, transport, *_ = federation(job=job)
     kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {})), fed)
     assert transport.deadlines == [3.5]
@@ -264,7 +265,7 @@ def test_an_answer_after_the_deadline_counts_as_dropped():
 
 def test_rounds_count_from_the_checkpoint_so_that_a_resumed_run_asks_the_same_ids():
     def ids(start):
-        kernel, fed, transport, exchanges, published = federation()
+        kernel, fed, transport, exchanges, published = federation(protocol="Rounds")
         driven = kernel.drive("test_kernel:Rounds", Rounds(), fed, Done(start))
         rounds = [each.state.round for each in driven]
         headers = [Header.decode(each.header) for each in transport.seen[::2]]
@@ -279,7 +280,7 @@ def test_rounds_count_from_the_checkpoint_so_that_a_resumed_run_asks_the_same_id
 
 
 def test_relay_brings_each_envelope_to_its_receiver_and_the_coordinator_reads_none():
-    kernel, fed, transport, *_ = federation()
+    kernel, fed, transport, *_ = federation(protocol="Secrets")
     answers = kernel.run("test_kernel:Secrets", Secrets(), fed)
     for reply in answers.replies.values():
         assert dict(reply.fields["words"]) == dict.fromkeys(SILOS, 1)
@@ -298,7 +299,7 @@ def test_relay_brings_each_envelope_to_its_receiver_and_the_coordinator_reads_no
 
 
 def test_relay_goes_on_without_who_did_not_send():
-    kernel, fed, *_ = federation(south="not today")
+    kernel, fed, *_ = federation(protocol="Secrets", south="not today")
     answers = kernel.run("test_kernel:Secrets", Secrets(), fed)
     assert list(answers.replies) == ["east", "north"]
     assert sorted(answers.replies["east"].fields["words"]) == ["east", "north"]

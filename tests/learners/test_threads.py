@@ -19,6 +19,7 @@ from wide import digests, own_digest, wide_job
 from consilo.learners.tasks import Task
 from consilo.learners.threads import computing
 from consilo.learners.torch_learner import Arrays, FitPlan, TorchLearner
+from silos.simulation.in_memory import InMemorySilo
 
 PLAN = FitPlan(batch_size=4, steps=2)
 DATA = Arrays(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
@@ -94,7 +95,7 @@ def test_a_silo_answers_with_the_jobs_number(tmp_path: Path) -> None:
     """Whatever a verb computes, with a learner or without: here, the silo reads its rows."""
     seen: set[int] = set()
 
-    class Host(clinic.Host):
+    class Host(InMemorySilo):
         def frame(self, contract, *, purpose=""):  # type: ignore[no-untyped-def]
             seen.update({torch.get_num_threads(), *blas_threads()})
             return super().frame(contract, purpose=purpose)

@@ -89,7 +89,7 @@ def setting(tables, *, job_=None, change=None, hosts=None, run_id="run", transpo
 def matched(tables, **more):
     hosts, kernel, fed, protocol, transport, _ = setting(tables, **more)
     result = kernel.run("psi", protocol, fed)
-    return {name: each.matches["clinic"] for name, each in hosts.items()}, result, transport
+    return {name: each.kept_matches["clinic"] for name, each in hosts.items()}, result, transport
 
 
 def numbers(tables, matches):
@@ -127,10 +127,11 @@ def test_three_silos_share_who_is_in_all_of_them():
 
 def test_shards_change_nothing():
     tables = {"bank": table(range(300)), "clinic": table(range(150, 400))}
-    hosts, kernel, fed, _, _, seen = setting(tables)
+    job_ = job().changed(protocol={"name": "test_psi:Small"})
+    hosts, kernel, fed, _, _, seen = setting(tables, job_=job_)
     small = Psi(fed.job.match, "clinic", shard=64)
     result = kernel.run("test_psi:Small", small, fed)
-    found = numbers(tables, {name: each.matches["clinic"] for name, each in hosts.items()})
+    found = numbers(tables, {name: each.kept_matches["clinic"] for name, each in hosts.items()})
     assert found["bank"] == found["clinic"]
     assert set(found["bank"]) == {f"id-{n}" for n in range(150, 300)}
     assert result["silos"]["bank"]["matched"] == 150
@@ -189,10 +190,10 @@ def test_the_quality_report_tells_the_drift_since_the_last_match():
     tables = {"bank": table(range(20)), "clinic": table(range(10, 40))}
     hosts, kernel, fed, protocol, *_ = setting(tables)
     kernel.run("psi", protocol, fed)
-    hosts["bank"].rows = table(range(16))
+    hosts["bank"].table = table(range(16))
     _, kernel, fed, protocol, *_ = setting(tables, hosts=hosts, run_id="later")
     kernel.run("psi", protocol, fed)
-    report = hosts["bank"].matches["clinic"].report
+    report = hosts["bank"].kept_matches["clinic"].report
     assert report["matched"] == 6
     assert report["drift"]["matched"] == -4
     assert report["drift"]["own_entities"] == -4
@@ -244,7 +245,7 @@ def test_in_all_that_the_coordinator_ever_held_there_is_no_id_and_no_blinded_one
     hosts = {name: Watched(name, frame) for name, frame in tables.items()}
     _, kernel, fed, protocol, transport, _ = setting(tables, hosts=hosts)
     kernel.run("psi", protocol, fed)
-    assert sorted(hosts["shop"].matches["clinic"].rows) == list(range(30, 60))
+    assert sorted(hosts["shop"].kept_matches["clinic"].rows) == list(range(30, 60))
     recipe = fed.job.match.recipe
     wanted = set().union(*(forms_of(frame, recipe) for frame in tables.values()))
     states = {name: json.loads(host.newest("psi")["psi"]) for name, host in hosts.items()}
@@ -302,15 +303,16 @@ def test_who_reads_and_changes_the_relay_cannot_pass_one_silo_off_as_another():
     hosts, kernel, fed, protocol, *_ = setting(tables, change=swap)
     with pytest.raises(QuorumLost, match="did not introduce itself for this run"):
         kernel.run("psi", protocol, fed)
-    assert not any(each.matches for each in hosts.values())
+    assert not any(each.kept_matches for each in hosts.values())
 
 
 def test_two_recipes_do_not_match():
     tables = {name: table(range(20)) for name in SILOS[:2]}
-    hosts, kernel, fed, _, *_ = setting(tables)
+    job_ = job().changed(protocol={"name": "test_psi:Stubborn"})
+    hosts, kernel, fed, _, *_ = setting(tables, job_=job_)
     with pytest.raises(QuorumLost, match="uses another key recipe"):
         kernel.run("test_psi:Stubborn", Stubborn.from_job(fed.job), fed)
-    assert not any(each.matches for each in hosts.values())
+    assert not any(each.kept_matches for each in hosts.values())
 
 
 class Liar(Psi):
@@ -355,12 +357,12 @@ LIES = {"more": [25, 20], "fewer": [15, 20], "all": [10**12, 20], "none": [-1, 2
 @pytest.mark.parametrize("lie", LIES)
 def test_a_partner_that_lies_about_its_set_size_is_found_out(lie):
     tables = {name: table(range(20)) for name in SILOS[:2]}
-    job_ = job().changed(description=lie)
+    job_ = job().changed(description=lie, protocol={"name": "test_psi:Boaster"})
     hosts, kernel, fed, *_ = setting(tables, job_=job_)
     said = "has not the form" if lie in ("all", "none") else "announced|another number"
     with pytest.raises(QuorumLost, match=said):
         kernel.run("test_psi:Boaster", Boaster.from_job(job_), fed)
-    assert not any(each.matches for each in hosts.values())
+    assert not any(each.kept_matches for each in hosts.values())
 
 
 class Forger(Liar):
@@ -403,12 +405,12 @@ POINTS = {
 @pytest.mark.parametrize("kind", POINTS)
 def test_invalid_points_end_the_match_before_anything_is_disclosed(kind):
     tables = {name: table(range(20)) for name in SILOS[:2]}
-    job_ = job(KEYS[:1]).changed(description=kind)
+    job_ = job(KEYS[:1]).changed(description=kind, protocol={"name": "test_psi:Forger"})
     hosts, kernel, fed, *_, seen = setting(tables, job_=job_)
     with pytest.raises(QuorumLost, match=r"valid point|canonical|twice|number|elements"):
         kernel.run("test_psi:Forger", Forger.from_job(job_), fed)
     assert [each.fault.code for each in seen if each.silo == "bank" and each.fault] == ["refused"]
-    assert not any(each.matches for each in hosts.values())
+    assert not any(each.kept_matches for each in hosts.values())
 
 
 def test_too_few_in_common_and_nobody_learns_who():
@@ -419,7 +421,7 @@ def test_too_few_in_common_and_nobody_learns_who():
         kernel.run("psi", protocol, fed)
     # It ends before the step in which the hub is told which of its values matched.
     assert {each.verb for each in seen} == {"hello", "agree", "exchange"}
-    assert not any(each.matches for each in hosts.values())
+    assert not any(each.kept_matches for each in hosts.values())
 
 
 def test_what_a_run_kept_is_erased_with_the_match():

@@ -24,6 +24,8 @@ from consilo.wire.parcel import Parcel
 from consilo.wire.payload import canonical_json, digest, pack, unpack
 from silos.simulation.in_memory import InMemorySilo
 
+TALK = "test_dispatch:Talk"
+
 
 class Talk(Protocol):
     """Verbs that misbehave in the ways a test asks for."""
@@ -32,7 +34,7 @@ class Talk(Protocol):
     def talk(self, silo, message):
         kind = message.payload["kind"]
         if kind == "raise":
-            raise ValueError(f"patient SENTINEL {silo.host.rows.iloc[0].to_dict()}")
+            raise ValueError(f"patient SENTINEL {silo.host.table.iloc[0].to_dict()}")
         silo.host.calls = getattr(silo.host, "calls", 0) + 1
         good = {"n": silo.host.calls, "figures": {}}
         return {
@@ -47,13 +49,13 @@ class Talk(Protocol):
 def ask(host, payload, *, header=None, body=None, **changes):
     body = body or pack(
         {
-            "job": clinic.job().to_json(),
+            "job": clinic.job(protocol={"name": TALK}).to_json(),
             "contract": clinic.contract().to_json(),
             "payload": payload,
         }
     )
     header = header or Header(
-        "run", "1/0/talk", digest(body), 1, host.name, "test_dispatch:Talk", "talk", (host.name,)
+        "run", "1/0/talk", digest(body), 1, host.name, TALK, "talk", (host.name,)
     )
     header = replace(header, **changes)
     return answerer(host)(Parcel(header.encode(), body)), header
@@ -162,7 +164,7 @@ def test_junk_is_answered_with_a_fault(host, parcel):
 @pytest.mark.parametrize("missing", ["job", "contract", "payload"])
 def test_a_body_without_its_parts_is_a_fault(host, missing):
     whole = {
-        "job": clinic.job().to_json(),
+        "job": clinic.job(protocol={"name": TALK}).to_json(),
         "contract": clinic.contract().to_json(),
         "payload": {"kind": "good"},
     }

@@ -168,7 +168,7 @@ def test_after_the_end_a_silo_answers_nothing_more_for_the_run(done) -> None:
     _, silos = done
     run_id = logs(silos)["north"][-1]["body"]["step"]
     assert run_id
-    assert silos["north"]._store.is_concluded("run")
+    assert silos["north"].gate.store.is_concluded("run")
 
 
 def test_a_ledger_that_was_cut_off_is_found_out(done) -> None:

@@ -18,7 +18,7 @@ PRIVATE = {"epsilon": 5.0, "delta": 1e-3}
 def silos():
     hosts = clinic.hosts(clinic.frames(40, 30))
     for place, host in enumerate(hosts.values()):
-        host.secrets["r1"] = bytes([place]) * 32
+        host.run_secrets["r1"] = bytes([place]) * 32
     return hosts
 
 

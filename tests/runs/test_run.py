@@ -279,7 +279,7 @@ def test_a_model_that_returns_nan_is_a_clear_fault_of_that_silo(tmp_path):
     rows = clinic.frames(30, 20, 40)
     # Far from the others' mean after standardising by the contract's range.
     hosts = clinic.hosts(rows, search_path=search)
-    hosts["north"].rows = rows["north"].assign(age=1200.0)
+    hosts["north"].table = rows["north"].assign(age=1200.0)
     job = clinic.job(model="my_model:Net", features={"standardize": "contract"})
     result = finish(clinic.run_of(job, hosts, tmp_path / "run", search_path=search))
     assert result.status == "degraded"
@@ -347,8 +347,8 @@ def test_a_users_module_trains_any_task(kind, private, tmp_path):
     for seed, host in enumerate(hosts.values()):
         rng = np.random.default_rng(seed)
         if kind == "multiclass":
-            host.rows["ill"] = rng.integers(0, 3, len(host.rows))
-        host.rows["months"] = rng.uniform(1, 5, len(host.rows))
+            host.table["ill"] = rng.integers(0, 3, len(host.table))
+        host.table["months"] = rng.uniform(1, 5, len(host.table))
     privacy = {"epsilon": 5.0, "delta": 1e-3, "accountant": "rdp"} if private else None
     job = clinic.job(
         model="my_model:Net", privacy=privacy, local={"lr": 0.05}, protocol={"rounds": 1}, **changes

@@ -60,8 +60,8 @@ def made(place: Path) -> None:
 
 def prepared(place: Path) -> None:
     silo = opened(place)
-    silo.check(CONTRACT, purpose=JOB.purpose)
-    silo.secret("run")
+    silo.rows.check(CONTRACT, purpose=JOB.purpose)
+    silo.secrets.secret("run")
     assert silo.signing_key
 
 

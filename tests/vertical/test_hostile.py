@@ -46,7 +46,7 @@ def hosts_of(rows=60):
     score = table.sum(axis=1) + rng.logistic(size=rows)
     hosts = vertical.silos_of(table.assign(y=(score > 0).astype(int)), COLUMNS)
     for name, host in hosts.items():
-        host.secrets["r"] = hashlib.sha256(name.encode()).digest()
+        host.run_secrets["r"] = hashlib.sha256(name.encode()).digest()
     return hosts
 
 
@@ -133,7 +133,7 @@ def test_a_part_is_not_released_by_a_job_that_did_not_train_it():
 def test_rows_are_told_to_those_alone_who_matched_them():
     """A silo that is pinned here, but with whom nobody was matched, is put into a job."""
     hosts = hosts_of()
-    found = hosts["shop"].matches["m"]
+    found = hosts["shop"].kept_matches["m"]
     hosts["shop"].keep_match(replace(found, partners=("telecom",)))
     job = linear_job()
     view = view_of(hosts["shop"], job)
@@ -162,11 +162,11 @@ def test_a_silo_that_is_not_well_is_not_matched_anew():
 
 def test_consents_that_change_while_rows_are_read_move_no_row():
     hosts, job = hosts_of(), linear_job()
-    host, found = hosts["shop"], hosts["shop"].matches["m"]
+    host, found = hosts["shop"], hosts["shop"].kept_matches["m"]
 
     def frame(contract, *, purpose=""):
         host.keep_match(replace(found, fingerprint="of other rows"))
-        return host.rows
+        return host.table
 
     host.frame = frame
     with pytest.raises(Refused, match="rows changed"):
@@ -269,7 +269,7 @@ def test_a_partners_numbers_that_cannot_be_end_the_run(monkeypatch, caplog, topi
     with pytest.raises(ConsiloError):
         vertical.driven(linear_job(), vertical.contract_of(COLUMNS), hosts)
     assert said in caplog.text
-    assert "r" not in hosts["shop"].parts
+    assert "r" not in hosts["shop"].kept_parts
 
 
 def test_a_part_that_holds_no_numbers_is_not_kept():
@@ -278,7 +278,7 @@ def test_a_part_that_holds_no_numbers_is_not_kept():
     block = block_of(view, holders_of(job))
     with pytest.raises(ModelDiverged, match="'weights' of the part"):
         VerticalLinear(job).keep_part(view, block, {"weights": np.array([1.0, np.nan])})
-    assert hosts["shop"].parts == {}
+    assert hosts["shop"].kept_parts == {}
 
 
 def test_a_share_that_is_no_number_makes_no_score():

@@ -86,7 +86,7 @@ def together(
         keys["old"], party = key, Party(key, wire=2)
     for each in (new, newer):
         partners = {n: Partner(signing_key=key) for n, key in keys.items() if n != each.name}
-        each._guard.partners = partners
+        each.letters.partners = partners
     answers = {"old": old.answer, "new": answerer(new), "newer": answerer(newer)}
     run = Run(
         clinic.job(quorum={"min_silos": 2}, **changes),
@@ -159,7 +159,7 @@ def test_a_coordinator_of_the_release_before_is_served(tmp_path: Path) -> None:
     keys = {name: each.signing_key for name, each in silos.items()}
     for name, each in silos.items():
         others = {n: Partner(signing_key=key) for n, key in keys.items() if n != name}
-        each._guard.partners = others
+        each.letters.partners = others
     said = told_by("wire-2", tmp_path, silos, signing_keys=keys, key=KEY.private_bytes_raw().hex())
     assert said == {"status": "complete", "reason": ""}
 

@@ -20,6 +20,7 @@ from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, Field, arrays, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.matching.columns.cards import Card, Histograms, parsed, plain, width_of
+from consilo.matching.columns.roles import RELEASED
 from consilo.wire.parcel import Fault
 
 
@@ -56,6 +57,8 @@ class Released:
 class FeatureMatch(Protocol):
     """Asks everybody what has been released about columns."""
 
+    rows = "released"
+
     def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Released]:
         """Return what each silo has released; a silo that refuses histograms has none."""
         told = yield Ask(fed.cohort(), "cards", {})
@@ -75,13 +78,13 @@ class FeatureMatch(Protocol):
     @verb("cards", replies={"cards": cards()})
     def silo_cards(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return this silo's released columns."""
-        return {"cards": plain(tuple(silo.host.cards()))}
+        return {"cards": plain(tuple(silo.role(RELEASED).cards()))}
 
     @verb("histograms", replies={"histograms": arrays(Disclosure.STATISTIC)})
     def silo_histograms(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return the histograms of released columns."""
-        released = {card.key for card in silo.host.cards()}
-        found = silo.host.histograms()
+        released = {card.key for card in silo.role(RELEASED).cards()}
+        found = silo.role(RELEASED).histograms()
         return {
             "histograms": {
                 key: np.asarray(counts, np.float64)

@@ -76,7 +76,7 @@ class SplitPart:
             num_outputs=job.outputs,
             loss=job.loss,
             metrics=job.metrics,
-            search_path=self.silo.host.search_path,
+            search_path=self.silo.search_path,
         )
 
     def step_of(self, message: Message) -> int:
@@ -191,8 +191,7 @@ class SplitPart:
         Raises:
             BudgetExhausted: where the job or the data set's account cannot pay.
         """
-        job, host = self.silo.job, self.silo.host
-        privacy = job.privacy
+        privacy, keep = self.silo.job.privacy, self.silo.kept_number
         if privacy is None:
             return None
         ((sigma, rate, steps),) = price(self.silo)
@@ -203,10 +202,10 @@ class SplitPart:
             steps=steps,
             rows=len(self.block),
             fingerprint=self._fingerprint,
-            admit=lambda history: admit(history, privacy, host.kept_number),
+            admit=lambda history: admit(history, privacy, keep),
         )
         self.silo.keep(_PAID, self._fingerprint.encode())
-        return run_epsilon(history, privacy, host.kept_number)[0]
+        return run_epsilon(history, privacy, keep)[0]
 
     def noise(self) -> Noise | None:
         """Return what hides this step's rows; None without privacy.
@@ -220,7 +219,7 @@ class SplitPart:
         if privacy is None or clip is None:
             return None
         ((sigma, rate, steps),) = price(self.silo)
-        reserved = self.silo.host.reserved(self.silo.header.run_id)
+        reserved = self.silo.account.reserved(self.silo.header.run_id)
         for_these_rows = self.silo.kept(_PAID) == self._fingerprint.encode()
         if not for_these_rows or (_MECHANISM, (sigma, rate, steps)) not in reserved:
             raise Refused(
@@ -257,7 +256,7 @@ class SplitPart:
             num_inputs=inputs,
             num_outputs=outputs,
             seed=self._seed(purpose),
-            search_path=self.silo.host.search_path,
+            search_path=self.silo.search_path,
         )
         if self.silo.job.privacy is not None:
             check_private(model)
@@ -273,7 +272,7 @@ def price(silo: SiloView) -> list[HistoryRow]:
     if job.privacy is None:
         return []
     steps = 2 * job.protocol.rounds
-    return [(training_noise(silo.host, job, rate=1.0, steps=steps, besides=()), 1.0, steps)]
+    return [(training_noise(silo.kept_number, job, rate=1.0, steps=steps, besides=()), 1.0, steps)]
 
 
 def _tensor(values: Array) -> torch.Tensor:

@@ -52,8 +52,8 @@ def test_from_released_words_to_a_contract_and_mappings_that_hold(tmp_path):
         run(silo_app, "data", "confirm", made["file"], "--dir", place)
         assert version in (place / "mappings" / "joint@1.yaml").read_text()
         silo = Silo.open(place)
-        assert silo.check(contract).passed
-        assert len(silo.frame(contract)) == 300
+        assert silo.rows.check(contract).passed
+        assert len(silo.rows.frame(contract)) == 300
 
 
 def test_the_alignments_version_is_what_was_agreed(tmp_path):

@@ -42,7 +42,7 @@ def ask(directory, text):
         "r", "0/0/check", "c", 0, "north", "contract_check", "check", ("north",), manifest
     )
     verb = find_protocol("contract_check").verbs()["check"]
-    Silo.open(directory).permit(header, job, contract, verb)
+    Silo.open(directory).gate.permit(header, job, contract, verb)
 
 
 def test_the_confirmed_text_is_answered_for(place):

@@ -37,7 +37,7 @@ def make(path: Path, *, policy: str = TEMPLATE, **settings) -> Silo:
         **settings,
     }
     silo = Silo.open(path, **settings)
-    silo._guard.now = lambda: NOW
+    silo.gate.now = lambda: NOW
     return silo
 
 
@@ -175,7 +175,7 @@ def test_a_cohort_that_is_not_attested_to_by_pinned_keys_is_none(silo: Silo, cas
     word = attestation(SOUTH, manifest, "south")
     attestations = {
         "none": {},
-        "own": {"north": attestation(silo._guard.key, manifest, "north")},
+        "own": {"north": attestation(silo.letters.key, manifest, "north")},
         "forged": {"south": attestation(KEY, manifest, "south")},
         "another run": {"south": attestation(SOUTH, replace(manifest, run_id="old"), "south")},
         "unknown": {"west": attestation(KEY, manifest, "west")},
@@ -203,7 +203,7 @@ def test_an_old_request_gets_its_old_answer_while_the_run_lasts_and_none_after(s
     first = answerer(silo)(parcel)
     assert answerer(silo)(parcel) == first
     assert log(silo)[-1]["decision"] == "repeated"
-    silo.conclude("run")
+    silo.gate.conclude("run")
     reply = ask(silo, parcel)
     assert (reply.status, log(silo)[-2]["code"]) == ("fault", "replayed")
 

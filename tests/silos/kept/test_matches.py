@@ -37,8 +37,8 @@ def silo(tmp_path):
 
 
 def test_a_match_is_kept_for_the_owner_only_and_comes_back(silo, tmp_path):
-    silo.keep_match(match())
-    found = silo.match("joint", purpose="research")
+    silo.matches.keep_match(match())
+    found = silo.matches.match("joint", purpose="research")
     assert found.rows.tolist() == [4, 0, 7]
     assert (found.partners, found.report) == (("south",), {"matched": 3})
     assert found.fingerprint
@@ -48,10 +48,10 @@ def test_a_match_is_kept_for_the_owner_only_and_comes_back(silo, tmp_path):
 
 
 def test_a_match_is_refused_once_rows_change(silo, tmp_path):
-    silo.keep_match(match())
+    silo.matches.keep_match(match())
     clinic.frame(31).to_csv(tmp_path / "north" / "rows.csv", index=False)
     with pytest.raises(Refused, match="rows changed since") as refused:
-        silo.match("joint", purpose="research")
+        silo.matches.match("joint", purpose="research")
     assert refused.value.code == "match_stale"
 
 
@@ -60,15 +60,15 @@ def test_a_match_is_refused_once_rows_change(silo, tmp_path):
     [({"expires": NOW}, "ended at"), ({"purpose": "care"}, "made for the purpose 'care'")],
 )
 def test_a_match_is_refused_when_it_is_over_or_for_another_purpose(silo, changes, said):
-    silo.keep_match(match(**changes))
+    silo.matches.keep_match(match(**changes))
     with pytest.raises(Refused, match=said):
-        silo.match("joint", purpose="research")
+        silo.matches.match("joint", purpose="research")
 
 
 @pytest.mark.parametrize("handle", ["nobody", "../north", ""])
 def test_a_handle_that_is_not_there_is_refused(silo, handle):
     with pytest.raises(Refused, match="keeps no match"):
-        silo.match(handle, purpose="research")
+        silo.matches.match(handle, purpose="research")
 
 
 @pytest.mark.parametrize(
@@ -83,21 +83,21 @@ def test_row_numbers_mean_the_same_under_every_contract_over_a_data_set(silo):
     one = clinic.contract(
         "name: ids\nversion: 1\ncolumns:\n  age: {type: float, nullable_share: 1.0}\n"
     )
-    ages = silo.frame(one)["age"].to_numpy()
-    np.testing.assert_array_equal(ages, silo.frame(clinic.contract())["age"].to_numpy())
-    assert silo.dataset(one) == silo.dataset(clinic.contract()) == "rows"
+    ages = silo.rows.frame(one)["age"].to_numpy()
+    np.testing.assert_array_equal(ages, silo.rows.frame(clinic.contract())["age"].to_numpy())
+    assert silo.rows.dataset(one) == silo.rows.dataset(clinic.contract()) == "rows"
 
 
 def test_an_expired_match_is_deleted_when_the_next_is_kept(silo, tmp_path):
-    silo.keep_match(match(handle="old", created=NOW, expires=NOW + timedelta(days=1)))
+    silo.matches.keep_match(match(handle="old", created=NOW, expires=NOW + timedelta(days=1)))
     assert (tmp_path / "north" / "matches" / "old").exists()
-    silo.keep_match(match())
+    silo.matches.keep_match(match())
     assert [each.handle for each in every_match(tmp_path / "north")] == ["joint"]
 
 
 def test_matches_are_listed_newest_first_and_dropped(silo, tmp_path):
-    silo.keep_match(match(handle="old", created=NOW))
-    silo.keep_match(match())
+    silo.matches.keep_match(match(handle="old", created=NOW))
+    silo.matches.keep_match(match())
     assert [each.handle for each in every_match(tmp_path / "north")] == ["joint", "old"]
     drop_match(tmp_path / "north", "old")
     drop_match(tmp_path / "north", "..")

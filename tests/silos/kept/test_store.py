@@ -3,6 +3,7 @@ import threading
 
 import pytest
 
+from consilo.kernel.roles import kept_number
 from consilo.wire.parcel import Parcel
 from silos.kept.store import Store
 
@@ -26,8 +27,8 @@ def test_the_newest_answers_are_kept(store):
 
 
 def test_a_number_is_built_once(store):
-    assert store.kept_number("k", lambda: 0.1) == 0.1
-    assert store.kept_number("k", lambda: 1 / 0) == 0.1
+    assert kept_number(store, "k", lambda: 0.1) == 0.1
+    assert kept_number(store, "k", lambda: 1 / 0) == 0.1
 
 
 def test_a_secret_is_made_once_per_run_for_the_owner_only(store, tmp_path):

@@ -118,7 +118,7 @@ def test_the_records_know_which_models_contain_a_silo(tmp_path: Path) -> None:
 def test_a_job_can_leave_a_silo_out(tmp_path: Path) -> None:
     silos = silos_in(tmp_path)
     for each in silos.values():
-        each._guard.policy = each.policy.model_copy(update={"min_cohort": 2})
+        each.gate.policy = each.policy.model_copy(update={"min_cohort": 2})
     run = Run(
         clinic.job(exclude=["north"], quorum={"min_silos": 2}),
         clinic.contract(),

@@ -41,7 +41,7 @@ def policy(place, **changes):
 
 
 def ledger(place):
-    return [row for _, row in Silo.open(place).reserved("histograms-patients")]
+    return [row for _, row in Silo.open(place).account.reserved("histograms-patients")]
 
 
 def test_the_price_is_said_first_and_nothing_is_spent_by_asking(place):
@@ -165,9 +165,9 @@ def test_a_histogram_of_other_bins_does_not_leave(place):
 
 def test_a_policy_that_changed_its_mind_keeps_them_in(place):
     released(place)
-    assert len(Silo.open(place).histograms()) == 5
+    assert len(Silo.open(place).released.histograms()) == 5
     policy(place, disclosures={"metadata": True})
-    assert Silo.open(place).histograms() == {}
+    assert Silo.open(place).released.histograms() == {}
 
 
 def test_only_rows_with_consent_are_counted(place):

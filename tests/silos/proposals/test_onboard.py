@@ -58,15 +58,15 @@ def test_from_a_file_to_a_checked_table(place):
     mapping = place / "mappings" / "clinic@1.yaml"
     assert stat.S_IMODE(mapping.stat().st_mode) == 0o600
     with pytest.raises(Refused, match="nobody there has confirmed"):
-        Silo.open(place).check(clinic.contract())
+        Silo.open(place).rows.check(clinic.contract())
     run("confirm", "clinic@1")
     assert "# 0." in mapping.read_text()  # the reasons stay
     silo = Silo.open(place)
-    assert silo.dataset(clinic.contract()) == "rows"
-    assert silo.check(clinic.contract()).passed
+    assert silo.rows.dataset(clinic.contract()) == "rows"
+    assert silo.rows.check(clinic.contract()).passed
     expected = clinic.frame(30)
-    assert silo.frame(clinic.contract())["ill"].tolist() == expected["ill"].tolist()
-    assert silo.frame(clinic.contract())["smoker"].tolist() == expected["smoker"].tolist()
+    assert silo.rows.frame(clinic.contract())["ill"].tolist() == expected["ill"].tolist()
+    assert silo.rows.frame(clinic.contract())["smoker"].tolist() == expected["smoker"].tolist()
     shown = json.loads(run("list", "--json"))["data"]
     assert shown[1] == {
         "data": "rows", "type": "csv", "mappings": [{"contract": "clinic@1", "confirmed": True}],

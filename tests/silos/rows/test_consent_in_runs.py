@@ -155,10 +155,10 @@ def test_another_purpose_gets_no_row(north, tmp_path):
     run = started(silo, tmp_path, "marketing")
     assert run.admit() == ("south",)
     with pytest.raises(SchemaDrift, match="breaks clinic@1"):
-        silo.frame(clinic.contract(), purpose="marketing")
+        silo.rows.frame(clinic.contract(), purpose="marketing")
     with pytest.raises(SchemaDrift):
-        silo.frame(clinic.contract())
-    assert len(silo.frame(clinic.contract(), purpose="study")) == CONSENTED
+        silo.rows.frame(clinic.contract())
+    assert len(silo.rows.frame(clinic.contract(), purpose="study")) == CONSENTED
 
 
 def test_a_lost_consent_table_stops_the_silo_and_is_in_the_log(north, tmp_path):
@@ -170,7 +170,7 @@ def test_a_lost_consent_table_stops_the_silo_and_is_in_the_log(north, tmp_path):
     assert asked(north)[-1]["decision"] == "refused"
     assert asked(north)[-1]["code"] == "consent"
     with pytest.raises(Refused, match="no row may be used"):
-        silo.frame(clinic.contract(), purpose="study")
+        silo.rows.frame(clinic.contract(), purpose="study")
 
 
 def test_too_few_rows_left_is_refused(north, tmp_path):

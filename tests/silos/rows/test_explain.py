@@ -71,8 +71,8 @@ def make(path, source, *, mapping=MAPPING, **config) -> Silo:
 
 def found(silo: Silo, **settings):
     contract = clinic.contract(CONTRACT)
-    report = silo.check(contract, **{k: v for k, v in settings.items() if k == "purpose"})
-    explained = silo.explain(contract, report, **settings)
+    report = silo.rows.check(contract, **{k: v for k, v in settings.items() if k == "purpose"})
+    explained = silo.rows.explain(contract, report, **settings)
     return {(each.finding.rule, each.finding.column): each for each in explained}
 
 
@@ -185,4 +185,4 @@ def test_a_table_that_keeps_the_contract_needs_no_explanation(tmp_path):
     clinic.frame(40).to_csv(tmp_path / "rows.csv", index=False)
     silo = make(tmp_path, {"type": "csv", "path": "rows.csv"}, mapping={"contract": "clinic@1"})
     contract: Contract = clinic.contract()
-    assert silo.explain(contract, silo.check(contract)) == []
+    assert silo.rows.explain(contract, silo.rows.check(contract)) == []

@@ -66,8 +66,8 @@ def test_other_rules_move_the_data_and_the_training_data_alike(silo, monkeypatch
             built.append(len(built))
             return {"x": np.ones(1)}
 
-        silo.frame(clinic.contract())
-        silo.encoded(clinic.contract(), "key", build)
+        silo.rows.frame(clinic.contract())
+        silo.rows.encoded(clinic.contract(), "key", build)
         cache = silo.directory / "cache"
         return {each.parent.name for each in cache.glob("*/table.arrow")}, len(built)
 

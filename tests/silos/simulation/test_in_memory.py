@@ -3,35 +3,88 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import clinic
+import clinic_silo
 import numpy as np
 import pytest
 
 from consilo.errors import Refused, SchemaDrift
-from consilo.kernel.view import SiloHost
+from consilo.kernel import roles
+from consilo.matching.columns.roles import RELEASED, ReleasedColumns
+from consilo.matching.roles import MATCHES, Matches
+from consilo.vertical.roles import PARTS, ModelParts
 from consilo.wire.piecewise import Parts
 from silos.silo import Silo
 from silos.simulation.in_memory import InMemorySilo
 from silos.simulation.simulated import SimulatedSilo
 
-OFFERED = sorted(each for each in dir(SiloHost) if not each.startswith("_") and each != "name")
+ROLES: dict[str, type[Any]] = {
+    "gate": roles.Gate,
+    "memory": roles.Memory,
+    "rows": roles.Rows,
+    "account": roles.PrivacyAccount,
+    "numbers": roles.Numbers,
+    "secrets": roles.Secrets,
+    "letters": roles.Letters,
+    "run_state": roles.RunState,
+    MATCHES.name: Matches,
+    PARTS.name: ModelParts,
+    RELEASED.name: ReleasedColumns,
+}
 
 
-def asked(kind: type[Any], method: str) -> list[tuple[str, Any]]:
+def methods(role: type[Any]) -> set[str]:
+    return {each for each in vars(role) if not each.startswith("_")}
+
+
+def asked(method: Callable[..., Any]) -> list[tuple[str, Any]]:
     """How a method is called, whatever its defaults."""
-    parameters = inspect.signature(getattr(kind, method)).parameters.values()
-    return [(each.name, each.kind) for each in parameters]
+    found = [(each.name, each.kind) for each in inspect.signature(method).parameters.values()]
+    return found[1:] if found and found[0][0] == "self" else found
 
 
-@pytest.mark.parametrize("kind", [Silo, SimulatedSilo, InMemorySilo])
-def test_what_a_silo_offers_is_called_alike_everywhere(kind: type[Any]) -> None:
+def real(tmp_path: Path) -> Silo:
+    return clinic_silo.make(tmp_path / "north")
+
+
+def simulated(tmp_path: Path) -> SimulatedSilo:
+    return SimulatedSilo("north", 0, 1, cast(Any, SimpleNamespace(search_path=())))
+
+
+def in_memory(tmp_path: Path) -> InMemorySilo:
+    return InMemorySilo("north", clinic.frame(3))
+
+
+@pytest.mark.parametrize("make", [real, simulated, in_memory])
+def test_every_role_is_there_and_called_alike_everywhere(
+    make: Callable[[Path], Any], tmp_path: Path
+) -> None:
     """A benchmark's own silo had no `seal` and took no contract in `permit`: it ran no more."""
-    assert len(OFFERED) > 20
-    assert {each: asked(kind, each) for each in OFFERED} == {
-        each: asked(SiloHost, each) for each in OFFERED
-    }
+    silo = make(tmp_path)
+    for name, role in ROLES.items():
+        for method in methods(role):
+            offered = getattr(getattr(silo, name), method)
+            assert asked(offered) == asked(getattr(role, method)), (name, method)
+
+
+def test_roles_are_small_and_no_two_have_a_method_of_one_name() -> None:
+    """So that a small silo may be all of them itself."""
+    every = [each for role in ROLES.values() for each in methods(role)]
+    assert len(every) == len(set(every))
+    assert all(1 <= len(methods(role)) <= 5 for role in ROLES.values())
+    attributes = set(vars(roles.SiloHost)) | {MATCHES.name, PARTS.name, RELEASED.name}
+    assert set(ROLES) == {each for each in attributes if each in ROLES}
+    assert not set(every) & attributes
+
+
+def test_a_role_that_a_silo_lacks_is_refused() -> None:
+    with pytest.raises(Refused, match="has no 'matches'"):
+        MATCHES.of(cast(Any, SimpleNamespace()))
 
 
 def test_prepared_arrays_stand_for_the_rows() -> None:

@@ -15,7 +15,7 @@ from consilo.contracts.report import CheckReport
 from consilo.errors import ConfigInvalid, Refused, SchemaDrift
 from consilo.horizontal.partition import Partition, cut
 from consilo.kernel.headers import Header
-from consilo.kernel.view import SiloHost
+from consilo.kernel.roles import SiloHost, kept_number
 from consilo.privacy.account import Charge
 from consilo.runs.outcome import RunResult
 from consilo.wire.parcel import Parcel
@@ -160,23 +160,23 @@ def _host(place: Path, name: str) -> SimulatedSilo:
 
 def test_a_simulated_silo_sees_its_own_rows(place: Path) -> None:
     host: SiloHost = _host(place, "silo-1")
-    frame = host.frame(clinic.contract())
+    frame = host.rows.frame(clinic.contract())
     assert frame["ill"].tolist() == ROWS["ill"].iloc[1:40:2].tolist()
-    assert host.check(clinic.contract()).passed
+    assert host.rows.check(clinic.contract()).passed
     other = clinic.contract(clinic.CONTRACT.replace("version: 1", "version: 2"))
     with pytest.raises(Refused):
-        host.frame(other)
+        host.rows.frame(other)
 
 
 def test_state_is_each_silos_own_and_outlives_its_process(place: Path) -> None:
     one, two, again = (_host(place, name) for name in ("silo-0", "silo-1", "silo-0"))
-    assert one.secret("r") == again.secret("r")
+    assert one.secret("r") == again.secrets.secret("r")
     assert len({one.secret("r"), two.secret("r"), one.secret("s")}) == 3
     seen = []
 
     def reserve(host, step, mark="m"):
         charge = Charge("r", step, mark, "dp_sgd", 1.0, 0.5, 3, 10)
-        return host.reserve("data", charge, lambda history: seen.append(len(history)))
+        return host.account.reserve("data", charge, lambda history: seen.append(len(history)))
 
     assert reserve(one, "a") == reserve(again, "a") == [(1.0, 0.5, 3)]
     assert reserve(again, "b") == [(1.0, 0.5, 3)] * 2
@@ -187,13 +187,13 @@ def test_state_is_each_silos_own_and_outlives_its_process(place: Path) -> None:
     assert one.reserved("r") == [("dp_sgd", (1.0, 0.5, 3))] * 3
     assert one.reserved("s") == []
     one.remember("a", Parcel(b"h", b"b"))
-    assert again.remembered("a") == Parcel(b"h", b"b")
+    assert again.memory.remembered("a") == Parcel(b"h", b"b")
     assert two.remembered("a") is None
     one.remember("b", Parcel(b"h", b"c"))
-    assert again.remembered("a") is None  # the newest only
+    assert again.memory.remembered("a") is None  # the newest only
     built: list[int] = []
-    assert one.kept_number("k", lambda: built.append(1) or 2.5) == 2.5
-    assert two.kept_number("k", lambda: built.append(1) or 3.5) == 2.5
+    assert kept_number(one, "k", lambda: built.append(1) or 2.5) == 2.5
+    assert kept_number(two, "k", lambda: built.append(1) or 3.5) == 2.5
     assert built == [1]
 
 
@@ -205,7 +205,7 @@ def test_encoded_rows_are_kept_per_silo_and_read_only(place: Path) -> None:
     }
     for name in ("silo-0", "silo-1"):
         host = _host(place, name)
-        made = host.encoded(clinic.contract(), "k", lambda: arrays)
+        made = host.rows.encoded(clinic.contract(), "k", lambda: arrays)
         kept = _host(place, name).encoded(
             clinic.contract(), "k", lambda: pytest.fail("was built twice")
         )

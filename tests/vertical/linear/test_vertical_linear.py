@@ -211,8 +211,8 @@ def test_a_silo_that_refuses_ends_the_run():
 
 def test_halves_of_different_matches_are_not_trained_on():
     hosts = vertical.silos_of(table(60), COLUMNS)
-    match = hosts["shop"].matches["m"]
-    hosts["shop"].matches["m"] = type(match)(**{**vars(match), "recipe_hash": "other"})
+    match = hosts["shop"].kept_matches["m"]
+    hosts["shop"].kept_matches["m"] = type(match)(**{**vars(match), "recipe_hash": "other"})
     with pytest.raises(QuorumLost, match="another match under this handle"):
         vertical.driven(
             vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS), hosts
@@ -259,8 +259,8 @@ def test_a_silos_part_of_the_contract_has_its_own_columns_and_rules():
 
 def test_an_expired_match_is_not_used():
     hosts = vertical.silos_of(table(60), COLUMNS)
-    match = hosts["bank"].matches["m"]
-    hosts["bank"].matches["m"] = type(match)(**{**vars(match), "expires": match.created})
+    match = hosts["bank"].kept_matches["m"]
+    hosts["bank"].kept_matches["m"] = type(match)(**{**vars(match), "expires": match.created})
     with pytest.raises((QuorumLost, Refused), match="match again"):
         vertical.driven(
             vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS), hosts
@@ -288,8 +288,8 @@ def test_a_real_silo_holds_its_own_part_only(tmp_path):
     (tmp_path / "silo.yaml").write_text(yaml.safe_dump(config))
     silo = Silo.open(tmp_path)
     job, contract = vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS)
-    assert not silo.check(contract).passed
+    assert not silo.rows.check(contract).passed
     mine = part_of(job, contract, "shop")
-    assert silo.check(mine).passed
-    assert len(silo.frame(mine)) == 30
+    assert silo.rows.check(mine).passed
+    assert len(silo.rows.frame(mine)) == 30
     assert part_of(clinic.job(), contract, "shop") is contract

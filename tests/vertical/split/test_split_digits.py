@@ -39,6 +39,6 @@ def test_halves_are_within_a_point_of_the_whole(benchmark, bits):
     contract = vertical.contract_of(columns, classes=10)
     hosts = vertical.silos_of(digits.table.rename(columns={"digit": "y"}), columns)
     for host, half in (("bank", "left"), ("shop", "right")):
-        hosts[host].secrets["r"] = benchmark.secret_of(half, 0)
+        hosts[host].run_secrets["r"] = benchmark.secret_of(half, 0)
     found, _ = vertical.driven(job, contract, hosts)
     assert found.metrics["joined/accuracy"] == pytest.approx(whole, abs=0.01 if bits < 32 else 1e-3)

@@ -42,7 +42,7 @@ def job_of(**changes):
 def run(job, rows, classes=2):
     hosts = vertical.silos_of(rows, COLUMNS)
     for name, host in hosts.items():
-        host.secrets["r"] = hashlib.sha256(name.encode()).digest()
+        host.run_secrets["r"] = hashlib.sha256(name.encode()).digest()
     contract = vertical.contract_of(COLUMNS, classes=classes)
     found, exchanges = vertical.driven(job, contract, hosts)
     return found, exchanges, hosts
@@ -145,7 +145,7 @@ def test_label_only_is_the_label_silos_network_alone():
 
     rows, job = table(60), job_of()
     found, _, hosts = run(job, rows)
-    secret = hosts["bank"].secrets["r"].hex()
+    secret = hosts["bank"].run_secrets["r"].hex()
 
     def built(spec, inputs, outputs, purpose):
         seed = seeds.seed32(secret, "vertical_split", purpose)

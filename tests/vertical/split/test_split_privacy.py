@@ -139,7 +139,7 @@ def test_parts_that_were_trained_privately_are_not_scored_with(silo):
     """An embedding of a row, without noise, is what the training was paid to hide."""
     hosts = vertical.silos_of(table(), COLUMNS)
     for name, host in hosts.items():
-        host.secrets["r"] = hashlib.sha256(name.encode()).digest()
+        host.run_secrets["r"] = hashlib.sha256(name.encode()).digest()
     found, _ = vertical.driven(job_of(), vertical.contract_of(COLUMNS), hosts)
     assert set(found.references) == set(COLUMNS)
     with pytest.raises(Refused, match="stay hidden"):

@@ -74,7 +74,7 @@ def job_of(**changes):
 def fresh_hosts(*, keep_replies):
     hosts = vertical.silos_of(table(), COLUMNS)
     for name, host in hosts.items():
-        host.secrets["r"] = hashlib.sha256(name.encode()).digest()
+        host.run_secrets["r"] = hashlib.sha256(name.encode()).digest()
         host.keep_replies = keep_replies
     return hosts
 

@@ -59,7 +59,7 @@ def job(**changes):
 def run(job_, rows, hosts=None, transport=None):
     hosts = hosts or vertical.silos_of(rows, COLUMNS)
     for name, host in hosts.items():
-        host.secrets.setdefault("r", hashlib.sha256(name.encode()).digest())
+        host.run_secrets.setdefault("r", hashlib.sha256(name.encode()).digest())
     contract = vertical.contract_of(COLUMNS)
     found, exchanges = vertical.driven(job_, contract, hosts, transport=transport)
     return found, exchanges, hosts
@@ -78,7 +78,7 @@ def plan_of(job_, rows):
 
 
 def module(host, purpose, inputs, outputs):
-    seed = seeds.seed32(host.secrets["r"].hex(), "vertical_split", purpose)
+    seed = seeds.seed32(host.run_secrets["r"].hex(), "vertical_split", purpose)
     spec = {"class": MLP, "args": {"hidden": [5]}}
     return build_model(spec, num_inputs=inputs, num_outputs=outputs, seed=seed)
 
@@ -306,6 +306,6 @@ def test_a_job_that_cannot_work_is_refused_before_any_message(changes, says):
 
 def test_the_match_must_be_there():
     hosts = vertical.silos_of(table(40), COLUMNS)
-    hosts["shop"] = InMemorySilo("shop", hosts["shop"].rows)
+    hosts["shop"] = InMemorySilo("shop", hosts["shop"].table)
     with pytest.raises(QuorumLost, match="no match"):
         run(job(), None, hosts)
