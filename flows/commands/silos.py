@@ -15,7 +15,6 @@ import typer
 
 from consilo.cli import group
 from consilo.errors import ConfigInvalid
-from consilo.record.traces import traces_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -172,6 +171,7 @@ def remove(name: Name, directory: Home, yes: Yes = False, as_json: JsonFlag = Fa
 
     Example: consilo silos remove cleveland --dir coordinator/
     """
+    from consilo.record.traces import traces_of
 
     with _open(directory) as coordinator:
         coordinator.members.known(name)
