@@ -1,37 +1,120 @@
 """The command line. Commands come from entry points, so this module knows no other package.
 
 A package registers a group or a command under ``consilo.commands``; a silo without the
-coordinator's packages simply lacks theirs. What a command needs is imported when it runs.
+coordinator's packages simply lacks theirs. It is light, so that help comes at once: a registered
+module imports at its top what its signatures need, what a command needs is imported when it runs,
+and only the module of the command that is named becomes click's objects. The help of a group is
+plain text: Rich, with its Markdown, would take as long to import as all the rest.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib.metadata import entry_points
+from collections import UserDict
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from consilo.errors import ConsiloError
 
-EPILOG = "Try it: consilo demo    (a whole federation on this machine, end to end)"
+EPILOG = "Try it: consilo demo (a whole federation on this machine, end to end)"
 
 
-def build() -> typer.Typer:
-    """Return the application with every registered command."""
-    app = typer.Typer(
-        help="Federated learning across organisations, run like a data pipeline.",
-        epilog=EPILOG,
-        no_args_is_help=True,
+class CommandGroup(TyperGroup):
+    """A group whose help is plain text, with the first sentence of each command whole.
+
+    One that does something by itself has options, and shows them by Rich as a command does.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.suggest_commands = False  # click does, and so it would be said twice
+        if not self.params:
+            self.rich_markup_mode = None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one entry for each command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.said_of(name)) for name in self.list_commands(ctx)])
+
+    def said_of(self, name: str) -> str:
+        """Return what a list of commands says of one."""
+        return _first_sentence(self.commands[name])
+
+
+class _Registered(UserDict[str, Any]):
+    """Name → click's command; its module is imported when somebody asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__({each.name: each for each in entry_points(group="consilo.commands")})
+
+    def __getitem__(self, name: str) -> click.Command:
+        loaded = self.entry(name).load()
+        if isinstance(loaded, typer.Typer):
+            return typer.main.get_command(loaded)
+        app = typer.Typer(add_completion=False)
+        app.command(name)(loaded)
+        return typer.main.get_command(app)
+
+    def entry(self, name: str) -> EntryPoint:
+        """Return where a command is, without importing it."""
+        found: EntryPoint = self.data[name]
+        return found
+
+
+class _Commands(CommandGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = self._registered = _Registered()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self._registered)
+
+    def said_of(self, name: str) -> str:
+        # Click's objects of every command would double the time of the first help.
+        loaded = self._registered.entry(name).load()
+        said = loaded.info.help if isinstance(loaded, typer.Typer) else loaded.__doc__
+        return _first_sentence(click.Command(name, help=said))
+
+
+def group(
+    help: str,
+    *,
+    epilog: str = "",
+    cls: type[CommandGroup] = CommandGroup,
+    invoke_without_command: bool = False,
+) -> typer.Typer:
+    """Return an empty group of commands, with the settings that all of Consilo's share.
+
+    Args:
+        help: its first sentence stands in the list of the group above.
+        epilog: the last line of its help.
+        cls: its class.
+        invoke_without_command: its callback does something by itself; else it shows its help.
+    """
+    return typer.Typer(
+        help=help,
+        epilog=epilog,
+        cls=cls,
+        invoke_without_command=invoke_without_command,
+        no_args_is_help=not invoke_without_command,
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for entry in sorted(entry_points(group="consilo.commands"), key=lambda each: each.name):
-        found = entry.load()
-        if isinstance(found, typer.Typer):
-            app.add_typer(found, name=entry.name)
-        else:
-            app.command(entry.name)(found)
+
+
+def build() -> typer.Typer:
+    """Return the application with every registered command."""
+    app = group(
+        "Federated learning across organisations, run like a data pipeline.",
+        epilog=EPILOG,
+        cls=_Commands,
+    )
+    app.callback()(lambda: None)  # makes it a group, though no command is there yet
     return app
 
 
@@ -47,3 +130,7 @@ def main() -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
+
+
+def _first_sentence(command: click.Command) -> str:
+    return command.get_short_help_str(limit=1_000)

@@ -6,11 +6,9 @@ part, by which recipe, and what the silos let the coordinator know.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +59,6 @@ def ahead_of(job: Job) -> Job:
         },
         quorum={"min_silos": max(len(needed), 2), "mandatory": list(needed)},
     )
-
-
-def new_run_id(job: Job) -> str:
-    """Return a name for a run of the job's match."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    return f"{job.name}-match-{stamp}-{secrets.token_hex(3)}"
 
 
 def run_match(

@@ -9,7 +9,9 @@ the coordinator's key.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +25,13 @@ from consilo.errors import RecordTampered, RunNotResumable
 from consilo.files import write_atomic
 from consilo.wire import digest
 
-__all__ = ["RunRecord", "read", "verify"]
+__all__ = ["RunRecord", "new_run_id", "read", "verify"]
+
+
+def new_run_id(*words: str) -> str:
+    """Return a name that no other run has: what it is, when it began, three random bytes."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return "-".join([*words, stamp, secrets.token_hex(3)])
 
 
 class RunRecord:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from consilo.cli import group
 from consilo.errors import ConfigInvalid
 from flows.plan_command import job_plan
 
@@ -20,13 +21,9 @@ Directory = Annotated[
     typer.Option("--dir", help="Work directory of the coordinator.", show_default=False),
 ]
 
-job_app = typer.Typer(
-    help="Validate and run jobs.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+job_app = group("Validate and run jobs.")
 job_app.command("plan")(job_plan)
-run_app = typer.Typer(
-    help="Look at what a run left.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+run_app = group("Look at what a run left.")
 
 
 def demo(
@@ -240,7 +237,7 @@ def job_run(
     elif silos is not None:
         summary = _run_alone(loaded, job, silos, directory, _parameters(job, rounds, resume))
     elif directory is not None:
-        summary = _run_connected(directory, _parameters(job, rounds, resume))
+        summary = _run_connected(loaded, directory, _parameters(job, rounds, resume))
     else:
         raise ConfigInvalid(
             "job run",
@@ -413,12 +410,12 @@ def _run_alone(
         approve(place, digest)  # all these silos are ours: we gave them by their directories
     say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(found)} silos")
     with taken_down(home), Supervisor() as supervisor:
-        running = launch(supervisor, home, parameters)
+        running = launch(supervisor, home, loaded, parameters)
         bring_up(supervisor, home, found, say=say)
         return running.wait(say)
 
 
-def _run_connected(directory: Path, parameters: dict[str, Any]) -> Any:
+def _run_connected(loaded: Any, directory: Path, parameters: dict[str, Any]) -> Any:
     from consilo.processes import Supervisor
     from flows.federation import Addresses
     from flows.launch import launch
@@ -426,7 +423,7 @@ def _run_connected(directory: Path, parameters: dict[str, Any]) -> Any:
     home = directory.resolve()
     Addresses.load(home)
     with Supervisor() as supervisor:
-        return launch(supervisor, home, parameters).wait(_say())
+        return launch(supervisor, home, loaded, parameters).wait(_say())
 
 
 def _parameters(job: Path, rounds: int | None, resume: str | None) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class Order:
         contract: what the silos' data must obey.
         search_path: where the job's own modules lie.
         cancelled: set once the run shall stop; a transport that waits looks at it.
-        resume: id of the run to go on with, whose process died; empty begins a new one.
+        run_id: of the run that a pipeline opens, or goes on with.
+        resume: whether that run has begun and its process died.
     """
 
     home: Path
@@ -46,7 +47,8 @@ class Order:
     contract: Contract
     search_path: tuple[Path, ...]
     cancelled: threading.Event
-    resume: str = ""
+    run_id: str = ""
+    resume: bool = False
 
 
 @dataclass(frozen=True)

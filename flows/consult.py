@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,12 +42,13 @@ def consult(
     """
     from consilo.kernel import Federation, Kernel
     from consilo.protocols.conclude import Conclude
+    from consilo.record import new_run_id
 
     asked = tuple(sorted(silos))
     parties = {each: party for each, party in connection.parties.items() if each in asked}
     kernel = Kernel(
         connection.transport,
-        run_id=f"{job.name}-{name}-{secrets.token_hex(6)}",
+        run_id=new_run_id(job.name, name),
         job=job,
         contract=contract,
         observe=lambda _: None,

@@ -57,16 +57,15 @@ def run_demo(
     quieten()
     home = options.directory
     say(f"work directory {home}")
-    job_file = _write_job(home, options)
+    job, job_file = _write_job(home, options)
     hospitals = write_hospitals(home / "silos", count=options.silos, seed=options.seed)
-    job = Job.load(job_file)
     from consilo.transports.flower.bundle import bundle_hash
 
     digest = bundle_hash(job_bundle(job, (job_file.parent,)))
     for hospital in hospitals:
         approve(hospital.directory, digest)
     say(f"{len(hospitals)} hospitals; each approves bundle {digest[:12]}")
-    running = launch(supervisor, home, {"job": str(job_file)})
+    running = launch(supervisor, home, job, {"job": str(job_file)})
     comparing, figures = _compare(supervisor, home, job_file, options)
     silos = {hospital.name: hospital.directory for hospital in hospitals}
     addresses = bring_up(supervisor, home, silos, say=say)
@@ -93,7 +92,7 @@ def work_directory(directory: Path | None) -> Path:
     return directory.resolve()
 
 
-def _write_job(home: Path, options: DemoOptions) -> Path:
+def _write_job(home: Path, options: DemoOptions) -> tuple[Job, Path]:
     job = Job.load(SHIPPED / "jobs" / "breast_cancer.yaml")
     changes: dict[str, Any] = {"seed": options.seed}
     if options.rounds is not None:
@@ -102,10 +101,10 @@ def _write_job(home: Path, options: DemoOptions) -> Path:
         changes["privacy"] = None
     elif options.epsilon is not None:
         changes["privacy"] = {"epsilon": options.epsilon}
-    value = job.changed(**changes).to_json()
+    job = job.changed(**changes)
     path = home / "jobs" / "breast-cancer.yaml"
-    write_atomic(path, yaml.safe_dump(value, sort_keys=False).encode())
-    return path
+    write_atomic(path, yaml.safe_dump(job.to_json(), sort_keys=False).encode())
+    return job, path
 
 
 def _compare(

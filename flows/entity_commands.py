@@ -36,7 +36,8 @@ def run(
     Example: consilo match run job.yaml --dir coordinator/
     """
     from consilo.environment import quieten
-    from consilo.match_run import ahead_of, contract_of, new_run_id, run_match
+    from consilo.match_run import ahead_of, contract_of, run_match
+    from consilo.record import new_run_id
     from flows.consult import opened
 
     quieten()
@@ -46,7 +47,7 @@ def run(
     asked = ahead_of(asked.changed(match={key: each for key, each in changes.items() if each}))
     wanted = contract_of(asked, [folder])
     with opened(asked, wanted, folder, directory, silos) as connection:
-        run_id = new_run_id(asked)
+        run_id = new_run_id(asked.name, "match")
         home = connection.home if directory is not None else (silos or folder).resolve()
         result = run_match(
             asked,

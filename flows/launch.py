@@ -6,14 +6,16 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from consilo.environment import child_environment
 from consilo.errors import ServiceFailed
+from consilo.job import Job
 from consilo.processes import Service, Supervisor
+from consilo.record import new_run_id
 from flows.federation import Say
 
 
@@ -24,15 +26,13 @@ class Launched:
     Args:
         service: its process.
         result: where its summary will be.
-        runs: the directory in which its run record appears.
-        known: run directories that were there before.
-        told: entries of the record that are old, in a run that goes on.
+        record: of its run; the file appears when the run is opened.
+        told: bytes of the record that are old, in a run that goes on.
     """
 
     service: Service
     result: Path
-    runs: Path
-    known: frozenset[str]
+    record: Path
     told: int = 0
 
     def wait(self, say: Say) -> dict[str, Any]:
@@ -44,12 +44,11 @@ class Launched:
         told = self.told
         while True:
             ended = self.service.returncode is not None
-            entries = list(self._entries())
-            for entry in entries[told:]:
+            entries, told = following(self.record, told)
+            for entry in entries:
                 line = _line(entry)
                 if line:
                     say(line)
-            told = len(entries)
             if ended:
                 break
             time.sleep(0.2)
@@ -61,42 +60,44 @@ class Launched:
         summary: dict[str, Any] = json.loads(self.result.read_text())
         return summary
 
-    def _entries(self) -> Iterator[Mapping[str, Any]]:
-        if not self.runs.is_dir():
-            return
-        for place in sorted(self.runs.iterdir()):
-            record = place / "record.jsonl"
-            if place.name in self.known or not record.exists():
-                continue
-            for line in record.read_text().splitlines():
-                try:
-                    yield json.loads(line)
-                except ValueError:  # the last line is being written
-                    return
+
+def following(record: Path, told: int) -> tuple[list[Mapping[str, Any]], int]:
+    """Return what a record says after its first ``told`` bytes, and how many bytes that makes.
+
+    A last line that is being written is left for the next time.
+    """
+    try:
+        with record.open("rb") as file:
+            file.seek(told)
+            whole, newline, _ = file.read().rpartition(b"\n")
+    except FileNotFoundError:  # the run is not opened yet
+        return [], told
+    return [json.loads(line) for line in whole.splitlines()], told + len(whole) + len(newline)
 
 
-def launch(supervisor: Supervisor, home: Path, parameters: Mapping[str, Any]) -> Launched:
+def launch(supervisor: Supervisor, home: Path, job: Job, parameters: Mapping[str, Any]) -> Launched:
     """Start the pipeline's process; it waits until the federation in ``home`` is up.
+
+    The run's id is chosen here, so that this run is followed and no other one in ``home``.
 
     Args:
         supervisor: ends it.
         home: the coordinator's directory.
-        parameters: the flow's.
+        job: what is run.
+        parameters: the flow's; ``job`` is the job's file.
     """
-    runs = home / "runs"
-    known = frozenset(each.name for each in runs.iterdir()) if runs.is_dir() else frozenset()
-    resumed, told = parameters.get("resume"), 0
-    if resumed in known:
-        known -= {resumed}
-        told = len((runs / str(resumed) / "record.jsonl").read_bytes().splitlines())
-    name = uuid.uuid4().hex[:8]
+    resumed = parameters.get("resume")
+    run_id = resumed or new_run_id(job.name)
+    record = home / "runs" / run_id / "record.jsonl"
+    _, told = following(record, 0)
+    name = uuid.uuid4().hex[:8]  # of this process: a run that goes on has had another one
     result = home / "results" / f"{name}.json"
-    argv = [sys.executable, "-m", "flows.runner", "--home", str(home)]
+    argv = [sys.executable, "-m", "flows.runner", "--home", str(home), "--run-id", run_id]
     argv += ["--parameters", json.dumps(dict(parameters)), "--result", str(result)]
     log = home / "logs" / f"pipeline-{name}.log"
     environment = child_environment(home=home / "superlink" / "flwr")
     service = supervisor.start("pipeline", argv, log=log, env=environment)
-    return Launched(service, result, runs, known, told)
+    return Launched(service, result, record, told)
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from consilo.errors import ConsiloError
 from consilo.job import Job
-from consilo.match_run import ahead_of, contract_of, new_run_id, run_match
+from consilo.match_run import ahead_of, contract_of, run_match
+from consilo.record import new_run_id
 from flows.connection import Connection, Order, connect, home_directory, job_file
 from flows.session import flow_run_name, quiet_errors, refused
 
@@ -38,7 +39,7 @@ class Meeting:
 def match_entities(meeting: Meeting, wait_s: float) -> dict[str, Any]:
     """Match the rows of all silos of an open federation; return what the coordinator may know."""
     connection, order = meeting.connection, meeting.order
-    run_id = new_run_id(order.job)
+    run_id = new_run_id(order.job.name, "match")
     result = run_match(
         order.job,
         order.contract,

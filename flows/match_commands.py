@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consilo.cli import group
 from flows import entity_commands
 
 if TYPE_CHECKING:
     from consilo.protocols.feature_match import Released
     from flows.feature_matching import Correspondences
 
-match_app = typer.Typer(
-    help="Match the columns and the rows of several silos.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+match_app = group("Match the columns and the rows of several silos.")
 match_app.command()(entity_commands.run)
 match_app.command()(entity_commands.show)
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]

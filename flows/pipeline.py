@@ -23,6 +23,7 @@ from flows import names, vertical
 from flows.connection import home_directory, job_file
 from flows.session import (
     Session,
+    called,
     final_state,
     flow_run_name,
     opened,
@@ -101,14 +102,16 @@ def _horizontal(session: Session, wait_s: float) -> None:
     report(session)
 
 
-def run_pipeline(*, home: Path | str, **parameters: Any) -> dict[str, Any]:
+def run_pipeline(*, home: Path | str, run_id: str = "", **parameters: Any) -> dict[str, Any]:
     """Run the pipeline in this process and return its summary, whatever its state.
 
     Args:
         home: the coordinator's directory.
+        run_id: of the run, chosen by who wants to follow it; empty lets it choose.
         parameters: the flow's others.
     """
-    state: State[Any] = pipeline(home=str(home), return_state=True, **parameters)
+    with called(run_id):
+        state: State[Any] = pipeline(home=str(home), return_state=True, **parameters)
     summary: dict[str, Any] = state.result(raise_on_failure=False)
     return summary
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.consult import consult, opened
-
 if TYPE_CHECKING:
     from consilo.contract import Contract
     from consilo.job import Job
@@ -45,6 +43,7 @@ def job_plan(
     from consilo.job import Job
     from consilo.plan import plan
     from consilo.vertical_run import plan_vertical
+    from flows.consult import opened
 
     quieten()
     changes: dict[str, Any] = {} if rounds is None else {"protocol": {"rounds": rounds}}
@@ -83,6 +82,7 @@ def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) 
     """
     from consilo.protocols.quote import Quote
     from consilo.vertical.blocks import holders_of
+    from flows.consult import consult
 
     silos: Sequence[str] = tuple(set(connection.silos) - set(job.exclude))
     if job.kind != "horizontal":

@@ -28,16 +28,17 @@ def main() -> int:
     """Run the pipeline; return 0 unless it failed."""
     parser = argparse.ArgumentParser(prog="python -m flows.runner", description=__doc__)
     parser.add_argument("--home", type=Path, required=True, help="the coordinator's directory")
+    parser.add_argument("--run-id", required=True, help="what the run is called")
     parser.add_argument("--parameters", required=True, help="the flow's parameters, as JSON")
     parser.add_argument("--result", type=Path, required=True, help="where the summary goes")
     options = parser.parse_args()
     quieten()
-    summary = _run(options.home, json.loads(options.parameters), options.result.parent)
+    summary = _run(options.home, options.run_id, json.loads(options.parameters))
     write_atomic(options.result, json.dumps(summary, indent=1).encode())
     return 0 if summary.get("status") != "failed" else 1
 
 
-def _run(home: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _run(home: Path, run_id: str, parameters: dict[str, Any]) -> dict[str, Any]:
     try:
         _import_early()
         addresses = _addresses(home)
@@ -46,7 +47,7 @@ def _run(home: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]
         os.environ.update(prefect_environment(home, addresses.prefect_api))
         from flows.pipeline import run_pipeline
 
-        return run_pipeline(home=home, **parameters)
+        return run_pipeline(home=home, run_id=run_id, **parameters)
     except ConsiloError as error:
         return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
 

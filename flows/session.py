@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,6 +21,7 @@ from consilo.contract import Contract
 from consilo.errors import ConsiloError, RunCancelled
 from consilo.job import Job
 from consilo.outcome import RunResult
+from consilo.record import new_run_id
 from consilo.run import Run
 from consilo.stages import Stages
 from consilo.vertical_run import VerticalRun
@@ -32,6 +32,8 @@ from flows.departure import tag_departed
 from flows.model_lookup import with_model
 from flows.registry import Registered
 from flows.tracking import Ending, Tracker, run_tags
+
+_called: ContextVar[str] = ContextVar("called", default="")
 
 
 class Session:
@@ -110,7 +112,7 @@ def opened(order: Order, *, experiment: str) -> Iterator[Session]:
             experiment=experiment,
             name=run.run_id,
             tags=tags,
-            resume=bool(order.resume),
+            resume=order.resume,
         )
         session = Session(run, tracker, connection, flow_run_id, order.cancelled)
         get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
@@ -170,11 +172,35 @@ def order_of(
 ) -> Order:
     """Return the order to run ``job`` on the federation in ``home``, or to go on with a run of it.
 
+    The run is called as `called` says, else it chooses a name.
+
     Raises:
         ContractInvalid: where its contract is not found or not valid.
     """
     contract = Contract.load(job.contract, search=list(search_path))
-    return Order(home, job, contract, tuple(search_path), threading.Event(), resume)
+    return Order(
+        home,
+        job,
+        contract,
+        tuple(search_path),
+        threading.Event(),
+        run_id=resume or _called.get() or new_run_id(job.name),
+        resume=bool(resume),
+    )
+
+
+@contextmanager
+def called(run_id: str) -> Iterator[None]:
+    """Let the run that a flow of this block opens bear a name that its starter has chosen.
+
+    It is no parameter of the flow: in Prefect's form nobody should be asked for it, and a schedule
+    would use one name twice.
+    """
+    token = _called.set(run_id)
+    try:
+        yield
+    finally:
+        _called.reset(token)
 
 
 def flow_run_name() -> str:
@@ -217,8 +243,6 @@ def quiet_errors() -> None:
 
 
 def _run(order: Order, connection: Connection) -> Stages:
-    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    run_id = order.resume or f"{order.job.name}-{now}-{secrets.token_hex(3)}"
     kind = Run if order.job.kind == "horizontal" else VerticalRun
     try:
         return kind(
@@ -226,15 +250,15 @@ def _run(order: Order, connection: Connection) -> Stages:
             order.contract,
             Cancellable(connection.transport, order.cancelled),
             silos=connection.silos,
-            directory=connection.home / "runs" / run_id,
-            run_id=run_id,
+            directory=connection.home / "runs" / order.run_id,
+            run_id=order.run_id,
             key=connection.signing_key,
             parties=connection.parties,
             absent=connection.absent,
             standing=connection.standing,
             bundle=connection.bundle,
             search_path=order.search_path,
-            resume=bool(order.resume),
+            resume=order.resume,
         )
     except ConsiloError as error:
         connection.finish(False, type(error).__name__)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consilo.departure import traces_of
+from consilo.cli import group
 from consilo.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -25,11 +25,7 @@ Name = Annotated[str, typer.Argument(help="The silo's name.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
-silos_app = typer.Typer(
-    help="Who belongs to the federation: invite, list, admit, suspend, remove, renew.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+silos_app = group("Who belongs to the federation: invite, list, admit, suspend, remove, renew.")
 
 
 @silos_app.command()
@@ -173,6 +169,8 @@ def remove(name: Name, directory: Home, yes: Yes = False, as_json: JsonFlag = Fa
 
     Example: consilo silos remove cleveland --dir coordinator/
     """
+    from consilo.departure import traces_of
+
     with _open(directory) as coordinator:
         coordinator.members.known(name)
         if not yes:

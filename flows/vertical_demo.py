@@ -40,9 +40,8 @@ def run_vertical_demo(
     quieten()
     home = options.directory
     say(f"work directory {home}")
-    training = _write_job(home, _TRAINING, options)
-    scoring = _write_job(home, _SCORING, options)
-    job = Job.load(training)
+    job, training = _write_job(home, _TRAINING, options)
+    scoring_job, scoring = _write_job(home, _SCORING, options)
     organisations = write_organisations(home / "silos", job, seed=options.seed)
     from consilo.transports.flower.bundle import bundle_hash
 
@@ -51,14 +50,14 @@ def run_vertical_demo(
         approve(each.directory, digest)
     names = ", ".join(f"{each.name} {len(each.patients)}" for each in organisations)
     say(f"rows: {names}; each approves bundle {digest[:12]}")
-    running = launch(supervisor, home, {"job": str(training)})
+    running = launch(supervisor, home, job, {"job": str(training)})
     silos = {each.name: each.directory for each in organisations}
     addresses = bring_up(supervisor, home, silos, say=say)
     summary = running.wait(say)
     if summary.get("status") != "failed":
         summary |= _kept(summary, organisations, holders_of(job).match)
         say("scoring the matched patients with the registered model")
-        scored = launch(supervisor, home, {"job": str(scoring)}).wait(say)
+        scored = launch(supervisor, home, scoring_job, {"job": str(scoring)}).wait(say)
         summary["scoring"] = _scoring(scored, silos[holders_of(job).label_silo])
     write_atomic(home / "summary.json", json.dumps(summary, indent=1).encode())
     return summary, addresses
@@ -100,12 +99,12 @@ def _scoring(scored: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     return told | {"scores": str(place) if place.exists() else None}
 
 
-def _write_job(home: Path, name: str, options: DemoOptions) -> Path:
+def _write_job(home: Path, name: str, options: DemoOptions) -> tuple[Job, Path]:
     job = Job.load(SHIPPED / "jobs" / f"{name}.yaml")
     changes: dict[str, Any] = {"seed": options.seed}
     if options.rounds is not None and job.kind == "vertical":
         changes["protocol"] = {"rounds": options.rounds}
-    value = job.changed(**changes).to_json()
+    job = job.changed(**changes)
     path = home / "jobs" / f"{job.name}.yaml"
-    write_atomic(path, yaml.safe_dump(value, sort_keys=False).encode())
-    return path
+    write_atomic(path, yaml.safe_dump(job.to_json(), sort_keys=False).encode())
+    return job, path

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from consilo.cli import group
 from silos import enrol_commands, ledger_command, oversight
 from silos.check_command import check
 from silos.data_commands import app as data_app
@@ -16,11 +17,7 @@ from silos.preflight_command import preflight
 
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 
-app = typer.Typer(
-    help="Run a silo: check its data, approve code, take part.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = group("Run a silo: check its data, approve code, take part.")
 app.command()(check)
 app.command()(models)
 app.command()(policy)

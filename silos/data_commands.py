@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consilo.cli import group
 from silos import feature_commands
 
 if TYPE_CHECKING:
@@ -20,11 +21,7 @@ ForJob = Annotated[
     typer.Option("--job", help="A vertical job: only the columns that this silo holds in it."),
 ]
 
-app = typer.Typer(
-    help="Connect the silo's rows, and say how they become a contract's table.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = group("Connect the silo's rows, and say how they become a contract's table.")
 
 _FILE = "A file, a folder or a pattern; may be given several times."
 

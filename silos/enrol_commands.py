@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consilo.cli import group
 from consilo.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -85,14 +86,12 @@ def renew(
     _tell(standing, as_json)
 
 
-partners_app = typer.Typer(
-    help="Other silos' signing keys as this silo has pinned them.",
-    invoke_without_command=True,
-    pretty_exceptions_enable=False,
+partners_app = group(
+    "Other silos' signing keys as this silo has pinned them.", invoke_without_command=True
 )
 
 
-@partners_app.callback(invoke_without_command=True)
+@partners_app.callback()
 def partners(
     context: typer.Context, directory: Directory = Path("."), as_json: JsonFlag = False
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consilo.cli import group
 from consilo.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -21,13 +22,11 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdou
 _DELTA = 1e-5
 _BAR = 20
 
-app = typer.Typer(help="The silo's privacy ledger.", pretty_exceptions_enable=False)
-auditor_app = typer.Typer(
-    help="Verify what a silo has exported.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = group("The silo's privacy ledger.", invoke_without_command=True)
+auditor_app = group("Verify what a silo has exported.")
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def ledger(
     context: typer.Context,
     directory: Directory = Path("."),

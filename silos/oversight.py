@@ -9,15 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from consilo.cli import group
+
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Digest = Annotated[str, typer.Argument(help="SHA-256 of the bundle, or how it begins.")]
 
-audit_app = typer.Typer(
-    help="Read and verify the silo's audit log.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+audit_app = group("Read and verify the silo's audit log.")
 
 
 def bundles(

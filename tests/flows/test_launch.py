@@ -1,0 +1,130 @@
+"""A person who starts a run is told of that run: its id is chosen before its process starts."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consilo.job import Job
+from flows.connection import connecting
+from flows.launch import following, launch
+from flows.pipeline import pipeline, run_pipeline
+
+JOB = Job.load(Path(__file__).parents[2] / "schemas" / "jobs" / "breast_cancer.yaml")
+
+
+class Process:
+    """A service that ends when its end is asked for the second time."""
+
+    log = Path("pipeline.log")
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    @property
+    def returncode(self) -> int | None:
+        self.asked += 1
+        return None if self.asked < 2 else 0
+
+    def last_lines(self) -> str:
+        return ""
+
+
+class Supervisor:
+    """Keeps the command lines that it is asked to start."""
+
+    def __init__(self) -> None:
+        self.started: list[dict[str, str]] = []
+
+    def start(self, name: str, argv: list[str], **_: Any) -> Process:
+        said = argv[3:]  # after: python -m flows.runner
+        self.started.append(dict(zip(said[::2], said[1::2], strict=True)))
+        return Process()
+
+
+def write(record: Path, *entries: tuple[str, dict[str, Any]], end: str = "\n") -> None:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"kind": kind, "body": body}) for kind, body in entries]
+    with record.open("a") as file:
+        file.write("\n".join(lines) + end)
+
+
+def round_of(number: int, *silos: str) -> tuple[str, dict[str, Any]]:
+    return "round", {"round": number, "silos": {name: {} for name in silos}, "faults": {}}
+
+
+def test_two_runs_in_one_home_are_told_apart(tmp_path):
+    # It once told of every directory that had not been there before, another run's too.
+    supervisor = Supervisor()
+    runs = [launch(supervisor, tmp_path, JOB, {"job": "job.yaml"}) for _ in range(2)]
+    ids = [each["--run-id"] for each in supervisor.started]
+    assert len(set(ids)) == 2
+    assert [each.record.parent.name for each in runs] == ids
+    told: dict[str, list[str]] = {}
+    for number, (run_id, each) in enumerate(zip(ids, runs, strict=True), start=1):
+        write(each.record, round_of(number, "ada"), ("closed", {"status": "complete"}))
+        each.result.parent.mkdir(exist_ok=True)
+        each.result.write_text(json.dumps({"run_id": run_id}))
+    for run_id, each in zip(ids, runs, strict=True):
+        told[run_id] = []
+        assert each.wait(told[run_id].append) == {"run_id": run_id}
+    assert told == {
+        ids[0]: ["round 1: 1 silos", "run complete"],
+        ids[1]: ["round 2: 1 silos", "run complete"],
+    }
+
+
+def test_of_a_run_that_goes_on_only_what_is_new_is_told(tmp_path):
+    record = tmp_path / "runs" / "old" / "record.jsonl"
+    write(record, round_of(1, "ada"))
+    write(record, round_of(2, "ada"), end="")  # its process died before the line's end
+    supervisor = Supervisor()
+    run = launch(supervisor, tmp_path, JOB, {"job": "job.yaml", "resume": "old"})
+    assert supervisor.started[0]["--run-id"] == "old"
+    record.write_bytes(record.read_bytes().splitlines(keepends=True)[0])  # as it is reopened
+    write(record, round_of(2, "ada", "berta"))
+    run.result.parent.mkdir(exist_ok=True)
+    run.result.write_text("{}")
+    told: list[str] = []
+    run.wait(told.append)
+    assert told == ["round 2: 2 silos"]
+
+
+def test_a_record_is_read_on_from_where_it_was_read_to(tmp_path):
+    record = tmp_path / "record.jsonl"
+    assert following(record, 0) == ([], 0)
+    write(record, ("opened", {}))
+    first, told = following(record, 0)
+    assert [each["kind"] for each in first] == ["opened"]
+    with record.open("r+b") as file:
+        file.write(b"\xff" * (told - 1))  # whoever read it again would stumble
+    write(record, round_of(1), ("closed", {}), end="")
+    more, told = following(record, told)
+    assert [each["kind"] for each in more] == ["round"]
+    with record.open("ab") as file:
+        file.write(b"\n")
+    assert [each["kind"] for each in following(record, told)[0]] == ["closed"]
+    assert following(record, record.stat().st_size) == ([], record.stat().st_size)
+
+
+@pytest.mark.flow
+@pytest.mark.parametrize("chosen", ["", "chosen-by-its-starter"])
+def test_a_run_bears_the_name_that_its_starter_chose_else_one_of_its_own(make_federation, chosen):
+    federation = make_federation("named" if chosen else "unnamed")
+    with connecting(federation.connect()):
+        summary = run_pipeline(
+            home=federation.home, run_id=chosen, job=str(federation.job), wait_s=0
+        )
+    assert summary["status"] == "complete"
+    assert chosen in summary["run_id"]
+    assert [each.name for each in (federation.home / "runs").iterdir()] == [summary["run_id"]]
+    if not chosen:
+        assert summary["run_id"].startswith(f"{Job.load(federation.job).name}-")
+
+
+def test_nobody_is_asked_for_a_run_id_in_the_form():
+    assert "run_id" not in inspect.signature(pipeline.fn).parameters
