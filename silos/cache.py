@@ -1,11 +1,9 @@
 """The canonical table of a silo, standardised and checked once and memory-mapped ever after.
 
-An entry is a directory of its own, named by the SHA-256 of the source's fingerprint, the contract's
-digest, the mapping's and that of what decides which rows may be used: whichever changes, the name
-changes, so an entry is never out of date. It
-holds ``table.arrow`` (Arrow IPC, one batch, not compressed), ``report.json`` and ``entry.json``
-with the table's SHA-256. It is built beside its place, synced, then renamed into it. It holds
-patient data: directories are 0700, files 0600.
+An entry is a directory of its own, named by the state of the rows (`silos.rows_key`), so that it is
+never out of date. It holds ``table.arrow`` (Arrow IPC, one batch, not compressed), ``report.json``
+and ``entry.json`` with the table's SHA-256. It is built beside its place, synced, then renamed into
+it. It holds patient data: directories are 0700, files 0600.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from consilo.errors import SchemaDrift, SourceUnreadable
 from silos.arrow import to_pandas, write_table
 from silos.mapping import UNREADABLE, Mapping
 from silos.memory import available_bytes
+from silos.rows_key import RawRows, RowsKey
 from silos.sources import BLOCK_ROWS, RowFilter, Source
 from silos.standardise import Unreadable, standardise
 
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
     from silos.check_blocks import Evaluated
 
-RULES_VERSION = 2
-"""Raised when the same table could be standardised or judged otherwise; old entries then lapse."""
 MAX_ENTRIES = 8
 _CHECK_TABLES = 3
 """What Great Expectations may take to check a table, in tables, beside the mapped one."""
@@ -72,23 +69,20 @@ class CanonicalCache:
         now: datetime,
         keep: RowFilter | None = None,
     ) -> str:
-        """Return the name of the entry for the source as it is now.
-
-        Costs a few file stats where the source has not changed. For a contract with rules about
-        dates the day counts too, since a table can break those by growing old.
+        """Return the name of the entry for the source as it is now: the digest of its `RowsKey`.
 
         Raises:
             SourceUnreadable: where a file or table is not there.
         """
-        parts = [
-            RULES_VERSION,
-            source.fingerprint(self._directory / "fingerprints.json"),
-            contract.digest,
-            mapping.digest,
-            now.astimezone(UTC).date().isoformat() if contract.depends_on_today else None,
-            keep.digest if keep is not None else None,
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return RowsKey.of(self.raw_rows(source, keep), mapping, contract, now=now).digest
+
+    def raw_rows(self, source: Source, keep: RowFilter | None = None) -> RawRows:
+        """Return which rows there are now; costs a few file stats where none has changed.
+
+        Raises:
+            SourceUnreadable: where a file or table is not there.
+        """
+        return RawRows.of(source, keep, memo=self._directory / "fingerprints.json")
 
     def get_or_build(
         self,

@@ -50,7 +50,6 @@ from consilo.protocol import Verb
 from consilo.signing import public_hex
 from consilo.silo import Arrays, Built
 from consilo.vertical.blocks import holders_of, part_of
-from consilo.wire import digest
 from silos.budget import Budget, budget_of
 from silos.cache import CanonicalCache
 from silos.consent import ConsentBook, ConsentFilter
@@ -341,11 +340,8 @@ class Silo:
         """
         mapping = self.mapping(contract)
         source, keep = self._source(mapping), self._consent(mapping, purpose)
-        allowed = keep.digest if keep is not None else ""
-        fingerprint = source.fingerprint(self.directory / "cache" / "fingerprints.json")
-        files = [self.directory / "mapping.yaml", *sorted(self.directory.glob("mappings/*.yaml"))]
-        how = b"".join(file.read_bytes() for file in files if file.exists())
-        name = hashlib.sha256(f"{fingerprint} {allowed} {key} ".encode() + how).hexdigest()
+        rows = self._cache.key(source, mapping, contract, now=self.now(), keep=keep)
+        name = hashlib.sha256(f"{rows} {key}".encode()).hexdigest()
         if name not in self._encoded:
             arrays = build()
             again = self._consent(mapping, purpose)
@@ -463,8 +459,7 @@ class Silo:
             raise Refused("this silo has no such data set any more; match again", code="match")
         book = self._consents.get(dataset)
         keep = None if book is None else book.filter(purpose, now=self.now())
-        rows = source.fingerprint(self.directory / "cache" / "fingerprints.json")
-        return digest([rows, "" if keep is None else keep.digest])
+        return self._cache.raw_rows(source, keep).digest
 
     def keep_part(self, model: str, content: bytes, about: MappingOf[str, Any]) -> None:
         """Keep this silo's part of a vertical model; it never leaves."""

@@ -74,7 +74,7 @@ def test_encoded_rows_are_kept_until_rows_or_mapping_change(silo, tmp_path):
     with pytest.raises(ValueError, match="read-only"):
         again["x"][0] = 1
     silo.encoded(clinic.contract(), "other", build)
-    (silo.directory / "mapping.yaml").write_text("contract: clinic@1\n")
+    (silo.directory / "mapping.yaml").write_text("contract: clinic@1\nmissing: [-9]\n")
     silo.encoded(clinic.contract(), "key", build)
     make(silo.directory, clinic.frame(31)).encoded(clinic.contract(), "key", build)
     assert len(built) == 4
