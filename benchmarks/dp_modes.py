@@ -174,7 +174,7 @@ def oracle(model: nn.Module, features: Tensor, labels: Tensor) -> list[Tensor]:
         norm = torch.stack([each.norm() for each in found]).norm()
         factor = min(1.0, MAX_NORM / (float(norm) + 1e-6))
         for total, each in zip(sums, found, strict=True):
-            total += factor * each
+            total.add_(factor * each)
     return sums
 
 

@@ -142,7 +142,6 @@ class Verb:
         name: as the coordinator asks for it.
         replies: field name → declaration.
         function: (protocol, silo, message) → reply fields.
-        private: it computes an update under the job's privacy section.
     """
 
     name: str

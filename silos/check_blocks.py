@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from consilo.check_report import CheckReport
 from consilo.contract import Contract
@@ -157,13 +157,6 @@ def write_page(told: Sequence[Evaluated], report: CheckReport, silo_dir: Path) -
 def _frames(table: pa.Table, block_rows: int) -> Iterator[pd.DataFrame]:
     for start in range(0, table.num_rows, block_rows):
         yield to_pandas(table.slice(start, block_rows))
-
-
-class _Tally(Protocol):
-    how: str
-    failed: int
-
-    def holds(self) -> bool: ...
 
 
 class _Known:

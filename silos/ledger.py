@@ -189,13 +189,6 @@ class Ledger:
             rows = database.execute("SELECT DISTINCT account FROM entries ORDER BY account")
             return [str(name) for (name,) in rows]
 
-    def run_history(self, run_id: str) -> list[HistoryRow]:
-        """Return what a run has reserved: (noise multiplier, sampling rate, steps)."""
-        if not self.path.exists():
-            return []
-        with self._open() as database:
-            return _run_history(database, run_id, upto=None)
-
     def run_charges(self, run_id: str) -> list[tuple[str, HistoryRow]]:
         """Return what a run has reserved, each with its mechanism."""
         if not self.path.exists():
@@ -475,12 +468,10 @@ def _reservation(database: sqlite3.Connection, charge: Charge) -> int | None:
     return None if row is None else int(row[0])
 
 
-def _run_history(
-    database: sqlite3.Connection, run_id: str, *, upto: int | None
-) -> list[HistoryRow]:
+def _run_history(database: sqlite3.Connection, run_id: str, *, upto: int) -> list[HistoryRow]:
     rows = database.execute(
         "SELECT sigma, sample_rate, steps FROM entries"
         " WHERE run_id = ? AND kind = 'reserved' AND seq <= ? ORDER BY seq",
-        (run_id, 2**62 if upto is None else upto),
+        (run_id, upto),
     ).fetchall()
     return [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]

@@ -165,7 +165,6 @@ def _smallest(cost: _Cost, target: float, high: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-@lru_cache(maxsize=1024)
 def _epsilon(rows: tuple[HistoryRow, ...], delta: float, accountant: Accountant) -> float:
     from opacus.accountants import PRVAccountant, RDPAccountant
 

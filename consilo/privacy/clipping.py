@@ -190,9 +190,8 @@ class BookKeeping:
             )
             self._differentiate(total, num_rows)
             self._accumulate(torch.ones(num_rows, dtype=total.dtype))
-            for mine, known in zip(self.take(), expected, strict=True):
-                if known is None:
-                    known = torch.zeros_like(mine)
+            for mine, gradient in zip(self.take(), expected, strict=True):
+                known = torch.zeros_like(mine) if gradient is None else gradient
                 scale = float(known.abs().max())
                 if not torch.allclose(mine, known, rtol=_PROBE_TOLERANCE, atol=1e-5 * scale):
                     raise NotBookable("a parameter is used outside its layer")

@@ -48,7 +48,7 @@ class _Adaptive(torch.optim.Optimizer):
                 gradient = parameter.grad
                 state["m"] = beta1 * state["m"] + (1 - beta1) * gradient
                 state["v"] = self.second(state["v"], gradient**2, beta2)
-                parameter -= group["lr"] * state["m"] / (state["v"].sqrt() + group["tau"])
+                parameter.sub_(group["lr"] * state["m"] / (state["v"].sqrt() + group["tau"]))
 
 
 class Adagrad(_Adaptive):

@@ -82,7 +82,7 @@ class Training(Protocol):
     """Base of the protocols that average updates: subclasses say what the server does with them.
 
     Args:
-        settings: the job's protocol section.
+        job: what is trained, with the protocol's settings.
     """
 
     def __init__(self, job: Job) -> None:

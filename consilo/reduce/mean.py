@@ -91,7 +91,8 @@ def fold(total: Total | None, vector: Params, weight: float) -> Total:
             scratch = np.empty(_BLOCK, np.float64)
             for part, exact, high, low in _blocks(sums[name]):
                 more = scratch[: len(exact)]
-                exact += np.multiply(flat[part], weight, out=more, dtype=np.float64)
+                np.multiply(flat[part], weight, out=more, dtype=np.float64)
+                np.add(exact, more, out=exact)
                 _cut(exact, high, low)
         elif total is None:
             sums[name] = value.astype(np.float64) * weight
@@ -115,8 +116,7 @@ def finish(total: Total, mass: float) -> Params:
             mean[name] = np.empty(sums.shape[1:], np.float32)
             flat = mean[name].reshape(-1)
             for part, exact, _, _ in _blocks(sums):
-                exact /= mass
-                flat[part] = exact
+                flat[part] = np.divide(exact, mass, out=exact)
     return mean
 
 

@@ -26,12 +26,7 @@ SCORERS = {
 
 
 class Scorer(Protocol):
-    """Scores rows with one silo's part.
-
-    Args:
-        part: the silo's.
-        search_path: where a job's own modules lie.
-    """
+    """Scores rows with one silo's part."""
 
     def outward(self, features: Array) -> Mapping[str, Array]:
         """Return what a feature silo tells the label silo of rows.

@@ -149,7 +149,7 @@ def connected(source: Source) -> Iterator[Any]:
     try:
         with engine.connect() as connection:
             if engine.dialect.name == "postgresql":
-                connection = connection.execution_options(postgresql_readonly=True)
+                connection.execution_options(postgresql_readonly=True)
             yield connection
             connection.rollback()
     finally:

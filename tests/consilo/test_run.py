@@ -181,7 +181,7 @@ def test_a_round_that_lost_its_quorum_can_be_done_again(hosts, tmp_path):
     down = [True]
     good = answerer(hosts["north"])
     bad = failing(hosts["north"], rounds=(2,))
-    answers = {**hosts, "north": lambda parcel: (bad if down[0] else good)(parcel)}
+    answers = {**hosts, "north": lambda parcel: bad(parcel) if down[0] else good(parcel)}
     run = clinic.run_of(clinic.job(quorum={"min_silos": 3}), answers, tmp_path / "a")
     run.admit()
     run.standardize()

@@ -77,7 +77,7 @@ def _slow(model: nn.Module, data: Arrays, plan: FitPlan, hook: DPHook) -> Params
             noisy = add_gaussian(flat, hook.sigma * hook.max_grad_norm, noise)
             mean = torch.from_numpy(noisy / (hook.sample_rate * len(data))).float()
             for each, part in zip(parameters, mean.split([s.size for s in sums]), strict=True):
-                each -= plan.lr * part.view_as(each)
+                each.sub_(plan.lr * part.view_as(each))
     return {name: value.numpy().copy() for name, value in model.state_dict().items()}
 
 
