@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def slips(tree: ast.Module) -> Iterator[str]:
 
 
 def texts(body: list[ast.stmt]) -> Iterator[str]:
-    for before, each in zip(body, body[1:], strict=False):
+    for before, each in pairwise(body):
         if is_text(each) and not isinstance(before, ast.Assign | ast.AnnAssign):
             yield f"line {each.lineno}: a text that documents no name"
 
