@@ -468,10 +468,12 @@ def _reservation(database: sqlite3.Connection, charge: Charge) -> int | None:
     return None if row is None else int(row[0])
 
 
-def _run_history(database: sqlite3.Connection, run_id: str, *, upto: int) -> list[HistoryRow]:
+def _run_history(
+    database: sqlite3.Connection, run_id: str, *, upto: int | None
+) -> list[HistoryRow]:
     rows = database.execute(
         "SELECT sigma, sample_rate, steps FROM entries"
         " WHERE run_id = ? AND kind = 'reserved' AND seq <= ? ORDER BY seq",
-        (run_id, upto),
+        (run_id, 2**62 if upto is None else upto),
     ).fetchall()
     return [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]
