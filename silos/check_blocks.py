@@ -353,7 +353,7 @@ def _tally(
 ) -> Any:
     """Return what judges one expectation of `silos.check`."""
     kind = type(expectation).__name__
-    name = getattr(expectation, "column", None)
+    name: str = getattr(expectation, "column", "")  # none where it is about several, or the table
     if kind == "ExpectColumnToExist":
         return _Known(name in table.schema.names, "the table's columns")
     if kind == "ExpectColumnValuesToBeOfType":
