@@ -30,7 +30,6 @@ from consilo.stages import Stages
 from consilo.steps import Checkpoint
 
 """A smaller model costs its links less than the probe would."""
-FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
 PROBED_FROM_BYTES = 10_000_000
 """A smaller model costs its links less than the probe would."""
 FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")

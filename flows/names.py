@@ -66,18 +66,6 @@ TAG_PARAMS = "consilo.params_digest"
 TAG_RECORD = "consilo.record_head"
 TAG_LABEL_SILO = "consilo.label_silo"
 """Of a vertical model: who learns what it says."""
-RUN_TAGS = (
-    TAG_RUN,
-    TAG_STATUS,
-    TAG_REASON,
-    TAG_JOB,
-    TAG_JOB_DIGEST,
-    TAG_CONTRACT,
-    TAG_CONTRACT_DIGEST,
-    TAG_BUNDLE,
-    TAG_FLOW_RUN,
-    TAG_PREFECT_URL,
-)
 MODEL_TAGS = (
     TAG_RUN,
     TAG_STATUS,

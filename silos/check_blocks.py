@@ -100,7 +100,7 @@ def check_blocks(
     least, most = _GROUPING_BYTES
     grouping = _Grouping(spill, max(least, min(most, memory_bytes // 4)))
     tallies = {
-        index: [_tally(each, table, unreadable, grouping) for each in rule.expectations]
+        index: [_tally(each, table, grouping) for each in rule.expectations]
         for index, rule in enumerate(rules)
         if set(rule.columns) <= set(columns) or rule.name == "present"
     }
@@ -161,7 +161,9 @@ def _frames(table: pa.Table, block_rows: int) -> Iterator[pd.DataFrame]:
 
 class _Tally(Protocol):
     how: str
-    failed: int
+
+    @property
+    def failed(self) -> int: ...
 
     def holds(self) -> bool: ...
 
@@ -348,9 +350,8 @@ class _Unique:
 def _tally(
     expectation: Any,
     table: pa.Table,
-    unreadable: Mapping[str, dict[str, Any]],
     grouping: _Grouping,
-) -> Any:
+) -> _Tally:
     """Return what judges one expectation of `silos.check`."""
     kind = type(expectation).__name__
     name: str = getattr(expectation, "column", "")  # none where it is about several, or the table

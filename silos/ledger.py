@@ -190,13 +190,6 @@ class Ledger:
             rows = database.execute("SELECT DISTINCT account FROM entries ORDER BY account")
             return [str(name) for (name,) in rows]
 
-    def run_history(self, run_id: str) -> list[HistoryRow]:
-        """Return what a run has reserved: (noise multiplier, sampling rate, steps)."""
-        if not self.path.exists():
-            return []
-        with self._open() as database:
-            return _run_history(database, run_id, upto=None)
-
     def run_charges(self, run_id: str) -> list[tuple[str, HistoryRow]]:
         """Return what a run has reserved, each with its mechanism."""
         if not self.path.exists():
