@@ -27,7 +27,8 @@ Seconds = Annotated[float, Field(ge=0, le=86_400)]
     name="analytics",
     flow_run_name=flow_run_name,
     persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=16),
+    # Prefect's task runners are invariant in their futures: none is what `flow` is said to take.
+    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]
 )
 def analytics(job: str, bins: Bins = 20, wait_s: Seconds = 60.0, home: str | None = None) -> Any:
     """Check every silo, then report each column over all silos; nothing is trained.

@@ -6,7 +6,7 @@ Names, verdicts, counts and figures about models; no value of any row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -26,7 +26,11 @@ from flows.drift import column_table
 
 def progress_begins(rounds: int) -> UUID:
     """Show a bar at round 0 and return its id."""
-    return create_progress_artifact(0.0, key="rounds", description=f"round 0 of {rounds}")
+    # Prefect answers a coroutine only to one that runs in a loop.
+    return cast(
+        "UUID",
+        create_progress_artifact(0.0, key="rounds", description=f"round 0 of {rounds}"),
+    )
 
 
 def progress(bar: UUID, done: int, rounds: int) -> None:

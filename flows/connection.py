@@ -102,7 +102,9 @@ def connect(order: Order) -> AbstractContextManager[Connection]:
     """Open the federation in ``order.home``, or what `connecting` says."""
     chosen = _connect.get()
     if chosen is None:
-        from flows.federation import connect as chosen
+        from flows import federation
+
+        return federation.connect(order)
     return chosen(order)
 
 

@@ -88,7 +88,7 @@ def whole_table() -> pd.DataFrame:
     from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer(as_frame=True)
-    frame = bunch.frame.rename(columns=lambda name: name.replace(" ", "_"))
+    frame: pd.DataFrame = bunch.frame.rename(columns=lambda name: name.replace(" ", "_"))
     frame["malignant"] = 1 - frame.pop("target")  # scikit-learn counts benign as 1
     frame["patient_id"] = [f"P{number:05d}" for number in range(len(frame))]
     order = list(Contract.load(CONTRACT).columns)

@@ -99,16 +99,16 @@ def show(
     if as_json:
         print(json.dumps({"matches": told}))
         return
-    for each in told:
-        rate = each["report"].get("match_rate", 0.0)
+    for each in found:
+        rate = each.report.get("match_rate", 0.0)
         print(
-            f"{each['handle']}: {each['matched']} people shared with "
-            f"{', '.join(each['partners'])} ({rate:.1%} of those here), until {each['expires']}"
+            f"{each.handle}: {len(each.rows)} people shared with {', '.join(each.partners)} "
+            f"({rate:.1%} of those here), until {each.expires.isoformat()}"
         )
         if handle:
-            for name, value in each["report"].items():
+            for name, value in each.report.items():
                 print(f"  {name}: {json.dumps(value)}")
-    if not told:
+    if not found:
         print("no match is kept here")
 
 

@@ -10,10 +10,9 @@ check is a Prefect task per silo, a round is a task, and logs, retries and cance
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from prefect import flow
-from prefect.states import State
+from prefect import State, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
@@ -51,7 +50,8 @@ Seconds = Annotated[float, Field(ge=0, le=86_400)]
     name="pipeline",
     flow_run_name=flow_run_name,
     persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=16),
+    # Prefect's task runners are invariant in their futures: none is what `flow` is said to take.
+    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]
 )
 def pipeline(
     job: str,
@@ -111,9 +111,9 @@ def run_pipeline(*, home: Path | str, run_id: str = "", **parameters: Any) -> di
         parameters: the flow's others.
     """
     with called(run_id):
-        state: State[Any] = pipeline(home=str(home), return_state=True, **parameters)
-    summary: dict[str, Any] = state.result(raise_on_failure=False)
-    return summary
+        # Prefect takes a flow that answers `Any` for one that is awaited.
+        state = cast("State[Any]", pipeline(home=str(home), return_state=True, **parameters))
+    return cast("dict[str, Any]", state.result(raise_on_failure=False))
 
 
 def changed(

@@ -111,6 +111,7 @@ def _show(told: Mapping[str, Any]) -> None:
         limits = offer["account"] or [None]
         for place, each in enumerate(limits):
             first = (name, str(offer["rows"]), price) if not place else ("", "", "")
+            rest: tuple[str, ...]
             if each is None:
                 rest = ("no budget", "", "", "", "")
             else:

@@ -408,5 +408,6 @@ def _middle(column: Column) -> float:
     bounds = column.typical or column.range
     if bounds is None:
         return 1.0
-    ends = [float(end) for end in (bounds.min, bounds.max) if end is not None]
+    # Dates are bounds of date columns, and no model reads those.
+    ends = [float(end) for end in (bounds.min, bounds.max) if isinstance(end, int | float)]
     return sum(ends) / len(ends)

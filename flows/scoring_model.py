@@ -23,7 +23,7 @@ from mlflow.pyfunc import PythonModel
 CHUNK_ROWS = 4096
 
 
-class ScoringModel(PythonModel):
+class ScoringModel(PythonModel):  # type: ignore[misc]  # mlflow is not followed
     """A trained model with the encoding of its inputs; ``predict`` keeps the frame's index.
 
     Binary tasks answer the column ``probability`` (of the second class of the contract),
@@ -39,7 +39,7 @@ class ScoringModel(PythonModel):
         """Read the model from ``folder``."""
         self.spec = json.loads((folder / "scoring.json").read_text(encoding="utf-8"))
         if (folder / "model.pt2").exists():
-            self.forward = torch.export.load(folder / "model.pt2").module()
+            self.forward: torch.nn.Module = torch.export.load(folder / "model.pt2").module()
         else:
             self.forward = _from_source(folder, self.spec["source"])
 

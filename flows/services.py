@@ -57,7 +57,7 @@ def start_prefect(supervisor: Supervisor, home: Path, *, port: int | None = None
     chosen = free_port() if port is None else port
     url = f"http://127.0.0.1:{chosen}/api"
     argv = [_binary("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
-    environment = child_environment(**prefect_environment(home, url))
+    environment = {**child_environment(), **prefect_environment(home, url)}
     service = supervisor.start(
         "the Prefect server",
         argv,
@@ -110,10 +110,11 @@ def start_worker(
     """
     argv = [_binary("prefect"), "worker", "start", "--pool", names.POOL, "--name", name]
     argv += ["--type", "process"]
-    environment = child_environment(
+    environment = {
+        **child_environment(),
         **prefect_environment(home, api_url),
-        **{names.HOME_VARIABLE: str(home.resolve())},
-    )
+        names.HOME_VARIABLE: str(home.resolve()),
+    }
     return supervisor.start(
         "the Prefect worker",
         argv,

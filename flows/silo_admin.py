@@ -17,6 +17,8 @@ from consilo.cli import group
 from consilo.errors import ConfigInvalid
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from consilo.membership.coordinator import Coordinator
     from consilo.membership.members import Member
 
@@ -287,7 +289,7 @@ def _ask(question: str, flag: str) -> None:
         raise typer.Exit(1)
 
 
-def _days(when: str, now: Any) -> int:
+def _days(when: str, now: datetime) -> int:
     from datetime import datetime
 
     return (datetime.fromisoformat(when) - now).days

@@ -108,9 +108,9 @@ def soiled(people: pd.DataFrame, share: float, rng: np.random.Generator) -> pd.D
     The field is empty, has one wrong sign, two signs the wrong way round, or capitals and blanks.
     """
     made = people.copy()
-    for row in np.flatnonzero(rng.random(len(made)) < share):
+    for row in np.flatnonzero(rng.random(len(made)) < share).tolist():
         at = int(rng.integers(made.shape[1]))
-        text = made.iat[row, at]
+        text = str(made.iat[row, at])
         place, fault = int(rng.integers(len(text) - 1)), int(rng.integers(4))
         wrong = str(rng.choice(list("0123456789" if text[place].isdigit() else "aeinrst")))
         made.iat[row, at] = (

@@ -15,7 +15,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 
-class PartsElsewhere(PythonModel):
+class PartsElsewhere(PythonModel):  # type: ignore[misc]  # mlflow is not followed
     """References to a model's parts; ``predict`` says how rows are scored."""
 
     def load_context(self, context: Any) -> None:

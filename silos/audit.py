@@ -35,7 +35,11 @@ def audit_log(directory: Path) -> Chain:
 
 
 def asked(
-    chain: Chain, header: Header, decision: str, cause: Refused | None = None, **more: Any
+    chain: Chain,
+    header: Header,
+    decision: str,
+    cause: Refused | None = None,
+    consent: Mapping[str, int] | None = None,
 ) -> str:
     """Note a request and what was decided; return the line's hash.
 
@@ -44,7 +48,7 @@ def asked(
         header: what was asked.
         decision: allowed, refused or repeated.
         cause: of a refusal.
-        more: counts that belong to the decision.
+        consent: counts of it that belong to the decision.
     """
     manifest = header.manifest
     why = {} if cause is None else {"code": cause.code, "reason": str(cause)}
@@ -67,7 +71,7 @@ def asked(
         wire=header.wire,
         decision=decision,
         **why,
-        **more,
+        **({"consent": dict(consent)} if consent else {}),
     )
 
 

@@ -200,7 +200,7 @@ def reject(folder: Path, digest: str) -> bool:
 def bundles(folder: Path) -> list[Bundle]:
     """Return every bundle that the silo in ``folder`` knows of; those that wait come first."""
     decided, kept = Decisions.load(folder), _Kept(folder)
-    found = []
+    found: list[Bundle] = []
     for digest in [*kept.digests(), *decided.approved, *decided.rejected]:
         if any(each.digest == digest for each in found):
             continue

@@ -345,7 +345,9 @@ def report_of(
 
 
 def _facts(frame: pd.DataFrame, rules: Sequence[Rule]) -> Facts:
-    nulls = {(name,): int(frame[name].isna().sum()) for name in frame.columns}
+    nulls: dict[tuple[str, ...], int] = {
+        (name,): int(frame[name].isna().sum()) for name in frame.columns
+    }
     for rule in rules:
         there = columns_there(rule, list(frame.columns))
         if len(there) > 1:

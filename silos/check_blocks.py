@@ -100,7 +100,7 @@ def check_blocks(
     least, most = _GROUPING_BYTES
     grouping = _Grouping(spill, max(least, min(most, memory_bytes // 4)))
     tallies = {
-        index: [_tally(each, table, unreadable, grouping) for each in rule.expectations]
+        index: [_tally(each, table, grouping) for each in rule.expectations]
         for index, rule in enumerate(rules)
         if set(rule.columns) <= set(columns) or rule.name == "present"
     }
@@ -157,6 +157,15 @@ def write_page(told: Sequence[Evaluated], report: CheckReport, silo_dir: Path) -
 def _frames(table: pa.Table, block_rows: int) -> Iterator[pd.DataFrame]:
     for start in range(0, table.num_rows, block_rows):
         yield to_pandas(table.slice(start, block_rows))
+
+
+class _Tally(Protocol):
+    how: str
+
+    @property
+    def failed(self) -> int: ...
+
+    def holds(self) -> bool: ...
 
 
 class _Known:
@@ -341,12 +350,11 @@ class _Unique:
 def _tally(
     expectation: Any,
     table: pa.Table,
-    unreadable: Mapping[str, dict[str, Any]],
     grouping: _Grouping,
-) -> Any:
+) -> _Tally:
     """Return what judges one expectation of `silos.check`."""
     kind = type(expectation).__name__
-    name = getattr(expectation, "column", None)
+    name: str = getattr(expectation, "column", "")  # none where it is about several, or the table
     if kind == "ExpectColumnToExist":
         return _Known(name in table.schema.names, "the table's columns")
     if kind == "ExpectColumnValuesToBeOfType":

@@ -128,7 +128,7 @@ class Guard:
             audit.asked(self.log, header, "refused", cause)
             raise
         self.store.note_request(header.step_id, at=self.now())
-        audit.asked(self.log, header, "allowed", **({"consent": dict(consent)} if consent else {}))
+        audit.asked(self.log, header, "allowed", consent=consent)
 
     def repeated(self, header: Header) -> None:
         """Note that a step got the answer that it got before."""

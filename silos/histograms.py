@@ -273,8 +273,10 @@ def _numbers(values: pd.Series[Any], name: str) -> Floats:
     import pandas as pd
 
     best = np.empty(0)
-    for text in (lambda v: v, lambda v: v.str.replace(".", "").str.replace(",", ".")):
-        told = pd.to_numeric(text(values.astype("str")), errors="coerce")
+    point = values.astype("str")
+    comma = point.str.replace(".", "").str.replace(",", ".")
+    for text in (point, comma):
+        told = pd.to_numeric(text, errors="coerce")
         found = told.dropna().to_numpy(dtype=np.float64)
         best = found if len(found) > len(best) else best
     if len(best) * 2 < len(values):

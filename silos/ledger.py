@@ -161,8 +161,9 @@ class Ledger:
         Raises:
             BudgetExhausted: where a row has less noise than the budget wants.
         """
-        for sigma, _, _ in rows if budget is not None else ():
-            budget.require_noise(sigma)
+        if budget is not None:
+            for sigma, _, _ in rows:
+                budget.require_noise(sigma)
         with self._open() as database:
             counts = dict(
                 database.execute(

@@ -214,7 +214,8 @@ def _plot(told: Mapping[str, Any], path: Path) -> None:
         axes = figure.add_subplot(max(1, len(told["accounts"])), 1, place)
         times = [datetime.fromisoformat(run["time"]) for run in account["runs"]]
         figures = [run["spent"] if run["left"] is None else run["left"] for run in account["runs"]]
-        axes.step(times, figures, where="post", marker="o")
+        # Matplotlib draws times; its types know only of numbers.
+        axes.step(times, figures, where="post", marker="o")  # type: ignore[arg-type]
         if account["limits"]:
             axes.set_ylim(0, account["limits"][0]["budget"] * 1.05)
             axes.axhline(account["limits"][0]["budget"], linestyle=":", color="grey")

@@ -9,7 +9,7 @@ from datetime import date, datetime
 from datetime import time as clock_time
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
@@ -26,7 +26,8 @@ _ABOUT_ROWS = frozenset(
 )
 _STATISTICS = "statistics"
 """The protocol that asks for moments, class counts and histograms."""
-_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+_DAYS: tuple[Day, ...] = get_args(Day)
 
 TEMPLATE = """\
 # What may happen to this silo's data. What is not allowed here is refused.
@@ -243,9 +244,7 @@ class Hours(Config):
         zone: a name of the IANA time zone database.
     """
 
-    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
-        default=_DAYS, min_length=1
-    )
+    days: tuple[Day, ...] = Field(default=_DAYS, min_length=1)
     start: clock_time
     end: clock_time
     zone: str = "UTC"

@@ -147,9 +147,9 @@ def propose(
     names = [local.name for local in locals_]
     for index, column in enumerate(table):
         if column.name in (aligned or {}):
-            row = names.index((aligned or {})[column.name])
-            scores[row, :] = scores[:, index] = 0.0
-            scores[row, index] = 1.0
+            given = names.index((aligned or {})[column.name])
+            scores[given, :] = scores[:, index] = 0.0
+            scores[given, index] = 1.0
     rows, columns = linear_sum_assignment(-scores)
     chosen = {int(c): int(r) for r, c in zip(rows, columns, strict=True) if scores[r, c] >= _LEAST}
     missing = sorted(

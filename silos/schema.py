@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from consilo.schema import Schema, main, schema_of
 from silos.mapping import Mapping
 from silos.metadata import Metadata
 from silos.policy import Policy
 from silos.silo_config import SiloConfig
 
-MODELS = {
+MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "mapping": (Mapping, "Consilo mapping"),
     "metadata": (Metadata, "Consilo metadata"),
     "policy": (Policy, "Consilo policy"),

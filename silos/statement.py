@@ -66,7 +66,9 @@ def standing(
         "budget": None if budget is None else budget.model_dump(mode="json"),
         "limits": [],
     }
-    for limit in () if budget is None else budget.limits:
+    if budget is None:
+        return found
+    for limit in budget.limits:
         rows = history(mine, account, since=begin(limit, at))
         renyi = bound(rows, budget.delta)
         spent = min(renyi, composition.by_prv(rows, budget.delta))
@@ -96,10 +98,10 @@ def bound(rows: Sequence[HistoryRow], delta: float) -> float:
     """Return the ε of a history by Rényi moments."""
     if not rows:
         return 0.0
-    total = sum(
+    first, *others = (
         steps * composition.moments(sigma=sigma, sample_rate=rate) for sigma, rate, steps in rows
     )
-    return composition.by_renyi(total, delta)
+    return composition.by_renyi(sum(others, start=first), delta)
 
 
 def burn_down(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from sqlalchemy import Connection
 
 _TEXT_BYTES = 4 << 20
 _SETTINGS = (
@@ -19,8 +20,8 @@ _SETTINGS = (
 )
 
 
-def can_copy(connection: Any) -> bool:
-    """Return whether a SQLAlchemy connection is to PostgreSQL by psycopg 3."""
+def can_copy(connection: Connection) -> bool:
+    """Return whether a connection is to PostgreSQL by psycopg 3."""
     return connection.dialect.name == "postgresql" and connection.dialect.driver == "psycopg"
 
 
