@@ -110,6 +110,7 @@ def up(
     from consilo.processes import Supervisor
     from flows.federation import bring_up, find_silos, settle_place, taken_down
     from flows.services import start_worker
+    from flows.watch import Watch
 
     quieten()
     home, say = directory.resolve(), _say()
@@ -120,7 +121,7 @@ def up(
         if worker:
             start_worker(supervisor, home, addresses.prefect_api)
         say(f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}")
-        _until_stopped()
+        _until_stopped(Watch(home, supervisor.services, say).look)
 
 
 @job_app.command()
@@ -455,9 +456,12 @@ def _code(summary: Any) -> int:
     return 1 if summary.get("status") == "failed" else 0
 
 
-def _until_stopped() -> None:
+def _until_stopped(look: Callable[[], None] = lambda: None) -> None:
+    from flows.watch import EVERY_S
+
     try:
         while True:
-            time.sleep(3600)
+            look()
+            time.sleep(EVERY_S)
     except KeyboardInterrupt:
         print("stopping", file=sys.stderr)

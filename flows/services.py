@@ -16,6 +16,7 @@ from pathlib import Path
 from consilo.environment import child_environment
 from consilo.processes import Service, Supervisor, free_port, wait_healthy
 from flows import names
+from flows.prefect_log import LOGGING
 
 _HEALTHY_WITHIN_S = 120.0
 
@@ -56,17 +57,22 @@ def start_prefect(supervisor: Supervisor, home: Path, *, port: int | None = None
     """
     chosen = free_port() if port is None else port
     url = f"http://127.0.0.1:{chosen}/api"
-    argv = [_binary("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
-    environment = {**child_environment(), **prefect_environment(home, url)}
+    argv = [sys.executable, "-m", "flows.prefect_server", "--port", str(chosen)]
+    environment = {**child_environment(), **prefect_environment(home, url), **LOGGING}
     service = supervisor.start(
         "the Prefect server",
         argv,
-        log=home / "logs" / "prefect.log",
+        log=prefect_log(home),
         env=environment,
         cwd=_directory(home),
         port=chosen,
     )
     return Starting(url, service, lambda: _answers(f"{url}/health"))
+
+
+def prefect_log(home: Path) -> Path:
+    """Return the log of the Prefect server of the coordinator in ``home``."""
+    return home / "logs" / "prefect.log"
 
 
 def start_mlflow(supervisor: Supervisor, home: Path, *, port: int | None = None) -> Starting:
@@ -131,8 +137,13 @@ def prefect_environment(home: Path, api_url: str) -> dict[str, str]:
         home: the coordinator's directory.
         api_url: of the Prefect server.
     """
+    place = (home / "prefect").resolve()
     return {
-        "PREFECT_HOME": str((home / "prefect").resolve()),
+        "PREFECT_HOME": str(place),
+        # These two do not follow PREFECT_HOME, whatever Prefect's settings say: without them they
+        # lie in ~/.prefect, and several servers share them.
+        "PREFECT_SERVER_MEMO_STORE_PATH": str(place / "memo_store.toml"),
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(place / "storage"),
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLI_PROMPT": "false",

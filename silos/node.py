@@ -120,6 +120,8 @@ class Warm:
                     OMP_NUM_THREADS="1",
                     OPENBLAS_NUM_THREADS="1",
                     MKL_NUM_THREADS="1",
+                    # Arrow 25, which pandas 3.1 imports, starts a thread that tidies its memory.
+                    JE_ARROW_MALLOC_CONF="background_thread:false",
                 ),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

@@ -57,6 +57,13 @@ def test_the_summary_says_who_took_part_and_why_not(demo: KeptDemo) -> None:
     assert set(summary["seconds"]) >= {"check", "standardize", "train", "evaluate"}
 
 
+def test_a_silo_forks_from_a_process_of_one_thread(demo: KeptDemo) -> None:
+    """Arrow's allocator started a second one, and every node's log began with a warning."""
+    logs = {each.parent.name: each.read_text() for each in demo.home.glob("silos/*/node.log")}
+    assert set(logs) == {"north", "south", "east", "west"}
+    assert not [name for name, told in logs.items() if "a fork may hang" in told]
+
+
 def test_both_pages_answer_and_know_the_run(demo: KeptDemo) -> None:
     prefect, mlflow = demo.summary["prefect"], demo.summary["mlflow"]
     url = f"{prefect['api_url']}/flow_runs/{prefect['flow_run_id']}"

@@ -18,7 +18,8 @@ from consilo.contract import SHIPPED
 from consilo.environment import child_environment
 from consilo.processes import Supervisor
 from flows import names
-from flows.services import prefect_environment, prepare_prefect, start_worker
+from flows.prefect_log import faults
+from flows.services import prefect_environment, prefect_log, prepare_prefect, start_worker
 
 pytestmark = pytest.mark.flow
 
@@ -102,6 +103,8 @@ def test_a_worker_runs_a_deployment_with_the_home_of_its_environment(deployed, s
     # Nobody has put a federation there: that is how far the flow can get, in the worker's home.
     assert run.state.is_failed(), told
     assert f"no federation is up in {tmp_path}" in run.state.message, told
+    # Two tasks of the server write at each poll of a worker; one of them found the file locked.
+    assert faults(prefect_log(services.home)) == ()
 
 
 def test_preparing_a_server_twice_changes_nothing(services):

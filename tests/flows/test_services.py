@@ -27,7 +27,15 @@ def test_both_answer_for_people_too(services):
 
 def test_the_mlflow_server_keeps_its_files_below_the_home(services):
     assert (services.home / "mlflow" / "mlflow.db").is_file()
-    assert (services.home / "prefect" / "prefect.db").is_file()
+
+
+def test_the_prefect_server_keeps_its_files_below_the_home(services):
+    # Its memo lay in ~/.prefect, whatever PREFECT_HOME said, with a warning where that is not.
+    place = services.home / "prefect"
+    assert (place / "prefect.db").is_file()
+    assert (place / "memo_store.toml").is_file()
+    told = (services.home / "logs" / "prefect.log").read_text()
+    assert "WARNING" not in told, told
 
 
 @pytest.mark.parametrize("start", [start_prefect, start_mlflow])
