@@ -101,6 +101,8 @@ def launch(supervisor: Supervisor, home: Path, parameters: Mapping[str, Any]) ->
 
 def _line(entry: Mapping[str, Any]) -> str:
     kind, body = entry["kind"], entry["body"]
+    if kind == "resumed" and body.get("changed"):
+        return f"resumed with other hardware or software: {', '.join(body['changed'])}"
     if kind == "contract":
         why = f": {body['reason']}" if body["reason"] else ""
         return f"contract check {body['silo']}: {body['verdict']}{why}"
