@@ -21,6 +21,7 @@ from consilo.errors import (
 )
 from consilo.headers import WIRE_VERSION, Header, ReplyHeader
 from consilo.job import Job
+from consilo.learners.threads import computing
 from consilo.parcel import Answer, Fault, Parcel
 from consilo.protocols import find_protocol
 from consilo.silo import Message, SiloHost, SiloView
@@ -132,6 +133,8 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     protocol = kind.from_job(job)
     view = SiloView(host, job, contract, header)
     payload = content["payload"]
-    fields = dict(verb.function(protocol, view, Message(payload, header.round, header.cohort)))
+    message = Message(payload, header.round, header.cohort)
+    with computing(job.local.threads):
+        fields = dict(verb.function(protocol, view, message))
     verb.check(fields, payload)
     return fields

@@ -146,7 +146,7 @@ class Header(_Signed):
         run_id: the run.
         scope: which step of it, ``round/index/verb``: the seed's second part. The protocol is
             not in it, so that FedProx with mu 0 draws the same batches as FedAvg.
-        content: SHA-256 of the body, so that noise is never used again for another question.
+        content: SHA-256 of the body, so that secret noise is never used for another question.
         round: 1, 2, … within training; 0 outside of it.
         silo: the receiver.
         protocol: the protocol's name or dotted path.

@@ -80,6 +80,13 @@ class Local(Config):
     momentum: Share = 0.0
     weight_decay: float = Field(0.0, ge=0)
     args: dict[str, Any] = Field(default_factory=dict, description="the optimiser's other settings")
+    threads: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="threads that a silo computes a step with, on any machine alike: the last bits "
+        "of a sum depend on their number; a silo's policy says how many it gives",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -188,6 +195,7 @@ _YOUNG = (
     ("", "purpose"),
     ("", "exclude"),
     ("privacy", "statistics_epsilon"),
+    ("local", "threads"),
 )
 """(section, key): what wire version 1 did not know."""
 

@@ -16,7 +16,6 @@ from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, 
 from consilo.privacy.accounting import HistoryRow, noise_multiplier
 from consilo.privacy.curve import Keep, afresh, keep_ahead, kept_spend
 from consilo.privacy.dpsgd import DPHook
-from consilo.privacy.noise import SecretStream
 from consilo.silo import SiloHost, SiloView
 
 _SLACK = 1e-6
@@ -50,7 +49,7 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         seed=seeds.seed32(job.seed, "model"),
         search_path=search_path,
     )
-    return TorchLearner(model, task)
+    return TorchLearner(model, task, threads=job.local.threads)
 
 
 def plan_of(job: Job) -> FitPlan:
@@ -128,7 +127,7 @@ def private_fit(
         sigma=sigma,
         max_grad_norm=privacy.max_grad_norm,
         sample_rate=rate,
-        stream=SecretStream(silo.secret_key(), f"{silo.noise_context}/{fingerprint}"),
+        stream=silo.noise(fingerprint),
     )
     report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
     return report, {"epsilon": epsilon, "epsilon_bound": bound}

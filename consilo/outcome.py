@@ -68,6 +68,7 @@ class RunResult:
         rounds: one report per round: figures by silo and over all.
         params: the global model as it stands, for a notebook; not in the summary.
         extra: what the pipeline adds: model, mlflow, prefect, baselines.
+        notes: what else to know of it, such as a resume on other hardware.
     """
 
     run_id: str
@@ -82,6 +83,7 @@ class RunResult:
     rounds: tuple[Mapping[str, Any], ...] = ()
     params: Params = field(default_factory=dict, repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
@@ -94,6 +96,7 @@ class RunResult:
             "run_id": self.run_id,
             "status": self.status,
             "reason": self.reason,
+            "notes": list(self.notes),
             "silos": silos,
             "metrics": dict(self.metrics),
             "pooled_baseline": None,

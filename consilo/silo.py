@@ -18,6 +18,7 @@ from consilo.job import Job
 from consilo.parts import Parts
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
+from consilo.privacy.noise import ReproducibleStream, SecretStream
 from consilo.protocol import Verb
 
 if TYPE_CHECKING:
@@ -308,19 +309,35 @@ class SiloView:
         """Return this step's public generator: from (job seed, step, silo, purpose)."""
         return seeds.generator(self.job.seed, self.header.scope, self.name, purpose)
 
-    @property
-    def noise_context(self) -> str:
-        """What, with `secret_key`, keys this step's noise: unlike for every unlike question."""
-        return "/".join(str(part) for part in self.header.question)
+    def noise(self, fingerprint: str) -> SecretStream:
+        """Return the stream of this step's sampling and noise.
+
+        Keyed by the silo's secret of this run and by all that is asked, content included: a
+        coordinator that changes anything in the question gets other noise, and cannot subtract two
+        answers. A job with ``privacy.reproducible`` gets a `ReproducibleStream`, keyed by its seed,
+        the step's scope and the silo, and by no content: one last bit that differs between two
+        machines would be other noise.
+
+        Args:
+            fingerprint: of the rows that are hidden.
+        """
+        if self._is_reproducible:
+            return ReproducibleStream(self.secret_key(), self.header.scope)
+        asked = "/".join(str(part) for part in self.header.question)
+        return SecretStream(self.secret_key(), f"{asked}/{fingerprint}")
 
     def secret_key(self) -> bytes:
-        """Return the 32-byte key of this run's noise and sampling.
+        """Return 32 bytes that key what is random in this run and must not be guessed.
 
         The silo's own secret, unless the job asks for a reproducible run.
         """
-        if self.job.privacy is not None and self.job.privacy.reproducible:
+        if self._is_reproducible:
             return seeds.derive("reproducible", self.job.seed, self.name)
         return self.host.secret(self.header.run_id)
+
+    @property
+    def _is_reproducible(self) -> bool:
+        return self.job.privacy is not None and self.job.privacy.reproducible
 
     def reserve(
         self,

@@ -1,12 +1,14 @@
-"""The software manifest: what one side states of itself, so that both know who is behind."""
+"""What one side states of itself: its software, so that both know who is behind; its machine."""
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from consilo.headers import WIRE_VERSIONS
@@ -80,6 +82,38 @@ def installed(libraries: Iterable[str] = LIBRARIES) -> Software:
         except PackageNotFoundError:
             continue
     return Software(tuple(WIRE_VERSIONS), versions)
+
+
+def hardware() -> dict[str, str]:
+    """Return what the last bits of a sum depend on besides software and the number of threads.
+
+    ``cpu``, the model's name; ``architecture``; ``capability``, the widest instructions that torch
+    takes, such as AVX2 or AVX512.
+    """
+    import torch
+
+    return {
+        "cpu": _cpu(),
+        "architecture": platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return what differs, as ``name now (was before)``; what either does not state is let be."""
+    return [
+        f"{name} {now[name]} (was {was})"
+        for name, was in before.items()
+        if name in now and now[name] != was
+    ]
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
 
 
 def unsupported(wire: Iterable[int]) -> str:

@@ -8,12 +8,10 @@ people.
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +29,11 @@ from consilo.parcel import Fault, Transport
 from consilo.protocols.conclude import CONCLUDE_S, Conclude
 from consilo.protocols.contract_check import ContractCheck
 from consilo.record import RunRecord
+from consilo.software import changes, hardware, installed
 from consilo.steps import Publish
 from consilo.wire import pack_pieces, unpack
 
 CHECKPOINT = "checkpoint.safetensors"
-LIBRARIES = ("consilo", "torch", "opacus", "numpy", "pandas", "flwr")
 _CANCELLED_S = 2.0  # whoever cancels does not wait for a silo that is at work
 
 
@@ -100,10 +98,11 @@ class Stages:
         self._kernel = self._kernel_of(job)
         self._recorded = 0
         self._admitted_at = 0
+        self.notes: list[str] = []
         if resume:
             self.record, entries = RunRecord.reopen(directory / "record.jsonl", key)
             self._require_same(entries[0]["body"])
-            self.record.add("resumed", software=_software())
+            self._note_resumed(entries)
         else:
             self.record = RunRecord(directory / "record.jsonl", key)
             self.record.add("opened", **self._opening(sorted(set(silos) & set(job.exclude))))
@@ -227,6 +226,7 @@ class Stages:
             rounds=tuple(self.rounds),
             params=self._trained(),
             extra=extra,
+            notes=tuple(self.notes),
         )
 
     def _opening(self, excluded: Sequence[str]) -> dict[str, Any]:
@@ -241,7 +241,8 @@ class Stages:
             "excluded": list(excluded),
             "manifest": self._kernel.manifest.digest,
             "signing_keys": {n: each.signing_key for n, each in self._parties.items()},
-            "software": _software(),
+            **_here(),
+            "threads": self.job.local.threads,
             "reproducible": self.job.privacy is not None and self.job.privacy.reproducible,
         }
 
@@ -254,6 +255,20 @@ class Stages:
             raise RunNotResumable(
                 f"{self.run_id}: {' and '.join(changed)} changed since the run was opened; put it "
                 "back as it was, or start a new run"
+            )
+
+    def _note_resumed(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Write that the run goes on, and what this machine has that it did not begin with."""
+        now = _here()
+        last = [each["body"] for each in entries if each["kind"] in ("opened", "resumed")][-1]
+        changed = [each for key in now for each in changes(last.get(key, {}), now[key])]
+        self.record.add("resumed", **now, changed=changed)
+        earlier = [each["body"] for each in entries if each["kind"] == "resumed"]
+        changed = [*(one for each in earlier for one in each.get("changed", ())), *changed]
+        if changed:
+            self.notes.append(
+                f"resumed with other hardware or software ({', '.join(changed)}): the last bits "
+                "may differ from those of a run that was not interrupted"
             )
 
     def _write_checkpoint(self, payload: Mapping[str, Any]) -> None:
@@ -356,8 +371,9 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - started
 
 
-def _software() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+def _here() -> dict[str, dict[str, str]]:
+    """Return what the coordinator's bits depend on; each silo's own machine is its own matter."""
+    return {"hardware": hardware(), "software": dict(installed().versions)}
 
 
 def _plain(extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,6 +113,7 @@ def summary(result: RunResult, *, mlflow_url: str, model: Mapping[str, str] | No
     lines = [f"# {result.status}", ""]
     if result.reason:
         lines += [_quoted(result.reason), ""]
+    lines += [line for note in result.notes for line in (_quoted(note), "")]
     registered = f"`{model['name']}` version {model['version']}" if model else "none registered"
     lines += [
         f"- run `{result.run_id}`",

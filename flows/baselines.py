@@ -25,7 +25,7 @@ from consilo.learners.torch_learner import Arrays, FitHook
 from consilo.learning import learner_of, plan_of
 from consilo.privacy.accounting import noise_multiplier
 from consilo.privacy.dpsgd import DPHook
-from consilo.privacy.noise import SecretStream
+from consilo.privacy.noise import ReproducibleStream, SecretStream
 from consilo.protocols.statistics import Moments
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def _hooks(job: Job, num_rows: int, number: int) -> list[FitHook]:
         steps=plan.num_steps(num_rows) * job.protocol.rounds,
         accountant=job.privacy.accountant,
     )
-    key = secrets.token_bytes(32)
+    stream = SecretStream(secrets.token_bytes(32), f"baseline {num_rows} {number}")
     if job.privacy.reproducible:
         key = seeds.derive("baseline", job.seed)
-    stream = SecretStream(key, f"baseline {num_rows} {number}")
+        stream = ReproducibleStream(key, f"baseline {num_rows} {number}")
     norm = job.privacy.max_grad_norm
     return [DPHook(sigma=sigma, max_grad_norm=norm, sample_rate=rate, stream=stream)]
 

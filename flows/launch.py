@@ -102,6 +102,8 @@ def launch(supervisor: Supervisor, home: Path, job: Job, parameters: Mapping[str
 
 def _line(entry: Mapping[str, Any]) -> str:
     kind, body = entry["kind"], entry["body"]
+    if kind == "resumed" and body.get("changed"):
+        return f"resumed with other hardware or software: {', '.join(body['changed'])}"
     if kind == "contract":
         why = f": {body['reason']}" if body["reason"] else ""
         return f"contract check {body['silo']}: {body['verdict']}{why}"

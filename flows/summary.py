@@ -33,6 +33,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     for name, place in places.items():
         if place:
             console.print(f"{name:<12} {place}", soft_wrap=True)
+    for note in summary.get("notes") or ():
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
     status = str(summary.get("status"))
     colour = {"complete": "green", "degraded": "yellow"}.get(status, "red")
     console.print(f"[bold {colour}]{status}[/] ", summary.get("reason") or "", soft_wrap=True)

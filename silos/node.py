@@ -150,7 +150,6 @@ class Warm:
             "answerer": self._config.answerer,
             "memory_limit_mib": limits.memory_mib,
             "wall_limit_s": limits.wall_s,
-            "threads": self._config.threads,
         }
         question, reply = Files.of(parcel), Files.of()
         try:

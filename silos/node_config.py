@@ -1,12 +1,16 @@
-"""``node.yaml``: who a silo's node is, where its coordinator is, and the limits of a message."""
+"""``node.yaml``: who a silo's node is and where its coordinator is."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from consilo.config import Config, parse, read_yaml
+
+log = logging.getLogger("consilo.node")
 
 PRELOAD = ("torch", "torch._dynamo", "opacus", "silos.ready")
 
@@ -18,13 +22,24 @@ class NodeConfig(Config):
     superlink: str = Field(description="host:port of the coordinator")
     answerer: str = "silos.silo:answerer"
     preload: tuple[str, ...] = PRELOAD
-    threads: int = Field(default=1, gt=0)
     refresh_s: float = Field(
         default=60.0, gt=0, description="how often the coordinator's list of members is fetched"
     )
     drain_s: float = Field(
         default=60.0, gt=0, description="a replaced key is served until it was silent for so long"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_threads(cls, value: Any) -> Any:
+        """Pass over what former releases took from here."""
+        if isinstance(value, dict) and "threads" in value:
+            log.warning(
+                "node.yaml: 'threads' has no effect; a job says how many it computes with "
+                "(local.threads), and limits.threads in policy.yaml how many it may"
+            )
+            value = {key: each for key, each in value.items() if key != "threads"}
+        return value
 
     @classmethod
     def load(cls, folder: Path) -> NodeConfig:

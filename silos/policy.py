@@ -84,6 +84,7 @@ privacy:
 limits:
   memory_mib: 4096               # one message
   wall_s: 3600
+  threads: 1                     # that a job may ask for (local.threads); more are refused
   # per_hour: 500                # messages
 
 # hours: {days: [mon, tue, wed, thu, fri], start: "20:00", end: "06:00", zone: Europe/Berlin}
@@ -202,11 +203,14 @@ class Limits(Config):
     Args:
         memory_mib: memory that a message's process may add.
         wall_s: seconds that it may take.
+        threads: that it may compute with. A job that asks for more is refused, and not computed
+            with fewer, which would give other bits; None sets no limit.
         per_hour: messages in any hour; None sets no limit.
     """
 
     memory_mib: int = Field(default=4096, gt=0)
     wall_s: float = Field(default=3600.0, gt=0)
+    threads: int | None = Field(default=1, ge=1)
     per_hour: int | None = Field(default=None, ge=1)
 
 
@@ -348,6 +352,7 @@ class Policy(Config):
             disclosures=kinds,
             min_cohort=1,
             privacy=PrivacyRules(allow_reproducible=True),
+            limits=Limits(threads=None),
         )
 
     def permit(
@@ -369,6 +374,7 @@ class Policy(Config):
                 f"'{job.purpose}'",
                 code="job",
             )
+        self._permit_threads(job)
         for each in sorted(verb.disclosures):
             self._permit_leaving(each, verb, job, met)
         if header.protocol == _STATISTICS:
@@ -396,6 +402,16 @@ class Policy(Config):
         most = self.limits.per_hour
         if most is not None and met.asked_last_hour >= most:
             raise Refused(f"this silo answers {most} messages an hour", code="rate")
+
+    def _permit_threads(self, job: Job) -> None:
+        most, asked = self.limits.threads, job.local.threads
+        if most is not None and asked > most:
+            raise Refused(
+                f"this silo's policy lets a message compute with {most} "
+                f"{'thread' if most == 1 else 'threads'}, the job asks for {asked} "
+                "(local.threads)",
+                code="threads",
+            )
 
     def _permit_leaving(self, each: Disclosure, verb: Verb, job: Job, met: Circumstances) -> None:
         found = self.disclosures.get(each, False)

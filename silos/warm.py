@@ -250,8 +250,6 @@ def _child(
         channel.close()
         _limit(int(job["memory_limit_mib"]) * MIB)
         os.environ[LIMIT_MIB] = str(job["memory_limit_mib"])
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(int(job["threads"]))
         if job["bundle"]:
             sys.path.insert(0, job["bundle"])
         factory: Callable[[Path, Path | None], Answer] = load(job["answerer"])

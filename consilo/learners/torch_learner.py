@@ -37,6 +37,7 @@ from consilo.learners.optimizers import make_optimizer
 from consilo.learners.plans import Array, Arrays, FitPlan, FitReport
 from consilo.learners.randomness import seeded
 from consilo.learners.tasks import Task
+from consilo.learners.threads import computing
 from consilo.metrics import Tally
 from consilo.params import Params, check_finite
 
@@ -162,6 +163,8 @@ class TorchLearner:
         model: any module; its first forward argument is a float32 batch of features.
         task: targets, loss and metrics.
         freeze: shell patterns of parameter names that training leaves alone.
+        threads: that torch computes with in `fit`, `evaluate` and `predict`, whatever it has
+            outside; the number that is found is put back.
         clock: seconds, for `FitReport.seconds`.
     """
 
@@ -171,10 +174,12 @@ class TorchLearner:
         task: Task,
         *,
         freeze: Sequence[str] = (),
+        threads: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
         self.task = task
+        self.threads = threads
         self._clock = clock
         names = [name for name, _ in model.named_parameters()]
         unmatched = [each for each in freeze if not fnmatch.filter(names, each)]
@@ -266,7 +271,7 @@ class TorchLearner:
         )
         begun: list[FitHook] = []
         try:
-            with seeded(int(rng.integers(2**63))):
+            with computing(self.threads), seeded(int(rng.integers(2**63))):
                 for hook in hooks:
                     begun.append(hook)
                     hook.prepare(session)
@@ -290,12 +295,14 @@ class TorchLearner:
         Raises:
             ModelDiverged: where an output is NaN or infinite.
         """
-        outputs = self._outputs(data.features)
-        return self.task.measure(self.model, outputs, self.task.encode(data.targets))
+        with computing(self.threads):
+            outputs = self._outputs(data.features)
+            return self.task.measure(self.model, outputs, self.task.encode(data.targets))
 
     def predict(self, features: Array) -> Array:
         """Return predictions; see the table in `consilo.learners.tasks`."""
-        return self.task.predictions(self._outputs(features).numpy())
+        with computing(self.threads):
+            return self.task.predictions(self._outputs(features).numpy())
 
     def forward(self, model: Callable[[Tensor], Any], features: Tensor) -> Tensor:
         """Return shaped outputs of ``model``, the learner's own or a wrapper of it."""

@@ -59,7 +59,7 @@ class DPHook(FitHook):
             only says how many steps an epoch has.
         stream: secret randomness whose context names run, step and the fingerprint of the data.
             The hook adds the starting parameters and its own settings to it, so that noise is
-            never used twice for two different questions.
+            never used twice for two different questions; a `ReproducibleStream` leaves them out.
         max_physical_batch: rows whose gradients are held in memory at once.
 
     After the fit `history` is what the ledger keeps.
@@ -116,10 +116,10 @@ class DPHook(FitHook):
                 f"{self.sigma!r} {self.max_grad_norm!r} {self.sample_rate!r} {session.plan!r}",
             ]
         )
-        sampling = self._stream.child(f"sampling/{question}")
+        sampling = self._stream.child("sampling", question)
         session.batches = poisson_batches(len(session.data), self.sample_rate, sampling)
         self._buffers = _buffers(session.model)
-        self._noise = self._stream.child(f"noise/{question}")
+        self._noise = self._stream.child("noise", question)
         self._sums = _clipped_sums(session, self.max_grad_norm)
 
     def finish(self, session: FitSession) -> None:

@@ -65,9 +65,16 @@ class SecretStream:
     def __repr__(self) -> str:
         return f"SecretStream(context={self._context!r})"
 
-    def child(self, purpose: str) -> SecretStream:
-        """Return an independent stream for one purpose; the parent's position does not matter."""
-        return SecretStream(_derive(self._key, self._context), purpose)
+    def child(self, purpose: str, question: str = "") -> SecretStream:
+        """Return an independent stream for one purpose; the parent's position does not matter.
+
+        Args:
+            purpose: what for.
+            question: all that an answer depends on and the context does not name, such as the
+                values of parameters: to another question belong other numbers.
+        """
+        context = f"{purpose}/{question}" if question else purpose
+        return type(self)(_derive(self._key, self._context), context)
 
     def bytes(self, count: int) -> bytes:
         """Return the next ``count`` bytes of the key stream."""
@@ -106,6 +113,19 @@ class SecretStream:
         x, y, square = x[inside], y[inside], square[inside]
         factor = np.sqrt(-2.0 * exact_log(square) / square)
         return np.concatenate([x * factor, y * factor])
+
+
+class ReproducibleStream(SecretStream):
+    """The stream of a job that asks for noise which can be made again: it hides nothing.
+
+    Its key is public, so that content in its context would keep nothing secret, and would make
+    other noise of one last bit that differs between two machines. It must name step and silo only;
+    to whatever question, a purpose has the same numbers.
+    """
+
+    def child(self, purpose: str, question: str = "") -> SecretStream:
+        """Return an independent stream for one purpose; ``question`` changes nothing."""
+        return super().child(purpose)
 
 
 def add_gaussian(

@@ -221,7 +221,7 @@ def reserve_noise(
         fingerprint=fingerprint,
         admit=lambda history: admit(history, privacy),
     )
-    return sigma, SecretStream(silo.secret_key(), f"{silo.noise_context}/{fingerprint}")
+    return sigma, silo.noise(fingerprint)
 
 
 def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from consilo import metrics as figures
 from consilo.dataset import Rows, rows_of
 from consilo.features import Encoding, Scale
 from consilo.job import Job
+from consilo.learners.threads import computing
 from consilo.learners.torch_learner import FitHook, TorchLearner
 from consilo.learning import learner_of, plan_of, private_fit
 from consilo.params import Params, check_finite, num_bytes, select, subtract
@@ -117,7 +118,8 @@ class Training(Protocol):
                 weight="num_examples",
                 quorum=fed.job.cohort_quorum,
             )
-            state = replace(self.step(state, reduced.mean), round=state.round + 1)
+            with computing(self.job.local.threads):
+                state = replace(self.step(state, reduced.mean), round=state.round + 1)
             check_finite(state.params, where=f"global model after round {state.round}")
             yield Publish("round", report(state, reduced))
             del reduced  # its mean is a model

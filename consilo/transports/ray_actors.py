@@ -147,11 +147,8 @@ class _Actor:
 
     def __init__(self, opener: str, files: Mapping[str, bytes]) -> None:
         quieten()
-        import torch
-
         from consilo.transports.pool_worker import load
 
-        torch.set_num_threads(1)
         self._folder = tempfile.TemporaryDirectory(prefix="consilo-ray-")
         place = Path(self._folder.name)
         for name, content in files.items():

@@ -16,7 +16,6 @@ from consilo.job import Job, ModelSpec
 from consilo.learners.tasks import Task
 from consilo.learning import admit, plan_of, run_epsilon, training_noise
 from consilo.privacy.accounting import HistoryRow
-from consilo.privacy.noise import SecretStream
 from consilo.sealed import Envelope
 from consilo.silo import Message, SiloView
 from consilo.vertical import turns
@@ -227,12 +226,11 @@ class SplitPart:
             raise Refused(
                 "the run has not paid for its noise here; set_up comes first", code="order"
             )
-        secret, context = self.silo.secret_key(), self.silo.noise_context
         return Noise(
             sigma=sigma,
             clip=privacy.max_grad_norm if self.is_label_silo else clip,
             clip_update=privacy.max_grad_norm,
-            stream=SecretStream(secret, f"{context}/{self._fingerprint}"),
+            stream=self.silo.noise(self._fingerprint),
         )
 
     @cached_property

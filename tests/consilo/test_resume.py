@@ -6,6 +6,7 @@ import clinic
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from consilo import chain
 from consilo import params as tree
 from consilo.errors import RecordTampered, RunNotResumable
 from consilo.record import read, verify
@@ -65,6 +66,53 @@ def test_it_ends_with_the_same_model_and_the_same_cost(rounds, tmp_path):
     kinds = [entry["kind"] for entry in read(record)]
     assert kinds.count("round") == 4
     assert kinds.count("opened") == kinds.count("resumed") == 1
+
+
+def elsewhere(record):
+    """Rewrite a record as another machine would have begun it: another CPU, another torch."""
+    entries = read(record)
+    body = entries[0]["body"]
+    body["hardware"]["cpu"] = "Abacus 3"
+    body["software"]["torch"] = "1.0"
+    record.write_bytes(b"")
+    previous = chain.START
+    for number, each in enumerate(entries):
+        line, previous = chain.linked(number, each["time"], each["kind"], each["body"], previous)
+        with record.open("ab") as file:
+            file.write(line)
+
+
+def test_a_run_that_goes_on_on_other_hardware_says_so(tmp_path):
+    silos_ = silos()
+    died = clinic.run_of(job(), silos_, tmp_path / "died", key=KEY)
+    died.admit()
+    died.standardize()
+    died.train_round()
+    record = tmp_path / "died" / "record.jsonl"
+    elsewhere(record)
+    clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True)  # and dies again
+    result = finished(clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True))
+    assert result.status == "complete"
+    (note,) = result.to_json()["notes"]
+    assert "(was Abacus 3), torch" in note
+    assert "last bits may differ" in note
+    first, second = (each for each in read(record) if each["kind"] == "resumed")
+    assert [each.partition(" ")[0] for each in first["body"]["changed"]] == ["cpu", "torch"]
+    assert second["body"]["changed"] == []
+
+
+def test_a_record_of_before_that_names_no_hardware_can_be_gone_on_with(tmp_path):
+    silos_ = silos()
+    run = clinic.run_of(job(), silos_, tmp_path / "died", key=KEY)
+    opened = read(run.record.path)[0]["body"]
+    assert opened["threads"] == 1
+    assert set(opened["hardware"]) == {"cpu", "architecture", "capability"}
+    assert {"python", "torch", "numpy"} <= set(opened["software"])
+    del opened["hardware"]
+    line, _ = chain.linked(0, "2026-01-01T00:00:00Z", "opened", opened, chain.START)
+    run.record.path.write_bytes(line)
+    result = finished(clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True))
+    assert (result.status, result.notes) == ("complete", ())
 
 
 def test_a_round_that_some_silos_answered_is_not_computed_twice(tmp_path):

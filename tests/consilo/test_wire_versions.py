@@ -51,9 +51,9 @@ def today(path: Path, name: str, *, policy: str = TEMPLATE) -> Silo:
     return Silo.open(path / name, signing_keys=(public_hex(KEY),), partners={})
 
 
-def together(folder: Path, old: Frozen, **changes: object) -> RunResult:
+def together(folder: Path, old: Frozen, *, policy: str = TEMPLATE, **changes: object) -> RunResult:
     """Run a job of today over a silo of each release."""
-    new, newer = (today(folder, name) for name in ("new", "newer"))
+    new, newer = (today(folder, name, policy=policy) for name in ("new", "newer"))
     for one, other in ((new, newer), (newer, new)):
         one._guard.partners = {other.name: Partner(signing_key=other.signing_key)}
     answers = {"old": old.answer, "new": answerer(new), "newer": answerer(newer)}
@@ -85,8 +85,12 @@ def test_a_silo_of_the_release_before_takes_part(old: Frozen, tmp_path: Path) ->
     assert result.silos["old"].rounds == (1, 2, 3)
 
 
-def test_it_is_not_asked_for_what_it_does_not_know(old: Frozen, tmp_path: Path) -> None:
-    result = together(tmp_path / "b", old, purpose="research")
+@pytest.mark.parametrize("young", [{"purpose": "research"}, {"local": {"threads": 2}}])
+def test_it_is_not_asked_for_what_it_does_not_know(
+    old: Frozen, tmp_path: Path, young: dict[str, object]
+) -> None:
+    policy = TEMPLATE.replace("  threads: 1 ", "  threads: 2 ")
+    result = together(tmp_path / "b", old, policy=policy, **young)
     assert result.status == "degraded"
     assert "upgrade Consilo there" in result.silos["old"].reason
     assert result.silos["new"].rounds == (1, 2, 3)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contract import SHIPPED, Contract
@@ -54,6 +57,16 @@ def trained(
     return run
 
 
+@contextmanager
+def as_many_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_both_transports_give_the_same_parameters(tmp_path: Path) -> None:
     job = Job.load(SHIPPED / "jobs" / "breast_cancer.yaml").changed(
         protocol={"rounds": 2}, privacy={"reproducible": True}
@@ -74,7 +87,8 @@ def test_both_transports_give_the_same_parameters(tmp_path: Path) -> None:
     key = load_or_create_signing_key(home / "keys" / "record.key")
     silos = {name: Silo.open(path) for name, path in copies.items()}
     local = LocalTransport({name: answerer(silo) for name, silo in silos.items()})
-    alone = trained(job, local, copies, tmp_path / "run-local", key)
+    with as_many_threads(4):  # a node's child has one, until the step says how many
+        alone = trained(job, local, copies, tmp_path / "run-local", key)
 
     with Supervisor() as supervisor:
         directories = {name: there / name for name in names}

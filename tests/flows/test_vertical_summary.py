@@ -50,6 +50,15 @@ def test_joined_is_held_against_the_label_silo_alone_and_the_control():
     assert "models/churn-1 in the directory of each silo" in text
 
 
+def test_a_resume_on_other_hardware_is_told_at_once_and_at_the_end():
+    changed = ["cpu New [9] (was Old)"]
+    said = _line({"kind": "resumed", "body": {"changed": changed}})
+    assert said == "resumed with other hardware or software: cpu New [9] (was Old)"
+    assert _line({"kind": "resumed", "body": {"changed": []}}) == ""
+    assert "was Old" in shown({**SUMMARY, "notes": [f"resumed ({changed[0]})"]})
+    assert "resumed" not in shown(SUMMARY)
+
+
 def test_a_scoring_says_where_the_scores_lie():
     scored = {**SUMMARY, "kind": "scoring", "metrics": {}, "references": {}}
     text = shown(scored)

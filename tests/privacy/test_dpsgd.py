@@ -85,9 +85,9 @@ def _purposes(model: nn.Module, data: Arrays, plan: FitPlan, hook: DPHook) -> li
     found: list[str] = []
 
     class Spy(SecretStream):
-        def child(self, purpose: str) -> SecretStream:
-            found.append(purpose)
-            return super().child(purpose)
+        def child(self, purpose: str, question: str = "") -> SecretStream:
+            found.append(f"{purpose}/{question}")
+            return super().child(purpose, question)
 
     state = {name: value.clone() for name, value in model.state_dict().items()}
     spy = _hook(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from consilo.privacy.noise import SecretStream, add_gaussian, exact_log
+from consilo.privacy.noise import ReproducibleStream, SecretStream, add_gaussian, exact_log
 
 KEY = hashlib.sha256(b"test").digest()
 
@@ -42,6 +42,16 @@ def test_the_key_stream_is_chacha20() -> None:
 
     cipher = Cipher(algorithms.ChaCha20(bytes(32), bytes(16)), mode=None)
     assert cipher.encryptor().update(bytes(8)).hex() == "76b8e0ada0f13d90"
+
+
+def test_a_question_keys_secret_noise_and_no_noise_that_can_be_made_again() -> None:
+    for kind, is_moved in ((SecretStream, True), (ReproducibleStream, False)):
+        one, other = (kind(KEY, "a").child("noise", question) for question in ("1", "2"))
+        assert (one.bytes(32) != other.bytes(32)) == is_moved
+        apart = kind(KEY, "a").child("sampling", "1").child("deeper", "3")
+        again = kind(KEY, "a").child("sampling", "1").child("deeper", "4")
+        assert (apart.bytes(32) != again.bytes(32)) == is_moved
+        assert kind(KEY, "b").bytes(32) != kind(KEY, "a").bytes(32)
 
 
 def test_key_and_context_separate_streams() -> None:

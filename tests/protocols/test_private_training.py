@@ -125,6 +125,25 @@ def test_another_question_gets_another_noise():
     assert len(host.spends["run"]) == 3
 
 
+def test_reproducible_noise_is_that_of_the_step_and_the_silo_whatever_is_asked():
+    """A last bit that differs between two machines became other noise: models .02 to .19 apart."""
+    settings = {"reproducible": True, "epsilon": 0.05}
+    private, other = job(privacy=settings), job(privacy=settings, seed=1)
+    start = {"linear.weight": np.zeros((1, 5), np.float32), "linear.bias": np.zeros(1, "f4")}
+    nearby = {name: np.nextafter(value, np.float32(1)) for name, value in start.items()}
+
+    def asked(private, silo="north", **question):
+        host = clinic.Host(silo, ROWS["north"])
+        seen = ask({silo: host}, private, **{"params": start, **question})[silo]
+        return seen[0].step_id, fields(seen[1])["delta"]["linear.weight"]
+
+    (step, first), (step_nearby, same) = asked(private), asked(private, params=nearby)
+    assert step != step_nearby
+    np.testing.assert_allclose(same, first, atol=1e-3)
+    for unlike in (asked(private, number=2), asked(private, silo="east"), asked(other)):
+        assert np.abs(unlike[1] - first).max() > 0.5
+
+
 def test_the_noise_covers_every_part_of_the_question():
     """The coordinator could otherwise ask two protocols under one noise and subtract."""
     header = Header("run", "1/0/train", "c", 1, "north", "fedavg", "train", ("north",))

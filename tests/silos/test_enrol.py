@@ -18,7 +18,7 @@ def test_enrolling_here_makes_the_same_files_and_may_be_done_again(tmp_path: Pat
     home, folder = tmp_path / "home", tmp_path / "anna"
     folder.mkdir()
     (folder / "node.yaml").write_text(
-        yaml.safe_dump({"name": "anna", "superlink": "x:1", "threads": 2})
+        yaml.safe_dump({"name": "anna", "superlink": "x:1", "refresh_s": 2.0})
     )
     first = enrol_here(home, folder, address="h:1", name="anna")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -26,7 +26,7 @@ def test_enrolling_here_makes_the_same_files_and_may_be_done_again(tmp_path: Pat
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
     assert first.state == "admitted"
     config = NodeConfig.load(folder)
-    assert (config.superlink, config.threads) == ("h:1", 2)
+    assert (config.superlink, config.refresh_s) == ("h:1", 2.0)
     assert CoordinatorConfig.load(folder).address == "h:1"
     for secret in ("silo.key", "signing.key"):
         assert (folder / secret).stat().st_mode & 0o777 == 0o600

@@ -154,3 +154,12 @@ def test_a_wrong_configuration_is_an_error_without_a_traceback(
     )
     with pytest.raises(ConfigInvalid, match="did you mean 'answerer'"):
         NodeConfig.load(tmp_path)
+
+
+def test_a_key_of_a_former_release_is_passed_over_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The number of threads was the node's; now it is the job's, within the policy."""
+    (tmp_path / "node.yaml").write_text("name: anna\nsuperlink: h:1\nthreads: 2\n")
+    assert NodeConfig.load(tmp_path).name == "anna"
+    assert "limits.threads in policy.yaml" in caplog.text

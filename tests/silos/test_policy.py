@@ -166,6 +166,17 @@ def test_privacy_is_held_to_the_silos_limits(asked, limits, allowed):
         assert code(given, job) == "privacy"
 
 
+@pytest.mark.parametrize(("limits", "most"), [({}, 1), ({"threads": 4}, 4)])
+def test_more_threads_than_the_policy_gives_are_refused_and_not_cut_down(limits, most):
+    given = policy(limits=limits)
+    for verb in (CHECK, TRAIN):
+        permit(given, clinic.job(local={"threads": most}), verb)
+        asked = clinic.job(local={"threads": most + 1})
+        with pytest.raises(Refused, match=rf"with {most} threads?, .* {most + 1} .local.threads"):
+            permit(given, asked, verb)
+    permit(policy(limits={"threads": None}), clinic.job(local={"threads": 99}))
+
+
 def test_reproducible_noise_needs_the_silos_word():
     job = clinic.job(privacy={**PRIVATE, "reproducible": True})
     assert code(policy(), job) == "privacy"

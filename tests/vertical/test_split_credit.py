@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 import vertical
 
 ROOT = Path(__file__).parents[2]
@@ -36,12 +35,9 @@ def test_the_joined_network_gains_what_a_wrong_join_does_not():
         protocol={"rounds": 6},
         local={"batch_size": 500, "lr": 0.1, "momentum": 0.9},
     )
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a silo's node has it
     found, _ = vertical.driven(
         job, vertical.contract_of(columns), vertical.silos_of(table, columns)
     )
-    torch.set_num_threads(before)
     auc = {way: found.metrics[f"{way}/roc_auc"] for way in ("joined", "label_only", "shuffled")}
     assert auc["joined"] > 0.755
     assert auc["joined"] - auc["label_only"] > 0.05

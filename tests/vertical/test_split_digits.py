@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import vertical
 
 from consilo.job import Job
@@ -20,10 +19,7 @@ def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import split
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a silo's node has it
     yield split
-    torch.set_num_threads(before)
     del sys.modules["split"]
 
 

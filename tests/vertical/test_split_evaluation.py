@@ -20,15 +20,6 @@ LINEAR = "consilo.learners.tabular:LogisticRegression"
 MLP = {"name": "consilo.learners.tabular:MLP", "args": {"hidden": [8]}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As a silo's node has it; on a busy machine several wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def table(rows=90, seed=3):
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(rows, len(NAMES)))
