@@ -35,6 +35,11 @@ from report import Report, load_now, options, say, sized
 from trees import cpu_seconds, peak_bytes
 
 NUM_INPUTS = 30
+_NEED_MORE_RUNS = (
+    *("few_*", "few_inline_silo_rounds_per_s", "few_inline_cpu_ms_per_silo_round"),
+    *("few_private_silo_rounds_per_s", "peak_ratio", "workers_ratio", "speed_ratio"),
+    "pool_over_inline",
+)
 _OF_FEW = ("silo_rounds_per_s", "cpu_ms_per_silo_round", "coordinator_peak_mib")
 ROWS_PER_SILO = 60
 
@@ -162,6 +167,12 @@ def main() -> int:
     load = load_now()
     many, rounds = sized(given, full=(given.silos, given.rounds), quick=(30, 2), smoke=(4, 1))
     few = max(3, many // 10)
+    if given.size == "smoke":
+        figures = {"silos": float(many), "rounds": float(rounds)}
+        figures |= run_once(many, rounds, "processes", None)
+        left_out = dict.fromkeys(_NEED_MORE_RUNS, "it takes more than one run")
+        Report("simulate", given.size, load, figures, {}, left_out).show(as_json=given.json)
+        return 0
     small = apart(few, rounds, "processes")
     alone = apart(few, rounds, "inline")
     private = apart(few, min(rounds, 5), "processes", 8.0)

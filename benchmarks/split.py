@@ -398,7 +398,7 @@ def main() -> int:
     digits = small_digits() if given.data is None else mnist(given.data / "mnist")
     whole = SMALL_EPOCHS if given.data is None else EPOCHS
     all_bits, num_starts, epochs = sized(
-        given, full=(BITS, 5, whole), quick=(BITS, 5, 3), smoke=((32, 4), 2, 2)
+        given, full=(BITS, 5, whole), quick=(BITS, 5, 3), smoke=((32,), 2, 2)
     )
     say("the joined network …")
     figures, rows = {}, [("bits", "accuracy", "mean of starts", "bytes per sample")]
