@@ -4,14 +4,19 @@ A table of 30 columns (28 features, half of them in another unit than the contra
 target). Beside it, in the same run, what a person would write by hand: pandas and Great
 Expectations with the same rules. Each runs in a process of its own, so that memory is its own.
 
-    rows_per_s            rows a second from the file to a checked, cached table
-    cpu_s                 CPU-seconds of it
-    second_read_ms        what every later round pays
-    memory_in_tables      growth of peak memory, in canonical tables
-    in_blocks_*           the same where the check may not hold the table: counted block by block;
-                          memory is that of the process's own, without what it maps from files
-    postgres_rows_per_s   the same from a PostgreSQL table on this machine, in place of the file
-                          (left out where no PostgreSQL server is installed)
+    rows_per_s               rows a second from the file to a checked, cached table
+    cpu_s                    CPU-seconds of it
+    second_read_ms           what every later round pays
+    memory_in_tables         growth of peak memory, in canonical tables
+    in_blocks_rows_per_s, in_blocks_cpu_s, in_blocks_own_memory_mib
+                             the same where the check may not hold the table: counted block by
+                             block; memory is the process's own, without what it maps from files
+    postgres_rows_per_s, postgres_cpu_s
+                             the same from a PostgreSQL table on this machine, in place of the file
+    plain_rows_per_s, plain_memory_in_tables
+                             pandas and Great Expectations
+    rows_per_s_vs_plain, memory_vs_plain
+                             ours over theirs, and theirs over ours
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from report import Report, load_now, options, say
+from report import Report, load_now, options, say, sized
 from trees import peak_bytes, reset_peak
 
 from consilo.contract import Contract
@@ -207,6 +212,10 @@ def _few() -> pd.DataFrame:
     return frame.assign(label=[0, 1])
 
 
+def _here(target: Callable[..., dict[str, float]], *places: Path, **how: Any) -> dict[str, float]:
+    return target(*places, **how)
+
+
 def _in_process(
     target: Callable[..., dict[str, float]], *places: Path, **how: Any
 ) -> dict[str, float]:
@@ -222,25 +231,28 @@ def main() -> int:
     chosen = parser.parse_args()
     load = load_now()
     quieten()
-    num_rows = chosen.rows or (50_000 if chosen.quick else 1_000_000)
+    num_rows = chosen.rows or sized(chosen, full=1_000_000, quick=50_000, smoke=2_000)
+    # A process of its own would import everything again, which is most of a smoke run.
+    apart = sized(chosen, full=_in_process, quick=_in_process, smoke=_here)
     with tempfile.TemporaryDirectory(prefix="consilo-data-") as folder:
         path = Path(folder) / "rows.csv"
         write_csv(path, num_rows)
         say(f"{num_rows:,} rows, {path.stat().st_size / 2**20:.0f} MiB of CSV")
-        mine = _in_process(consilo_path, path, Path(folder))
+        mine = apart(consilo_path, path, Path(folder))
         say(f"consilo: {mine['seconds']:.1f} s")
-        blocks = _in_process(consilo_path, path, Path(folder) / "blocks", memory_bytes=1 << 26)
+        blocks = apart(consilo_path, path, Path(folder) / "blocks", memory_bytes=1 << 26)
         say(f"consilo, in blocks: {blocks['seconds']:.1f} s")
-        figures = {}
+        figures, left_out = {}, {}
         with postgres(path) as url:
             if url is None:
-                say("no PostgreSQL server is installed: left out")
+                why = "no PostgreSQL server is installed"
+                left_out = dict.fromkeys(("postgres_rows_per_s", "postgres_cpu_s"), why)
             else:
-                found = _in_process(consilo_path, path, Path(folder) / "postgres", url=url)
+                found = apart(consilo_path, path, Path(folder) / "postgres", url=url)
                 say(f"consilo, from PostgreSQL: {found['seconds']:.1f} s")
                 figures["postgres_rows_per_s"] = num_rows / found["seconds"]
                 figures["postgres_cpu_s"] = found["cpu_s"]
-        plain = _in_process(plain_path, path, Path(folder))
+        plain = apart(plain_path, path, Path(folder))
         say(f"pandas and Great Expectations: {plain['seconds']:.1f} s")
     figures |= {
         "rows_per_s": num_rows / mine["seconds"],
@@ -257,7 +269,7 @@ def main() -> int:
         "rows_per_s_vs_plain": plain["seconds"] / mine["seconds"],
         "memory_vs_plain": plain["memory_in_tables"] / mine["memory_in_tables"],
     }
-    Report("data_path", load, figures, ratios).show(as_json=chosen.json)
+    Report("data_path", chosen.size, load, figures, ratios, left_out).show(as_json=chosen.json)
     return 0
 
 

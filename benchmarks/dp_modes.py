@@ -3,15 +3,19 @@
 One training step on made-up rows: forward, backward, and with privacy also clipping per row, noise
 from the silo's secret stream, and the optimiser. Ratios are of CPU seconds in one thread; ways take
 turns, and the median of their steps counts. Each way's clipped sum is first compared with the
-oracle, one gradient at a time; the largest difference is a figure (``…_error``).
+oracle, one gradient at a time.
 
-    chosen      what `clipped_sums` picks by rule (``…_picked_bookkeeping``)
-    hooks       Opacus' default
-    functorch   Opacus, every layer by torch.func
-    expanded    Opacus, torch's expanded weights
-    ghost       Opacus' ghost clipping: two backward passes
-
-A ratio is missing where a way cannot take the model.
+    mlp_*, cnn_*, transformer_*    of a family, where a way can take the model:
+    *_chosen                       over plain SGD: what `clipped_sums` picks by rule
+    *_picked_bookkeeping           1 where that is book-keeping
+    *_hooks                        Opacus' default
+    *_functorch                    Opacus, every layer by torch.func
+    *_expanded                     Opacus, torch's expanded weights
+    *_ghost                        Opacus' ghost clipping: two backward passes
+    *_ms                           CPU of a step, plain SGD's and that of each way
+    *_noise_ms                     of which the noise
+    *_error                        largest difference of the clipped sum from the oracle's
+    rows                           of a batch
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from report import Report, columns, load_now, options, say
+from report import Report, columns, load_now, options, say, sized
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -283,18 +287,20 @@ def _noise_s(model: nn.Module, stream: SecretStream) -> float:
 def main() -> int:
     """Run from the command line."""
     parser = options(__doc__)
-    parser.add_argument("--rows", type=int, default=64, help="rows of a batch")
+    parser.add_argument("--rows", type=int, help="of a batch; default 64")
     given = parser.parse_args()
     load = load_now()
     torch.set_num_threads(1)
-    figures: dict[str, float] = {"rows": float(given.rows)}
+    rows, steps = sized(given, full=(64, 60), quick=(64, 5), smoke=(8, 1))
+    rows = given.rows or rows
+    figures: dict[str, float] = {"rows": float(rows)}
     ratios: dict[str, float] = {}
     names = ["chosen", *WAYS]
     table: list[tuple[str, ...]] = [("model", "plain ms", "noise ms", *names)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for family in families(2):
-            found, compared = measure(family, given.rows, 5 if given.quick else 60)
+            found, compared = measure(family, rows, steps)
             figures |= found
             ratios |= compared
             cells = [compared.get(f"{family}_{name}") for name in names]
@@ -302,7 +308,9 @@ def main() -> int:
             plain, noise = found[f"{family}_plain_ms"], found[f"{family}_noise_ms"]
             table.append((family, f"{plain:.2f}", f"{noise:.2f}", *shown))
             say(f"{family} done")
-    Report("dp_modes", load, figures, ratios).show(as_json=given.json, table=columns(table))
+    Report("dp_modes", given.size, load, figures, ratios).show(
+        as_json=given.json, table=columns(table)
+    )
     return 0
 
 

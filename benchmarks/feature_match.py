@@ -3,22 +3,33 @@
 Each study's columns are described as a silo would (`silos.metadata.draft`: type, unit, codes that 5
 rows hold; all of them released) and matched with the standard's, of which the data give names and,
 for 356, the values; neither side has a description. A column is right at top 1 where the best
-candidate is one of its true ones; recall at 10 counts true pairs.
+candidate is one of its true ones; recall at 10 counts true pairs. Without ``--data`` a smoke run
+makes up columns.
 
-    top1, recall_at_10             the weights as they are
-    held_out_top1, …_recall_at_10  weights found on four studies, tried on the fifth; all five so
-    name_only_top1, …              the names alone, with abbreviations and related words
-    spelling_top1, …               the names' letters alone (rapidfuzz, ratio)
-    no_thesaurus_held_out_…        as held out, without abbreviations and related words
-    seconds                        to compare all five studies with the standard
-    values_…_rows                  23 numeric columns of one table, its rows cut in two, told apart
-                                   by their histograms alone: as counted, and at ε 1 for each half;
-                                   only where fate/ is there (default_credit_hetero)
+    top1, recall_at_10           the weights as they are
+    STUDY_top1, STUDY_recall_at_10
+                                 of one study
+    held_out_top1, held_out_recall_at_10
+                                 weights found on four studies, tried on the fifth; all five so
+    name_only_top1, name_only_recall_at_10
+                                 the names alone, with abbreviations and related words
+    codes_only_top1, text_only_top1
+                                 the codes alone, and the names' letters as we compare them
+    spelling_top1                the names' letters alone (rapidfuzz, ratio)
+    top1_vs_spelling             the weights over that
+    no_thesaurus_held_out_top1, no_thesaurus_held_out_recall_at_10
+                                 as held out, without abbreviations and related words
+    seconds                      to compare all five studies with the standard
+    values_raw_NUMBER_rows, values_eps_1_NUMBER_rows
+                                 23 numeric columns of one table, its rows cut in two, told apart by
+                                 their histograms alone: as counted, and at ε 1 for each half
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +39,9 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+from made_up import STUDIES, fate, gdc
 from rapidfuzz import fuzz
-from report import Report, load_now, options, say
+from report import Report, load_now, options, say, sized
 from scipy.optimize import linear_sum_assignment
 
 from consilo.correspondence import words
@@ -42,7 +54,6 @@ from consilo.privacy.noise import SecretStream
 from consilo.privacy.sums import noisy_histogram
 from silos.metadata import Described, draft
 
-STUDIES = ("cao", "clark", "dou", "gilette", "huang")
 GRID = [
     {"name": 1.0, "codes": codes, "text": text, "kind": kind}
     for codes, text, kind in product((0.4, 0.6, 0.8, 1.0, 1.25), (0.15, 0.25, 0.4), (0.2, 0.3, 0.5))
@@ -181,16 +192,28 @@ def by_histograms(folder: Path, num_rows: int, epsilon: float | None, seeds: int
     return round(float(np.mean(right)), 4)
 
 
-def main() -> None:
-    """Run it."""
+def main() -> int:
+    """Run from the command line."""
     parser = options(__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a folder that has gdc/")
+    parser.add_argument("--data", type=Path, help="a folder that has gdc/ and, if you like, fate/")
     given = parser.parse_args()
-    folder = given.data / "gdc"
-    if not folder.is_dir():
-        print(f"there is no gdc/ in {given.data}; name a folder that has it", file=sys.stderr)
-        raise SystemExit(2)
-    load = load_now()
+    if given.data is not None:
+        if not (given.data / "gdc").is_dir():
+            parser.error(f"there is no gdc/ in {given.data}; name a folder that has it")
+        report = measure(given.data, given)
+    elif given.size == "smoke":
+        say("columns are made up")
+        with tempfile.TemporaryDirectory(prefix="feature-match-") as made:
+            report = measure(fate(gdc(Path(made))), given)
+    else:
+        parser.error("name with --data the folder that has gdc/; a smoke run needs none")
+    report.show(as_json=given.json)
+    return 0
+
+
+def measure(data: Path, given: argparse.Namespace) -> Report:
+    """Return the report over what lies in ``data``."""
+    load, left_out, folder = load_now(), {}, data / "gdc"
     target = standard(folder)
     names = [card.name for card in target]
     studies = {name: study(folder / name) for name in STUDIES}
@@ -219,25 +242,31 @@ def main() -> None:
              for a in studies[name].cards]
         )
     ).figures("spelling_")  # fmt: skip
-    if not given.quick:
+    if given.size == "quick":
+        for figure in ("top1", "recall_at_10"):
+            left_out[f"no_thesaurus_held_out_{figure}"] = "quick size"
+    else:
         say("without the thesaurus")
         words.words.cache_clear()
         with mock.patch.dict(words.MEANINGS, clear=True), mock.patch.object(words, "_RELATED", ()):
             plain = {name: signs(each.cards, target) for name, each in studies.items()}
         words.words.cache_clear()
         figures |= tuned(plain).figures("no_thesaurus_held_out_")
-    if (given.data / "fate").is_dir():
+    if not (data / "fate").is_dir():
+        for figure in ("raw", "eps_1"):
+            left_out[f"values_{figure}_NUMBER_rows"] = f"there is no fate/ in {data}"
+    else:
         say("histograms")
-        for num_rows in (2000,) if given.quick else (15000, 5000, 2000, 1000):
+        for num_rows in sized(given, full=(15000, 5000, 2000, 1000), quick=(2000,), smoke=(100,)):
             for label, epsilon in (("raw", None), ("eps_1", 1.0)):
-                found_share = by_histograms(given.data / "fate", num_rows, epsilon)
+                found_share = by_histograms(data / "fate", num_rows, epsilon)
                 figures[f"values_{label}_{num_rows}_rows"] = found_share
     for name in STUDIES:
         one = judge(combined(found[name], WEIGHTS), studies[name], names)
         figures |= one.figures(f"{name}_")
     ratios = {"top1_vs_spelling": round(figures["top1"] / figures["spelling_top1"], 2)}
-    Report("feature_match", load, figures, ratios).show(as_json=given.json)
+    return Report("feature_match", given.size, load, figures, ratios, left_out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

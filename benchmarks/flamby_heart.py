@@ -2,16 +2,25 @@
 
 FLamby's preparation, split, model, seeds and settings; training and evaluation are Consilo's
 protocols, learner, privacy and local transport. Each row stands beside the published one, with the
-distance in published standard deviations: 1 or less is the target.
+distance in published standard deviations: 1 or less is the target. Without ``--data`` a smoke run
+makes up rows of the same form.
+
+    METHOD.mean_of_clients             accuracy, mean over clients and seeds
+    METHOD.sd                          of the seeds' means
+    METHOD.pooled_test                 accuracy on all test rows together
+    dp_*.epsilon                       the most that a silo spent
+    METHOD.distance_in_published_sd    of the mean of clients; where one was published
 
     python benchmarks/flamby_heart.py --data DIR      DIR holds heart_disease/, or is it
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,8 +30,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from prepared import Arrays, PreparedSilo
-from report import Report, columns, load_now, options, say
+from made_up import CENTRES, heart_disease
+from report import Report, columns, load_now, options, say, sized
 
 from consilo import seeds
 from consilo.contract import Contract
@@ -34,10 +43,11 @@ from consilo.privacy.accounting import noise_multiplier
 from consilo.protocols import find_protocol
 from consilo.protocols.evaluation import Evaluated, Evaluation
 from consilo.protocols.training import TrainState
+from consilo.silo import Arrays
 from consilo.steps import Publish
 from consilo.transports.local import LocalTransport
+from silos.in_memory import InMemorySilo
 
-CENTRES = ("cleveland", "hungarian", "switzerland", "va")
 SEEDS = (42, 43, 44, 45, 46)
 ROUNDS, UPDATES, BATCH = 15, 100, 4
 EPSILON, DELTA = 1.0, 1e-4
@@ -186,6 +196,17 @@ def first_params(seed: int) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
+class FlambyNoise(InMemorySilo):
+    """A silo that takes FLamby's noise multiplier in place of one calibrated for all its steps."""
+
+    def kept_number(self, key: str, build: Callable[[], float]) -> float:
+        """Return the noise multiplier, or another number."""
+        if not key.startswith("sigma "):
+            return super().kept_number(key, build)
+        assert self.prepared is not None
+        return flamby_sigma(len(self.prepared["train_targets"]))
+
+
 def flamby_sigma(num_rows: int) -> float:
     """Return the noise multiplier that FLamby trains with at ε 1.
 
@@ -237,12 +258,12 @@ def train(
     reports: list[Mapping[str, Any]] = []
 
     def kernel(rows: Mapping[str, Arrays]) -> tuple[Kernel, Federation]:
+        kind, run_id = FlambyNoise if method.flamby_noise else InMemorySilo, f"flamby-{seed}"
         hosts = [
-            PreparedSilo(
+            kind(
                 name,
-                arrays,
-                seeds.derive("flamby_heart", seed, draw, name),
-                flamby_sigma(len(arrays["train_targets"])) if method.flamby_noise else None,
+                prepared=arrays,
+                secrets={run_id: seeds.derive("flamby_heart", seed, draw, name)},
             )
             for name, arrays in rows.items()
         ]
@@ -253,7 +274,7 @@ def train(
 
         made = Kernel(
             transport,
-            run_id=f"flamby-{seed}",
+            run_id=run_id,
             job=job,
             contract=agreed,
             observe=lambda _: None,
@@ -277,14 +298,17 @@ def train(
     )
 
 
-def measure(table: pd.DataFrame, chosen: Sequence[int], rounds: int, load: float) -> Report:
+def measure(table: pd.DataFrame, chosen: argparse.Namespace, load: float) -> Report:
     """Return the report over all methods and seeds."""
+    used, rounds, most_draws = sized(
+        chosen, full=(SEEDS, ROUNDS, 3), quick=(SEEDS[:1], 2, 3), smoke=(SEEDS[:1], 1, 1)
+    )
     own, pooled = prepared(table, pooled=False), prepared(table, pooled=True)
     figures: dict[str, float] = {}
     ratios: dict[str, float] = {}
     for name, method in METHODS.items():
         scores = []
-        for seed, draw in product(chosen, range(method.draws)):
+        for seed, draw in product(used, range(min(method.draws, most_draws))):
             score = train(method, own, pooled, seed=seed, draw=draw, rounds=rounds)
             scores.append(score)
             say(f"{name} seed {seed}: {score.mean_of_clients:.4f}, {score.pooled_test:.4f}")
@@ -297,7 +321,7 @@ def measure(table: pd.DataFrame, chosen: Sequence[int], rounds: int, load: float
         if method.published is not None:
             distance = abs(figures[f"{name}.mean_of_clients"] - method.published)
             ratios[f"{name}.distance_in_published_sd"] = distance / method.published_sd
-    return Report("flamby_heart", load, figures, ratios)
+    return Report("flamby_heart", chosen.size, load, figures, ratios)
 
 
 def table_of(report: Report) -> str:
@@ -333,28 +357,33 @@ def _number(value: float | None, digits: int = 4) -> str:
 def main() -> int:
     """Run from the command line."""
     parser = options(__doc__)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of the four files and flamby_split.csv"
-    )
+    parser.add_argument("--data", type=Path, help="folder of the four files and flamby_split.csv")
     chosen = parser.parse_args()
-    folder = (
-        chosen.data / "heart_disease" if (chosen.data / "heart_disease").is_dir() else chosen.data
-    )
-    missing = [
-        name
-        for name in ("flamby_split.csv", *(f"processed.{each}.data" for each in CENTRES))
-        if not (folder / name).is_file()
-    ]
-    if missing:
-        parser.error(f"{folder} lacks {', '.join(missing)}")
     load = load_now()
     torch.set_num_threads(1)
-    used, rounds = (SEEDS[:1], 2) if chosen.quick else (SEEDS, ROUNDS)
-    try:
-        report = measure(prepare(folder), used, rounds, load)
-    except ConsiloError as cause:
-        print(cause, file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory(prefix="flamby-") as made:
+        if chosen.data is not None:
+            below = chosen.data / "heart_disease"
+            folder = below if below.is_dir() else chosen.data
+        elif chosen.size == "smoke":
+            folder = heart_disease(Path(made) / "heart_disease")
+            say("rows are made up")
+        else:
+            parser.error(
+                "name with --data the folder that has heart_disease/; a smoke run needs none"
+            )
+        missing = [
+            name
+            for name in ("flamby_split.csv", *(f"processed.{each}.data" for each in CENTRES))
+            if not (folder / name).is_file()
+        ]
+        if missing:
+            parser.error(f"{folder} lacks {', '.join(missing)}")
+        try:
+            report = measure(prepare(folder), chosen, load)
+        except ConsiloError as cause:
+            print(cause, file=sys.stderr)
+            return 1
     report.show(as_json=chosen.json, table=table_of(report))
     return 0
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from report import Report, columns, load_now, options, say
+from report import Report, columns, load_now, options, say, sized
 from scale import write_silos
 from trees import cpu_seconds
 
@@ -23,16 +23,22 @@ from consilo.processes import Supervisor
 from flows.federation import start_silos, wait_online
 
 COUNTS = (3, 20)
-_SETTLE_S = 10.0
 
 
-def idle(folder: Path, count: int, seconds: float) -> tuple[float, float]:
-    """Return the percent of a core that the SuperLink takes, and that a node takes."""
+def idle(folder: Path, count: int, settle_s: float, seconds: float) -> tuple[float, float]:
+    """Return the percent of a core that the SuperLink takes, and that a node takes.
+
+    Args:
+        folder: new.
+        count: of nodes.
+        settle_s: before it counts.
+        seconds: that count.
+    """
     silos = {each.name: each.directory for each in write_silos(folder / "silos", count)}
     with Supervisor() as supervisor:
         address, certificate = start_silos(supervisor, folder, silos, say)
         wait_online(address, Path(certificate), silos, supervisor.services)
-        time.sleep(_SETTLE_S)
+        time.sleep(settle_s)
         of_link = [each.pid for each in supervisor.services if each.name == "superlink"]
         of_nodes = [each.pid for each in supervisor.services if each.name != "superlink"]
         before = time.perf_counter(), cpu_seconds(of_link), cpu_seconds(of_nodes)
@@ -46,20 +52,25 @@ def main() -> int:
     """Run from the command line."""
     chosen = options(__doc__).parse_args()
     load = load_now()
-    counts, seconds = (COUNTS[:1], 20.0) if chosen.quick else (COUNTS, 90.0)
+    counts, settle_s, seconds = sized(
+        chosen,
+        full=(COUNTS, 10.0, 90.0),
+        quick=(COUNTS[:1], 10.0, 20.0),
+        smoke=((1,), 0.0, 1.0),
+    )
     figures: dict[str, float] = {}
     rows: list[tuple[str, ...]] = [("nodes", "SuperLink, % of a core", "a node, % of a core")]
     try:
         for count in counts:
             with tempfile.TemporaryDirectory(prefix="consilo-idle-") as place:
-                link, node = idle(Path(place), count, seconds)
+                link, node = idle(Path(place), count, settle_s, seconds)
             figures |= {f"superlink_percent.{count}": link, f"node_percent.{count}": node}
             rows.append((str(count), f"{link:.2f}", f"{node:.2f}"))
             say(f"{count} nodes: SuperLink {link:.2f} %, a node {node:.2f} %")
     except ConsiloError as cause:
         print(cause, file=sys.stderr)
         return 1
-    Report("idle", load, figures).show(as_json=chosen.json, table=columns(rows))
+    Report("idle", chosen.size, load, figures).show(as_json=chosen.json, table=columns(rows))
     return 0
 
 

@@ -4,10 +4,18 @@ Three silos on this machine, each its own processes, directory and keys, with TL
 authentication. First the parcels alone (every silo sends back what it got), then FedAvg of a
 perceptron of the same size, one step a round. The first round of each is left out.
 
-    echo_s_per_round            wall time of an exchange, nothing computed
-    s_per_round                 wall time of a training round
-    silo_s_per_round            of which the slowest silo's own computing
-    peak_models                 growth of the flow's peak memory over the process before the run
+    model_mib                     size of the parameters
+    echo_s_per_round              wall time of an exchange, nothing computed
+    s_per_round                   wall time of a training round
+    silo_s_per_round              of which the slowest silo's own computing
+    flow_cpu_s, superlink_cpu_s, silos_cpu_s
+                                  CPU of a training round
+    echo_flow_cpu_s, echo_superlink_cpu_s, echo_silos_cpu_s
+                                  CPU of an exchange
+    peak_models                   growth of the flow's peak memory over the process before the run
+    peak_models_first             the same after the first round
+    superlink_peak_mib, node_peak_mib, warm_peak_mib
+                                  the most that a process held
 """
 
 from __future__ import annotations
@@ -22,7 +30,7 @@ from pathlib import Path
 from statistics import median
 
 import yaml
-from report import Report, load_now, options, say
+from report import Report, load_now, options, say, sized
 from trees import cpu_seconds, peak_bytes, reset_peak
 
 from consilo.contract import Contract
@@ -30,9 +38,7 @@ from consilo.environment import quieten
 from consilo.errors import ConsiloError, ServiceFailed
 from consilo.guard import descendants
 from consilo.job import Job
-from consilo.keys import (
-    load_or_create_signing_key,
-)
+from consilo.keys import load_or_create_signing_key
 from consilo.parcel import Parcel
 from consilo.processes import Supervisor
 
@@ -43,12 +49,7 @@ from consilo.run import Run  # noqa: E402
 from consilo.transports.flower.bundle import build_bundle, bundle_hash  # noqa: E402
 from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
 from flows.demo_data import write_hospitals  # noqa: E402
-from flows.federation import (  # noqa: E402
-    parties_of,
-    start_node,
-    start_silos,
-    wait_online,
-)
+from flows.federation import parties_of, start_node, start_silos, wait_online  # noqa: E402
 from silos.bundles import approve  # noqa: E402
 from silos.node_config import PRELOAD  # noqa: E402
 from silos.policy import TEMPLATE  # noqa: E402
@@ -61,8 +62,8 @@ def answerer(silo, bundle):
 """
 
 
-def job_of(width: int, rounds: int) -> Job:
-    """Return a job whose perceptron has two hidden layers of ``width``."""
+def job_of(width: int, rounds: int, silos: int) -> Job:
+    """Return a job between silos whose perceptron has two hidden layers of ``width``."""
     return Job.from_json(
         {
             "name": "large",
@@ -71,7 +72,7 @@ def job_of(width: int, rounds: int) -> Job:
             "outputs": 2,
             "protocol": {"name": "fedavg", "rounds": rounds},
             "local": {"batch_size": 4, "steps": 1, "optimizer": "sgd", "lr": 0.001},
-            "quorum": {"min_silos": SILOS, "deadline": 600.0},
+            "quorum": {"min_silos": silos, "deadline": 600.0},
         }
     )
 
@@ -89,12 +90,12 @@ def peaks(roots: Sequence[int]) -> dict[int, int]:
     return found
 
 
-def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
-    """Return the report; everything that is started is stopped again."""
-    hospitals = [each for each in write_hospitals(folder, count=SILOS + 1, seed=0)]
-    directories = {each.name: each.directory for each in hospitals if not each.broken}
+def measure(folder: Path, silos: int, width: int, rounds: int) -> dict[str, float]:
+    """Return the figures; everything that is started is stopped again."""
+    hospitals = write_hospitals(folder, count=SILOS + 1, seed=0)[:silos]
+    directories = {each.name: each.directory for each in hospitals}
     contract = Contract.load("breast_cancer@1")
-    job, bundle = job_of(width, rounds + 1), build_bundle()
+    job, bundle = job_of(width, rounds + 1, silos), build_bundle()
     figures: dict[str, float] = {}
     (folder / "library").mkdir()
     (folder / "library" / "echo_answerer.py").write_text(_ECHO)
@@ -104,9 +105,10 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
             policy = TEMPLATE.replace("memory_mib: 4096", "memory_mib: 8192")
             (directory / "policy.yaml").write_text(policy)
             approve(directory, bundle_hash(bundle))
-        link = start_silos(supervisor, folder, directories, say)
-        address, certificate = link[0], Path(link[1])
-        for service in [each for each in supervisor.services if each.name != "superlink"]:
+        address, said_certificate = start_silos(supervisor, folder, directories, say)
+        certificate = Path(said_certificate)
+        (link,) = (each for each in supervisor.services if each.name == "superlink")
+        for service in [each for each in supervisor.services if each is not link]:
             service.stop()
 
         def start(**settings: object) -> None:
@@ -189,7 +191,7 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
         for name in after:
             figures[f"{name}_cpu_s"] = (after[name] - before[name]) / rounds
         figures["peak_models"] = (peak_bytes() - base) / (4 * width * width)
-        held = peaks([link.service.pid])
+        held = peaks([link.pid])
         figures["superlink_peak_mib"] = max(held.values()) / MIB
         nodes = peaks([each.pid for each in supervisor.services if each.name != "superlink"])
         for pid, most in nodes.items():
@@ -198,7 +200,7 @@ def measure(folder: Path, width: int, rounds: int, load: float) -> Report:
                 if kind.encode() in command and b"consilo.guard" not in command:
                     key = f"{kind.rpartition('.')[2]}_peak_mib"
                     figures[key] = max(figures.get(key, 0.0), most / MIB)
-    return Report("large", load, figures)
+    return figures
 
 
 def main() -> int:
@@ -208,15 +210,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="that are measured")
     chosen = parser.parse_args()
     load = load_now()
-    width, rounds = (1600, 1) if chosen.quick else (5000, 3)
-    rounds = chosen.rounds or rounds
+    silos, width, rounds = sized(
+        chosen, full=(SILOS, 5000, 3), quick=(SILOS, 1600, 1), smoke=(2, 32, 1)
+    )
     try:
         with tempfile.TemporaryDirectory(prefix="consilo-large-") as folder:
-            report = measure(Path(folder), chosen.width or width, rounds, load)
+            figures = measure(Path(folder), silos, chosen.width or width, chosen.rounds or rounds)
     except ConsiloError as cause:
         print(cause, file=sys.stderr)
         return 1
-    report.show(as_json=chosen.json)
+    Report("large", chosen.size, load, figures).show(as_json=chosen.json)
     return 0
 
 

@@ -1,6 +1,9 @@
 """CPU time of one reservation and one settlement, by the number of rows in the account.
 
 Kinds are unlike (noise, rate) pairs: one a run in practice, here one for 20 rows or one in all.
+
+    reserve_ms_ROWS_rows_KINDS_kinds    a reservation, held against budget and window
+    settle_ms_ROWS_rows_KINDS_kinds     a settlement
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from report import Report, load_now, options
+from report import Report, load_now, options, sized
 
 from consilo.privacy.account import Charge
 from silos.budget import Budget
@@ -24,13 +27,13 @@ def main() -> int:
     """Run the benchmark."""
     chosen = options(__doc__).parse_args()
     load, figures = load_now(), {}
-    for rows in (10, 1_000) if chosen.quick else (10, 1_000, 10_000):
+    for rows in sized(chosen, full=(10, 1_000, 10_000), quick=(10, 1_000), smoke=(10,)):
         for kinds in sorted({1, max(1, rows // 20)}):
             with tempfile.TemporaryDirectory() as folder:
                 reserve, settle = _measured(Path(folder) / "ledger.db", rows, kinds)
             name = f"{rows}_rows_{kinds}_kinds"
             figures[f"reserve_ms_{name}"], figures[f"settle_ms_{name}"] = reserve, settle
-    Report("ledger", load, figures).show(as_json=chosen.json)
+    Report("ledger", chosen.size, load, figures).show(as_json=chosen.json)
     return 0
 
 

@@ -6,6 +6,10 @@ reply and the running sum. The untrained learner that a whole run keeps besides 
 
     peak_models        growth of peak memory over the process before the model existed, in models
     peak_models_few    the same with 3 silos
+    growth_with_silos  the one over the other
+    silos              how many the first figure has
+    model_mib          size of the model
+    s_per_round        all silos, one after the other
 """
 
 from __future__ import annotations
@@ -21,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prepared import Arrays, PreparedSilo
-from report import Report, load_now, options, say
+from report import Report, load_now, options, say, sized
 from trees import peak_bytes, reset_peak
 
 from consilo.contract import Contract
@@ -34,7 +37,9 @@ from consilo.params import num_bytes
 from consilo.parcel import Answer, Parcel
 from consilo.protocols.fedavg import FedAvg
 from consilo.protocols.training import TrainState
+from consilo.silo import Arrays
 from consilo.transports.local import LocalTransport
+from silos.in_memory import InMemorySilo
 
 INPUTS = 8
 ROUNDS = 3  # what one round leaves behind shows in the next
@@ -107,7 +112,7 @@ def peak_models(width: int, silos: int) -> tuple[float, float, float]:
     }
     model_bytes = num_bytes(params)
     with tempfile.TemporaryDirectory(prefix="consilo-memory-") as folder:
-        hosts = [PreparedSilo(name, _rows(rng), bytes(32)) for name in names]
+        hosts = [InMemorySilo(name, prepared=_rows(rng)) for name in names]
         transport = LocalTransport(
             {each.name: forked(answerer(each), Path(folder)) for each in hosts}
         )
@@ -138,12 +143,15 @@ def main() -> int:
     """Run from the command line."""
     chosen = options(__doc__).parse_args()
     load = load_now()
-    width, many = (1600, 5) if chosen.quick else (5000, 20)
+    width, many = sized(chosen, full=(5000, 20), quick=(1600, 5), smoke=(200, 4))
     found = {}
     for silos in (3, many):
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            found[silos] = pool.submit(peak_models, width, silos).result()
+        if chosen.size == "smoke":  # here: a process of its own would import everything again
+            found[silos] = peak_models(width, silos)
+        else:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                found[silos] = pool.submit(peak_models, width, silos).result()
         say(f"{silos} silos: {found[silos][0]:.2f} models, {found[silos][2]:.1f} s")
     figures = {
         "model_mib": found[many][1] / 2**20,
@@ -153,7 +161,7 @@ def main() -> int:
         "s_per_round": found[many][2],
     }
     ratios = {"growth_with_silos": found[many][0] / found[3][0]}
-    Report("memory", load, figures, ratios).show(as_json=chosen.json)
+    Report("memory", chosen.size, load, figures, ratios).show(as_json=chosen.json)
     return 0
 
 

@@ -6,10 +6,13 @@ of one silo are in the other. The rows are canonical before the clock starts.
 
     psi_100k_s                 seconds from the first message to the match in both silos
     psi_1m_s                   the same for a million rows in each
-    psi_1m_bytes_per_element   bytes that the silos sent, per row of either
-    psi_1m_peak_mib            peak resident memory of the larger silo's process, over the whole run
+    psi_100k_bytes_per_element, psi_1m_bytes_per_element
+                               bytes that the silos sent, per row of either
+    psi_100k_peak_mib, psi_1m_peak_mib
+                               peak resident memory of the larger silo's process, over the whole run
     openmined_100k_s           plain openmined-psi, both sides in one process, raw, nothing sent
-    *_cpu_s                    CPU of both silos, or of openmined's process: what a machine that is
+    psi_100k_cpu_s, psi_1m_cpu_s, openmined_100k_cpu_s
+                               CPU of both silos, or of openmined's process: what a machine that is
                                busy with other things leaves as it is
     psi_100k_vs_openmined      how many times faster than that, in the same run
     psi_100k_cpu_vs_openmined  how much less CPU
@@ -28,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from report import Report, load_now, options, say
+from report import Report, load_now, options, say, sized
 
 from consilo.environment import quieten
 
@@ -111,6 +114,9 @@ class Pipes:
                 assert isinstance(pipe, Connection)
                 parcel = Parcel(*pipe.recv())
                 yield Arrival(names.pop(pipe), parcel, None, time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Do nothing: whoever made the pipes ends the silos."""
 
 
 def ours(count: int) -> dict[str, float]:
@@ -205,28 +211,27 @@ def main() -> int:
     given = parser.parse_args()
     quieten()
     load = load_now()
-    small = 5_000 if given.quick else 100_000
-    large = 20_000 if given.quick else 1_000_000
+    small, large = sized(given, full=(100_000, 1_000_000), quick=(5_000, 20_000), smoke=(200, None))
+    left_out: dict[str, str] = {}
     say(f"openmined-psi, {small} each …")
     plain, plain_cpu = openmined(small)
     say(f"ours, {small} each …")
     hundred = ours(small)
-    figures = {
-        "psi_100k_s": hundred["s"],
-        "psi_100k_bytes_per_element": hundred["bytes_per_element"],
-        "psi_100k_peak_mib": hundred["peak_mib"],
-        "psi_100k_cpu_s": hundred["cpu_s"],
+    figures = {f"psi_100k_{name}": each for name, each in hundred.items()} | {
         "openmined_100k_s": plain,
         "openmined_100k_cpu_s": plain_cpu,
     }
-    if not given.only_100k:
+    if given.only_100k or large is None:
+        why = "--only-100k" if given.only_100k else "the same again, with more rows"
+        left_out = {f"psi_1m_{name}": why for name in hundred}
+    else:
         say(f"ours, {large} each …")
         figures |= {f"psi_1m_{name}": each for name, each in ours(large).items()}
     ratios = {
         "psi_100k_vs_openmined": plain / hundred["s"],
         "psi_100k_cpu_vs_openmined": plain_cpu / hundred["cpu_s"],
     }
-    Report("psi", load, figures, ratios).show(as_json=given.json)
+    Report("psi", given.size, load, figures, ratios, left_out).show(as_json=given.json)
     return 0
 
 

@@ -6,7 +6,8 @@ computing in it; the overhead is the wall time less the sum of the silos' own co
 cores. A silo's own computing is what it takes with the fewest silos: with more silos than cores a
 silo's clock runs on while another one computes.
 
-    overhead_s_per_round.N   median over rounds, the first left out
+    s_per_round.N            wall time, median over rounds, the first left out
+    overhead_s_per_round.N   the same, less the silos' computing
     cpu_s_per_round.N        CPU-seconds of all processes
     growth                   overhead per silo at the most silos, over that at the fewest: at most
                              1 where the overhead grows no worse than linearly
@@ -22,7 +23,7 @@ from pathlib import Path
 from statistics import median
 
 import yaml
-from report import Report, columns, load_now, options, say
+from report import Report, columns, load_now, options, say, sized
 from rounds import Cost, ours
 
 from consilo import seeds
@@ -72,7 +73,7 @@ def main() -> int:
     """Run from the command line."""
     chosen = options(__doc__).parse_args()
     load = load_now()
-    counts, rounds = (COUNTS[:1], 2) if chosen.quick else (COUNTS, 8)
+    counts, rounds = sized(chosen, full=(COUNTS, 8), quick=(COUNTS[:1], 2), smoke=((2,), 1))
     each_s = 0.0
     figures: dict[str, float] = {}
     rows: list[tuple[str, ...]] = [("silos", "wall s", "overhead s", "per silo ms", "CPU-s")]
@@ -107,7 +108,7 @@ def main() -> int:
             ("cpu_growth", "cpu_s_per_round"),
         )
     }
-    report = Report("scale", load, figures, ratios)
+    report = Report("scale", chosen.size, load, figures, ratios)
     report.show(as_json=chosen.json, table=columns(rows))
     return 0
 

@@ -6,7 +6,8 @@ other. Three models grow at once, as they do unless a job says otherwise: that o
 a fold held out, and its control with shuffled rows. Trees of depth 4 with 32 bins.
 
     secure_ROWS_s, plain_ROWS_s      a tree, both silos' work one after the other
-    secure_ROWS_label_s, _feature_s  of which the label silo's, and the feature silo's
+    secure_ROWS_label_s, secure_ROWS_feature_s
+                                     of which the label silo's, and the feature silo's
     secure_ROWS_mib                  all envelopes of a tree, up
     auc_apart                        largest difference of a held-out AUC between the two kinds
 
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from report import Report, columns, load_now, options, say
+from report import Report, columns, load_now, options, say, sized
 
 from consilo.environment import quieten
 
@@ -141,8 +142,8 @@ def main() -> int:
     load = load_now()
     figures: dict[str, float] = {"auc_apart": 0.0}
     lines = [("rows", "plain, s", "secure, s", "label silo", "feature silo", "MiB")]
-    for rows in SIZES[:1] if given.quick else SIZES:
-        table, aucs = table_of(200 if given.quick else rows), {}
+    for rows in sized(given, full=SIZES, quick=(200,), smoke=(60,)):
+        table, aucs = table_of(rows), {}
         for kind in ("plain", "secure"):
             say(f"{kind}, {len(table)} rows …")
             started = time.perf_counter()
@@ -163,7 +164,7 @@ def main() -> int:
         shown = [f"{figures[each.format(rows)]:.2f}" for each in parts]
         lines.append((str(len(table)), *shown, f"{figures[f'secure_{rows}_mib']:.1f}"))
     table_text = columns(lines) + f"\nAUC apart by {figures['auc_apart']:.1e} at most"
-    Report("secure_trees", load, figures).show(as_json=given.json, table=table_text)
+    Report("secure_trees", given.size, load, figures).show(as_json=given.json, table=table_text)
     return 0
 
 

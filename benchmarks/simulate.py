@@ -7,9 +7,16 @@ evaluation over the pool of processes that ``consilo job run --simulate`` uses.
     silo_rounds_per_s      rounds of training times silos, per second of training
     coordinator_peak_mib   peak resident memory of the process that runs the kernel
     workers_peak_mib       peak of all workers together, shared pages counted once (PSS)
+    cpu_ms_per_silo_round  CPU of all processes, start and imports and evaluation included
+    few_*                  some of it with a tenth of the silos
+    few_inline_silo_rounds_per_s, few_inline_cpu_ms_per_silo_round
+                           the same few in one process
+    few_private_silo_rounds_per_s
+                           the same few with differential privacy
     peak_ratio             coordinator's peak with all silos over that with a tenth of them
     workers_ratio          the same for the workers
-    cpu_ms_per_silo_round  CPU of all processes, start and imports and evaluation included
+    speed_ratio            silo-rounds a second with all silos over those with a tenth of them
+    pool_over_inline       the few in processes over the few in one
 """
 
 from __future__ import annotations
@@ -24,10 +31,15 @@ import threading
 import time
 from pathlib import Path
 
-from report import Report, load_now, options, say
+from report import Report, load_now, options, say, sized
 from trees import cpu_seconds, peak_bytes
 
 NUM_INPUTS = 30
+_NEED_MORE_RUNS = (
+    *("few_*", "few_inline_silo_rounds_per_s", "few_inline_cpu_ms_per_silo_round"),
+    *("few_private_silo_rounds_per_s", "peak_ratio", "workers_ratio", "speed_ratio"),
+    "pool_over_inline",
+)
 _OF_FEW = ("silo_rounds_per_s", "cpu_ms_per_silo_round", "coordinator_peak_mib")
 ROWS_PER_SILO = 60
 
@@ -153,8 +165,14 @@ def main() -> int:
         print(json.dumps(run_once(silos, rounds, engine, epsilon)))
         return 0
     load = load_now()
-    many, rounds = (30, 2) if given.quick else (given.silos, given.rounds)
+    many, rounds = sized(given, full=(given.silos, given.rounds), quick=(30, 2), smoke=(4, 1))
     few = max(3, many // 10)
+    if given.size == "smoke":
+        figures = {"silos": float(many), "rounds": float(rounds)}
+        figures |= run_once(many, rounds, "processes", None)
+        left_out = dict.fromkeys(_NEED_MORE_RUNS, "it takes more than one run")
+        Report("simulate", given.size, load, figures, {}, left_out).show(as_json=given.json)
+        return 0
     small = apart(few, rounds, "processes")
     alone = apart(few, rounds, "inline")
     private = apart(few, min(rounds, 5), "processes", 8.0)
@@ -177,7 +195,7 @@ def main() -> int:
     }
     if given.ray:
         figures["few_ray_silo_rounds_per_s"] = apart(few, rounds, "ray")["silo_rounds_per_s"]
-    Report("simulate", load, figures, ratios).show(as_json=given.json)
+    Report("simulate", given.size, load, figures, ratios).show(as_json=given.json)
     return 0
 
 

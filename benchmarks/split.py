@@ -7,11 +7,12 @@ scikit-learn's (1,797 of 8 by 8 pixels, a third held out). The joined network is
 the same sizes, settings, start and batches, so that the bits are all that differs.
 
     accuracy_joined            on digits that were not learnt from
-    accuracy_32, _8, _4, _2    of the split network, by bits per number that crosses the cut
-    bytes_per_sample_*         sealed, up and down, per row that was learnt from
+    accuracy_BITS              of the split network, by bits per number that crosses the cut: 32
+                               as they are, 8, 4, 2
+    bytes_per_sample_BITS      sealed, up and down, per row that was learnt from
     minibatches_per_s          at 32 bits, the first epoch left out: two asks each
     accuracy_joined_sd         over five starts, the first of which is that of the split networks
-    accuracy_mean_*            over the five starts: the joined network, its cut in these bits
+    accuracy_mean_BITS         over the five starts: the joined network, its cut in these bits
     cpu_ms                     of both silos per minibatch; the contract check before is in it
     points_below_joined        (accuracy_joined - accuracy_32) in points
 
@@ -37,14 +38,14 @@ import numpy as np
 import pandas as pd
 import yaml
 from psi import Pipes
-from report import Report, columns, load_now, options, say
+from report import Report, columns, load_now, options, say, sized
 
 from consilo.environment import quieten
 
 SILOS = ("left", "right")
 LABEL_SILO = "left"
 WIDTH, HIDDEN, TOP = 32, 64, 32
-BATCH, EPOCHS, SMALL_EPOCHS, STARTS = 100, 12, 30, 5
+BATCH, EPOCHS, SMALL_EPOCHS = 100, 12, 30
 LOCAL = {"batch_size": BATCH, "lr": 0.05, "momentum": 0.9}
 MLP = "consilo.learners.tabular:MLP"
 BITS = (32, 8, 4, 2)
@@ -395,15 +396,17 @@ def main() -> int:
     torch.set_num_threads(1)  # as the silos have it; several wait for one another here
     load = load_now()
     digits = small_digits() if given.data is None else mnist(given.data / "mnist")
-    epochs = SMALL_EPOCHS if given.data is None else EPOCHS
-    epochs = 3 if given.quick else epochs
+    whole = SMALL_EPOCHS if given.data is None else EPOCHS
+    all_bits, num_starts, epochs = sized(
+        given, full=(BITS, 5, whole), quick=(BITS, 5, 3), smoke=((32,), 2, 2)
+    )
     say("the joined network …")
     figures, rows = {}, [("bits", "accuracy", "mean of starts", "bytes per sample")]
-    for bits in BITS:
-        starts = [joined(digits, epochs=epochs, start=at, bits=bits) for at in range(STARTS)]
+    for bits in all_bits:
+        starts = [joined(digits, epochs=epochs, start=at, bits=bits) for at in range(num_starts)]
         figures[f"accuracy_mean_{bits}"] = float(np.mean(starts))
         if bits == 32:
-            whole = figures["accuracy_joined"] = starts[0]
+            figures["accuracy_joined"] = starts[0]
             figures["accuracy_joined_sd"] = float(np.std(starts, ddof=1))
         say(f"split, {bits} bits …")
         found = split(digits, bits=bits, epochs=epochs)
@@ -414,13 +417,13 @@ def main() -> int:
         if bits == 32:
             figures["minibatches_per_s"] = found.minibatches_per_s
             figures["cpu_ms"] = found.cpu_ms
-            figures["points_below_joined"] = 100 * (whole - found.accuracy)
+            figures["points_below_joined"] = 100 * (starts[0] - found.accuracy)
         mean = figures[f"accuracy_mean_{bits}"]
         size = f"{found.bytes_per_sample:.0f}"
         rows.append((str(bits), f"{found.accuracy:.4f}", f"{mean:.4f}", size))
     rows.append(("joined", f"{figures['accuracy_joined']:.4f}", "", ""))
     table = columns(rows) + f"\n{figures['minibatches_per_s']:.1f} minibatches a second"
-    Report("split", load, figures).show(as_json=given.json, table=table)
+    Report("split", given.size, load, figures).show(as_json=given.json, table=table)
     return 0
 
 

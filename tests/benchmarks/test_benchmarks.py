@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def run(name: str, *options: str, timeout_s: float = 250.0) -> subprocess.Comple
 def report_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout)
-    assert set(report) == {"benchmark", "load", "figures", "ratios"}
+    assert set(report) == {"benchmark", "size", "load", "figures", "ratios", "left_out"}
     assert all(isinstance(value, int | float) for value in report["figures"].values())
     assert all(isinstance(value, int | float) for value in report["ratios"].values())
     return dict(report)
@@ -48,13 +49,23 @@ def test_the_programs_are_found() -> None:
     assert {"flamby_heart", "rounds"} <= set(PROGRAMS)
 
 
+def test_the_commands_in_the_docs_exist() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    said = re.findall(r"python benchmarks/(\w+)\.py([^`#\n]*)", text)
+    assert len(said) > 10
+    for name, arguments in said:
+        assert name in PROGRAMS
+        for option in re.findall(r"--[\w-]+", arguments):
+            assert f'"{option}"' in (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help_names_the_common_options(name: str) -> None:
     done = run(name, "--help")
     assert done.returncode == 0, done.stderr
-    assert "--quick" in done.stdout
-    assert "--json" in done.stdout
+    assert {"--quick", "--smoke", "--json"} <= set(re.findall(r"--\w+", done.stdout))
 
 
 def test_a_missing_data_folder_is_a_usage_error(tmp_path: Path) -> None:

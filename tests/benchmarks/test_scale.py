@@ -22,7 +22,7 @@ def _report(name: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
-    assert set(found) == {"benchmark", "load", "figures", "ratios"}
+    assert set(found) == {"benchmark", "size", "load", "figures", "ratios", "left_out"}
     return found
 
 

@@ -21,6 +21,7 @@ from consilo.headers import Header, ReplyHeader
 from consilo.parcel import Parcel
 from consilo.protocol import Disclosure, Protocol, count, numbers, verb
 from consilo.wire import canonical_json, digest, pack, unpack
+from silos.in_memory import InMemorySilo
 
 
 class Talk(Protocol):
@@ -59,7 +60,7 @@ def ask(host, payload, *, header=None, body=None, **changes):
 
 @pytest.fixture
 def host():
-    return clinic.Host("north", clinic.frame(10))
+    return InMemorySilo("north", clinic.frame(10))
 
 
 def told(parcel):

@@ -13,6 +13,7 @@ from consilo.features import Encoding, Scale, class_codes, split_rows
 from consilo.headers import Header
 from consilo.protocols.statistics import Moments
 from consilo.silo import SiloView
+from silos.in_memory import InMemorySilo
 
 ROWS = pd.DataFrame(
     {
@@ -146,19 +147,19 @@ def test_silos_and_seeds_split_by_themselves():
 
 
 def test_the_split_of_a_silo_is_the_same_in_every_run_and_is_encoded_once():
-    host = clinic.Host("north", clinic.frame(40))
+    host = InMemorySilo("north", clinic.frame(40))
     first = rows_of(view(host), Scale.unit(2))
     again = rows_of(view(host, run_id="another"), Scale.unit(2))
     np.testing.assert_array_equal(first.train.features, again.train.features)
     assert first.fingerprint == again.fingerprint
-    assert host.encodings == 1
+    assert len(host.arrays) == 1
     rows_of(view(host, clinic.job(seed=1)), Scale.unit(2))
     rows_of(view(host), Scale(np.ones(2), np.ones(2)))
-    assert host.encodings == 3
+    assert len(host.arrays) == 3
 
 
 def test_a_silos_own_scale_makes_its_training_rows_standard():
-    host = clinic.Host("north", clinic.frame(60, missing=0.0))
+    host = InMemorySilo("north", clinic.frame(60, missing=0.0))
     rows = rows_of(view(host), None).train.features[:, :2].astype(float)
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(rows.std(axis=0, ddof=1), 1, atol=1e-6)
@@ -166,7 +167,7 @@ def test_a_silos_own_scale_makes_its_training_rows_standard():
 
 
 def test_when_every_row_is_dropped_the_remedy_is_named():
-    host = clinic.Host("north", ROWS.assign(age=np.nan))
+    host = InMemorySilo("north", ROWS.assign(age=np.nan))
     with pytest.raises(SchemaDrift, match="set the job's features"):
         rows_of(view(host, clinic.job(features={"missing": "drop"})), Scale.unit(2))
 
@@ -203,7 +204,7 @@ def test_rows_encoded_in_blocks_are_those_encoded_whole(monkeypatch, missing, lo
     found = {}
     for block_rows in (65_536, 7):
         monkeypatch.setattr("consilo.dataset.BLOCK_ROWS", block_rows)
-        seen = view(clinic.Host("north", clinic.frame(60)), job)
+        seen = view(InMemorySilo("north", clinic.frame(60)), job)
         rows = rows_of(seen, scale)
         frames = list(training_blocks(seen, Encoding.plan(seen.contract, job)))
         found[block_rows] = rows, pd.concat(frames), local_scale(seen, encoding())

@@ -22,6 +22,7 @@ from consilo.psi.entities import Values
 from consilo.sealed import Mailbox
 from consilo.transports.local import LocalTransport
 from consilo.wire import canonical_json, digest, pack, unpack
+from silos.in_memory import InMemorySilo
 
 CONTRACT = """
 name: people
@@ -218,7 +219,7 @@ def test_a_step_that_is_asked_again_after_its_answer_was_lost_gives_the_same_byt
     assert len(found["bank"]) == 50
 
 
-class Watched(clinic.Host):
+class Watched(InMemorySilo):
     """A host that never forgets what a silo kept for itself."""
 
     def keep(self, run_id, name, content):

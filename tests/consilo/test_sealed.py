@@ -12,6 +12,7 @@ from consilo.errors import Refused
 from consilo.headers import Header, Manifest
 from consilo.sealed import Mailbox, padded_size
 from consilo.silo import SiloView
+from silos.in_memory import InMemorySilo
 
 SILOS = ("east", "north", "south")
 
@@ -156,7 +157,7 @@ def test_erased_keys_open_nothing_and_nothing_is_left_of_them(hosts):
 
 
 def test_whoever_is_not_pinned_or_lies_about_its_key_is_not_met(hosts):
-    fresh = clinic.Host("north", clinic.frame(1))
+    fresh = InMemorySilo("north", clinic.frame(1))
     mailbox = box(fresh)
     mailbox.introduce(SILOS)
     real = box(hosts["east"]).introduce(SILOS)["north"]
@@ -184,7 +185,7 @@ def test_whoever_is_not_pinned_or_lies_about_its_key_is_not_met(hosts):
 
 
 def test_a_relay_key_cannot_be_exchanged_during_a_run(hosts):
-    other = clinic.Host("east", clinic.frame(1))  # signs with the same key
+    other = InMemorySilo("east", clinic.frame(1))  # signs with the same key
     again = box(other).introduce(SILOS)["north"]
     with pytest.raises(Refused, match="another relay key"):
         box(hosts["north"], index=2).meet({"east": again}, ("east",))
@@ -195,7 +196,7 @@ def test_a_point_of_small_order_is_no_key(hosts):
     zero = "00" * 32
     lie = Mailbox(east)._statement("east", zero)
     signed = {**lie, "signature": hosts["east"].sign_relay(lie)}
-    fresh = clinic.Host("north", clinic.frame(1))
+    fresh = InMemorySilo("north", clinic.frame(1))
     mailbox = box(fresh)
     mailbox.introduce(SILOS)
     mailbox.meet({"east": np.frombuffer(json.dumps(signed).encode(), np.uint8)}, ("east",))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.check_report import CheckReport, Counts, Finding
@@ -19,15 +19,12 @@ from consilo.contract import Contract
 from consilo.dispatch import answerer
 from consilo.environment import quieten
 from consilo.errors import CoordinatorUnreachable
-from consilo.headers import ReplyHeader
 from consilo.parcel import Answer, Arrival, Parcel
-from consilo.privacy.account import Account, Admit, Charge
-from consilo.privacy.accounting import HistoryRow
 from consilo.processes import Supervisor
 from consilo.transports.local import LocalTransport
 from flows.connection import Connect, Connection, Order
 from flows.services import prepare_prefect, start_mlflow, start_prefect
-from silos.guard import addressed
+from silos.in_memory import InMemorySilo
 
 quieten()
 
@@ -96,88 +93,22 @@ def toy_rows(seed: int, num_rows: int = 40) -> pd.DataFrame:
     )
 
 
-@dataclass
-class MemorySilo:
-    """A `consilo.silo.SiloHost` whose rows are in memory."""
-
-    name: str
-    rows: pd.DataFrame
-    broken: bool = False
-    search_path: tuple[Path, ...] = ()
-    _kept: dict[str, Any] = field(default_factory=dict)
-    _spent: dict[str, tuple[float, float, int]] = field(default_factory=dict)
-
-    def verify(self, header: Any) -> None:
-        addressed(header, self.name)
-
-    def permit(self, header: Any, job: Any, contract: Any, verb: Any) -> None:
-        pass
-
-    def repeated(self, header: Any) -> None:
-        pass
-
-    def seal(self, header: Any, reply: ReplyHeader, fields: Any) -> ReplyHeader:
-        return reply
-
-    def conclude(self, run_id: str) -> None:
-        pass
-
-    def check(self, contract: Contract, *, purpose: str = "") -> CheckReport:
-        finding = Finding(
-            rule="range",
-            column="weight",
-            verdict="fail" if self.broken else "pass",
-            severity="error",
-            counts=Counts(rows=40, failed=5 if self.broken else 0, nulls=0),
-        )
-        return CheckReport(
-            contract=contract.ref,
-            contract_digest=contract.digest,
-            verdict="failed" if self.broken else "passed",
-            findings=(finding,),
-        )
-
-    def frame(self, contract: Contract, *, purpose: str = "") -> pd.DataFrame:
-        return self.rows
-
-    def dataset(self, contract: Contract) -> str:
-        return "data"
-
-    def encoded(
-        self, contract: Contract, key: str, build: Callable[[], Any], *, purpose: str = ""
-    ) -> Any:
-        if key not in self._kept:
-            self._kept[key] = build()
-        return self._kept[key]
-
-    def kept_number(self, key: str, build: Callable[[], float]) -> float:
-        if key not in self._kept:
-            self._kept[key] = build()
-        return self._kept[key]
-
-    def secret(self, run_id: str) -> bytes:
-        return b"\x07" * 32
-
-    def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
-        if charge.step_id not in self._spent:
-            admit([*self._spent.values(), charge.row])
-            self._spent[charge.step_id] = charge.row
-        return list(self._spent.values())
-
-    def settle(self, step_id: str) -> None:
-        pass
-
-    def reserved(self, run_id: str) -> list[tuple[str, HistoryRow]]:
-        return [("dp_sgd", row) for row in self._spent.values()]
-
-    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
-        return Account(account, len(self._spent), 0, ())
-
-    def remembered(self, step_id: str) -> Parcel | None:
-        return None
-
-    def remember(self, step_id: str, reply: Parcel) -> None:
-        pass
+def toy_report(*, broken: bool = False) -> CheckReport:
+    """Return what a silo's contract check says."""
+    contract = Contract.parse(yaml.safe_load(CONTRACT), where="contract.yaml")
+    finding = Finding(
+        rule="range",
+        column="weight",
+        verdict="fail" if broken else "pass",
+        severity="error",
+        counts=Counts(rows=40, failed=5 if broken else 0, nulls=0),
+    )
+    return CheckReport(
+        contract=contract.ref,
+        contract_digest=contract.digest,
+        verdict="failed" if broken else "passed",
+        findings=(finding,),
+    )
 
 
 class Outages(LocalTransport):
@@ -202,11 +133,15 @@ class Federation:
     home: Path
     job: Path
     tracking_uri: str
-    silos: dict[str, MemorySilo]
+    silos: dict[str, InMemorySilo]
     finished: list[tuple[bool, str]] = field(default_factory=list)
     answer_s: float = 0.0
     absent: tuple[str, ...] = ()
     outages: int = 0
+
+    def break_contract(self, silo: str) -> None:
+        """Let a silo's rows keep its contract no longer."""
+        self.silos[silo].report = toy_report(broken=True)
 
     def connect(self) -> Connect:
         @contextmanager
@@ -285,7 +220,7 @@ def make_federation(tmp_path_factory: pytest.TempPathFactory, services: Services
             job=folder / "job.yaml",
             tracking_uri=services.tracking_uri,
             silos={
-                name: MemorySilo(name, toy_rows(seed))
+                name: InMemorySilo(name, toy_rows(seed), report=toy_report())
                 for seed, name in enumerate(("anna", "berta", "clara"))
             },
         )

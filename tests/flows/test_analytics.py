@@ -45,7 +45,7 @@ def test_the_report_holds_statistics_histograms_and_drift_and_trains_nothing(fed
 
 
 def test_a_silo_that_breaks_the_contract_makes_the_report_degraded(federation):
-    federation.silos["clara"].broken = True
+    federation.break_contract("clara")
     state = run(federation)
     assert state.name == "Degraded"
     assert "clara left out" in state.message

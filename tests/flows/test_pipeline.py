@@ -74,14 +74,14 @@ def complete(make_federation):
 @pytest.fixture(scope="module")
 def degraded(make_federation):
     federation = make_federation("degraded")
-    federation.silos["berta"].broken = True
+    federation.break_contract("berta")
     return run(federation)
 
 
 @pytest.fixture(scope="module")
 def failed(make_federation):
     federation = make_federation("failed")
-    federation.silos["berta"].broken = True
+    federation.break_contract("berta")
     federation.absent = ("clara",)
     return run(federation)
 

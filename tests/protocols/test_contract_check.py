@@ -3,15 +3,7 @@ import pytest
 
 from consilo.check_report import CheckReport, Counts, Finding
 from consilo.parcel import Fault
-
-
-class Claiming(clinic.Host):
-    """A silo that reports what a test says."""
-
-    report = CheckReport(contract="c", contract_digest="d", verdict="passed", findings=())
-
-    def check(self, contract, *, purpose):
-        return self.report
+from silos.in_memory import InMemorySilo
 
 
 def finding(verdict):
@@ -20,9 +12,9 @@ def finding(verdict):
 
 
 def verdict(tmp_path, **changes):
-    host = Claiming("north", clinic.frame(10))
     fields = {"contract": "clinic@1", "contract_digest": clinic.contract().digest, **changes}
-    host.report = CheckReport(**{"verdict": "passed", "findings": (), **fields})
+    report = CheckReport(**{"verdict": "passed", "findings": (), **fields})
+    host = InMemorySilo("north", clinic.frame(10), report=report)
     run = clinic.run_of(clinic.job(), {"north": host}, tmp_path)
     return run, run.reports.get("north", run.outcomes["north"].reason)
 

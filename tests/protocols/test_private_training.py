@@ -12,6 +12,7 @@ from consilo.privacy.account import Charge
 from consilo.privacy.accounting import spent
 from consilo.transports.local import LocalTransport
 from consilo.wire import unpack
+from silos.in_memory import InMemorySilo
 
 PRIVACY = {"epsilon": 3.0, "delta": 1e-3, "accountant": "rdp"}
 ROWS = clinic.frames(40, 30)
@@ -108,7 +109,7 @@ def fields(reply):
 
 
 def test_another_question_gets_another_noise():
-    host = clinic.Host("north", ROWS["north"])
+    host = InMemorySilo("north", ROWS["north"])
     private = job(privacy={"epsilon": 0.05})
     shifted = {"linear.weight": np.zeros((1, 5), np.float32), "linear.bias": np.zeros(1, "f4")}
     shifted = {name: value + np.float32(1e-6) for name, value in shifted.items()}
@@ -172,7 +173,7 @@ def test_prv_is_the_figure_and_rdp_the_bound_beside_it(tmp_path):
 
 
 def test_a_step_beyond_the_budget_is_refused_and_trains_nothing():
-    host = clinic.Host("north", ROWS["north"])
+    host = InMemorySilo("north", ROWS["north"])
     private = job(protocol={"rounds": 2})
     for number in (1, 2):
         reply = fields(ask({"north": host}, private, number=number)["north"][1])

@@ -10,6 +10,7 @@ from consilo.privacy.account import Account, Balance, Limit
 from consilo.privacy.accounting import spent
 from consilo.protocols.quote import Offer, Quote
 from consilo.transports.local import LocalTransport
+from silos.in_memory import InMemorySilo
 
 ROWS = clinic.frames(40, 30)
 PRIVACY = {"epsilon": 3.0, "delta": 1e-3, "accountant": "rdp"}
@@ -24,7 +25,7 @@ def quotes(hosts, job, *, left=None):
     return kernel.run("quote", Quote(), fed)
 
 
-class Poor(clinic.Host):
+class Poor(InMemorySilo):
     """A silo whose account is nearly empty."""
 
     def quote(self, account, rows):
@@ -90,7 +91,7 @@ def test_who_refuses_or_is_away_is_told_apart():
 
 
 def test_the_policy_is_asked_about_the_training_and_not_only_about_the_question():
-    class OnlyFigures(clinic.Host):
+    class OnlyFigures(InMemorySilo):
         def permit(self, header, job, contract, verb):
             from consilo.errors import Refused
 

@@ -13,6 +13,7 @@ from consilo.protocols.fedopt import FedAdagrad, FedAdam, FedOpt, FedYogi
 from consilo.protocols.fedprox import FedProx
 from consilo.protocols.training import TrainState
 from consilo.wire import pack, unpack
+from silos.in_memory import InMemorySilo
 
 RULES = {
     "fedavg": {},
@@ -159,7 +160,7 @@ def test_with_one_silo_fedavg_is_its_local_training(tmp_path):
     from consilo.learning import learner_of, plan_of
     from consilo.seeds import generator
 
-    encoding, host = run.encoding, clinic.Host("east", rows["east"])
+    encoding, host = run.encoding, InMemorySilo("east", rows["east"])
     learner = learner_of(run.job, encoding)
     from consilo.dataset import rows_of
     from consilo.headers import Header

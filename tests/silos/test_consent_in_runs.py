@@ -17,6 +17,7 @@ from consilo.run import Run
 from consilo.signing import public_hex
 from consilo.transports.local import LocalTransport
 from silos.arrow import to_pandas
+from silos.in_memory import InMemorySilo
 from silos.silo import Silo
 
 KEY = Ed25519PrivateKey.generate()
@@ -71,7 +72,7 @@ def opened(place) -> Silo:
 
 def started(silo, tmp_path, purpose="study") -> Run:
     """A run over the silo and one in memory, whose contract checks are done."""
-    south = clinic.Host("south", clinic.frame(40, 1))
+    south = InMemorySilo("south", clinic.frame(40, 1))
     run = Run(
         clinic.job(purpose=purpose, features={"missing": "drop"}),
         clinic.contract(),

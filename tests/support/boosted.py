@@ -17,6 +17,7 @@ from consilo.protocols.vertical_score import VerticalScore
 from consilo.transports.local import LocalTransport
 from consilo.vertical.training import Turn
 from consilo.wire import unpack
+from silos.in_memory import InMemorySilo
 
 COLUMNS = {"bank": ("b0", "b1"), "shop": ("s0", "s1", "s2"), "telecom": ("t0",)}
 NAMES = tuple(name for names in COLUMNS.values() for name in names)
@@ -47,14 +48,14 @@ def contract_of(task: str = "binary") -> Contract:
 
 def run(
     rows: pd.DataFrame, task: str = "binary", **changes: Any
-) -> tuple[Turn, dict[str, clinic.Host]]:
+) -> tuple[Turn, dict[str, InMemorySilo]]:
     """Train; return what the coordinator learns, and the silos."""
     hosts = vertical.silos_of(rows, COLUMNS)
     found, _ = vertical.driven(job_of(task, **changes), contract_of(task), hosts)
     return found, hosts
 
 
-def scored(hosts: dict[str, clinic.Host], task: str = "binary") -> pd.DataFrame:
+def scored(hosts: dict[str, InMemorySilo], task: str = "binary") -> pd.DataFrame:
     """What a scoring job keeps in the label silo, in the joint order."""
     job = clinic.job(
         kind="scoring",
@@ -78,7 +79,7 @@ def scored(hosts: dict[str, clinic.Host], task: str = "binary") -> pd.DataFrame:
     return hosts[vertical.LABEL].scores["s"]
 
 
-def trained_scores(hosts: dict[str, clinic.Host]) -> Any:
+def trained_scores(hosts: dict[str, InMemorySilo]) -> Any:
     """What the model of all rows says of the rows that it was trained on, as the silo has it."""
     kept = unpack(hosts[vertical.LABEL].state["r", f"models-{ROUNDS * ARGS['depth']}"])
     return kept["value"]["scores"][0]

@@ -17,6 +17,7 @@ from consilo.matching import Match
 from consilo.protocols import find_protocol
 from consilo.transports.local import LocalTransport
 from consilo.vertical.training import Turn
+from silos.in_memory import InMemorySilo
 
 LABEL = "bank"
 
@@ -36,7 +37,7 @@ def silos_of(
     *,
     seed: int = 0,
     spare: int = 5,
-) -> dict[str, clinic.Host]:
+) -> dict[str, InMemorySilo]:
     """Cut a table by columns; every silo has its rows in an order of its own, some unmatched.
 
     Place i of the match is row i of ``table``.
@@ -48,7 +49,7 @@ def silos_of(
         extra = mine.iloc[rng.integers(0, len(mine), spare)]
         order = rng.permutation(len(mine) + spare)
         rows = pd.concat([mine, extra], ignore_index=True).iloc[order].reset_index(drop=True)
-        host = clinic.Host(name, rows)
+        host = InMemorySilo(name, rows)
         now = datetime.now(UTC)
         partners = tuple(each for each in columns if each != name)
         host.keep_match(
@@ -78,7 +79,7 @@ def job_of(name: str, columns: dict[str, tuple[str, ...]], **changes: Any) -> Jo
 def driven(
     job: Job,
     contract: Contract,
-    hosts: dict[str, clinic.Host],
+    hosts: dict[str, InMemorySilo],
     *,
     transport: Any = None,
     state: Turn | None = None,

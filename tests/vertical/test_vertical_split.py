@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import replace
 
-import clinic
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +26,7 @@ from consilo.vertical.split import clipped
 from consilo.vertical.split_plan import Plan, SplitSettings
 from consilo.vertical.split_state import Shelf
 from consilo.wire import unpack
+from silos.in_memory import InMemorySilo
 
 COLUMNS = {"bank": ("b0", "b1"), "shop": ("s0", "s1", "s2"), "telecom": ("t0", "t1")}
 NAMES = tuple(name for names in COLUMNS.values() for name in names)
@@ -306,6 +306,6 @@ def test_a_job_that_cannot_work_is_refused_before_any_message(changes, says):
 
 def test_the_match_must_be_there():
     hosts = vertical.silos_of(table(40), COLUMNS)
-    hosts["shop"] = clinic.Host("shop", hosts["shop"].rows)
+    hosts["shop"] = InMemorySilo("shop", hosts["shop"].rows)
     with pytest.raises(QuorumLost, match="no match"):
         run(job(), None, hosts)
