@@ -351,7 +351,7 @@ class Boaster(Liar):
         return self.tamper(silo, reply, "agree", lie)
 
 
-LIES = {"more": [25, 20], "fewer": [15, 20], "all": [10**12, 20], "none": [-1, 20]}
+LIES = {"more": [25, 20], "fewer": [15, 20], "all": [MAX_VALUES + 1, 20], "none": [-1, 20]}
 
 
 @pytest.mark.parametrize("lie", LIES)

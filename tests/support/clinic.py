@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ JOB = {
 }
 
 
+@functools.cache
 def contract(text: str = CONTRACT) -> Contract:
     return Contract.parse(yaml.safe_load(text), where="clinic.yaml")
 
