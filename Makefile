@@ -8,12 +8,17 @@ EXAMPLES = $(shell grep -rlE '^ *>>> ' --include='*.py' --include='*.md' \
     consilo silos flows benchmarks docs README.md)
 READY  := $(VENV)/ready-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: help setup demo test test-slow check format lock clean
+# Much of a test's time is waiting for processes; more workers need a core each.
+WORKERS ?= 2
+PYTEST := $(PYTHON) -m pytest --durations=10 --dist=loadgroup --no-loadscope-reorder
+
+.PHONY: help setup demo test test-unit test-slow check format lock clean
 
 help:
 	@echo "make setup   install everything into $(VENV), once"
 	@echo "make demo    run a whole federation on this machine"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests, by WORKERS=2 processes"
+	@echo "make test-unit  only those that start no server and no federation"
 	@echo "make check   lint, types and the examples in docstrings, as CI does"
 	@echo "make format  format the code"
 	@echo "make lock    pin what is installed now into requirements.lock"
@@ -39,10 +44,13 @@ demo: setup
 	@$(VENV)/bin/consilo demo
 
 test: setup
-	@$(PYTHON) -m pytest
+	@$(PYTEST) -n $(WORKERS)
+
+test-unit: setup
+	@$(PYTEST) -n $(WORKERS) -m "not (federation or flow or slow)"
 
 test-slow: setup
-	@$(PYTHON) -m pytest -m slow
+	@$(PYTEST) -m slow
 
 check: setup
 	@echo "check 1/3: lint and format"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,13 +28,21 @@ from consilo.machine import reaper as guard
 STOP_TOTAL_S = 9.0
 """Stopping everything takes no longer than this."""
 _LAST_LINES = 15
+_FREE_PORTS = range(20_000, 32_768)
+_ATTEMPTS = 100
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nobody listens on at this moment, and that nobody is given unasked.
+
+    The system gives outgoing connections ports from 32768 up, so that one of those could be gone
+    by the time that a service, some seconds into its start, listens on it.
+    """
+    for _ in range(_ATTEMPTS):
+        port = _FREE_PORTS[secrets.randbelow(len(_FREE_PORTS))]
+        if not port_in_use(port, host):
+            return port
+    raise ServiceFailed(f"no free port found between {_FREE_PORTS[0]} and {_FREE_PORTS[-1]}")
 
 
 def port_in_use(port: int, host: str = "127.0.0.1") -> bool:

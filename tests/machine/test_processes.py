@@ -159,7 +159,16 @@ def test_a_port_in_use_and_a_missing_program_are_named(tmp_path: Path) -> None:
             supervisor.start("web", ["sleep", "1"], log=tmp_path / "log", port=port)
         with pytest.raises(ServiceFailed, match="cannot start no-such-program"):
             supervisor.start("x", ["no-such-program"], log=tmp_path / "log", healthy=lambda: False)
-    assert not listens(free_port())
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_is_given() -> None:
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    if given < 32_768:
+        pytest.skip(f"this machine gives outgoing connections ports from {given}")
+    for _ in range(20):
+        port = free_port()
+        assert not listens(port)
+        assert port < given
 
 
 def test_the_environment_of_a_child_is_quiet_and_finds_our_interpreter_first() -> None:

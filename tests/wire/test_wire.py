@@ -71,7 +71,7 @@ def test_layout_and_byte_order_do_not_travel(array):
     [
         float("nan"),
         float("inf"),
-        object(),
+        pytest.param(object(), id="object"),
         b"bytes",
         {1: "key"},
         {"$array": "0"},

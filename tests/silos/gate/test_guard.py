@@ -133,7 +133,7 @@ def test_a_silo_that_answered_has_attested_to_this_run_only(silo: Silo) -> None:
     ("changes", "code"),
     [
         ({"key": None}, "signature"),
-        ({"key": SOUTH}, "signature"),
+        pytest.param({"key": SOUTH}, "signature", id="another key"),
         ({"silo": "south"}, "wrong_receiver"),
         ({"cohort": ("south", "west")}, "cohort"),
         ({"cohort": ("north", "north")}, "cohort"),
