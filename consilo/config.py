@@ -23,7 +23,7 @@ class Config(BaseModel):
 
 
 # libyaml's parser, 20 times as fast: a silo reads some files again with every message.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -41,7 +41,7 @@ def read_yaml(path: Path, *, error: type[InvalidInput] = ConfigInvalid) -> Any:
     except (OSError, UnicodeDecodeError) as cause:
         raise error(str(path), [f"the file cannot be read as UTF-8 text: {cause}"]) from None
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=LOADER)
     except yaml.YAMLError as cause:
         raise error(str(path), [f"the file is not valid YAML: {cause}"]) from None
 

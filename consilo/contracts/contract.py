@@ -283,5 +283,5 @@ def _keys_written_twice(path: Path) -> list[str]:
             for inner in node.value:
                 visit(inner)
 
-    visit(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+    visit(yaml.compose(path.read_text(encoding="utf-8"), Loader=LOADER))
     return faults

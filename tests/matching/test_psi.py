@@ -18,6 +18,7 @@ from consilo.kernel.verbs import verb
 from consilo.matching import group
 from consilo.matching.entities import Values
 from consilo.matching.protocol import Psi
+from consilo.matching.side import MAX_VALUES
 from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Parcel
