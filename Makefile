@@ -10,7 +10,7 @@ READY  := $(VENV)/ready-$(shell cat requirements.lock pyproject.toml 2>/dev/null
 
 # Much of a test's time is waiting for processes; more workers need a core each.
 WORKERS ?= 2
-PYTEST := $(PYTHON) -m pytest --durations=10 --dist=loadgroup --no-loadscope-reorder
+PYTEST := $(PYTHON) -m pytest --durations=10
 
 .PHONY: help setup demo test test-unit test-slow check format lock clean
 
