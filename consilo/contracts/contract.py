@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from pydantic import model_validator as validator
 
 import consilo
-from consilo.config import Config, nearest, parse, read_yaml
+from consilo.config import LOADER, Config, nearest, parse, read_yaml
 from consilo.contracts.rules import (
     Bounds,
     ClassBalance,
