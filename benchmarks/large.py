@@ -31,6 +31,7 @@ from statistics import median
 
 import yaml
 from report import Report, load_now, options, say, sized
+from rounds import ALONE
 from trees import cpu_seconds, peak_bytes, reset_peak
 
 from consilo.contracts.contract import Contract
@@ -41,8 +42,6 @@ from consilo.machine.processes import Supervisor
 from consilo.machine.reaper import descendants
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.wire.parcel import Parcel
-from silos.gate.policy import TEMPLATE
-from silos.node.warm_up import warm
 
 quieten()
 
@@ -50,8 +49,10 @@ from consilo.runs.horizontal import Run  # noqa: E402
 from consilo.transports.flower.bundle import build_bundle, bundle_hash  # noqa: E402
 from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
 from flows.demo.demo_data import write_hospitals  # noqa: E402
-from flows.services.federation import parties_of, start_node, start_silos, wait_online  # noqa: E402
+from flows.services.federation import parties_of, settle_place, start_node, start_silos, wait_online  # noqa: E402
 from silos.gate.bundles import approve  # noqa: E402
+from silos.membership.enrol import enrol_here  # noqa: E402
+from silos.node.warm_up import warm  # noqa: E402
 from silos.node_config import PRELOAD  # noqa: E402
 
 SILOS = 3
@@ -102,14 +103,16 @@ def measure(folder: Path, silos: int, width: int, rounds: int) -> dict[str, floa
     os.environ["PYTHONPATH"] = str(folder / "library")
     with Supervisor() as supervisor:
         for directory in directories.values():
-            policy = TEMPLATE.replace("memory_mib: 4096", "memory_mib: 8192")
+            policy = ALONE if silos == 1 else TEMPLATE
+            policy = policy.replace("memory_mib: 4096", "memory_mib: 8192")
             (directory / "policy.yaml").write_text(policy)
             approve(directory, bundle_hash(bundle))
-        address, said_certificate = start_silos(supervisor, folder, directories, say)
+        place = settle_place(folder)
+        for name, directory in directories.items():
+            enrol_here(folder, directory, address=place.address, name=name)
+        address, said_certificate = start_silos(supervisor, folder, {}, say, place)
         certificate = Path(said_certificate)
-        (link,) = (each for each in supervisor.services if each.name == "superlink")
-        for service in [each for each in supervisor.services if each is not link]:
-            service.stop()
+        (link,) = supervisor.services
 
         def start(**settings: object) -> None:
             for name, directory in directories.items():
@@ -211,7 +214,7 @@ def main() -> int:
     chosen = parser.parse_args()
     load = load_now()
     silos, width, rounds = sized(
-        chosen, full=(SILOS, 5000, 3), quick=(SILOS, 1600, 1), smoke=(2, 32, 1)
+        chosen, full=(SILOS, 5000, 3), quick=(SILOS, 1600, 1), smoke=(1, 32, 1)
     )
     try:
         with tempfile.TemporaryDirectory(prefix="consilo-large-") as folder:

@@ -73,7 +73,7 @@ def main() -> int:
     """Run from the command line."""
     chosen = options(__doc__).parse_args()
     load = load_now()
-    counts, rounds = sized(chosen, full=(COUNTS, 8), quick=(COUNTS[:1], 2), smoke=((2,), 1))
+    counts, rounds = sized(chosen, full=(COUNTS, 8), quick=(COUNTS[:1], 2), smoke=((1,), 1))
     each_s = 0.0
     figures: dict[str, float] = {}
     rows: list[tuple[str, ...]] = [("silos", "wall s", "overhead s", "per silo ms", "CPU-s")]
