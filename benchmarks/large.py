@@ -51,6 +51,7 @@ from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
 from flows.demo.demo_data import write_hospitals  # noqa: E402
 from flows.services.federation import parties_of, settle_place, start_node, start_silos, wait_online  # noqa: E402
 from silos.gate.bundles import approve  # noqa: E402
+from silos.gate.policy import TEMPLATE  # noqa: E402
 from silos.membership.enrol import enrol_here  # noqa: E402
 from silos.node.warm_up import warm  # noqa: E402
 from silos.node_config import PRELOAD  # noqa: E402
