@@ -263,7 +263,7 @@ def train(
             kind(
                 name,
                 prepared=arrays,
-                secrets={run_id: seeds.derive("flamby_heart", seed, draw, name)},
+                run_secrets={run_id: seeds.derive("flamby_heart", seed, draw, name)},
             )
             for name, arrays in rows.items()
         ]
