@@ -188,12 +188,9 @@ class Guard:
             )
         if header.expires < now:
             raise Refused("the request's time is over: it is an old one", code="expired")
-        if self.store.is_concluded(header.run_id) and not self._is_after_the_end(header):
+        has_ended = self.store.is_concluded(header.run_id)
+        if has_ended and not declaration_of(header.protocol).after_the_end:
             raise Refused("the run of this request has ended: it is an old one", code="replayed")
-
-    @staticmethod
-    def _is_after_the_end(header: Header) -> bool:
-        return declaration_of(header.protocol).after_the_end
 
     def _permit(
         self, header: Header, job: Job, contract: Contract, asked: Asked, rows: Callable[[], int]
