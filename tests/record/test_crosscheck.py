@@ -43,6 +43,7 @@ def test_record_and_logs_of_an_honest_run_tell_the_same(done) -> None:
         assert compare(read(record), entries, name) == []
         asked = [each["body"] for each in entries if each["kind"] == "asked"]
         assert [each["verb"] for each in asked] == [
+            "brief",
             "check",
             "moments",
             "train",

@@ -88,7 +88,7 @@ def question(place: Path):
         contract=CONTRACT,
         observe=lambda _: None,
         key=KEY,
-        parties={"north": Party(silo.signing_key)},
+        parties={"north": Party(silo.signing_key, wire=2)},  # job and contract in the body
     )
     fed = Federation(("north",), JOB, CONTRACT, transport.online)
     state = TrainState(learner.parameters(), 1, scale=Scale.unit(2))
