@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,30 @@ def code_key(value: Any) -> str:
     return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
 
 
-def _keys(series: pd.Series[Any]) -> pd.Series[Any]:
-    """Return `code_key` of each value, worked out once per distinct value; null stays null."""
+def _each(
+    series: pd.Series[Any], read: Callable[[Any], Any], dtype: Any = object
+) -> pd.Series[Any]:
+    """Return what ``read`` makes of each value, asked once per distinct value; null stays null.
+
+    Texts lie in Arrow's memory; only the distinct ones become Python objects.
+    """
     import pandas as pd
 
     codes, distinct = pd.factorize(series)
-    known = pd.Series([code_key(value) for value in distinct], dtype=object)
+    known = pd.Series([read(value) for value in distinct], dtype=dtype)
     return known.reindex(codes).set_axis(series.index)
+
+
+def _is_one_of(series: pd.Series[Any], keys: Set[str]) -> NDArray[np.bool_]:
+    """Return which values' `code_key` is one of ``keys``; null is none of them."""
+    import numpy as np
+    import pandas as pd
+
+    codes, distinct = pd.factorize(series)
+    # The last is for null, whose code is -1.
+    found = np.array([*(code_key(value) in keys for value in distinct), False])
+    marks: NDArray[np.bool_] = found[codes]
+    return marks
 
 
 def _code_keys(code: Any) -> set[str]:
@@ -74,7 +91,9 @@ def is_missing(series: pd.Series[Any], codes: Sequence[Code]) -> NDArray[np.bool
     if pd.api.types.is_datetime64_any_dtype(series.dtype) or _is_bool(series):
         return empty
     # A blank field is nothing, whatever the source's list of nulls says.
-    return empty | _keys(series).isin({*keys, ""}).to_numpy(dtype=bool)
+    if not keys and isinstance(series.dtype, pd.StringDtype):
+        return empty | (series.str.strip() == "").to_numpy(dtype=bool)
+    return empty | _is_one_of(series, {*keys, ""})
 
 
 def _number(text: str) -> float | None:
@@ -98,8 +117,7 @@ def recoded_to_null(series: pd.Series[Any], how: ColumnMapping) -> NDArray[np.bo
     if not nulls:
         return np.zeros(len(series), dtype=bool)
     keys = {key for code in nulls for key in _code_keys(code)}
-    found: NDArray[np.bool_] = _keys(series).isin(keys).to_numpy(dtype=bool)
-    return found
+    return _is_one_of(series, keys)
 
 
 def canonical(series: pd.Series[Any], column: Column, how: ColumnMapping) -> pd.Series[Any]:
@@ -108,7 +126,7 @@ def canonical(series: pd.Series[Any], column: Column, how: ColumnMapping) -> pd.
 
     if how.recode is not None:
         table = {key: item for code, item in how.recode.items() for key in _code_keys(code)}
-        series = _keys(series).map(table).astype(object)
+        series = _each(series, lambda value: table.get(code_key(value)))
     elif how.threshold is not None:
         series = _compared(_numbers(series, how.decimal), *how.threshold)
     if column.type == "float":
@@ -201,9 +219,8 @@ def _compared(numbers: pd.Series[Any], name: str, limit: float) -> pd.Series[Any
 def _booleans(series: pd.Series[Any]) -> pd.Series[Any]:
     if _is_bool(series):
         return series.astype("boolean")
-    words = _keys(series).map(lambda key: key.lower(), na_action="ignore")
     table = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}
-    return words.map(table).astype("boolean")
+    return _each(series, lambda value: table.get(code_key(value).lower()), "boolean")
 
 
 def _dates(series: pd.Series[Any], date_format: str | None) -> pd.Series[Any]:
@@ -211,8 +228,15 @@ def _dates(series: pd.Series[Any], date_format: str | None) -> pd.Series[Any]:
 
     if not pd.api.types.is_datetime64_any_dtype(series.dtype):
         # 20240131 is a date, 1.7e9 could be seconds or days: a bare number needs a format.
-        series = series.map(lambda value: _date_text(value, date_format), na_action="ignore")
-        series = series.astype(object)
+        codes, distinct = pd.factorize(series)
+        texts = pd.Series([_date_text(value, date_format) for value in distinct], dtype=object)
+        return _moments(texts, date_format).reindex(codes).set_axis(series.index)
+    return _moments(series, date_format)
+
+
+def _moments(series: pd.Series[Any], date_format: str | None) -> pd.Series[Any]:
+    import pandas as pd
+
     read = pd.to_datetime(series, format=date_format or "ISO8601", errors="coerce", utc=True)
     naive = read.dt.tz_localize(None)
     # 9999-12-31 and its like are no dates but codes: they belong under missing.
@@ -233,9 +257,13 @@ def _texts(series: pd.Series[Any], column: Column) -> pd.Series[Any]:
 
     if column.type == "category" and column.allowed is not None:
         table = {code_key(value): str(value) for value in column.allowed}
-        keys = _keys(series)
-        # A code outside the list stays as it is: the rule "allowed" tells of it.
-        return keys.map(lambda key: table.get(key, key), na_action="ignore").astype("str")
+
+        def known(value: Any) -> str:
+            key = code_key(value)
+            # A code outside the list stays as it is: the rule "allowed" tells of it.
+            return table.get(key, key)
+
+        return _each(series, known, "str")
     if isinstance(series.dtype, pd.StringDtype):
         return _stripped(series).astype("str")
-    return _keys(series).astype("str")
+    return _each(series, code_key, "str")

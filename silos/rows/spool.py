@@ -27,14 +27,17 @@ class TableSpool:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._columns: list[_Column] = []
+        self._schema: pa.Schema | None = None
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
         self.num_rows = 0
 
     def append(self, block: pa.Table) -> None:
         """Add rows; every block has the names and types of the first."""
-        if self._waiting and block.schema != self._waiting[0].schema:
-            block = block.cast(self._waiting[0].schema)
+        if self._schema is None:
+            self._schema = block.schema
+        elif block.schema != self._schema:
+            block = block.cast(self._schema)
         self._waiting.append(block)
         self._num_waiting += block.num_rows
         self.num_rows += block.num_rows
@@ -48,10 +51,10 @@ class TableSpool:
 
         if not self._columns:
             return pa.concat_tables(self._waiting).combine_chunks()
-        schema = self._waiting[0].schema
-        self._flush(self._num_waiting)
+        if self._waiting:
+            self._flush(self._num_waiting)
         columns = [column.take(self.num_rows) for column in self._columns]
-        return pa.Table.from_arrays(columns, schema=schema)
+        return pa.Table.from_arrays(columns, schema=self._schema)
 
     def remove(self) -> None:
         """Remove the files; a table that was mapped from them stays readable."""
@@ -73,7 +76,7 @@ class TableSpool:
             column.add(whole[name].slice(0, num_rows))
         # Copied, or the few rows that are left would hold all the others.
         rest = whole.slice(num_rows)
-        self._waiting = [rest.take(np.arange(rest.num_rows))] if rest.num_rows else [rest]
+        self._waiting = [rest.take(np.arange(rest.num_rows))] if rest.num_rows else []
         self._num_waiting = rest.num_rows
 
 

@@ -163,6 +163,32 @@ def test_nothing_crashes_and_every_value_is_there_missing_or_counted(values):
         assert result[name].isna().sum() == sum(nothing) + lost
 
 
+TEXTS = ["1", "1.0", " 1 ", "007", "x", " ", "?", "yes", "N", "2020-01-31", "9999-12-31", None]
+
+
+@pytest.mark.parametrize("recoded", [False, True])
+def test_a_text_is_read_as_it_is_alone_however_often_it_is_there(recoded):
+    values = [*TEXTS, *reversed(TEXTS)]
+    how = {"recode": {1: 0, "x": None}} if recoded else {}
+    columns = {name: how for name in ("beds", "smokes", "ill")}
+    told = {"contract": "clinic@1", "columns": columns, "missing": ["?"]}
+    mapping = Mapping.parse(told, CLINIC, where="m")
+    names = [column.name for column in CLINIC.table]
+
+    def read(texts):
+        frame = pd.DataFrame({name: pd.Series(texts, dtype="str") for name in names})
+        result = mapping.apply(frame, CLINIC)
+        lost = result.attrs.get(UNREADABLE, {})
+        return result, {name: each["rows"] for name, each in lost.items()}
+
+    whole, lost = read(values)
+    each_alone = {text: read([text]) for text in TEXTS}
+    for at, value in enumerate(values):
+        alone, lost_alone = each_alone[value]
+        pd.testing.assert_frame_equal(whole.iloc[[at]].reset_index(drop=True), alone)
+        assert {name for name, rows in lost.items() if at in rows} == set(lost_alone)
+
+
 def test_table_wide_missing_codes_hold_for_every_column():
     mapping = Mapping.parse({"contract": "clinic@1", "missing": ["?", -9]}, CLINIC, where="m")
     frame = pd.DataFrame({"height": ["1", "?", "-9.0"], "ward": ["1", "?", "2"]})
