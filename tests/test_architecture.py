@@ -50,19 +50,25 @@ def test_the_house_is_the_one_that_is_drawn():
     assert house.read_house().faults() == []
 
 
-def test_a_circle_an_arrow_up_and_a_full_folder_are_found(tmp_path):
+def test_circles_arrows_up_full_folders_and_ways_by_the_border_are_found(tmp_path):
     low, high = tmp_path / "consilo" / "low", tmp_path / "consilo" / "high"
     for folder in (low, high):
         folder.mkdir(parents=True)
     (high / "a.py").write_text("from consilo.low import b\n")
     (low / "b.py").write_text("def late():\n    from consilo.high.a import name\n")
+    (tmp_path / "consilo" / "protocol.py").write_text("from consilo.high.d import name\n")
+    (high / "d.py").write_text("")
+    (high / "e.py").write_text("import consilo.protocol\n")
     for number in range(20):
         (low / f"c{number}.py").write_text("")
     picture = tmp_path / "picture.md"
-    picture.write_text("```house\nconsilo/high/ above\nconsilo/low/ below\nsilos/ none\n```\n")
+    picture.write_text(
+        "```house\nconsilo/high/ above\nconsilo/low/ below\nconsilo/ floor\nsilos/ none\n```\n"
+    )
     assert house.read_house(tmp_path, picture).faults() == [
         "a circle of files: consilo/high/a.py, consilo/low/b.py",
         "an arrow up: consilo/low/b.py imports consilo/high/a.py",
+        "by the border: consilo/high/e.py imports consilo/protocol.py",
         "consilo/low/ holds 21 files; 20 at most",
         "silos/ is in the picture only",
     ]

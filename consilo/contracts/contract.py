@@ -17,7 +17,6 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic import model_validator as validator
 
-import consilo
 from consilo.config import LOADER, Config, nearest, parse, read_yaml
 from consilo.contracts.rules import (
     Bounds,
@@ -55,7 +54,7 @@ __all__ = [
     "Value",
 ]
 
-SHIPPED = Path(consilo.__file__).parent.parent / "schemas"
+SHIPPED = Path(__file__).parents[2] / "schemas"
 _REF = re.compile(r"^(?P<name>[a-z][a-z0-9_]*)@(?P<version>[1-9][0-9]*)$")
 
 

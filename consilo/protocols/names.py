@@ -55,7 +55,7 @@ def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol]
     except JobInvalid as cause:
         raise IncompatibleJob(f"protocol.name: {'; '.join(cause.findings)}") from cause
     if not (isinstance(found, type) and issubclass(found, Protocol)):
-        raise IncompatibleJob(f"protocol.name: '{name}' is not a consilo.kernel.protocol.Protocol")
+        raise IncompatibleJob(f"protocol.name: '{name}' is not a consilo.protocol.Protocol")
     return found
 
 

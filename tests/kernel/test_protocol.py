@@ -174,7 +174,7 @@ def test_a_silo_takes_no_installed_module_that_is_not_in_its_bundle(tmp_path):
         ("qqq", "known: fedavg"),
         ("consilo.nowhere:X", "module 'consilo.nowhere' was not found"),
         ("consilo.horizontal.fedavg:Nothing", "has no 'Nothing'"),
-        ("subprocess:Popen", "not a consilo.kernel.protocol.Protocol"),
+        ("subprocess:Popen", "not a consilo.protocol.Protocol"),
     ],
 )
 def test_an_unknown_protocol_is_refused(name, why):
