@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from consilo.errors import ConfigInvalid
+from consilo.machine.database import open_database, transaction
 from consilo.membership.keys import key_fingerprint
 from consilo.membership.software import Software
 from consilo.record.chain import Chain
@@ -172,18 +172,12 @@ class Members:
         self, path: Path, audit: Chain, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Only where it is new: to open and close it besides SQLite would end SQLite's locks on it.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         self.audit = audit
         self.now = now
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=30.0
+        self._db = open_database(  # written ahead: the gate reads while others write
+            path, synchronous="FULL", begin=None, wal=True, schema=_SCHEMA
         )
-        self._db.execute("PRAGMA journal_mode = WAL")  # the gate reads while others write
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(_SCHEMA)
         self._version = self._data_version()
 
     def __enter__(self) -> Self:
@@ -507,14 +501,8 @@ class Members:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with self._lock, transaction(self._db):
+            yield self._db
 
 
 _SELECT = (

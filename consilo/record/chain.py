@@ -8,7 +8,6 @@ last line) from earlier notices it. Heads are exchanged between silos and coordi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from consilo.errors import RecordTampered
+from consilo.machine.locks import lock_open
 from consilo.wire.payload import canonical_json, digest
 
 START = "0" * 64
@@ -74,7 +74,7 @@ class Chain:
     def _locked(self) -> Iterator[IO[bytes]]:
         handle = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
         with os.fdopen(handle, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_open(file)
             yield file
 
 

@@ -13,11 +13,9 @@ imported. The node asks here before a byte of it is unpacked.
 from __future__ import annotations
 
 import difflib
-import fcntl
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -34,6 +32,7 @@ from consilo.config import Config, parse, read_yaml
 from consilo.errors import BundleNotApproved, ConfigInvalid, ConsiloError, Refused
 from consilo.kernel.verbs import Disclosure
 from consilo.machine.files import write_atomic
+from consilo.machine.locks import file_lock
 from silos.gate.audit import audit_log
 
 if TYPE_CHECKING:
@@ -343,12 +342,8 @@ def _approve(folder: Path, digest: str, by: str) -> bool:
 @contextmanager
 def _changing(folder: Path) -> Iterator[Decisions]:
     """Hold the lock under which ``bundles.yaml`` is read and written: node and operator both do."""
-    handle = os.open(folder / ".bundles.lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with file_lock(folder / ".bundles.lock"):
         yield Decisions.load(folder)
-    finally:
-        os.close(handle)
 
 
 def _save(folder: Path, decided: Decisions) -> None:

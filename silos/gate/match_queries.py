@@ -9,7 +9,6 @@ sizes, counts and a keyed sketch of the own set, never a key. Every decision is 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 
 from consilo.errors import Refused
 from consilo.jobs.match import Match, MatchQuestion
+from consilo.machine.database import open_database
 from silos.gate.audit import audit_log
 from silos.gate.policy import MatchingRules
 
@@ -241,16 +241,9 @@ class MatchLog:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        database = sqlite3.connect(self._path, timeout=30.0)
-        try:
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute(_TABLE)
-            with database:
-                yield database
-        finally:
-            database.close()
+        database = open_database(self._path, synchronous="FULL", schema=_TABLE)
+        with contextlib.closing(database), database:
+            yield database
 
 
 def sketch_distance(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:

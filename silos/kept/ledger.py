@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from consilo.errors import BudgetExhausted
+from consilo.machine.database import Connect, open_database, patient, transaction
 from consilo.privacy import composition
 from consilo.privacy.account import Account, Admit, Balance, Charge, Limit
 from consilo.privacy.accounting import HistoryRow
@@ -76,8 +76,6 @@ _KEPT_COSTS = 8
 _FIELDS = ("account", "run_id", "step_id", "mark", "mechanism")
 _NUMBERS = ("sigma", "sample_rate", "steps", "num_rows")
 
-Connect = Callable[[Path], sqlite3.Connection]
-
 
 class Ledger:
     """The privacy ledger of one silo.
@@ -93,7 +91,7 @@ class Ledger:
         path: Path,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        connect: Connect = lambda path: sqlite3.connect(path, timeout=60.0),
+        connect: Connect = patient,
     ) -> None:
         self.path = path
         self._now = now
@@ -129,7 +127,7 @@ class Ledger:
                 admit([*history, charge.row])
                 if budget is not None:
                     self._require(database, account, charge, budget)
-                with _writing(database):
+                with transaction(database):
                     if _length(database) == length:
                         self._append(database, "reserved", account, charge)
                         return [*history, charge.row]
@@ -144,7 +142,7 @@ class Ledger:
         with self._open() as database:
             if _unsettled(database, step_id) is None:
                 return False
-            with _writing(database):
+            with transaction(database):
                 found = _unsettled(database, step_id)
                 if found is not None:
                     self._append(database, "settled", *found)
@@ -338,19 +336,11 @@ class Ledger:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         # A connection per call: calls come from forked children, which must not share one.
-        if not self.path.exists():
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        database = self._connect(self.path)
-        try:
-            database.isolation_level = None
-            # EXTRA is FULL, and the directory is on the disk too: what is reserved stays so.
-            database.execute("PRAGMA synchronous = EXTRA")
+        database = open_database(self.path, synchronous="EXTRA", begin=None, connect=self._connect)
+        with contextlib.closing(database):
             if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                 database.executescript(_TABLES)
             yield database
-        finally:
-            database.close()
 
 
 def body_of(account: str, charge: Charge) -> dict[str, Any]:
@@ -366,18 +356,6 @@ def body_of(account: str, charge: Charge) -> dict[str, Any]:
         "steps": int(charge.steps),
         "num_rows": int(charge.rows),
     }
-
-
-@contextmanager
-def _writing(database: sqlite3.Connection) -> Iterator[None]:
-    """Make the block a transaction that no other process can be in."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        database.execute("COMMIT")
-    finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
 
 
 def _unsettled(database: sqlite3.Connection, step_id: str) -> tuple[str, Charge] | None:
@@ -411,7 +389,7 @@ def _moments(database: sqlite3.Connection, rows: Sequence[HistoryRow]) -> Floats
         else:
             vectors.append(np.frombuffer(found[0], np.float64))
     if new:
-        with _writing(database):
+        with transaction(database):
             database.executemany("INSERT OR IGNORE INTO known_moments VALUES (?, ?, ?)", new)
     if not vectors:
         return np.zeros(0)
@@ -444,7 +422,7 @@ def _keep_cost(
     delta: float,
     epsilon: float,
 ) -> None:
-    with _writing(database):
+    with transaction(database):
         database.execute(
             "INSERT INTO known_costs (account, delta, rows, epsilon) VALUES (?, ?, ?, ?)",
             (account, delta, json.dumps(rows), epsilon),

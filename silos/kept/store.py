@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from consilo.machine.database import open_database
 from consilo.wire.parcel import Parcel
 
 _TABLES = """
@@ -47,11 +48,7 @@ class Store:
         self._files = directory / "replies"
         directory.mkdir(parents=True, exist_ok=True)
         self._secrets.mkdir(mode=0o700, exist_ok=True)
-        if not self._path.exists():
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with self._open() as database:
-            database.executescript(_TABLES)
+        with self._open(schema=_TABLES) as database:
             known = {row[1] for row in database.execute("PRAGMA table_info(replies)")}
             for column in {"file TEXT", "size INTEGER"}:
                 if column.split()[0] not in known:  # made by an earlier version
@@ -180,12 +177,8 @@ class Store:
         return path.read_bytes()
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, schema: str = "") -> Iterator[sqlite3.Connection]:
         # A connection per call: calls come from forked children, which must not share one.
-        database = sqlite3.connect(self._path, timeout=30.0)
-        try:
-            database.execute("PRAGMA synchronous = FULL")
-            with database:
-                yield database
-        finally:
-            database.close()
+        database = open_database(self._path, synchronous="FULL", schema=schema)
+        with contextlib.closing(database), database:
+            yield database

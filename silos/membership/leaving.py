@@ -9,20 +9,21 @@ silo's updates. It is signed with the silo's own key, whose private half is dele
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from consilo.config import parse, read_yaml
 from consilo.errors import ConfigInvalid, ConsiloError, RecordTampered
 from consilo.machine.files import sync_directory, write_atomic
+from consilo.machine.locks import file_lock
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.record.chain import now_utc
 from consilo.wire.signing import is_signed, public_hex, sign
@@ -109,24 +110,18 @@ def verify_departure(path: Path) -> Mapping[str, Any]:
     return found
 
 
-@contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def alone(directory: Path) -> AbstractContextManager[object]:
     """Hold the lock that the silo's node holds while it runs.
 
     Raises:
         ConsiloError: where another process holds it.
     """
-    handle = os.open(directory / ".node.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConsiloError(
-                f"the node of the silo in {directory} is running; stop it first"
-            ) from None
-        yield
-    finally:
-        os.close(handle)
+        return file_lock(directory / ".node.lock", timeout_s=0).acquire()
+    except Timeout:
+        raise ConsiloError(
+            f"the node of the silo in {directory} is running; stop it first"
+        ) from None
 
 
 def _places(directory: Path, patterns: tuple[str, ...]) -> list[Path]:

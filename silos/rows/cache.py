@@ -8,7 +8,6 @@ then renamed into it. It holds patient data: directories are 0700, files 0600.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from consilo.contracts.contract import Contract
 from consilo.contracts.report import CheckReport
 from consilo.errors import SchemaDrift, SourceUnreadable
+from consilo.machine.locks import file_lock
 from silos.rows.arrow import to_pandas, write_table
 from silos.rows.mapping import UNREADABLE, Mapping
 from silos.rows.memory import available_bytes
@@ -129,7 +129,7 @@ class CanonicalCache:
             SourceUnreadable: where the source cannot be read.
         """
         moment = now or datetime.now(UTC)
-        with self._locked():
+        with file_lock(self._directory / "lock"):  # a second one would read the source for nothing
             key = self.key(source, mapping, contract, now=moment, keep=keep)
             if not self._is_sound(key):
                 self._build(key, source, mapping, contract, moment, keep)
@@ -303,16 +303,6 @@ class CanonicalCache:
         entries.sort(key=lambda place: place.stat().st_mtime_ns, reverse=True)
         for place in entries[MAX_ENTRIES - 1 :]:
             shutil.rmtree(place, ignore_errors=True)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        # One builder at a time: a second one would read the source for nothing.
-        handle = os.open(self._directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
 
 
 def _slot(source: Source, contract: Contract) -> str:

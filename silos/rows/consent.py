@@ -10,13 +10,11 @@ writes and in no message; `ConsentFilter.counts` is all that may be told.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -29,6 +27,7 @@ from pydantic import model_validator
 from consilo.config import Config
 from consilo.errors import ConsiloError, Refused
 from consilo.machine.files import write_atomic
+from consilo.machine.locks import file_lock
 from silos.rows.consent_columns import (
     Moments,
     content,
@@ -259,7 +258,8 @@ class ConsentBook:
             Refused: where the consents cannot be read: then no row may be used.
         """
         moment = now.astimezone(UTC).timestamp()
-        with self._locked():
+        self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with file_lock(self._cache / "consent.lock"):
             try:
                 state = self._state()
                 known = self._remembered()
@@ -380,16 +380,6 @@ class ConsentBook:
         if before is not None and all(made[each].digest == before[each].digest for each in before):
             return
         forget_tables(self._cache)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self._cache / "consent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
 
 
 def forget_tables(cache: Path) -> None:

@@ -22,7 +22,6 @@ them, and one silo's code could read another's rows.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -51,6 +50,7 @@ from consilo.jobs.match import Match, MatchQuestion
 from consilo.kernel.headers import Header, ReplyHeader
 from consilo.kernel.roles import Arrays, Built
 from consilo.kernel.verbs import Asked
+from consilo.machine.database import open_database
 from consilo.matching.columns.cards import Card
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
@@ -167,15 +167,10 @@ class State:
         """Give the connection of this process for one transaction."""
         with self._lock:
             if self._database is None or self._owner != os.getpid():
-                with contextlib.suppress(FileExistsError):
-                    os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-                self._database = sqlite3.connect(
-                    self._path, timeout=60.0, check_same_thread=False, isolation_level="IMMEDIATE"
+                self._database = open_database(
+                    self._path, synchronous="OFF", wal=True, schema=_TABLES
                 )
                 self._owner = os.getpid()
-                self._database.execute("PRAGMA journal_mode = WAL")
-                self._database.execute("PRAGMA synchronous = OFF")
-                self._database.executescript(_TABLES)
             with self._database:
                 yield self._database
 

@@ -7,12 +7,13 @@ keeps the task's heartbeat; messages go through the SuperLink's runtime API.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
+
+from filelock import Timeout
 
 from consilo.errors import (
     CoordinatorUnreachable,
@@ -20,6 +21,7 @@ from consilo.errors import (
     RunCancelled,
     TransportError,
 )
+from consilo.machine.locks import file_lock
 from consilo.transports.flower.calls import NotAuthorised, call, cancelled_check, connect
 from consilo.transports.flower.carrier import Carrier, Stored
 from consilo.transports.flower.doorbell import Waiter
@@ -169,8 +171,7 @@ class FlowerTransport:
     def _claim(self, bundle: bytes, home: Path) -> None:
         """Submit the run and claim its task; one at a time, since a claim takes the oldest task."""
         home.mkdir(parents=True, exist_ok=True)
-        with (home / "claim.lock").open("w") as lock:
-            self._lock(lock)
+        with self._alone(home / "claim.lock"):
             fab = Fab(hash_str=self.bundle_hash, content=bundle)
             self.run_id = int(self._call(self._control.StartRun, StartRunRequest(fab=fab)).run_id)
             if self.run_id == 0:
@@ -191,17 +192,15 @@ class FlowerTransport:
         )
         self._heartbeat.start()
 
-    def _lock(self, lock: Any) -> None:
-        deadline = time.monotonic() + _OPEN_S
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                self._check()
-                if time.monotonic() > deadline:
-                    raise TransportError("another flow holds the claim lock; try again") from None
-                time.sleep(0.05)
+    def _alone(self, path: Path) -> contextlib.AbstractContextManager[object]:
+        def check() -> bool:
+            self._check()
+            return False
+
+        try:
+            return file_lock(path, timeout_s=_OPEN_S).acquire(cancel_check=check)
+        except Timeout:
+            raise TransportError("another flow holds the claim lock; try again") from None
 
     def _acquire(self) -> str:
         """Return our task's token; tasks of flows that died before they claimed are closed."""
