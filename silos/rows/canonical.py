@@ -55,7 +55,8 @@ def _each(
 
     codes, distinct = pd.factorize(series)
     known = pd.Series([read(value) for value in distinct], dtype=dtype)
-    return known.reindex(codes).set_axis(series.index)
+    found: pd.Series[Any] = known.reindex(codes).set_axis(series.index)
+    return found
 
 
 def _is_one_of(series: pd.Series[Any], keys: Set[str]) -> NDArray[np.bool_]:
