@@ -1,6 +1,6 @@
 """A small process that stands above a service and takes the whole of it down.
 
-`consilo.machine.processes` starts it as ``python -S -E guard.py [--watch FD] -- COMMAND``. It
+`consilo.machine.processes` starts it as ``python -S -E reaper.py [--watch FD] -- COMMAND``. It
 imports nothing but the standard library's C modules, so that it costs a few MiB and some
 milliseconds.
 

@@ -12,8 +12,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "tests" / "frozen").glob("*.md"))
 WIDEST = 119
 OURS = ("consilo", "silos", "flows", "schemas", "infra", "benchmarks", "tests", "docs")
-EXAMPLES = re.compile(r"silos/(north|south|va|bank|clinic|switzerland)\b|schemas/contracts/NAME")
-"""Directories of organisations in the pages' examples."""
+EXAMPLES = re.compile(r"silos/(north|south|va|bank|clinic|switzerland)\b|.*/(NAME|KIND)\b")
+"""Directories of organisations in the pages' examples, and files that a reader is to name."""
 USERS = {"my_model.py", "my_rule.py"}
 """Files that a reader writes beside a job."""
 
@@ -33,7 +33,8 @@ def named(text: str) -> set[str]:
     full = rf"(?<![\w/.<-])((?:{'|'.join(OURS)})/[\w./@-]*[\w/])"
     found = {each for each in re.findall(full, text) if not EXAMPLES.match(each)}
     alone = {each for each in re.findall(r"(?<![\w/.-])[\w./-]*\w+\.py\b", text)}
-    return found | (alone - USERS - {each for each in alone if each.rpartition("/")[2] in USERS})
+    alone = {each for each in alone if not EXAMPLES.match(each)}
+    return found | {each for each in alone if each.rpartition("/")[2] not in USERS}
 
 
 def is_there(path: str) -> bool:
