@@ -21,7 +21,7 @@ from consilo.jobs.quorum import Deadline
 from consilo.kernel import brief
 from consilo.kernel.headers import WIRE_VERSION, Header, Manifest, ReplyHeader, attests
 from consilo.kernel.protocol import Protocol
-from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Relay, Reply, Step, Stream
+from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
 from consilo.kernel.verbs import Verb
 from consilo.wire.parcel import Arrival, Fault, Parcel, Transport
 from consilo.wire.payload import digest, pack_pieces, unpack
@@ -202,26 +202,12 @@ class Kernel:
             return self._replies(step, place, fed)
         if isinstance(step, Ask):
             return self._answers(step, place, fed)
-        if isinstance(step, Relay):
-            return self._relay(step, place, fed)
         raise TypeError(f"a protocol yielded {type(step).__name__}, which is no step")
 
     def _answers(self, step: Ask, place: _Place, fed: Federation) -> Answers:
         missing: dict[str, Fault] = {}
         replies = {each.silo: each for each in self._replies(step, place, fed, missing)}
         return Answers(replies, missing)
-
-    def _relay(self, step: Relay, place: _Place, fed: Federation) -> Answers:
-        sending = Ask(step.members, step.send, step.payload, {}, step.quorum, step.deadline_s)
-        sent = self._answers(sending, place, fed)
-        inbox: dict[str, dict[str, Any]] = {name: {} for name in step.members}
-        for sender, reply in sent.replies.items():
-            for receiver, envelope in reply.fields["envelopes"].items():
-                if receiver in inbox:
-                    inbox[receiver][sender] = envelope
-        own = {name: {"envelopes": letters} for name, letters in inbox.items()}
-        receiving = Ask(step.members, step.receive, {}, own, step.quorum, step.deadline_s)
-        return self._answers(receiving, place, fed)
 
     def _replies(
         self, step: Ask, place: _Place, fed: Federation, missing: dict[str, Fault] | None = None

@@ -1,4 +1,4 @@
-"""What a protocol may ask for: five steps, and the results that come back into its generator."""
+"""What a protocol may ask for: four steps, and the results that come back into its generator."""
 
 from __future__ import annotations
 
@@ -43,31 +43,6 @@ class Stream(Ask):
 
 
 @dataclass(frozen=True)
-class Relay:
-    """Carry sealed envelopes from silo to silo.
-
-    Every member is asked ``send``, whose reply holds the field ``envelopes`` (receiver → sealed
-    bytes); then every member is asked ``receive`` with those addressed to it (sender → sealed
-    bytes). The coordinator routes and cannot open. The result is the `Answers` of ``receive``.
-
-    Args:
-        members: who sends and receives.
-        send: the verb that makes envelopes.
-        receive: the verb that takes them.
-        payload: what everybody gets with ``send``.
-        quorum: who must have answered, at both verbs.
-        deadline_s: as for `Ask`.
-    """
-
-    members: Sequence[str]
-    send: str
-    receive: str
-    payload: Mapping[str, Any] = field(default_factory=dict)
-    quorum: Quorum | None = None
-    deadline_s: float | None = None
-
-
-@dataclass(frozen=True)
 class Publish:
     """Hand a result out to whoever listens to the run (the flow, a notebook).
 
@@ -91,7 +66,7 @@ class Checkpoint:
     state: Any
 
 
-Step = Ask | Stream | Relay | Publish | Checkpoint
+Step = Ask | Stream | Publish | Checkpoint
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ the service and everything it ever started down.
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import secrets
 import signal
@@ -21,6 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
+
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_delay,
+    wait_exponential,
+)
 
 from consilo.errors import ServiceFailed
 from consilo.machine import reaper as guard
@@ -279,29 +288,24 @@ def wait_healthy(service: Service, healthy: Callable[[], bool], timeout_s: float
     Raises:
         ServiceFailed: where the service dies or the time is over; it is stopped then.
     """
-    deadline = time.monotonic() + timeout_s
-    pause_s = 0.02
-    while True:
-        with contextlib.suppress(Exception):
-            if healthy():
-                return
-        code = service.returncode
-        if code is not None or time.monotonic() > deadline:
-            reason = (
-                f"ended with exit code {code}"
-                if code is not None
-                else f"did not become healthy within {timeout_s:.0f} s"
-            )
-            service.stop(grace_s=1.0)
-            lines = service.last_lines()
-            hint = (
-                " (a port it wants is in use)" if "address already in use" in lines.lower() else ""
-            )
-            raise ServiceFailed(
-                f"{service.name} {reason}{hint}; log: {service.log}\n{lines}".rstrip()
-            )
-        time.sleep(pause_s)
-        pause_s = min(0.2, pause_s * 1.3)
+    asking = Retrying(
+        retry=retry_if_exception_type(Exception) | retry_if_result(operator.not_),
+        wait=wait_exponential(multiplier=0.02, exp_base=1.3, max=0.2),
+        stop=stop_after_delay(timeout_s) | (lambda _: service.returncode is not None),
+        retry_error_callback=lambda _: False,
+    )
+    if asking(healthy):
+        return
+    code = service.returncode
+    reason = (
+        f"ended with exit code {code}"
+        if code is not None
+        else f"did not become healthy within {timeout_s:.0f} s"
+    )
+    service.stop(grace_s=1.0)
+    lines = service.last_lines()
+    hint = " (a port it wants is in use)" if "address already in use" in lines.lower() else ""
+    raise ServiceFailed(f"{service.name} {reason}{hint}; log: {service.log}\n{lines}".rstrip())
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

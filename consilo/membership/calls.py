@@ -26,6 +26,9 @@ from consilo.errors import ConfigInvalid
 from consilo.membership.keys import load_silo_public_key
 from consilo.wire.signing import is_signed, sign
 
+PREFIX = "/v1/consilo/"
+ENROL_PURPOSE = "enrol"
+NEW_KEY_PURPOSE = "signing key"
 WINDOW_S = 300
 CERTIFICATE_HEADER = "x-consilo-certificate"
 OPERATOR_HEADER = "x-consilo-operator"

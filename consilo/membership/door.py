@@ -23,22 +23,30 @@ from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from consilo.config import Config, parse
 from consilo.errors import ConfigInvalid
-from consilo.membership.calls import WINDOW_S, Call, node_key_is_proved
+from consilo.membership.calls import (
+    ENROL_PURPOSE,
+    NEW_KEY_PURPOSE,
+    PREFIX,
+    WINDOW_S,
+    Call,
+    node_key_is_proved,
+)
 from consilo.membership.coordinator import Coordinator
-from consilo.membership.gate import Application, Receive, Scope, Send, peer_of, refuse
+from consilo.membership.gate import peer_of, refusal
 from consilo.membership.invitation import NAME_PATTERN, token_sha256
 from consilo.membership.members import Member, State
 from consilo.membership.refusals import Refusals
 from consilo.membership.software import Software, unsupported
 from consilo.wire.signing import is_signed
 
-PREFIX = "/v1/consilo/"
 MAX_BODY_BYTES = 64 * 1024
-ENROL_PURPOSE = "enrol"
-NEW_KEY_PURPOSE = "signing key"
 _BODY_WITHIN_S = 10.0
 _METHODS = {
     "ca": "GET",
@@ -118,7 +126,7 @@ class MembershipDoor:
 
     def __init__(
         self,
-        app: Application,
+        app: ASGIApp,
         coordinator: Coordinator,
         refusals: Refusals,
         *,
@@ -137,30 +145,25 @@ class MembershipDoor:
         if scope["type"] != "http" or not path.startswith(PREFIX) or what not in _METHODS:
             await self._app(scope, receive, send)
             return
+        call = Request(scope, receive)
         try:
-            content = await self._answer(what, scope, receive)
+            content = await self._answer(what, call)
         except Denied as cause:
-            await refuse(self._refusals, scope, send, cause.status, cause.reason, silo=cause.silo)
-            return
-        kind = b"application/x-pem-file" if what == "ca" else b"application/json"
-        headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+            answer = refusal(self._refusals, call, cause.status, cause.reason, silo=cause.silo)
+        else:
+            kind = "application/x-pem-file" if what == "ca" else "application/json"
+            answer = Response(content, media_type=kind)
+        await answer(scope, receive, send)
 
-    async def _answer(self, what: str, scope: Scope, receive: Receive) -> bytes:
-        from starlette.concurrency import run_in_threadpool
-
-        if not self._rates.allow(peer_of(scope)):
+    async def _answer(self, what: str, call: Request) -> bytes:
+        if not self._rates.allow(peer_of(call)):
             raise Denied(429, "too many calls from this address; wait a few seconds")
-        if scope["method"] != _METHODS[what]:
+        if call.method != _METHODS[what]:
             raise Denied(405, f"this call is made by {_METHODS[what]}")
-        body = await _body(receive)
-        headers = {
-            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
-        }
+        body = await _body(call)
         async with self._at_once:
             return await run_in_threadpool(
-                self._desk.answer, what, scope["method"], scope["path"], headers, body
+                self._desk.answer, what, call.method, call.scope["path"], call.headers, body
             )
 
 
@@ -308,23 +311,20 @@ def _must_be(member: Member, state: State) -> None:
         raise Denied(403, f"the silo is {member.state}, not {state}", silo=member.name)
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(call: Request) -> bytes:
     """Return the body, if it is small and comes soon."""
-    parts, size, more = [], 0, True
+    body = bytearray()
     try:
         async with asyncio.timeout(_BODY_WITHIN_S):
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise Denied(400, "the call was cut off")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > MAX_BODY_BYTES:
+            async for part in call.stream():
+                body += part
+                if len(body) > MAX_BODY_BYTES:
                     raise Denied(413, f"a call may have {MAX_BODY_BYTES} bytes at most")
-                more = message.get("more_body", False)
+    except ClientDisconnect:
+        raise Denied(400, "the call was cut off") from None
     except TimeoutError:
         raise Denied(408, f"the call did not come within {_BODY_WITHIN_S:.0f} s") from None
-    return b"".join(parts)
+    return bytes(body)
 
 
 def _read(model: type[ModelT], body: bytes) -> ModelT:

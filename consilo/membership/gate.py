@@ -20,7 +20,7 @@ import hashlib
 import hmac
 import time
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -34,6 +34,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from cryptography.x509.oid import NameOID
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from consilo.membership.calls import CERTIFICATE_HEADER, OPERATOR_HEADER
 from consilo.membership.members import Members
@@ -50,11 +55,6 @@ _FLEET = ("/v1/fleet/", "/v1/consilo/fleet/")
 _OURS = "/v1/consilo/"
 _FLOWERS = ("/v1/fleet/", "/v1/control/", "/v1/runtime/")
 _PULLS = ("/v1/fleet/pull-messages", "/v1/consilo/fleet/take")
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class Judge:
         self._authorities = authorities
         self._trusted = _by_der(authorities())
         self._token = token.encode("ascii")
-        self._key_header = key_header.encode("ascii")
+        self._key_header = key_header
         self._clock = clock
-        self._verdicts: dict[tuple[bytes, bytes], Verdict] = {}
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
         self._looked = 0.0
 
     def refresh(self, *, now: bool = False) -> None:
@@ -122,15 +122,12 @@ class Judge:
             self._verdicts.clear()
             self.unsettled = True
 
-    def node(self, scope: Scope) -> Verdict:
+    def node(self, headers: Headers) -> Verdict:
         """Return the verdict on the caller of the fleet API."""
         self.refresh()
-        public = certificate = b""
-        for name, value in scope["headers"]:
-            if name == self._key_header:
-                public = value
-            elif name == _CERTIFICATE:
-                certificate = value
+        # Of a header that comes twice the first counts, here as with Flower.
+        public = headers.get(self._key_header, "")
+        certificate = headers.get(CERTIFICATE_HEADER, "")
         key = (public, certificate)
         verdict = self._verdicts.get(key)
         if verdict is None:
@@ -144,14 +141,12 @@ class Judge:
             self.seen.add(verdict.name)
         return verdict
 
-    def operator(self, scope: Scope) -> bool:
+    def operator(self, headers: Headers) -> bool:
         """Return whether the caller has the operator's token."""
-        for name, value in scope["headers"]:
-            if name == _OPERATOR:
-                return hmac.compare_digest(value, self._token)
-        return False
+        shown = headers.get(OPERATOR_HEADER, "").encode("latin-1")
+        return hmac.compare_digest(shown, self._token)
 
-    def _judge(self, public: bytes, certificate: bytes) -> Verdict:
+    def _judge(self, public: str, certificate: str) -> Verdict:
         if not certificate:
             return Verdict("", "no certificate is shown; join with 'consilo silo init'")
         if len(certificate) > _MAX_HEADER_BYTES or len(public) > _MAX_HEADER_BYTES:
@@ -188,7 +183,7 @@ class Gate:
 
     def __init__(
         self,
-        app: Application,
+        app: ASGIApp,
         judge: Judge,
         reconcile: Callable[[Any], None],
         tick: Callable[[], None],
@@ -206,27 +201,28 @@ class Gate:
             return
         if scope["type"] != "http":
             return  # nothing here speaks anything else; the server closes the connection
-        path = scope["path"]
+        path, caller = scope["path"], HTTPConnection(scope)
         if path.startswith(_FLEET):
             if path == "/v1/fleet/activate-node":
                 await self._catch_up(scope["app"], now=True)
-            verdict = self._judge.node(scope)
+            verdict = self._judge.node(caller.headers)
             status, reason, silo = 403, verdict.reason, verdict.name
         elif path.startswith(_OURS):
             reason = silo = ""
         else:
             status, silo = 401, ""
-            reason = "" if self._judge.operator(scope) else "the operator's token is missing"
+            reason = (
+                "" if self._judge.operator(caller.headers) else "the operator's token is missing"
+            )
         if not reason and path.startswith(_FLOWERS):
-            status, reason = _size(scope)
+            status, reason = _size(scope["method"], caller.headers)
         if reason:
-            await refuse(self._judge.refusals, scope, send, status, reason, silo=silo)
+            answer = refusal(self._judge.refusals, caller, status, reason, silo=silo)
+            await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from starlette.concurrency import run_in_threadpool
-
         await run_in_threadpool(self._reconcile, scope["app"])
         watching = asyncio.create_task(self._watch(scope["app"]))
         try:
@@ -238,8 +234,6 @@ class Gate:
             self._judge.refusals.close()
 
     async def _watch(self, app: Any) -> None:
-        from starlette.concurrency import run_in_threadpool
-
         noted = time.monotonic()
         while True:
             await asyncio.sleep(2 * LOOK_S)
@@ -252,8 +246,6 @@ class Gate:
                 noted = time.monotonic()
 
     async def _catch_up(self, app: Any, *, now: bool = False) -> None:
-        from starlette.concurrency import run_in_threadpool
-
         self._judge.refresh(now=now)
         if self._judge.unsettled:
             async with self._busy:
@@ -264,45 +256,36 @@ class Gate:
 class Again:
     """ASGI middleware behind the doorbell: who was suspended while it waited gets no message."""
 
-    def __init__(self, app: Application, judge: Judge) -> None:
+    def __init__(self, app: ASGIApp, judge: Judge) -> None:
         self._app = app
         self._judge = judge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look a second time at a node that was held."""
         if scope["type"] == "http" and scope["path"] in _PULLS:
-            verdict = self._judge.node(scope)
+            caller = HTTPConnection(scope)
+            verdict = self._judge.node(caller.headers)
             if verdict.reason:
-                await refuse(
-                    self._judge.refusals, scope, send, 403, verdict.reason, silo=verdict.name
+                answer = refusal(
+                    self._judge.refusals, caller, 403, verdict.reason, silo=verdict.name
                 )
+                await answer(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-async def refuse(
-    refusals: Refusals, scope: Scope, send: Send, status: int, reason: str, *, silo: str = ""
-) -> None:
-    """Answer with one sentence and close the connection; what follows on it is not read."""
-    refusals.note(where=_known_path(scope["path"]), reason=reason, peer=peer_of(scope), silo=silo)
-    body = reason.encode()
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def refusal(
+    refusals: Refusals, caller: HTTPConnection, status: int, reason: str, *, silo: str = ""
+) -> Response:
+    """Note a refusal; return its one sentence. What follows on the connection is not read."""
+    where = _known_path(caller.scope["path"])
+    refusals.note(where=where, reason=reason, peer=peer_of(caller), silo=silo)
+    return PlainTextResponse(reason, status, {"connection": "close"})
 
 
-def peer_of(scope: Scope) -> str:
+def peer_of(caller: HTTPConnection) -> str:
     """Return the caller's address."""
-    client = scope.get("client")
-    return str(client[0]) if client else ""
-
-
-_CERTIFICATE = CERTIFICATE_HEADER.encode("ascii")
-_OPERATOR = OPERATOR_HEADER.encode("ascii")
+    return caller.client.host if caller.client else ""
 
 
 def _known_path(path: str) -> str:
@@ -312,16 +295,15 @@ def _known_path(path: str) -> str:
     return shown[:60]
 
 
-def _size(scope: Scope) -> tuple[int, str]:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            # The server takes no other length than digits, nor more bytes than it says.
-            if not value.isdigit() or len(value) > 12 or int(value) > MAX_MESSAGE_BYTES:
-                return 413, f"a call may have {MAX_MESSAGE_BYTES} bytes at most"
-            return 0, ""
-    if scope["method"] in ("GET", "HEAD"):
-        return 0, ""
-    return 411, "the call does not say how long it is"
+def _size(method: str, headers: Headers) -> tuple[int, str]:
+    said = headers.get("content-length")
+    if said is None:
+        known = method in ("GET", "HEAD")
+        return (0, "") if known else (411, "the call does not say how long it is")
+    # The server takes no other length than digits, nor more bytes than it says.
+    if not (said.isascii() and said.isdigit()) or len(said) > 12 or int(said) > MAX_MESSAGE_BYTES:
+        return 413, f"a call may have {MAX_MESSAGE_BYTES} bytes at most"
+    return 0, ""
 
 
 @dataclass(frozen=True)
@@ -335,7 +317,7 @@ class _Shown:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(text: bytes) -> _Shown | None:
+def _parsed(text: str) -> _Shown | None:
     try:
         found = x509.load_der_x509_certificate(b64decode(text, validate=True))
         names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -355,7 +337,7 @@ def _parsed(text: bytes) -> _Shown | None:
 
 
 @lru_cache(maxsize=1024)
-def _is_issued(text: bytes, authorities: tuple[bytes, ...]) -> bool:
+def _is_issued(text: str, authorities: tuple[bytes, ...]) -> bool:
     """Return whether one of the authorities has signed a certificate."""
     found = x509.load_der_x509_certificate(b64decode(text))
     for each in authorities:
@@ -365,7 +347,7 @@ def _is_issued(text: bytes, authorities: tuple[bytes, ...]) -> bool:
     return False
 
 
-def _same_key(shown: bytes, certified: bytes) -> bool:
+def _same_key(shown: str, certified: bytes) -> bool:
     try:
         key = load_pem_public_key(b64decode(shown, validate=True))
     except (ValueError, UnsupportedAlgorithm):

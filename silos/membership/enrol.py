@@ -33,9 +33,14 @@ from cryptography import x509
 from consilo.config import parse, read_yaml
 from consilo.errors import ConfigInvalid, CoordinatorUnreachable, Refused, TransportError
 from consilo.machine.files import write_atomic
-from consilo.membership.calls import headers_of, prove_node_key
+from consilo.membership.calls import (
+    ENROL_PURPOSE,
+    NEW_KEY_PURPOSE,
+    PREFIX,
+    headers_of,
+    prove_node_key,
+)
 from consilo.membership.coordinator import LIST_PURPOSE, Coordinator
-from consilo.membership.door import ENROL_PURPOSE, NEW_KEY_PURPOSE, PREFIX
 from consilo.membership.invitation import Invitation
 from consilo.membership.keys import (
     fingerprint,

@@ -279,7 +279,7 @@ def _date_of(address: str, authority: Path) -> datetime:
     """Return the time that the coordinator states, over TLS with the pinned authority."""
     import httpx
 
-    from consilo.membership.door import PREFIX
+    from consilo.membership.calls import PREFIX
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=authority.read_text(encoding="ascii"))

@@ -19,21 +19,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
+import operator
 import os
 import queue
-import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Self
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    wait_exponential_jitter,
+)
 
 from consilo.errors import (
     ConfigInvalid,
@@ -61,7 +70,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("consilo.node")
 
 _PRELOAD_S = 180.0
-_ACTIVATE_FIRST_S, _ACTIVATE_LONGEST_S = 1.0, 10.0
+_ACTIVATE_LONGEST_S = 10.0
+_BACK_OFF = wait_exponential_jitter(exp_base=1.5, max=_ACTIVATE_LONGEST_S)
+"""A second, half as much again each time, and up to a second by chance."""
 _STRUCK_OFF_EXIT = 3
 
 _OUTCOMES = {
@@ -326,16 +337,20 @@ class Node:
         """Open a connection with the silo's key, once the coordinator lets us."""
         from consilo.transports.flower.calls import NotAuthorised
 
-        pause_s = _ACTIVATE_FIRST_S
-        while state == "removed" or not (self._folder / enrol.CERTIFICATE).exists():
-            if state == "removed":
+        standings = itertools.chain([state], iter(lambda: stay_known(self._folder), None))
+
+        def is_admitted() -> bool:
+            if next(standings) == "removed":
                 raise NotAuthorised(
                     f"the coordinator at {self._config.superlink} has removed this silo"
                 )
-            log.info("not admitted yet; asking again in %.0f s", pause_s)
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, _ACTIVATE_LONGEST_S)
-            state = stay_known(self._folder)
+            return (self._folder / enrol.CERTIFICATE).exists()
+
+        Retrying(
+            retry=retry_if_result(operator.not_),
+            wait=_BACK_OFF,
+            before_sleep=_tell("not admitted yet; asking again in %.0f s"),
+        )(is_admitted)
         enrol.promote(self._folder)
         self._lines.append(self._open())
 
@@ -343,21 +358,21 @@ class Node:
         """Go online; try again while the coordinator is away or believes that we still are."""
         from consilo.transports.flower.calls import NotAuthorised
 
-        pause_s = _ACTIVATE_FIRST_S
-        while True:
-            try:
+        cause: BaseException | None = None
+        for attempt in Retrying(
+            retry=retry_if_exception_type(TransportError),
+            wait=_BACK_OFF,
+            before_sleep=_tell(
+                "not online yet, next try in %.0f s: %s (not gone yet: after an "
+                "unclean end the coordinator waits 20 s)"
+            ),
+        ):
+            if isinstance(cause, NotAuthorised) and stay_known(self._folder) == "removed":
+                raise cause
+            with attempt:
                 return self._connect(enrol.KEY, enrol.CERTIFICATE)
-            except TransportError as cause:
-                log.warning(
-                    "not online yet, next try in %.0f s: %s (not gone yet: after an unclean end "
-                    "the coordinator waits 20 s)",
-                    pause_s,
-                    cause,
-                )
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 1.5 + random.random(), _ACTIVATE_LONGEST_S)
-                if isinstance(cause, NotAuthorised) and stay_known(self._folder) == "removed":
-                    raise
+            cause = attempt.retry_state.outcome and attempt.retry_state.outcome.exception()
+        raise AssertionError("the tries end by an exception")
 
     def _serve(self, link: FleetLink, warm: Warm, request: Request) -> None:
         started = time.monotonic()
@@ -392,6 +407,16 @@ class Node:
         if not unpacked.is_dir():
             unpack_bundle(link.bundle(request), bundles)
         return unpacked
+
+
+def _tell(text: str) -> Callable[[RetryCallState], None]:
+    """Return what logs a pause, and the trouble before it if there was any."""
+
+    def tell(state: RetryCallState) -> None:
+        trouble = state.outcome and state.outcome.exception()
+        log.warning(text, state.upcoming_sleep, *([trouble] if trouble else []))
+
+    return tell
 
 
 def run_node(folder: Path) -> int:

@@ -1,22 +1,16 @@
 import json
 import threading
-from typing import ClassVar
 
 import clinic
-import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from consilo.errors import QuorumLost
 from consilo.jobs.quorum import Quorum
 from consilo.kernel.headers import Header, ReplyHeader
 from consilo.kernel.loop import Federation, Kernel
 from consilo.kernel.protocol import Protocol
-from consilo.kernel.steps import Ask, Checkpoint, Publish, Relay, Stream
-from consilo.kernel.verbs import Disclosure, count, envelopes, numbers, verb
+from consilo.kernel.steps import Ask, Checkpoint, Publish, Stream
+from consilo.kernel.verbs import count, verb
 from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Arrival, Fault, Parcel
@@ -58,47 +52,6 @@ class Rounds(Protocol):
 class Done:
     def __init__(self, round):
         self.round = round
-
-
-class Secrets(Protocol):
-    """Each silo tells each other silo a number that the coordinator must not see."""
-
-    private: ClassVar = {name: X25519PrivateKey.generate() for name in SILOS}
-    public: ClassVar = {
-        name: np.frombuffer(key.public_key().public_bytes_raw(), np.uint8)
-        for name, key in private.items()
-    }
-
-    def coordinate(self, fed, state):
-        answers = yield Relay(SILOS, "send", "receive", {"keys": self.public}, quorum=Quorum(2))
-        return answers
-
-    def cipher(self, me, other):
-        shared = self.private[me].exchange(
-            X25519PublicKey.from_public_bytes(self.public[other].tobytes())
-        )
-        pair = "".join(sorted((me, other))).encode()
-        return ChaCha20Poly1305(HKDF(SHA256(), 32, None, pair).derive(shared))
-
-    @verb("send", replies={"envelopes": envelopes()})
-    def send(self, silo, message):
-        letters = {}
-        for place, other in enumerate(message.cohort):
-            text = f"{silo.name} to {other}: SENTINEL".encode()
-            nonce = bytes([place, message.cohort.index(silo.name)]) + bytes(10)
-            sealed = nonce + self.cipher(silo.name, other).encrypt(nonce, text, None)
-            letters[other] = np.frombuffer(sealed, np.uint8)
-        return {"envelopes": {**letters, "stranger": np.zeros(3, np.uint8)}}
-
-    @verb("receive", replies={"words": numbers(Disclosure.STATISTIC)})
-    def receive(self, silo, message):
-        heard = {}
-        for sender, letter in message.payload["envelopes"].items():
-            sealed = letter.tobytes()
-            text = self.cipher(silo.name, sender).decrypt(sealed[:12], sealed[12:], None).decode()
-            assert text == f"{sender} to {silo.name}: SENTINEL"
-            heard[sender] = 1
-        return {"words": heard}
 
 
 class Wire(LocalTransport):
@@ -277,32 +230,6 @@ def test_rounds_count_from_the_checkpoint_so_that_a_resumed_run_asks_the_same_id
     assert rounds == [1, 2, 3]
     assert len(set(whole)) == len(whole) == 18
     assert ids(1) == ([2, 3], whole[6:])
-
-
-def test_relay_brings_each_envelope_to_its_receiver_and_the_coordinator_reads_none():
-    kernel, fed, transport, *_ = federation(protocol="Secrets")
-    answers = kernel.run("test_kernel:Secrets", Secrets(), fed)
-    for reply in answers.replies.values():
-        assert dict(reply.fields["words"]) == dict.fromkeys(SILOS, 1)
-    assert not any(b"SENTINEL" in each.body for each in transport.seen)
-    # Not even with the public keys that it knows.
-    letter = unpack(transport.seen[1].body)["envelopes"]["north"].tobytes()
-    own = X25519PrivateKey.generate().exchange(
-        X25519PublicKey.from_public_bytes(Secrets.public["north"].tobytes())
-    )
-    key = HKDF(SHA256(), 32, None, b"eastnorth").derive(own)
-    with pytest.raises(Exception, match=r"^$"):
-        ChaCha20Poly1305(key).decrypt(letter[:12], letter[12:], None)
-    # What is addressed to nobody in the cohort goes nowhere.
-    received = [unpack(each.body)["payload"] for each in transport.seen[6::2]]
-    assert [sorted(each["envelopes"]) for each in received] == [list(SILOS)] * 3
-
-
-def test_relay_goes_on_without_who_did_not_send():
-    kernel, fed, *_ = federation(protocol="Secrets", south="not today")
-    answers = kernel.run("test_kernel:Secrets", Secrets(), fed)
-    assert list(answers.replies) == ["east", "north"]
-    assert sorted(answers.replies["east"].fields["words"]) == ["east", "north"]
 
 
 def test_an_unknown_step_is_a_mistake_of_the_protocol():

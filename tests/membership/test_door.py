@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consilo.membership import keys
-from consilo.membership.calls import WINDOW_S, headers_of, prove_node_key
+from consilo.membership.calls import ENROL_PURPOSE, WINDOW_S, headers_of, prove_node_key
 from consilo.membership.coordinator import Coordinator
-from consilo.membership.door import ENROL_PURPOSE, Denied, Desk, Rates
+from consilo.membership.door import Denied, Desk, Rates
 from consilo.membership.invitation import Invitation
 from consilo.membership.refusals import Refusals
 from consilo.membership.software import installed

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 from consilo.membership import keys
 from consilo.membership.calls import CERTIFICATE_HEADER, OPERATOR_HEADER, certificate_headers
@@ -29,9 +30,16 @@ async def behind(scope: Any, receive: Any, send: Any) -> None:
     raise Passed
 
 
-def call(gate: Gate | Again, path: str, headers: dict[str, str], method: str = "POST") -> str:
+def call(
+    gate: Gate | Again,
+    path: str,
+    headers: dict[str, str],
+    method: str = "POST",
+    more: dict[str, str] = {},  # noqa: B006 - read only
+) -> str:
     """Return the refusal's status and sentence, or ``passed``."""
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    said = [*headers.items(), *more.items()]
+    raw = [(name.encode(), value.encode()) for name, value in said]
     scope = {"type": "http", "path": path, "method": method, "headers": raw, "app": None}
     sent: list[Any] = []
 
@@ -138,6 +146,21 @@ def test_key_and_certificate_must_be_of_one_member(gate: Gate, home: Path, tmp_p
     assert len(reasons) == 2
 
 
+def test_of_a_key_that_is_shown_twice_the_one_that_flower_reads_counts(
+    gate: Gate, home: Path, tmp_path: Path
+) -> None:
+    # The gate judged the last, Flower's check of the signature takes the first: who had left could
+    # go on with its key, beside the key and the certificate of somebody who is a member.
+    anna, gone = tmp_path / "anna", tmp_path / "gone"
+    for folder in (anna, gone):
+        enrol_here(home, folder, address="h:1", name=folder.name)
+    tell(home, lambda coordinator: coordinator.remove("gone"))
+    look(gate)
+    key = {name: value for name, value in shown(gone).items() if name == "flwr-public-key"}
+    assert "another key" in call(gate, "/v1/fleet/x", key, more=shown(anna))
+    assert call(gate, "/v1/fleet/x", shown(anna), more=key) == "passed"
+
+
 @pytest.mark.parametrize("path", ["/v1/fleet/pull-messages", "/v1/consilo/fleet/take"])
 def test_who_was_suspended_while_it_waited_gets_no_message(
     gate: Gate, home: Path, tmp_path: Path, path: str
@@ -176,4 +199,4 @@ def test_no_garbage_gets_past_or_breaks_the_judge(public: bytes, certificate: by
     judge = Judge(Nobody(), lambda: (), TOKEN, None, key_header="k")  # type: ignore[arg-type]
     for value in (certificate, b64encode(certificate)):
         headers = [(b"k", public), (CERTIFICATE_HEADER.encode(), value)]
-        assert judge.node({"headers": headers}).reason
+        assert judge.node(Headers(raw=headers)).reason

@@ -6,10 +6,11 @@ Flower's own retry loop sends SIGINT to its process when a call is not authorise
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from consilo.errors import CoordinatorUnreachable, RunCancelled, TransportError
 from consilo.membership.calls import OPERATOR_HEADER
@@ -20,8 +21,8 @@ require_flower()
 
 import httpx  # noqa: E402
 
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 2.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+"""Between two tries; each pause is twice the one before."""
 RETRY_S = 90.0
 """How long an exchange waits for a SuperLink that has gone away: it may be restarting."""
 
@@ -102,27 +103,26 @@ def call(
         NotAuthorised: where the SuperLink says 401 or 403.
         TransportError: where it refuses the request.
     """
-    deadline = time.monotonic() + retry_s
-    pause_s = _FIRST_PAUSE_S
-    while True:
-        give_up()
-        try:
-            return method(request)
-        except httpx.TransportError as cause:
-            if time.monotonic() >= deadline or _is_tls(cause):
-                raise CoordinatorUnreachable(_unreachable(address, cause)) from None
-        except httpx.HTTPStatusError as cause:
-            status = cause.response.status_code
-            if status in (401, 403):
-                raise NotAuthorised(
-                    f"the SuperLink at {address} refuses the call ({status}): {_detail(cause)}"
-                ) from None
-            if status not in (502, 503, 504) or time.monotonic() >= deadline:
-                raise TransportError(
-                    f"the SuperLink at {address} answered {status}: {_detail(cause)}"
-                ) from None
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+    calling = Retrying(
+        before=lambda _: give_up(),
+        retry=retry_if_exception(_may_pass),
+        wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        stop=stop_after_delay(retry_s),
+        reraise=True,
+    )
+    try:
+        return calling(method, request)
+    except httpx.TransportError as cause:
+        raise CoordinatorUnreachable(_unreachable(address, cause)) from None
+    except httpx.HTTPStatusError as cause:
+        status = cause.response.status_code
+        if status in (401, 403):
+            raise NotAuthorised(
+                f"the SuperLink at {address} refuses the call ({status}): {_detail(cause)}"
+            ) from None
+        raise TransportError(
+            f"the SuperLink at {address} answered {status}: {_detail(cause)}"
+        ) from None
 
 
 def cancelled_check(is_set: Callable[[], bool]) -> Callable[[], None]:
@@ -133,6 +133,13 @@ def cancelled_check(is_set: Callable[[], bool]) -> Callable[[], None]:
             raise RunCancelled("the run was cancelled")
 
     return check
+
+
+def _may_pass(cause: BaseException) -> bool:
+    """Return whether a call that failed so may succeed a little later."""
+    if isinstance(cause, httpx.HTTPStatusError):
+        return cause.response.status_code in (502, 503, 504)
+    return isinstance(cause, httpx.TransportError) and not _is_tls(cause)
 
 
 def _is_tls(cause: Exception) -> bool:

@@ -16,7 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_exponential,
+)
 
 from consilo.errors import CoordinatorUnreachable, ReplyInvalid, TransportError
 from consilo.transports.flower.bodies import (
@@ -26,13 +34,13 @@ from consilo.transports.flower.bodies import (
     PREFIX,
     SIZE_HEADER,
 )
-from consilo.transports.flower.calls import RETRY_S, NotAuthorised
+from consilo.transports.flower.calls import FIRST_PAUSE_S, LONGEST_PAUSE_S, RETRY_S, NotAuthorised
 from consilo.wire.buffers import Body, Spool, buffers_of
 
 _BLOCK_BYTES = 1024 * 1024
 _TIMEOUT_S = 30.0
 _IDLE_S = 3.0  # the SuperLink closes a connection that was idle for 5 s
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+_BROKEN = (OSError, http.client.HTTPException)
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,9 @@ class Carrier:
         path = f"{PREFIX}{self._side}/{run_id}/{name}"
         state, hashed = hashlib.sha256(), 0
         for attempt in self._tries():
-            with attempt as connection:
+            with attempt, self._connection() as connection:
                 have = 0
-                if attempt.number:
+                if attempt.retry_state.attempt_number > 1:
                     have = int(self._ask(connection, "HEAD", path).headers[HAVE_HEADER])
                 if have < size:
                     headers = {
@@ -124,7 +132,7 @@ class Carrier:
                             hashed = end
                         if end > have:
                             connection.sock.sendall(block[max(0, have - at) :])
-                            attempt.moved = True
+                            _moved(attempt.retry_state)
                         at = end
                     self._end(connection, path)
                 return Stored(name, size, state.hexdigest())
@@ -145,7 +153,7 @@ class Carrier:
         state, got = hashlib.sha256(), 0
         body = bytearray(0)
         for attempt in self._tries():
-            with attempt as connection:
+            with attempt, self._connection() as connection:
                 self._begin(connection, "GET", path, {"range": f"bytes={got}-"})
                 response = connection.getresponse()
                 self._judge(response, path)
@@ -164,7 +172,7 @@ class Carrier:
                     if into is not None:
                         into.write(block[:count])
                     got += count
-                    attempt.moved = True
+                    _moved(attempt.retry_state)
                 response.read()
                 if state.hexdigest() != stored.sha256:
                     raise ReplyInvalid("a body is not the one that its message names")
@@ -175,8 +183,8 @@ class Carrier:
         """Delete a body; what fails is swept when the run ends."""
         path = f"{PREFIX}{self._side}/{run_id}/{stored.name}"
         with (
-            contextlib.suppress(TransportError),
-            _Attempt(self._connect(), 0, self._idle) as connection,
+            contextlib.suppress(TransportError, *_BROKEN),
+            self._connection() as connection,
         ):
             self._ask(connection, "DELETE", path)
 
@@ -201,23 +209,35 @@ class Carrier:
             host.strip("[]"), int(port), timeout=_TIMEOUT_S, context=self._trust
         )
 
-    def _tries(self) -> Iterator[_Attempt]:
-        """Yield attempts until one returns; a broken one is followed by another."""
-        number, pause_s = 0, _FIRST_PAUSE_S
-        deadline = time.monotonic() + RETRY_S
-        while True:
-            self._give_up()
-            attempt = _Attempt(self._connect(), number, self._idle)
-            yield attempt
-            cause = attempt.broken
-            if attempt.moved:
-                pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + RETRY_S
-            if isinstance(cause, ssl.SSLCertVerificationError) or time.monotonic() > deadline:
-                raise CoordinatorUnreachable(
-                    f"a transfer from or to {self._address} broke and cannot go on ({cause})"
-                )
-            time.sleep(pause_s)
-            number, pause_s = number + 1, min(pause_s * 2, _LONGEST_PAUSE_S)
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[http.client.HTTPSConnection]:
+        """Lend a connection; one that nothing broke is used again."""
+        connection = self._connect()
+        try:
+            yield connection
+        except BaseException as cause:
+            connection.close()
+            if isinstance(cause, ssl.SSLCertVerificationError):  # it will be no other next time
+                self._lost(cause)
+            raise
+        self._idle.append((time.monotonic(), connection))
+
+    def _tries(self) -> Retrying:
+        """Return tries until one ends well; a broken one is followed by another."""
+        return Retrying(
+            before=lambda _: self._give_up(),
+            retry=retry_if_exception_type(_BROKEN),
+            wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+            stop=stop_after_delay(RETRY_S),
+            retry_error_callback=lambda last: self._lost(
+                last.outcome.exception() if last.outcome else None
+            ),
+        )
+
+    def _lost(self, cause: BaseException | None) -> NoReturn:
+        raise CoordinatorUnreachable(
+            f"a transfer from or to {self._address} broke and cannot go on ({cause})"
+        )
 
     def _begin(
         self,
@@ -257,34 +277,9 @@ class Carrier:
             raise TransportError(f"the SuperLink at {self._address} answered {status} to {path}")
 
 
-class _Attempt:
-    """One connection's try: what breaks is kept in ``broken``, not raised.
-
-    ``moved`` is whether bytes of the body have passed.
-    """
-
-    def __init__(
-        self,
-        connection: http.client.HTTPSConnection,
-        number: int,
-        idle: list[tuple[float, http.client.HTTPSConnection]],
-    ) -> None:
-        self.number = number
-        self.moved = False
-        self.broken: BaseException | None = None
-        self._connection = connection
-        self._idle = idle
-
-    def __enter__(self) -> http.client.HTTPSConnection:
-        return self._connection
-
-    def __exit__(self, kind: Any, cause: BaseException | None, _: object) -> bool:
-        if cause is None:
-            self._idle.append((time.monotonic(), self._connection))
-            return False
-        self._connection.close()
-        self.broken = cause
-        return isinstance(cause, OSError | http.client.HTTPException)
+def _moved(state: RetryCallState) -> None:
+    """Begin the patience anew: bytes of the body have passed."""
+    state.attempt_number, state.start_time = 1, time.monotonic()
 
 
 def _blocks(body: Body) -> Iterator[memoryview]:

@@ -7,9 +7,10 @@ travel in it: the record says where it lies, see `consilo.transports.flower.bodi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
+
+from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
 from consilo.errors import ReplyInvalid
 from consilo.transports.flower.carrier import Stored
@@ -97,14 +98,12 @@ def pull_record(tree: Any, pull: Callable[[str], bytes], *, give_up: Callable[[]
     identifier = record_of(tree)
     if not identifier:
         raise ReplyInvalid("a message arrived that carries no parcel")
-    pause_s = _FIRST_PAUSE_S
-    while True:
-        try:
-            return ConfigRecord.inflate(pull(identifier))
-        except ObjectUnavailableError:
-            give_up()
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+    pulling = Retrying(
+        retry=retry_if_exception_type(ObjectUnavailableError),
+        wait=wait_exponential(multiplier=_FIRST_PAUSE_S, exp_base=1.5, max=_LONGEST_PAUSE_S),
+        before_sleep=lambda _: give_up(),
+    )
+    return ConfigRecord.inflate(pulling(pull, identifier))
 
 
 def objects_of(message: Any) -> dict[str, bytes]:
