@@ -40,6 +40,7 @@ from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
 from consilo.horizontal.training import Training, TrainState, report, request
 from consilo.jobs.job import Job
 from consilo.kernel import seeds
+from consilo.kernel.federation import Federation
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step
 from consilo.learners.modules import load_dotted
 from consilo.learners.randomness import seeded
@@ -95,7 +96,7 @@ class FlowerStrategy(Training):
                 "not leave them under differential privacy"
             )
 
-    def coordinate(self, fed: Any, state: TrainState) -> Generator[Step, Any, TrainState]:
+    def coordinate(self, fed: Federation, state: TrainState) -> Generator[Step, Any, TrainState]:
         """Let the strategy choose and combine, round by round."""
         while state.round < state.rounds:
             cohort = fed.cohort()

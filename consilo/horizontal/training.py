@@ -18,6 +18,7 @@ from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.learning import learner_of, plan_of, private_fit
 from consilo.horizontal.tally import tally
 from consilo.jobs.job import Job
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Checkpoint, Publish, Step
 from consilo.kernel.verbs import Disclosure, count, number, numbers, tensors, verb
@@ -81,7 +82,7 @@ TRAIN_REPLIES = {
 }
 
 
-class Training(Protocol):
+class Training(Protocol[TrainState]):
     """Base of the protocols that average updates: subclasses say what the server does with them.
 
     Args:
@@ -109,7 +110,7 @@ class Training(Protocol):
         """Return what the protocol adds to the silos' training."""
         return ()
 
-    def coordinate(self, fed: Any, state: TrainState) -> Generator[Step, Any, TrainState]:
+    def coordinate(self, fed: Federation, state: TrainState) -> Generator[Step, Any, TrainState]:
         """Average what the silos learn, round by round."""
         while state.round < state.rounds:
             reduced = yield from self.reduce(

@@ -8,6 +8,7 @@ from typing import Any
 
 from consilo.contracts.report import CheckReport, verdict_of
 from consilo.errors import ReplyInvalid
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, Field, verb
@@ -31,7 +32,7 @@ def _check_verdict(name: str, value: Any, payload: Mapping[str, Any]) -> None:
         ) from None
 
 
-class ContractCheck(Protocol):
+class ContractCheck(Protocol[None]):
     """One question to one silo.
 
     Args:
@@ -41,7 +42,7 @@ class ContractCheck(Protocol):
     def __init__(self, silo: str = "") -> None:
         self.silo = silo
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, CheckReport | Fault]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, CheckReport | Fault]:
         """Return the silo's report, or why there is none."""
         answers = yield Ask((self.silo,), "check", {})
         if self.silo in answers.missing:

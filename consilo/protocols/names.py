@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from consilo.config import nearest
 from consilo.errors import IncompatibleJob, JobInvalid
@@ -34,7 +35,7 @@ NAMES = {
 }
 
 
-def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol]:
+def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol[Any]]:
     """Return the protocol class called ``name``: one of `NAMES`, or ``module:Class``.
 
     Args:
