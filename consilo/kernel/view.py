@@ -15,6 +15,7 @@ from consilo.errors import Refused
 from consilo.jobs.job import Job
 from consilo.kernel import seeds
 from consilo.kernel.headers import Header, ReplyHeader
+from consilo.kernel.step_state import StepState
 from consilo.kernel.verbs import Verb
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
@@ -299,6 +300,15 @@ class SiloView:
     def forget(self, name: str) -> None:
         """Erase what is kept under ``name``."""
         self.host.forget(self.header.run_id, name)
+
+    def state(self, name: str) -> StepState:
+        """Return what this silo carries from step to step of this run under ``name``.
+
+        This step sees what the silo's step before left, however often it is asked; what it keeps is
+        seen by the next one. It never leaves the silo, and goes when the run ends.
+        """
+        place = (self.header.round, int(self.header.scope.split("/")[1]))
+        return StepState(self, name, place=place, mark=self.header.step_id)
 
     def match(self, handle: str) -> Match:
         """Return this silo's half of a match, for the job's purpose."""

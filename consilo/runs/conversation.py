@@ -146,7 +146,9 @@ class Conversation:
         """
         return self._kernel.run(name, protocol, self.fed)
 
-    def drive(self, name: str, protocol: Protocol[Any], state: Any) -> Generator[Checkpoint, None, Any]:
+    def drive(
+        self, name: str, protocol: Protocol[Any], state: Any
+    ) -> Generator[Checkpoint, None, Any]:
         """Run a protocol from a state; yield at every checkpoint, return the final state."""
         return self._kernel.drive(name, protocol, self.fed, state)
 
