@@ -39,7 +39,8 @@ from consilo.horizontal.evaluation import Evaluated, Evaluation
 from consilo.horizontal.training import TrainState
 from consilo.jobs.job import Job
 from consilo.kernel import seeds
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Kernel
 from consilo.kernel.roles import Arrays
 from consilo.kernel.steps import Publish
 from consilo.privacy.accounting import noise_multiplier

@@ -32,7 +32,8 @@ from consilo.contracts.contract import Contract
 from consilo.horizontal.fedavg import FedAvg
 from consilo.horizontal.training import TrainState
 from consilo.jobs.job import Job
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Kernel
 from consilo.kernel.roles import Arrays
 from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport

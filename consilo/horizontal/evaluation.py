@@ -10,6 +10,7 @@ from consilo import metrics as figures
 from consilo.horizontal.tally import tally
 from consilo.horizontal.training import TrainState, as_arrays, loaded, request
 from consilo.jobs.job import Job
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, count, numbers, verb
@@ -31,7 +32,7 @@ class Evaluated:
     rows: Mapping[str, int]
 
 
-class Evaluation(Protocol):
+class Evaluation(Protocol[None]):
     """One question to everybody: how good is this model on your held-out rows?
 
     Args:
@@ -46,7 +47,7 @@ class Evaluation(Protocol):
         """Return True: a model is judged at the end."""
         return True
 
-    def coordinate(self, fed: Any, state: None) -> Generator[Step, Any, Evaluated]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Evaluated]:
         """Return the model's metrics, over all silos and one by one."""
         if self.model is None:
             raise ValueError("Evaluation needs a model to ask about")

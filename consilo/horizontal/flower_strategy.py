@@ -37,14 +37,14 @@ import numpy as np
 
 from consilo.config import nearest
 from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
-from consilo.horizontal.training import Training, TrainState, report, request
+from consilo.horizontal.training import Training, TrainState, report
 from consilo.jobs.job import Job
 from consilo.kernel import seeds
-from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step
+from consilo.kernel.federation import Federation
+from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Step
 from consilo.learners.modules import load_dotted
 from consilo.learners.randomness import seeded
 from consilo.machine import environment
-from consilo.reduce import Reduced
 from consilo.wire.params import Params, add, check_finite, subtract
 
 _POLLS = 3
@@ -66,6 +66,7 @@ class FlowerStrategy(Training):
     """Runs ``protocol.strategy`` (``module:Class``) with the constructor's ``protocol.args``."""
 
     needs_vectors = True
+    reduces = False
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -95,7 +96,7 @@ class FlowerStrategy(Training):
                 "not leave them under differential privacy"
             )
 
-    def coordinate(self, fed: Any, state: TrainState) -> Generator[Step, Any, TrainState]:
+    def coordinate(self, fed: Federation, state: TrainState) -> Generator[Step, Any, TrainState]:
         """Let the strategy choose and combine, round by round."""
         while state.round < state.rounds:
             cohort = fed.cohort()
@@ -106,18 +107,14 @@ class FlowerStrategy(Training):
                 asked = self._configure(strategy, number, state.params, cohort)
             members = tuple(name for name in cohort if name in asked)
             answers: Answers = yield Ask(
-                members, "train", request(state), quorum=fed.job.cohort_quorum
+                members, "train", self.request(state), quorum=fed.job.cohort_quorum
             )
             with _quiet(), seeded(seeds.seed32(self.job.seed, "flower", "combine", number)):
                 params = self._aggregate(strategy, number, state.params, asked, answers)
                 server = _state(strategy, self._build())
             state = replace(state, params=params, server=server, round=number)
             check_finite(state.params, where=f"global model after round {state.round}")
-            others = {
-                name: Reply(name, _without_delta(reply), reply.seconds)
-                for name, reply in answers.replies.items()
-            }
-            said = report(state, Reduced(params, others))
+            said = report(state, answers.replies)
             not_asked = [name for name in cohort if name not in asked]
             yield Publish("round", {**said, "not_asked": not_asked})
             yield Checkpoint(state)
@@ -284,10 +281,6 @@ def _record(params: Params) -> Any:
 def _node_id(name: str) -> int:
     """Return a silo's node number: the same in every round, whoever else is there."""
     return int.from_bytes(seeds.derive("flower node", name)[:7], "big") + 1
-
-
-def _without_delta(reply: Reply) -> dict[str, Any]:
-    return {key: value for key, value in reply.fields.items() if key != "delta"}
 
 
 def _hint(path: str) -> str:

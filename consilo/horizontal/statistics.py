@@ -24,6 +24,7 @@ from consilo.horizontal.dataset import training_blocks
 from consilo.horizontal.features import Encoding, Floats, class_codes, unbounded
 from consilo.horizontal.learning import admit, statistics_noise
 from consilo.jobs.job import Job
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, count, tensors, verb
@@ -88,7 +89,7 @@ class Summary:
     silo_means: Mapping[str, Floats]
 
 
-class Statistics(Protocol):
+class Statistics(Protocol[None]):
     """Moments of every numeric feature, and if wanted its histogram.
 
     Args:
@@ -107,7 +108,7 @@ class Statistics(Protocol):
         """Return True: what scales features, and what a page shows of them, is asked of it."""
         return True
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Summary]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Summary]:
         """Merge the silos' moments; then, with ``bins``, ask for counts per bin."""
         cohort, quorum = fed.cohort(), fed.job.cohort_quorum
         encoding = Encoding.plan(fed.contract, fed.job)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -18,13 +18,14 @@ from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.learning import learner_of, plan_of, private_fit
 from consilo.horizontal.tally import tally
 from consilo.jobs.job import Job
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
-from consilo.kernel.steps import Checkpoint, Publish, Step
+from consilo.kernel.steps import Checkpoint, Publish, Reply, Step
 from consilo.kernel.verbs import Disclosure, count, number, numbers, tensors, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
 from consilo.learners.torch_learner import FitHook, TorchLearner
-from consilo.reduce import Reduced
+from consilo.reduce import Reduce, Reduced
 from consilo.reduce.mean import WeightedMean
 from consilo.wire.params import Params, check_finite, num_bytes, select, subtract
 
@@ -81,16 +82,25 @@ TRAIN_REPLIES = {
 }
 
 
-class Training(Protocol):
-    """Base of the protocols that average updates: subclasses say what the server does with them.
+class Training(Protocol[TrainState]):
+    """Base of the protocols that combine what silos learn; subclasses say what the server does.
+
+    A subclass that needs one vector, the update, defines `step`. One that sends more down overrides
+    `request`; one that gets more up lists the fields in `vectors`, declares them with its own verb
+    ``train``, and defines `combine`.
 
     Args:
         job: what is trained, with the protocol's settings.
     """
 
+    vectors: ClassVar[Mapping[str, str | None]] = {"delta": "num_examples"}
+    """Reply field → the field that weighs it; None where every silo counts alike."""
+    reduces: ClassVar[bool] = True
+    """False where the protocol combines the vectors itself, so that no rule of a job applies."""
+
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.reduce = WeightedMean()
+        self.reduce: Reduce = WeightedMean()
 
     @classmethod
     def from_job(cls, job: Job) -> Self:
@@ -101,29 +111,40 @@ class Training(Protocol):
         """Return the server's state before the first round."""
         return {}
 
+    def request(self, state: TrainState) -> dict[str, Any]:
+        """Return what every silo is sent in a round."""
+        return request(state)
+
     def step(self, state: TrainState, mean_delta: Params) -> TrainState:
         """Return the state after a round whose mean pseudo-gradient is ``mean_delta``."""
         raise NotImplementedError
+
+    def combine(self, fed: Federation, state: TrainState, reduced: Reduced) -> TrainState:
+        """Return the state after a round, from all that came back."""
+        return self.step(state, reduced.means["delta"])
 
     def hooks(self) -> Sequence[FitHook]:
         """Return what the protocol adds to the silos' training."""
         return ()
 
-    def coordinate(self, fed: Any, state: TrainState) -> Generator[Step, Any, TrainState]:
-        """Average what the silos learn, round by round."""
+    def sends(self, state: TrainState) -> Mapping[str, Mapping[str, Any]]:
+        """Return a round's payload: that of ``train``."""
+        return {"train": self.request(state)}
+
+    def coordinate(self, fed: Federation, state: TrainState) -> Generator[Step, Any, TrainState]:
+        """Combine what the silos learn, round by round."""
         while state.round < state.rounds:
             reduced = yield from self.reduce(
                 fed.cohort(),
                 "train",
-                request(state),
-                vector="delta",
-                weight="num_examples",
+                self.request(state),
+                vectors=self.vectors,
                 quorum=fed.job.cohort_quorum,
             )
             with computing(self.job.local.threads):
-                state = replace(self.step(state, reduced.mean), round=state.round + 1)
+                state = replace(self.combine(fed, state, reduced), round=state.round + 1)
             check_finite(state.params, where=f"global model after round {state.round}")
-            yield Publish("round", report(state, reduced))
+            yield Publish("round", report(state, reduced.replies))
             del reduced  # its mean is a model
             yield Checkpoint(state)
         return state
@@ -135,7 +156,7 @@ class Training(Protocol):
 
 
 def request(state: TrainState) -> dict[str, Any]:
-    """Return a round's payload."""
+    """Return what a silo needs of a model: its parameters, and the inputs' scale."""
     scale = None if state.scale is None else state.scale.to_payload()
     return {"params": state.params, "scale": scale}
 
@@ -190,8 +211,13 @@ def as_arrays(tally: Mapping[str, Any]) -> dict[str, Any]:
     return {name: np.asarray(value, dtype=np.float64) for name, value in tally.items()}
 
 
-def report(state: TrainState, reduced: Reduced) -> dict[str, Any]:
-    """Return what a round's `Publish` says: figures by silo and over all of them."""
+def report(state: TrainState, replies: Mapping[str, Reply]) -> dict[str, Any]:
+    """Return what a round's `Publish` says: figures by silo and over all of them.
+
+    Args:
+        state: after the round.
+        replies: silo → its answer to ``train``; vectors in it are not looked at.
+    """
     silos = {
         name: {
             "num_examples": reply.fields["num_examples"],
@@ -201,9 +227,9 @@ def report(state: TrainState, reduced: Reduced) -> dict[str, Any]:
             "epsilon_bound": reply.fields.get("epsilon_bound"),
             "seconds": reply.seconds,
         }
-        for name, reply in reduced.replies.items()
+        for name, reply in replies.items()
     }
-    sums = figures.merge(reply.fields["tally"] for reply in reduced.replies.values())
+    sums = figures.merge(reply.fields["tally"] for reply in replies.values())
     told = [each for each in silos.values() if each["loss"] is not None]
     rows = sum(each["num_examples"] for each in told)
     return {

@@ -137,9 +137,22 @@ class Privacy(Config):
 class ReduceSpec(Config):
     """How the silos' vectors are combined."""
 
-    rule: Literal["mean"] = "mean"
+    rule: str = Field(
+        "mean",
+        pattern=r"^(mean|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="mean: weighted by rows; module:function or module:Class, of Consilo or beside "
+        "the job file: a rule of your own",
+        examples=["mean", "my_rules:coordinate_median"],
+    )
+    args: dict[str, Any] = Field(default_factory=dict, description="the rule's settings, by name")
     secure: bool = Field(False, description="the coordinator sees the sum only")
     codec: Literal["none"] = "none"
+
+    @model_validator(mode="after")
+    def _the_mean_has_no_settings(self) -> Self:
+        if self.rule == "mean" and self.args:
+            raise ValueError(f"args: the mean has no settings, found {', '.join(self.args)}")
+        return self
 
 
 class QuorumSpec(Config):
@@ -200,8 +213,11 @@ _YOUNG = (
     ("", "exclude", 2),
     ("privacy", "statistics_epsilon", 2),
     ("local", "threads", 3),
+    ("reduce", "args", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""
+_YOUNG_VALUES = (("reduce", "rule", 3),)
+"""(section, key, wire version): of these, older silos know the key, and its default only."""
 
 
 def _with_recipe(value: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -317,9 +333,12 @@ class Job(Config):
     def young_keys(self) -> dict[str, int]:
         """Return the wire version that knows each young key that has not its default value."""
         found = {}
-        for section, key, since in _YOUNG:
+        for section, key, since in (*_YOUNG, *_YOUNG_VALUES):
             owner: Any = getattr(self, section) if section else self
-            if owner is not None and getattr(owner, key) != type(owner).model_fields[key].default:
+            if owner is None:
+                continue
+            default = type(owner).model_fields[key].get_default(call_default_factory=True)
+            if getattr(owner, key) != default:
                 found[f"{section}.{key}".strip(".")] = since
         return found
 

@@ -17,6 +17,7 @@ from consilo.kernel.verbs import verb
 from consilo.wire.payload import canonical_json
 
 if TYPE_CHECKING:
+    from consilo.kernel.federation import Federation
     from consilo.kernel.headers import Manifest
     from consilo.kernel.roles import SiloHost
     from consilo.kernel.steps import Step
@@ -29,12 +30,12 @@ UNBRIEFED = "unbriefed"
 """A fault's code: the silo does not hold job and contract of the request's manifest."""
 
 
-class Brief(Protocol):
+class Brief(Protocol[None]):
     """Hands a silo the job and the contract of a run; the kernel asks it before anything else."""
 
     rows = "none"
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Any]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Any]:
         """Refuse: briefing is no algorithm of its own."""
         raise TypeError("the kernel briefs silos by itself")
 

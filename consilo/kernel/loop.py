@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,6 +19,7 @@ from consilo.errors import ConsiloError, ReplyInvalid
 from consilo.jobs.job import Job
 from consilo.jobs.quorum import Deadline
 from consilo.kernel import brief
+from consilo.kernel.federation import Federation
 from consilo.kernel.headers import WIRE_VERSION, Header, Manifest, ReplyHeader, attests
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
@@ -73,32 +74,6 @@ class Exchange:
     reply: ReplyHeader | None = None
 
 
-@dataclass
-class Federation:
-    """What a protocol's coordinator half sees of the silos.
-
-    Args:
-        silos: everybody who may take part, sorted; the kernel's caller narrows it.
-        job: what is being run.
-        contract: what the silos' data obey.
-        num_examples: silo → training rows, as far as known; quorum by data share uses it.
-        online: who can be asked now.
-        left: silo → why it is not asked any more; for the message of a lost quorum.
-    """
-
-    silos: tuple[str, ...]
-    job: Job
-    contract: Contract
-    online: Callable[[], Sequence[str]]
-    num_examples: dict[str, int] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-
-    def cohort(self) -> tuple[str, ...]:
-        """Return who may take part and is connected now, in a fixed order."""
-        connected = set(self.online())
-        return tuple(name for name in self.silos if name in connected)
-
-
 class Kernel:
     """Carries a protocol's steps over a transport.
 
@@ -148,7 +123,7 @@ class Kernel:
         self._history: dict[tuple[str, str], list[float]] = {}
 
     def drive(
-        self, name: str, protocol: Protocol, fed: Federation, state: Any
+        self, name: str, protocol: Protocol[Any], fed: Federation, state: Any
     ) -> Generator[Checkpoint, None, Any]:
         """Run ``protocol`` from ``state``; yield at every checkpoint, return the final state.
 
@@ -188,7 +163,7 @@ class Kernel:
                 index += 1
             del step
 
-    def run(self, name: str, protocol: Protocol, fed: Federation, state: Any = None) -> Any:
+    def run(self, name: str, protocol: Protocol[Any], fed: Federation, state: Any = None) -> Any:
         """Run ``protocol`` to its end, past any checkpoint, and return its final state."""
         driven = self.drive(name, protocol, fed, state)
         while True:
@@ -433,6 +408,6 @@ class _Place:
     """Where in the run a step stands."""
 
     name: str
-    protocol: Protocol
+    protocol: Protocol[Any]
     round: int
     index: int

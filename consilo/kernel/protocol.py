@@ -1,20 +1,23 @@
 """What an algorithm is: a coordinator half and a silo half, side by side.
 
-The silo half's functions are *verbs*, see `consilo.kernel.verbs`.
+The silo half's functions are *verbs*, see `consilo.kernel.verbs`. How to write an algorithm is in
+docs/algorithms.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from consilo.kernel.verbs import Verb
 
 if TYPE_CHECKING:
     from consilo.jobs.job import Job
+    from consilo.kernel.federation import Federation
     from consilo.kernel.steps import Step
 
+StateT = TypeVar("StateT")
 
 RowsUsed = Literal["job", "all", "part", "matched", "released", "none"]
 """Which rows of a silo a protocol uses:
@@ -42,10 +45,12 @@ STRICTEST = Declaration("job", only_by_its_job=True, after_the_end=False, is_sta
 """How code is read that is not Consilo's own, whatever it says of itself."""
 
 
-class Protocol:
+class Protocol(Generic[StateT]):
     """Base of every algorithm: `coordinate` runs at the coordinator, verbs run in the silos.
 
-    A protocol is built anew on each side from the job, so it holds settings and never state.
+    A protocol is built anew on each side from the job, so it holds settings and never state. What
+    the coordinator half carries from round to round is ``StateT``: a frozen object with ``round``,
+    ``to_payload`` and ``from_payload``; None for a protocol without rounds.
 
     A class declares what its silo half uses, and a silo's guard judges by that, never by a name.
     The declarations of Consilo's own protocols are trusted code. What a class from a bundle
@@ -87,9 +92,16 @@ class Protocol:
             IncompatibleJob: where the coordinator half cannot work.
         """
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Any]:
+    def coordinate(self, fed: Federation, state: StateT) -> Generator[Step, Any, Any]:
         """Yield steps, receive their results, return the final state."""
         raise NotImplementedError
+
+    def sends(self, state: StateT) -> Mapping[str, Mapping[str, Any]]:
+        """Return what a round sends to each silo: verb → payload. A forecast counts it.
+
+        What comes back is counted by the verbs' declarations. Empty where it is not known.
+        """
+        return {}
 
     @classmethod
     def verbs(cls) -> dict[str, Verb]:

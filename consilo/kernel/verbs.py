@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from consilo.errors import ReplyInvalid
+from consilo.wire.params import num_bytes
 
 _BLOCK = 1 << 20
 _MAX_NAMES = 10_000
@@ -63,12 +64,14 @@ class Field:
         optional: may be absent.
         content: for sealed bytes, what kind of thing is sealed in them; it leaves the silo too, for
             another silo.
+        like: the payload's entry whose names, shapes and dtypes it has; empty where it is small.
     """
 
     disclosure: Disclosure
     shape: Check
     optional: bool = False
     content: Disclosure | None = None
+    like: str = ""
 
     def check(self, name: str, value: Any, payload: Mapping[str, Any]) -> None:
         """Raise `ReplyInvalid` where ``value`` is not what the field declares."""
@@ -97,7 +100,7 @@ def arrays(disclosure: Disclosure, *, optional: bool = False) -> Field:
 
 def tensors(disclosure: Disclosure, *, like: str) -> Field:
     """Arrays with the names, shapes and dtypes of the payload's entry ``like``."""
-    return Field(disclosure, partial(_check_tensors, like=like))
+    return Field(disclosure, partial(_check_tensors, like=like), like=like)
 
 
 def envelopes(content: Disclosure | None = None) -> Field:
@@ -148,6 +151,10 @@ class Verb:
     def asked(self) -> Asked:
         """What a silo's gate is told of the verb."""
         return Asked(self.name, self.disclosures)
+
+    def num_bytes(self, payload: Mapping[str, Any]) -> int:
+        """Return the size of an answer's vectors; its figures are not counted."""
+        return sum(num_bytes(payload[each.like]) for each in self.replies.values() if each.like)
 
     def check(self, reply: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
         """Raise `ReplyInvalid` unless ``reply`` holds just what was declared.

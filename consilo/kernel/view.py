@@ -26,6 +26,7 @@ from consilo.kernel.roles import (
     SiloHost,
     kept_number,
 )
+from consilo.kernel.step_state import StepState
 from consilo.privacy.account import Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.privacy.noise import ReproducibleStream, SecretStream
@@ -159,6 +160,15 @@ class SiloView:
     def forget(self, name: str) -> None:
         """Erase what is kept under ``name``."""
         self.host.run_state.forget(self.header.run_id, name)
+
+    def state(self, name: str) -> StepState:
+        """Return what this silo carries from step to step of this run under ``name``.
+
+        This step sees what the silo's step before left, however often it is asked; what it keeps is
+        seen by the next one. It never leaves the silo, and goes when the run ends.
+        """
+        place = (self.header.round, int(self.header.scope.split("/")[1]))
+        return StepState(self, name, place=place, mark=self.header.step_id)
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Return this step's public generator: from (job seed, step, silo, purpose)."""

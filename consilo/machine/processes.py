@@ -28,6 +28,7 @@ from tenacity import (
     retry_if_exception_type,
     retry_if_result,
     stop_after_delay,
+    stop_any,
     wait_exponential,
 )
 
@@ -291,7 +292,7 @@ def wait_healthy(service: Service, healthy: Callable[[], bool], timeout_s: float
     asking = Retrying(
         retry=retry_if_exception_type(Exception) | retry_if_result(operator.not_),
         wait=wait_exponential(multiplier=0.02, exp_base=1.3, max=0.2),
-        stop=stop_after_delay(timeout_s) | (lambda _: service.returncode is not None),
+        stop=stop_any(stop_after_delay(timeout_s), lambda _: service.returncode is not None),
         retry_error_callback=lambda _: False,
     )
     if asking(healthy):

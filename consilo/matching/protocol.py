@@ -38,6 +38,7 @@ from consilo.errors import IncompatibleJob, Refused, ReplyInvalid
 from consilo.jobs.job import Job, MatchSpec
 from consilo.jobs.match import Match, MatchQuestion
 from consilo.jobs.quorum import Quorum
+from consilo.kernel.federation import Federation
 from consilo.kernel.letters import Mailbox
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Ask, Publish, Step
@@ -59,7 +60,7 @@ _TEXTS = ("recipe", "commitment", "hub")
 Letters = Mapping[str, Any]
 
 
-class Psi(Protocol):
+class Psi(Protocol[None]):
     """Matches the rows of all silos of the run.
 
     Args:
@@ -87,7 +88,7 @@ class Psi(Protocol):
         """Return whether the job is over matched rows."""
         return job.match is not None
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, dict[str, Any]]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, dict[str, Any]]:
         """Carry the envelopes; return what the silos let the coordinator know."""
         members = fed.cohort()
         missing = {name: "not connected" for name in fed.silos if name not in members}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Ask, Step
 from consilo.kernel.verbs import verb
@@ -19,7 +20,7 @@ CONCLUDE_S = 30.0
 """How long the end of a run waits for the silos' answers."""
 
 
-class Conclude(Protocol):
+class Conclude(Protocol[None]):
     """Tells silos that the run has ended.
 
     Args:
@@ -38,7 +39,7 @@ class Conclude(Protocol):
         self._status = status
         self._deadline_s = deadline_s
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Answers]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Answers]:
         """Ask once; who does not answer has missed it."""
         answers: Answers = yield Ask(
             self._members, "conclude", {"status": self._status}, deadline_s=self._deadline_s

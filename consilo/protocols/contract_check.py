@@ -9,6 +9,7 @@ from typing import Any
 from consilo.contracts.report import CheckReport, verdict_of
 from consilo.errors import ReplyInvalid
 from consilo.jobs.job import Job
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, Field, verb
@@ -32,7 +33,7 @@ def _check_verdict(name: str, value: Any, payload: Mapping[str, Any]) -> None:
         ) from None
 
 
-class ContractCheck(Protocol):
+class ContractCheck(Protocol[None]):
     """One question to one silo.
 
     Args:
@@ -49,7 +50,7 @@ class ContractCheck(Protocol):
         """Return True: every run begins with it."""
         return True
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, CheckReport | Fault]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, CheckReport | Fault]:
         """Return the silo's report, or why there is none."""
         answers = yield Ask((self.silo,), "check", {})
         if self.silo in answers.missing:

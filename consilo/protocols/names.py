@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from consilo.config import nearest
 from consilo.errors import IncompatibleJob, JobInvalid
@@ -35,7 +36,7 @@ NAMES = {
 }
 
 
-def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol]:
+def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol[Any]]:
     """Return the protocol class called ``name``: one of `NAMES`, or ``module:Class``.
 
     Args:
@@ -59,7 +60,7 @@ def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol]
     return found
 
 
-def name_of(kind: type[Protocol]) -> str:
+def name_of(kind: type[Protocol[Any]]) -> str:
     """Return the name of one of Consilo's own protocols.
 
     Raises:

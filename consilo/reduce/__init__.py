@@ -18,11 +18,11 @@ class Reduced:
     """What a reduction brings back.
 
     Args:
-        mean: the combined vector.
-        replies: silo → its other reply fields (everything but the vector), in the order asked.
+        means: reply field → the combined vector.
+        replies: silo → its other reply fields (everything but the vectors), in the order asked.
     """
 
-    mean: Params
+    means: Mapping[str, Params]
     replies: Mapping[str, Reply]
 
 
@@ -43,9 +43,16 @@ class Reduce(Protocol):
         verb: str,
         payload: Mapping[str, Any],
         *,
-        vector: str,
-        weight: str,
+        vectors: Mapping[str, str | None],
         quorum: Quorum | None,
     ) -> Generator[Step, Any, Reduced]:
-        """Ask ``verb`` of ``members`` and combine the reply field ``vector`` by ``weight``."""
+        """Ask ``verb`` of ``members`` and combine reply fields.
+
+        Args:
+            members: who is asked; the order is the order of combining.
+            verb: whose answers hold the vectors.
+            payload: what everybody gets.
+            vectors: reply field → the field that weighs it; None where every silo counts alike.
+            quorum: who must have answered.
+        """
         ...

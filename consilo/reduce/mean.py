@@ -27,7 +27,7 @@ class WeightedMean:
     """Mean of the silos' vectors, weighted by a count that each states.
 
     Sums are kept in float64 (see `fold`) and taken in the order of the members, so that the result
-    does not depend on who answers first. Memory: 1.5 models for the sums, and one reply.
+    does not depend on who answers first. Memory: 1.5 models for each vector's sums, and one reply.
     """
 
     gives: Gives = "vectors"
@@ -40,30 +40,37 @@ class WeightedMean:
         verb: str,
         payload: Mapping[str, Any],
         *,
-        vector: str,
-        weight: str,
+        vectors: Mapping[str, str | None],
         quorum: Quorum | None,
     ) -> Generator[Step, Any, Reduced]:
-        """Ask ``verb`` of ``members`` and return the mean of the field ``vector``.
+        """Ask ``verb`` of ``members`` and return the mean of each field of ``vectors``.
 
         Raises:
             QuorumLost: where the quorum is not met, or nobody holds a row.
         """
         replies = yield Stream(members, verb, payload, quorum=quorum)
-        total, mass = None, 0.0
+        totals: dict[str, Total] = {}
+        masses = dict.fromkeys(vectors, 0.0)
         others: dict[str, Reply] = {}
         for reply in replies:
             fields = dict(reply.fields)
-            total = fold(total, fields.pop(vector), fields[weight])
-            mass += fields[weight]
+            for name, weight in vectors.items():
+                amount = 1 if weight is None else fields[weight]
+                totals[name] = fold(totals.get(name), fields.pop(name), amount)
+                masses[name] += amount
             others[reply.silo] = Reply(reply.silo, fields, reply.seconds)
             del reply
-        if total is None or mass == 0:
-            raise QuorumLost(
-                f"'{verb}': no silo that answered holds a row to learn from; check the silos' data",
-                missing={name: "no rows" for name in members},
-            )
-        return Reduced(finish(total, mass), others)
+        if not totals or not all(masses.values()):
+            raise no_rows(verb, members)
+        return Reduced({name: finish(totals.pop(name), masses[name]) for name in vectors}, others)
+
+
+def no_rows(verb: str, members: Sequence[str]) -> QuorumLost:
+    """Return the error of a step that nobody answered who holds a row."""
+    return QuorumLost(
+        f"'{verb}': no silo that answered holds a row to learn from; check the silos' data",
+        missing={name: "no rows" for name in members},
+    )
 
 
 Total: TypeAlias = dict[str, npt.NDArray[Any]]

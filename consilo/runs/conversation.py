@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consilo.errors import ConsiloError
-from consilo.kernel.loop import Exchange, Federation, Kernel, Party
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Exchange, Kernel, Party
 from consilo.protocols.conclude import CONCLUDE_S, Conclude
 from consilo.record.run_record import RunRecord
 
@@ -136,7 +137,7 @@ class Conversation:
             "signing_keys": {name: each.signing_key for name, each in self.parties.items()},
         }
 
-    def ask(self, name: str, protocol: Protocol) -> Any:
+    def ask(self, name: str, protocol: Protocol[Any]) -> Any:
         """Run a protocol to its end and return its result; may be called from several threads.
 
         Args:
@@ -145,7 +146,9 @@ class Conversation:
         """
         return self._kernel.run(name, protocol, self.fed)
 
-    def drive(self, name: str, protocol: Protocol, state: Any) -> Generator[Checkpoint, None, Any]:
+    def drive(
+        self, name: str, protocol: Protocol[Any], state: Any
+    ) -> Generator[Checkpoint, None, Any]:
         """Run a protocol from a state; yield at every checkpoint, return the final state."""
         return self._kernel.drive(name, protocol, self.fed, state)
 

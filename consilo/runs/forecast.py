@@ -3,7 +3,8 @@
 A link's rate is what earlier exchanges showed, less the silo's own computing; where none moved
 enough to tell, `probe` asks.
 
->>> print(forecast(100_000_000, ["north", "south"], {"north": 10e6, "south": 50e6}))
+>>> moved = Traffic(100_000_000, 100_000_000)
+>>> print(forecast(moved, ["north", "south"], {"north": 10e6, "south": 50e6}))
 200.0 MB a round and silo (100.0 MB down, 100.0 MB up); slowest link: north, 20 s a round
 """
 
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from consilo.kernel.loop import Exchange
+from consilo.kernel.protocol import Protocol, StateT
 from consilo.wire.parcel import Parcel, Transport
+from consilo.wire.payload import pack_pieces
 
 _TELLING_BYTES = 1_000_000  # less than this is mostly waiting, and says nothing of the rate
 _PROBE_BYTES = 4_000_000
@@ -24,18 +27,46 @@ _PROBE_S = 60.0
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What a round moves between the coordinator and one silo, in bytes."""
+
+    bytes_down: int
+    bytes_up: int
+
+
+def traffic(protocol: Protocol[StateT], state: StateT, *, passes: int = 1) -> Traffic | None:
+    """Return what a round moves, by the payloads that the protocol sends and its verbs declare.
+
+    Counted are whole payloads down and vectors up; a reply's figures, headers and, once a run, job
+    and contract are some kilobytes more.
+
+    Args:
+        protocol: whose.
+        state: as the round begins.
+        passes: exchanges a round that the reduction takes.
+
+    Returns:
+        None where the protocol does not say what it sends.
+    """
+    sent, verbs = protocol.sends(state), protocol.verbs()
+    if not sent:
+        return None
+    down = sum(len(pack_pieces(payload)) for payload in sent.values())
+    up = sum(verbs[name].num_bytes(payload) for name, payload in sent.items())
+    return Traffic(passes * down, passes * up)
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a round moves.
 
     Args:
-        bytes_down: to each silo, a round.
-        bytes_up: from each silo, a round.
+        moved: to and from each silo, a round; None where the protocol does not say.
         seconds: silo → what its transfers take in a round; only silos whose rate is known.
         unknown: silos whose rate is not known.
     """
 
-    bytes_down: int
-    bytes_up: int
+    moved: Traffic | None
     seconds: Mapping[str, float]
     unknown: tuple[str, ...]
 
@@ -45,10 +76,10 @@ class Forecast:
         return max(self.seconds.values(), default=None)
 
     def __str__(self) -> str:
-        text = (
-            f"{_size(self.bytes_down + self.bytes_up)} a round and silo "
-            f"({_size(self.bytes_down)} down, {_size(self.bytes_up)} up)"
-        )
+        if self.moved is None:
+            return "the protocol does not say what a round moves"
+        down, up = self.moved.bytes_down, self.moved.bytes_up
+        text = f"{_size(down + up)} a round and silo ({_size(down)} down, {_size(up)} up)"
         if self.seconds:
             slowest = max(self.seconds, key=lambda silo: self.seconds[silo])
             text += f"; slowest link: {slowest}, {_time(self.seconds[slowest])} a round"
@@ -58,28 +89,20 @@ class Forecast:
 
 
 def forecast(
-    model_bytes: int,
-    silos: Sequence[str],
-    link_rates: Mapping[str, float],
-    *,
-    update_bytes: int | None = None,
+    moved: Traffic | None, silos: Sequence[str], link_rates: Mapping[str, float]
 ) -> Forecast:
-    """Return what a round will move.
+    """Return what a round will move, and how long that takes.
 
     Args:
-        model_bytes: of what goes down, such as `consilo.wire.params.num_bytes` of the global model.
+        moved: as `traffic` counts it.
         silos: who will take part.
         link_rates: silo → bytes a second, as `link_rates` or `probe` found.
-        update_bytes: of what comes up; as much as goes down where it is not said.
     """
-    up = model_bytes if update_bytes is None else update_bytes
-    seconds = {
-        silo: (model_bytes + up) / link_rates[silo]
-        for silo in silos
-        if link_rates.get(silo, 0.0) > 0
-    }
-    unknown = tuple(silo for silo in silos if silo not in seconds)
-    return Forecast(model_bytes, up, seconds, unknown)
+    seconds = {}
+    if moved is not None:
+        both = moved.bytes_down + moved.bytes_up
+        seconds = {each: both / link_rates[each] for each in silos if link_rates.get(each, 0.0) > 0}
+    return Forecast(moved, seconds, tuple(each for each in silos if each not in seconds))
 
 
 def link_rates(exchanges: Iterable[Exchange]) -> dict[str, float]:

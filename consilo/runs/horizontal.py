@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, QuorumLost
+from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
 from consilo.horizontal.evaluation import Evaluated, Evaluation
 from consilo.horizontal.features import Scale
 from consilo.horizontal.learning import learner_of
@@ -21,9 +21,9 @@ from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange
 from consilo.kernel.steps import Checkpoint
 from consilo.learners.torch_learner import TorchLearner
-from consilo.runs.forecast import Forecast, forecast, link_rates, probe
+from consilo.runs.forecast import Forecast, forecast, link_rates, probe, traffic
 from consilo.runs.outcome import RunResult
-from consilo.runs.plan import plan
+from consilo.runs.plan import first_state, passes_of, plan
 from consilo.runs.stages import Stages
 from consilo.wire import params as tree
 from consilo.wire.params import Params
@@ -112,12 +112,12 @@ class Run(Stages):
         """
         if self.state is None:
             raise ConsiloError("forecast comes after standardize")
-        size = tree.num_bytes(self.state.params)
+        moved = traffic(self._protocol, self.state, passes=passes_of(self._protocol))
         rates = link_rates(self.exchanges)
         unknown = [name for name in self._talk.fed.cohort() if name not in rates]
-        if size >= PROBED_FROM_BYTES and unknown:
+        if moved is not None and moved.bytes_down >= PROBED_FROM_BYTES and unknown:
             rates |= probe(self._transport, unknown)
-        return forecast(size, self._talk.fed.silos, rates)
+        return forecast(moved, self._talk.fed.silos, rates)
 
     @property
     def rounds_left(self) -> int:
@@ -147,7 +147,7 @@ class Run(Stages):
             state: TrainState = checkpoint.state
             self.state = state
             self._write_checkpoint(state.to_payload())
-            report = self.rounds[-1]
+            report = self._report_of(state.round)
             self.record.add(
                 "round",
                 round=state.round,
@@ -166,6 +166,15 @@ class Run(Stages):
             )
             self._talk.note_replies()
         return report
+
+    def _report_of(self, number: int) -> Mapping[str, Any]:
+        """Return what the protocol published of a round before it set the checkpoint."""
+        if not self.rounds or self.rounds[-1]["round"] != number:
+            raise IncompatibleJob(
+                f"protocol.name: '{self.job.protocol.name}' set the checkpoint of round {number} "
+                "without its report; yield Publish('round', report(state, replies)) before it"
+            )
+        return self.rounds[-1]
 
     def evaluate(self) -> Evaluated:
         """Evaluate the final model on every silo's held-out rows.
@@ -216,10 +225,7 @@ class Run(Stages):
         whole = learner.parameters()
         first = tree.select(whole, learner.updatable)
         self._fixed = {name: value for name, value in whole.items() if name not in first}
-        protocol = self._protocol
-        return TrainState(
-            first, self.job.protocol.rounds, server=protocol.begin(first), scale=scale
-        )
+        return first_state(self.job, self._protocol, first, scale)
 
     def _scale(self, summary: Summary) -> Scale | None:
         mode = self.job.features.standardize

@@ -12,14 +12,17 @@ import numpy as np
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, IncompatibleJob, ModelDiverged
-from consilo.horizontal.features import Encoding, unbounded
+from consilo.horizontal.features import Encoding, Scale, unbounded
 from consilo.horizontal.learning import learner_of
-from consilo.horizontal.training import Training
+from consilo.horizontal.training import Training, TrainState
 from consilo.jobs.job import Job
+from consilo.kernel.protocol import Protocol
 from consilo.learners.torch_learner import TorchLearner
 from consilo.privacy.dpsgd import check_private
-from consilo.protocols.names import find_protocol
-from consilo.reduce import Gives
+from consilo.protocols.names import NAMES, find_protocol
+from consilo.reduce import Gives, Reduce
+from consilo.reduce.rule import rehearse, rule_of
+from consilo.wire.params import Params, select
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Plan:
 
     encoding: Encoding
     learner: TorchLearner
-    protocol: Training
+    protocol: Protocol[TrainState]
 
 
 def plan(
@@ -68,10 +71,25 @@ def plan(
         faults += _statistics_faults(job, contract, encoding)
     if job.reduce.secure:
         faults.append("reduce.secure: this version has no secure sum; set secure: false")
-    if protocol is not None:
+    rule = _collect(faults, lambda: rule_of(job.reduce, search_path))
+    if rule is not None:
+        faults += refuse_rule(job, rule)
+    if rule is not None and learner is not None:
+        sent = select(built.parameters(), built.updatable)
+        _collect(faults, lambda: rehearse(rule, sent, num_silos=job.quorum.min_silos))
+    if rule is not None and protocol is not None:
         faults += refuse_reduction(
-            job.protocol.name, needs_vectors=protocol.needs_vectors, gives=protocol.reduce.gives
+            job.protocol.name,
+            needs_vectors=protocol.needs_vectors,
+            gives="sum" if job.reduce.secure else rule.gives,
         )
+        if isinstance(protocol, Training) and protocol.reduces:
+            protocol.reduce = rule
+        elif job.reduce.rule != "mean":
+            faults.append(
+                f"reduce.rule: protocol {job.protocol.name} combines the silos' vectors itself; "
+                "leave the rule out"
+            )
     faults += _quorum_faults(job, silos)
     if faults:
         listed = "".join(f"\n  - {fault}" for fault in faults)
@@ -89,10 +107,57 @@ def refuse_reduction(name: str, *, needs_vectors: bool, gives: Gives) -> list[st
     return []
 
 
-def _protocol(job: Job, search_path: Sequence[Path]) -> Training:
-    kind = find_protocol(job.protocol.name, search_path)
-    if not issubclass(kind, Training):
-        raise IncompatibleJob(f"protocol.name: '{job.protocol.name}' does not train a model")
+def refuse_rule(job: Job, rule: Reduce) -> list[str]:
+    """Return why a job's rule cannot combine what its silos send."""
+    faults = []
+    if job.reduce.secure and not rule.linear:
+        faults.append(
+            f"reduce.rule: {job.reduce.rule} is not linear, so that it needs each silo's vector; "
+            "secure: true reveals only their sum; choose one of the two"
+        )
+    if job.privacy is not None and rule.passes > 1:
+        faults.append(
+            f"reduce.rule: {job.reduce.rule} takes {rule.passes} exchanges a round, each of which "
+            "costs privacy; the job's epsilon is calibrated for one"
+        )
+    return faults
+
+
+def first_state(
+    job: Job, protocol: Protocol[TrainState], params: Params, scale: Scale | None
+) -> TrainState:
+    """Return the state before the first round.
+
+    Args:
+        job: what is run.
+        protocol: its coordinator half.
+        params: the first model's updatable entries.
+        scale: the inputs' standardisation.
+    """
+    begun = protocol.begin(params) if isinstance(protocol, Training) else {}
+    return TrainState(params, job.protocol.rounds, server=begun, scale=scale)
+
+
+def passes_of(protocol: Protocol[TrainState]) -> int:
+    """Return how many exchanges a round the protocol's reduction takes."""
+    return protocol.reduce.passes if isinstance(protocol, Training) else 1
+
+
+def _protocol(job: Job, search_path: Sequence[Path]) -> Protocol[TrainState]:
+    name = job.protocol.name
+    kind = find_protocol(name, search_path)
+    if name in NAMES and not issubclass(kind, Training):
+        raise IncompatibleJob(f"protocol.name: '{name}' does not train a model")
+    if kind.coordinate is Protocol.coordinate:
+        raise IncompatibleJob(
+            f"protocol.name: '{name}' has no coordinator half: define coordinate, or subclass "
+            "consilo.protocol.Training"
+        )
+    if not kind.verbs():
+        raise IncompatibleJob(
+            f"protocol.name: '{name}' has no verb: mark what silos are asked with "
+            "consilo.protocol.verb"
+        )
     protocol = kind.from_job(job)
     protocol.prepare()
     return protocol

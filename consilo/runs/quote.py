@@ -19,6 +19,7 @@ from consilo.horizontal.dataset import training_blocks
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import plan_of, run_epsilon, statistics_noise, training_noise
 from consilo.jobs.job import Job
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, arrays, count, numbers, verb
@@ -89,10 +90,10 @@ class Quotes:
     reason: str = ""
 
 
-class Quote(Protocol):
+class Quote(Protocol[None]):
     """Asks everybody: does your data keep the contract, and what would the job cost you?"""
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Quotes]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Quotes]:
         """Return every silo's offer, and whether those who would take part are a quorum."""
         offers: dict[str, Offer] = {}
         checked = yield Ask(fed.cohort(), "quote_contract", {})

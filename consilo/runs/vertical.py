@@ -374,6 +374,8 @@ def plan_vertical(
             f"protocol.args.model: '{model}' must be looked up in the registry first; run the job "
             "on a federation, or give the id of the run that trained it"
         )
+    if job.reduce.rule != "mean":
+        faults.append("reduce.rule: nothing is reduced at the coordinator; leave it out")
     if job.reduce.secure:
         faults.append("reduce.secure: nothing is reduced at the coordinator; leave it out")
     if faults:

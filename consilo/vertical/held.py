@@ -10,6 +10,7 @@ import numpy as np
 
 from consilo.errors import Refused
 from consilo.jobs.job import Job
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Step
 from consilo.kernel.verbs import Disclosure, arrays, count, verb
@@ -40,7 +41,7 @@ class Held:
     reason: str = ""
 
 
-class MatchHeld(Protocol):
+class MatchHeld(Protocol[None]):
     """Asks every silo of the job for its half.
 
     Args:
@@ -60,7 +61,7 @@ class MatchHeld(Protocol):
         """Return the protocol for a vertical job."""
         return cls(holders_of(job))
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Held]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Held]:
         """Return what the silos hold, all of them together.
 
         Raises:

@@ -15,6 +15,7 @@ import numpy as np
 from consilo.contracts.contract import Contract
 from consilo.errors import IncompatibleJob, ModelDiverged, Refused, ReplyInvalid
 from consilo.jobs.job import Job
+from consilo.kernel.federation import Federation
 from consilo.kernel.letters import Envelope, Mailbox
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Checkpoint, Publish, Step
@@ -80,7 +81,7 @@ class Turn:
         return {key: dict(self.letters.get(receiver, {}))}
 
 
-class VerticalTraining(Protocol):
+class VerticalTraining(Protocol[Turn]):
     """Base of the vertical protocols: subclasses say what happens in a round, and at the end.
 
     Args:
@@ -125,7 +126,7 @@ class VerticalTraining(Protocol):
         """Judge the model and let each silo keep its part; return metrics and references."""
         raise NotImplementedError
 
-    def coordinate(self, fed: Any, state: Turn) -> Generator[Step, Any, Turn]:
+    def coordinate(self, fed: Federation, state: Turn) -> Generator[Step, Any, Turn]:
         """Let the silos meet, train round by round, and finish."""
         everybody = self.settings.members
         if not state.round:

@@ -153,21 +153,24 @@ def validate(
 def _horizontal_parts(
     found: dict[str, Any], job: Any, contract: Any, folder: Path
 ) -> tuple[dict[str, Any], str]:
-    from consilo.runs.forecast import forecast
-    from consilo.runs.plan import plan
-    from consilo.wire.params import num_bytes, select
+    from consilo.horizontal.features import Scale
+    from consilo.runs.forecast import forecast, traffic
+    from consilo.runs.plan import first_state, passes_of, plan
+    from consilo.wire.params import select
 
     made = plan(job, contract, (), search_path=(folder,))
     sent = select(made.learner.parameters(), made.learner.updatable)
-    moved = forecast(num_bytes(sent), (), {})
+    scale = None if job.features.standardize == "silo" else Scale.unit(len(made.encoding.numeric))
+    first = first_state(job, made.protocol, sent, scale)
+    moved = traffic(made.protocol, first, passes=passes_of(made.protocol))
     found |= {
         "inputs": len(made.encoding.inputs),
         "parameters": sum(v.size for v in made.learner.parameters().values()),
-        "bytes_per_round_and_silo": moved.bytes_down + moved.bytes_up,
+        "bytes_per_round_and_silo": moved and moved.bytes_down + moved.bytes_up,
     }
     return found, (
         f"contract {contract.ref}, {found['inputs']} inputs, {found['parameters']} parameters, "
-        f"{job.protocol.rounds} rounds of {job.protocol.name}; {moved}"
+        f"{job.protocol.rounds} rounds of {job.protocol.name}; {forecast(moved, (), {})}"
     )
 
 

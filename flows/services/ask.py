@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def consult(
     name: str,
-    protocol: Protocol,
+    protocol: Protocol[Any],
     job: Job,
     contract: Contract,
     connection: Connection,

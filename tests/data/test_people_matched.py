@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from consilo.contracts.contract import SHIPPED
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Kernel
 from consilo.matching.protocol import Psi
 from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport

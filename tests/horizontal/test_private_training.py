@@ -76,7 +76,7 @@ def ask(hosts, private, *, run_id="run", number=1, params=None, scale=None):
                 yield arrival
 
     from consilo.horizontal.training import Training, TrainState
-    from consilo.kernel.loop import Federation
+    from consilo.kernel.federation import Federation
     from consilo.kernel.steps import Ask
     from consilo.runs.plan import plan
 

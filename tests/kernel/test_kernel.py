@@ -6,8 +6,9 @@ import pytest
 
 from consilo.errors import QuorumLost
 from consilo.jobs.quorum import Quorum
+from consilo.kernel.federation import Federation
 from consilo.kernel.headers import Header, ReplyHeader
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.loop import Kernel
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Checkpoint, Publish, Stream
 from consilo.kernel.verbs import count, verb

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consilo.errors import QuorumLost
+from consilo.kernel.federation import Federation
 from consilo.kernel.letters import Mailbox
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.loop import Kernel
 from consilo.kernel.verbs import verb
 from consilo.matching import group
 from consilo.matching.entities import Values

@@ -76,7 +76,7 @@ def test_fold_leaves_the_silos_vector_alone():
 
 def combine(replies):
     generator = WeightedMean()(
-        ("a", "b"), "train", {}, vector="delta", weight="num_examples", quorum=None
+        ("a", "b"), "train", {}, vectors={"delta": "num_examples"}, quorum=None
     )
     step = next(generator)
     assert isinstance(step, Stream)
@@ -94,7 +94,7 @@ def reply(name, value, rows):
 
 def test_replies_are_folded_and_the_vector_is_let_go():
     reduced = combine([reply("a", 1.0, 1), reply("b", 4.0, 2)])
-    np.testing.assert_allclose(reduced.mean["w"], [3.0, 3.0])
+    np.testing.assert_allclose(reduced.means["delta"]["w"], [3.0, 3.0])
     assert list(reduced.replies) == ["a", "b"]
     assert dict(reduced.replies["b"].fields) == {"num_examples": 2, "loss": 4.0}
 

@@ -1,5 +1,5 @@
 from consilo.kernel.loop import Exchange
-from consilo.runs.forecast import forecast, link_rates, probe
+from consilo.runs.forecast import Traffic, forecast, link_rates, probe
 from consilo.wire.parcel import Arrival, Fault, Parcel
 
 
@@ -10,9 +10,8 @@ def exchange(silo, moved, seconds, *, fault=None, silo_seconds=0.0):
 
 
 def test_seconds_are_bytes_over_the_slowest_known_link():
-    found = forecast(500_000_000, ["a", "b", "c"], {"a": 1e6, "b": 1e8}, update_bytes=100_000_000)
-    assert found.bytes_down == 500_000_000
-    assert found.bytes_up == 100_000_000
+    moved = Traffic(500_000_000, 100_000_000)
+    found = forecast(moved, ["a", "b", "c"], {"a": 1e6, "b": 1e8})
     assert found.seconds == {"a": 600.0, "b": 6.0}
     assert found.seconds_per_round == 600.0
     assert found.unknown == ("c",)
@@ -20,7 +19,8 @@ def test_seconds_are_bytes_over_the_slowest_known_link():
         "600.0 MB a round and silo (500.0 MB down, 100.0 MB up); slowest link: a, 10 min a round; "
         "no measured rate: c"
     )
-    assert forecast(10, ["a"], {}).seconds_per_round is None
+    assert forecast(Traffic(5, 5), ["a"], {}).seconds_per_round is None
+    assert "does not say" in str(forecast(None, ["a"], {"a": 1e6}))
 
 
 def test_rates_come_from_exchanges_that_moved_enough_without_the_silos_computing():

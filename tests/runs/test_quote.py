@@ -3,7 +3,8 @@
 import clinic
 import pytest
 
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Kernel
 from consilo.privacy.account import Account, Balance, Limit
 from consilo.privacy.accounting import spent
 from consilo.protocols.dispatch import answerer

@@ -11,7 +11,8 @@ import vertical
 
 from consilo.contracts.contract import Contract
 from consilo.jobs.job import Job
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Kernel
 from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport
 from consilo.vertical.score import VerticalScore

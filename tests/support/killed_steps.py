@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.horizontal.features import Scale
 from consilo.horizontal.training import Training, TrainState, request
+from consilo.kernel.federation import Federation
 from consilo.kernel.headers import Header, ReplyHeader
-from consilo.kernel.loop import Federation, Kernel, Party
+from consilo.kernel.loop import Kernel, Party
 from consilo.kernel.steps import Ask
 from consilo.protocols.dispatch import answerer
 from consilo.runs.plan import plan

@@ -12,7 +12,8 @@ import pandas as pd
 from consilo.contracts.contract import Contract
 from consilo.jobs.job import Job
 from consilo.jobs.match import Match
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Kernel
 from consilo.protocols.dispatch import answerer
 from consilo.protocols.names import find_protocol
 from consilo.transports.local import LocalTransport

@@ -18,8 +18,9 @@ from consilo.errors import (
     Refused,
     ReplyInvalid,
 )
+from consilo.kernel.federation import Federation
 from consilo.kernel.headers import Header, Manifest
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.loop import Kernel
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.tasks import Task
 from consilo.privacy.noise import SecretStream

@@ -6,7 +6,8 @@ import pytest
 import vertical
 
 from consilo.errors import QuorumLost, Refused
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Kernel
 from consilo.kernel.steps import Ask
 from consilo.vertical.linear.protocol import VerticalLinear
 from consilo.vertical.parts import Part

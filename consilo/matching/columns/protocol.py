@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from consilo.errors import ReplyInvalid
+from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, Field, arrays, verb
@@ -54,12 +55,12 @@ class Released:
     faults: Mapping[str, Fault] = field(default_factory=dict)
 
 
-class FeatureMatch(Protocol):
+class FeatureMatch(Protocol[None]):
     """Asks everybody what has been released about columns."""
 
     rows = "released"
 
-    def coordinate(self, fed: Any, state: Any) -> Generator[Step, Any, Released]:
+    def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Released]:
         """Return what each silo has released; a silo that refuses histograms has none."""
         told = yield Ask(fed.cohort(), "cards", {})
         found = {name: parsed(reply.fields["cards"]) for name, reply in told.replies.items()}

@@ -8,7 +8,8 @@ import two_silos
 import yaml
 
 from consilo.errors import ReplyInvalid
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Kernel
 from consilo.matching.columns.cards import Card, width_of
 from consilo.matching.columns.protocol import FeatureMatch, fitting
 from consilo.matching.columns.protocol import cards as cards_field

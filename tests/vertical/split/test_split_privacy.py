@@ -9,8 +9,8 @@ import pytest
 import vertical
 
 from consilo.errors import Refused
+from consilo.kernel.federation import Federation as FedOfSilos
 from consilo.kernel.headers import Header
-from consilo.kernel.loop import Federation as FedOfSilos
 from consilo.kernel.loop import Kernel
 from consilo.kernel.view import SiloView
 from consilo.privacy.accounting import spent

@@ -10,8 +10,9 @@ import pytest
 import vertical
 
 from consilo.errors import QuorumLost, Refused
+from consilo.kernel.federation import Federation
 from consilo.kernel.headers import Header
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.loop import Kernel
 from consilo.kernel.view import SiloView
 from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport

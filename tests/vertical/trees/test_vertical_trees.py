@@ -8,7 +8,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.metrics import r2_score, roc_auc_score
 
 from consilo.errors import IncompatibleJob, JobInvalid, QuorumLost
-from consilo.kernel.loop import Federation, Kernel
+from consilo.kernel.federation import Federation
+from consilo.kernel.loop import Kernel
 from consilo.kernel.verbs import Disclosure
 from consilo.protocols.dispatch import answerer
 from consilo.transports.local import LocalTransport

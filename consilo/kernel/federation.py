@@ -1,0 +1,35 @@
+"""Who may be asked: what a protocol's coordinator half sees of the silos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from consilo.contracts.contract import Contract
+from consilo.jobs.job import Job
+
+
+@dataclass
+class Federation:
+    """What a protocol's coordinator half sees of the silos.
+
+    Args:
+        silos: everybody who may take part, sorted; the kernel's caller narrows it.
+        job: what is being run.
+        contract: what the silos' data obey.
+        num_examples: silo → training rows, as far as known; quorum by data share uses it.
+        online: who can be asked now.
+        left: silo → why it is not asked any more; for the message of a lost quorum.
+    """
+
+    silos: tuple[str, ...]
+    job: Job
+    contract: Contract
+    online: Callable[[], Sequence[str]]
+    num_examples: dict[str, int] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def cohort(self) -> tuple[str, ...]:
+        """Return who may take part and is connected now, in a fixed order."""
+        connected = set(self.online())
+        return tuple(name for name in self.silos if name in connected)
