@@ -28,7 +28,6 @@ from tenacity import (
     retry_if_exception_type,
     retry_if_result,
     stop_after_delay,
-    stop_any,
     wait_exponential,
 )
 
@@ -289,10 +288,11 @@ def wait_healthy(service: Service, healthy: Callable[[], bool], timeout_s: float
     Raises:
         ServiceFailed: where the service dies or the time is over; it is stopped then.
     """
+    over = stop_after_delay(timeout_s)
     asking = Retrying(
         retry=retry_if_exception_type(Exception) | retry_if_result(operator.not_),
         wait=wait_exponential(multiplier=0.02, exp_base=1.3, max=0.2),
-        stop=stop_any(stop_after_delay(timeout_s), lambda _: service.returncode is not None),
+        stop=lambda state: service.returncode is not None or over(state),
         retry_error_callback=lambda _: False,
     )
     if asking(healthy):
