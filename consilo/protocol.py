@@ -1,0 +1,79 @@
+"""What a protocol of one's own may import; docs/algorithms.md says how to write one.
+
+The names here stay where they are; the modules behind them may move.
+"""
+
+from __future__ import annotations
+
+from consilo.horizontal.training import (
+    TRAIN_REPLIES,
+    Training,
+    TrainState,
+    report,
+    request,
+    train_locally,
+)
+from consilo.jobs.job import Job
+from consilo.kernel.federation import Federation
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.step_state import StepState
+from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Relay, Reply, Step, Stream
+from consilo.kernel.verbs import (
+    Disclosure,
+    Field,
+    arrays,
+    count,
+    envelopes,
+    number,
+    numbers,
+    tensors,
+    verb,
+)
+from consilo.kernel.view import Message, SiloView
+from consilo.learners.torch_learner import FitHook, FitSession
+from consilo.reduce import Reduce, Reduced
+from consilo.reduce.mean import WeightedMean
+from consilo.wire.params import Params, add, num_bytes, scale, select, subtract
+
+__all__ = [
+    "TRAIN_REPLIES",
+    "Answers",
+    "Ask",
+    "Checkpoint",
+    "Disclosure",
+    "Federation",
+    "Field",
+    "FitHook",
+    "FitSession",
+    "Job",
+    "Message",
+    "Params",
+    "Protocol",
+    "Publish",
+    "Reduce",
+    "Reduced",
+    "Relay",
+    "Reply",
+    "SiloView",
+    "Step",
+    "StepState",
+    "Stream",
+    "TrainState",
+    "Training",
+    "WeightedMean",
+    "add",
+    "arrays",
+    "count",
+    "envelopes",
+    "num_bytes",
+    "number",
+    "numbers",
+    "report",
+    "request",
+    "scale",
+    "select",
+    "subtract",
+    "tensors",
+    "train_locally",
+    "verb",
+]
