@@ -34,7 +34,8 @@ def named(text: str) -> set[str]:
     found = {each for each in re.findall(full, text) if not EXAMPLES.match(each)}
     alone = {each for each in re.findall(r"(?<![\w/.-])[\w./-]*\w+\.py\b", text)}
     alone = {each for each in alone if not EXAMPLES.match(each)}
-    return found | {each for each in alone if each.rpartition("/")[2] not in USERS}
+    written = USERS | set(re.findall(r'title="([\w./]+)"', text))  # by the reader, word for word
+    return found | {each for each in alone if each.rpartition("/")[2] not in written}
 
 
 def is_there(path: str) -> bool:
