@@ -39,7 +39,7 @@ class Conversation:
         transport: how the silos are reached.
         silos: everybody who may be asked, connected or not.
         run_id: unique.
-        key: signs requests and record; None where every silo is simulated.
+        key: signs requests and record.
         parties: silo → how it signs and what it speaks; a silo that is not in it is simulated, and
             neither side signs.
         absent: silo → why it is not asked at all, such as ``suspended``.
