@@ -288,11 +288,11 @@ def wait_healthy(service: Service, healthy: Callable[[], bool], timeout_s: float
     Raises:
         ServiceFailed: where the service dies or the time is over; it is stopped then.
     """
-    over = stop_after_delay(timeout_s)
+    is_late = stop_after_delay(timeout_s)
     asking = Retrying(
         retry=retry_if_exception_type(Exception) | retry_if_result(operator.not_),
         wait=wait_exponential(multiplier=0.02, exp_base=1.3, max=0.2),
-        stop=lambda state: service.returncode is not None or over(state),
+        stop=lambda last: service.returncode is not None or is_late(last),
         retry_error_callback=lambda _: False,
     )
     if asking(healthy):

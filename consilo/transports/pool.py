@@ -12,13 +12,11 @@ and those that are early wait in anonymous files outside this process, at most `
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import Self
 
 from consilo.errors import ServiceFailed
-from consilo.machine.environment import child_environment
+from consilo.machine.forks import spawn
 from consilo.transports.pool_worker import (
     FORKED,
     REPLY,
@@ -36,6 +34,7 @@ from consilo.transports.pool_worker import (
     anonymous_file,
     decode_parcel,
 )
+from consilo.wire.buffers import Spool
 from consilo.wire.parcel import Arrival, Fault, Parcel
 
 _AHEAD = 4
@@ -78,25 +77,11 @@ class PoolTransport:
         self._lock = threading.Lock()
         self._closed = False
         self._retired: list[_Worker] = []
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "consilo.transports.pool_worker"]
-        command += ["--channel", str(theirs.fileno()), "--preload", json.dumps(list(preload))]
-        command += ["--opener", opener, "--argument", argument]
-        output = sys.stderr.fileno() if log is None else os.open(log, _APPEND, 0o600)
-        try:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env=child_environment(OMP_NUM_THREADS="1"),
-            )
-        finally:
-            theirs.close()
-            if log is not None:
-                os.close(output)
+        modules = [*preload, opener.partition(":")[0]]
+        arguments = {"--opener": opener, "--argument": argument}
+        self._process, self._channel = spawn(
+            "consilo.transports.pool_worker", modules, arguments, log=log
+        )
         try:
             self._channel.settimeout(_START_S)
             self._said("its modules cannot be imported")
@@ -301,7 +286,8 @@ class _Worker:
                 if parcel.body is not self._body:
                     files.append(anonymous_file(parcel.body))
                 self._out[number] = None
-                socket.send_fds(self.channel, [REQUEST.pack(number, len(name)) + name], files)
+                text, descriptors = REQUEST.pack(number, len(name)) + name, map(Spool.fileno, files)
+                socket.send_fds(self.channel, [text], [*descriptors])
                 self._body = parcel.body
             except OSError:
                 self._out.pop(number, None)
@@ -309,7 +295,7 @@ class _Worker:
                 raise _Gone from None
             finally:
                 for each in files:
-                    os.close(each)
+                    each.close()
             return number
 
     def receive(self, number: int, deadline_s: float) -> tuple[float, int]:
@@ -372,6 +358,3 @@ class _Worker:
             os.close(descriptors[0])
         else:
             self._arrived[number] = (seconds, descriptors[0])
-
-
-_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND

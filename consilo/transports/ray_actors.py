@@ -147,7 +147,7 @@ class _Actor:
 
     def __init__(self, opener: str, files: Mapping[str, bytes]) -> None:
         quieten()
-        from consilo.transports.pool_worker import load
+        from consilo.machine.forks import load
 
         self._folder = tempfile.TemporaryDirectory(prefix="consilo-ray-")
         place = Path(self._folder.name)

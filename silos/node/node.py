@@ -52,7 +52,8 @@ from consilo.errors import (
     ServiceFailed,
     TransportError,
 )
-from consilo.machine.environment import QUIET, child_environment
+from consilo.machine.environment import QUIET
+from consilo.machine.forks import spawn
 from consilo.machine.reaper import become_subreaper, descendants
 from consilo.membership.keys import load_silo_key
 from consilo.wire.parcel import Fault, Parcel
@@ -113,40 +114,22 @@ class Warm:
         Raises:
             ServiceFailed: where the preload fails.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        answerer = self._config.answerer.partition(":")[0]
-        arguments = {
-            "--channel": str(theirs.fileno()),
-            "--parent": str(os.getpid()),
-            "--preload": json.dumps([*self._config.preload, answerer]),
-        }
-        flat = [part for pair in arguments.items() for part in pair]
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "silos.node.warm", *flat],
-                cwd=self._folder,
-                env=child_environment(
-                    home=self._folder / "flwr",
-                    # A pool of threads made by a preload would be dead in every child.
-                    OMP_NUM_THREADS="1",
-                    OPENBLAS_NUM_THREADS="1",
-                    MKL_NUM_THREADS="1",
-                    # Arrow 25, which pandas 3.1 imports, starts a thread that tidies its memory.
-                    JE_ARROW_MALLOC_CONF="background_thread:false",
-                ),
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                process_group=0,
-            )
-        self._channel = ours
-        ours.settimeout(_PRELOAD_S)
+        modules = [*self._config.preload, self._config.answerer.partition(":")[0]]
+        self._process, self._channel = spawn(
+            "silos.node.warm",
+            modules,
+            {"--parent": str(os.getpid())},
+            folder=self._folder,
+            home=self._folder / "flwr",
+        )
+        self._channel.settimeout(_PRELOAD_S)
         if self._hear() != "ready":
             self.stop()
             raise ServiceFailed(
                 "the silo's warm process did not come up; see the lines above. "
-                f"It imports {', '.join([*self._config.preload, answerer])}"
+                f"It imports {', '.join(modules)}"
             )
-        ours.settimeout(None)
+        self._channel.settimeout(None)
 
     def answer(self, parcel: Parcel, bundle: Path) -> Parcel | Fault:
         """Let a fresh child answer one parcel; a large body goes and comes in a `Spool`."""

@@ -2,8 +2,8 @@
 
 A new Python process that imports torch and makes its first optimiser step costs about 4
 CPU-seconds; a fork of one that has done so costs 0.06. The node starts ``python -m
-silos.node.warm`` and talks to it over a socket; this process has no threads and no network client,
-so that a fork of it is sound.
+silos.node.warm`` and talks to it over a socket (`consilo.machine.forks`); this process has no
+network client.
 
 Each child has its own process group, a limit on the memory it may add, a limit on time, and the
 message in an anonymous file. It is killed with its whole group at a limit, and when it ends. If
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
-import importlib
 import json
 import os
 import resource
@@ -23,14 +21,13 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from consilo.machine.environment import quieten
+from consilo.machine.forks import exit_code, fork, load, warm_up
 from consilo.machine.reaper import become_subreaper, descendants, die_with_parent
 from consilo.wire.buffers import Spool
 from consilo.wire.parcel import Answer, Parcel
@@ -41,8 +38,6 @@ _LARGE_BYTES = MIB
 _LOOK_S = 0.1
 _SLACK_BYTES = 1024 * MIB  # address space that threads and allocators reserve and never touch
 _PAGE_BYTES = resource.getpagesize()
-
-CRASHED_EXIT = 70
 
 
 class Files:
@@ -110,29 +105,6 @@ def read_parcel(files: Files, *, mapped: bool) -> Parcel:
     return Parcel(text[8:], body)
 
 
-def load(dotted: str) -> Any:
-    """Return the object at ``module:name``."""
-    module, _, name = dotted.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def preload(modules: list[str]) -> None:
-    """Import modules; with torch among them make one optimiser step, which imports the rest."""
-    if "torch" in modules:
-        import torch
-
-        torch.set_num_threads(1)  # a thread pool made here would be dead in every child
-    for module in modules:
-        importlib.import_module(module)
-    if "torch" in modules:
-        import torch
-
-        layer = torch.nn.Linear(2, 1)
-        optimizer = torch.optim.Adam(layer.parameters())
-        layer(torch.zeros(1, 2)).sum().backward()
-        optimizer.step()
-
-
 def serve(channel: socket.socket) -> None:
     """Answer jobs until the other side closes the channel."""
     reader, writer = os.pipe()
@@ -162,17 +134,12 @@ def _run(
     Returns:
         ``done``, ``crashed``, ``memory``, ``time``, or None where the node has gone.
     """
-    parent = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _child(job, descriptors, channel, parent)
+    child = fork(channel, partial(_answer, job, descriptors))
     with contextlib.suppress(OSError):
         os.setpgid(child, child)
     deadline = time.monotonic() + float(job["wall_limit_s"])
     limit_bytes = int(job["memory_limit_mib"]) * MIB
-    base_bytes = private_bytes(parent)
+    base_bytes = private_bytes(os.getpid())
     looks = 0
     below: list[int] = []
     try:
@@ -180,7 +147,7 @@ def _run(
             ready, _, _ = select.select([reader, channel.fileno()], [], [], _LOOK_S)
             if reader in ready:
                 os.read(reader, 512)
-            status = _collect(child)
+            status = exit_code(child)
             if status is not None:
                 return "done" if status == 0 else "crashed"
             if channel.fileno() in ready:
@@ -195,14 +162,6 @@ def _run(
                 return "memory"
     finally:
         _kill(child)
-
-
-def _collect(child: int) -> int | None:
-    try:
-        pid, status = os.waitpid(child, os.WNOHANG)
-    except ChildProcessError:
-        return CRASHED_EXIT
-    return os.waitstatus_to_exitcode(status) if pid else None
 
 
 def _kill(child: int) -> None:
@@ -236,34 +195,20 @@ def private_bytes(pid: int) -> int:
     )
 
 
-def _child(
-    job: dict[str, Any], descriptors: list[int], channel: socket.socket, parent: int
-) -> None:
-    """Answer one message and end; nothing that happens here reaches the parent's stack."""
-    code = CRASHED_EXIT
-    try:
-        os.setpgid(0, 0)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        die_with_parent(parent)
-        channel.close()
-        _limit(int(job["memory_limit_mib"]) * MIB)
-        os.environ[LIMIT_MIB] = str(job["memory_limit_mib"])
-        if job["bundle"]:
-            sys.path.insert(0, job["bundle"])
-        factory: Callable[[Path, Path | None], Answer] = load(job["answerer"])
-        answer = factory(Path(job["silo"]), Path(job["bundle"]) if job["bundle"] else None)
-        question, reply = (Files(descriptors[at], Spool(descriptors[at + 1])) for at in (0, 2))
-        write_parcel(reply, answer(read_parcel(question, mapped=True)))
-        code = 0
-    except BaseException:  # stays in the silo's own log; only a code leaves
-        with contextlib.suppress(BaseException):
-            traceback.print_exc()
-    with contextlib.suppress(BaseException):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+def _answer(job: dict[str, Any], descriptors: list[int]) -> None:
+    """Answer one message, in a child."""
+    os.setpgid(0, 0)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _limit(int(job["memory_limit_mib"]) * MIB)
+    os.environ[LIMIT_MIB] = str(job["memory_limit_mib"])
+    if job["bundle"]:
+        sys.path.insert(0, job["bundle"])
+    factory: Callable[[Path, Path | None], Answer] = load(job["answerer"])
+    answer = factory(Path(job["silo"]), Path(job["bundle"]) if job["bundle"] else None)
+    question, reply = (Files(descriptors[at], Spool(descriptors[at + 1])) for at in (0, 2))
+    write_parcel(reply, answer(read_parcel(question, mapped=True)))
 
 
 def _limit(memory_bytes: int) -> None:
@@ -290,16 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     become_subreaper()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    quieten()
-    channel = socket.socket(fileno=options.channel)
-    channel.set_inheritable(False)
-    preload(json.loads(options.preload))
-    tasks = len(os.listdir("/proc/self/task"))
-    if tasks > 1 or threading.active_count() > 1:
-        sys.stderr.write(f"warning: {tasks} threads after the preload; a fork may hang\n")
-    gc.collect()
-    gc.freeze()  # children share these pages instead of copying them to count references
+    channel = warm_up(options.channel, options.preload)
     channel.send(b'{"outcome": "ready"}')
     serve(channel)
 

@@ -118,10 +118,13 @@ def test_a_child_that_dies_is_a_fault_without_its_words(warm: Warm, silo: Path, 
     assert ask(warm, silo, "echo") == Parcel(b"echo", b"")
 
 
-@pytest.mark.parametrize(("order", "word"), [("grow", "memory"), ("sleep", "time")])
+@pytest.mark.parametrize(
+    ("order", "word", "wall_s"), [("grow", "memory", 120), ("sleep", "time", 3)]
+)
 def test_a_child_is_ended_at_its_limits_with_all_it_started(
-    warm: Warm, silo: Path, order: str, word: str
+    warm: Warm, silo: Path, order: str, word: str, wall_s: int
 ) -> None:
+    (silo / "policy.yaml").write_text(f"limits: {{memory_mib: 100, wall_s: {wall_s}}}\n")
     fault = ask(warm, silo, order)
     assert isinstance(fault, Fault)
     assert word in fault.reason
