@@ -125,3 +125,19 @@ def test_the_quorum_and_deadline_of_a_job():
     assert (job.cohort_quorum.min_silos, job.cohort_quorum.mandatory) == (3, ("a",))
     assert job.deadline.seconds([]) == 5
     assert clinic.job().deadline.fixed_s is None
+
+
+def test_a_rule_of_ones_own_is_young_and_the_mean_is_not():
+    """A silo of the release before holds the job's digest against its own: ``rule`` stays in it."""
+    plain = clinic.job()
+    assert plain.to_json()["reduce"] == {"rule": "mean", "secure": False, "codec": "none"}
+    assert plain.young_keys() == {}
+    own = clinic.job(reduce={"rule": "my_rules:trimmed", "args": {"share": 0.1}})
+    assert own.young_keys() == {"reduce.rule": 3, "reduce.args": 3}
+    assert Job.from_json(own.to_json()) == own
+
+
+@pytest.mark.parametrize("wrong", [{"rule": "median"}, {"args": {"share": 0.1}}])
+def test_a_rule_is_the_mean_or_a_path(wrong):
+    with pytest.raises(JobInvalid):
+        clinic.job(reduce=wrong)

@@ -95,6 +95,56 @@ def test_a_rule_that_ranks_silos_cannot_live_on_a_sum():
     assert refuse_reduction("fedavg", needs_vectors=False, gives="sum") == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"reduce": {"rule": "rules:median", "secure": True}}, "is not linear, so that it needs"),
+        (
+            {
+                "reduce": {"secure": True},
+                "protocol": {"name": "flower", "strategy": "flwr.serverapp.strategy:FedMedian"},
+            },
+            "the reduction reveals only their sum",
+        ),
+        (
+            {
+                "reduce": {"rule": "rules:median"},
+                "protocol": {"name": "flower", "strategy": "flwr.serverapp.strategy:FedMedian"},
+            },
+            "combines the silos' vectors itself",
+        ),
+        ({"reduce": {"rule": "rules:broken"}}, "with the names and shapes of one silo's vector"),
+        (
+            {"reduce": {"rule": "rules:Twice"}, "privacy": {"epsilon": 1.0, "delta": 1e-4}},
+            "takes 2 exchanges a round, each of which costs privacy",
+        ),
+        ({"protocol": {"name": "rules:Idle"}}, "has no coordinator half"),
+        ({"protocol": {"name": "rules:Mute"}}, "has no verb"),
+    ],
+    ids=str,
+)
+def test_a_rule_or_protocol_that_cannot_work_is_refused(changes, why, tmp_path):
+    (tmp_path / "rules.py").write_text(
+        "from consilo.protocol import Protocol\n"
+        "def median(vectors, weights):\n"
+        "    return vectors[0]\n"
+        "def broken(vectors, weights):\n"
+        "    return {}\n"
+        "class Twice:\n"
+        "    gives, linear, passes = 'vectors', True, 2\n"
+        "    def __call__(self, members, verb, payload, *, vectors, quorum):\n"
+        "        yield from ()\n"
+        "class Idle(Protocol):\n"
+        "    pass\n"
+        "class Mute(Protocol):\n"
+        "    def coordinate(self, fed, state):\n"
+        "        yield from ()\n"
+    )
+    with pytest.raises(IncompatibleJob) as caught:
+        plan(clinic.job(**changes), clinic.contract(), SILOS, (tmp_path,))
+    assert why in str(caught.value)
+
+
 def test_the_first_model_depends_on_the_seed_alone():
     def first(seed):
         job = clinic.job(seed=seed, model="consilo.learners.tabular:MLP")
