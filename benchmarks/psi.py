@@ -136,7 +136,7 @@ def ours(count: int) -> dict[str, float]:
         {
             "name": "benchmark",
             "contract": "people@1",
-            "model": "consilo.learners.tabular:LogisticRegression",
+            "kind": "match",
             "match": {"recipe": {"keys": [{"parts": [{"column": "number", "steps": ["trim"]}]}]}},
         }
     )

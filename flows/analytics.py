@@ -14,10 +14,11 @@ from pydantic import Field
 
 from consilo.errors import ConsiloError
 from consilo.jobs.job import Job
+from consilo.runs.analytics import AnalyticsRun
 from flows.registry import names
 from flows.services.connection import home_directory, job_file
-from flows.session import final_state, flow_run_name, opened, order_of, refused
-from flows.tasks import admit, check, show_statistics, standardize, wait_for_silos
+from flows.session import Session, final_state, flow_run_name, opened, order_of, refused
+from flows.tasks import admit, check, describe, show_statistics, wait_for_silos
 
 Bins = Annotated[int, Field(ge=2, le=200)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -34,8 +35,9 @@ def analytics(job: str, bins: Bins = 20, wait_s: Seconds = 60.0, home: str | Non
     """Check every silo, then report each column over all silos; nothing is trained.
 
     Args:
-        job: the job file, whose contract and features are reported on: a path, a path below home,
-            or the name of a job that comes with Consilo.
+        job: the job file, whose contract and features are reported on: of the kind ``analytics``,
+            or of one that trains on these columns; a path, a path below home, or the name of a job
+            that comes with Consilo.
         bins: of the histogram of each column.
         wait_s: how long to wait for silos that are not connected yet, in seconds.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
@@ -45,12 +47,18 @@ def analytics(job: str, bins: Bins = 20, wait_s: Seconds = 60.0, home: str | Non
         path = job_file(job, place)
         asked = Job.load(path)
         order = order_of(asked, home=place, search_path=(path.parent,))
-        with opened(order, experiment=names.analytics_experiment(asked.name)) as session:
-            wait_for_silos(session, wait_s)
-            check(session)
-            admit(session)
-            standardize(session, bins)
-            show_statistics(session)
+        experiment = names.analytics_experiment(asked.name)
+        with opened(order, experiment=experiment, stages=AnalyticsRun) as session:
+            stages(session, wait_s, bins)
     except ConsiloError as error:
         return refused(error)
     return final_state(session)
+
+
+def stages(session: Session, wait_s: float, bins: int = 20) -> None:
+    """Do every stage of a run that trains nothing."""
+    wait_for_silos(session, wait_s)
+    check(session)
+    admit(session)
+    describe(session, bins)
+    show_statistics(session)

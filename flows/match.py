@@ -15,7 +15,7 @@ from pydantic import Field
 from consilo.errors import ConsiloError
 from consilo.jobs.job import Job
 from consilo.record.run_record import new_run_id
-from consilo.runs.match import ahead_of, contract_of, run_match
+from consilo.runs.match import contract_of, run_match
 from flows.services.connection import connect, home_directory, job_file
 from flows.services.order import Connection, Order
 from flows.session import flow_run_name, quiet_errors, refused
@@ -75,7 +75,7 @@ def match(job: str, wait_s: Seconds = 60.0, home: str | None = None) -> Any:
     try:
         place = home_directory(home)
         path = job_file(job, place)
-        asked = ahead_of(Job.load(path))
+        asked = Job.load(path).to_match()
         contract = contract_of(asked, [path.parent])
         order = Order(place, asked, contract, (path.parent,), threading.Event())
         with connect(order) as connection:

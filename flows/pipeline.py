@@ -9,6 +9,7 @@ check is a Prefect task per silo, a round is a task, and logs, retries and cance
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -18,7 +19,7 @@ from pydantic import Field
 
 from consilo.errors import ConsiloError
 from consilo.jobs.job import Job
-from flows import vertical
+from flows import analytics, vertical
 from flows.registry import names
 from flows.services.connection import home_directory, job_file
 from flows.session import (
@@ -82,10 +83,7 @@ def pipeline(
         asked = changed(Job.load(path), rounds=rounds, epsilon=epsilon, private=private, seed=seed)
         order = order_of(asked, home=place, search_path=(path.parent,), resume=resume or "")
         with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
-            if asked.kind == "horizontal":
-                _horizontal(session, wait_s)
-            else:
-                vertical.stages(session, wait_s)
+            STAGES[asked.kind](session, wait_s)
     except ConsiloError as error:
         return refused(error)
     return final_state(session)
@@ -101,6 +99,15 @@ def _horizontal(session: Session, wait_s: float) -> None:
     evaluate(session)
     register(session)
     report(session)
+
+
+STAGES: Mapping[str, Callable[[Session, float], None]] = {
+    "horizontal": _horizontal,
+    "vertical": vertical.stages,
+    "scoring": vertical.scoring_stages,
+    "analytics": analytics.stages,
+}
+"""What a run of each kind does, task by task."""
 
 
 def run_pipeline(*, home: Path | str, run_id: str = "", **parameters: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,7 +21,9 @@ from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, RunCancelled
 from consilo.jobs.job import Job
 from consilo.record.run_record import new_run_id
+from consilo.runs.analytics import AnalyticsRun
 from consilo.runs.horizontal import Run
+from consilo.runs.kinds import way_of
 from consilo.runs.outcome import RunResult
 from consilo.runs.stages import Stages
 from consilo.runs.vertical import VerticalRun
@@ -66,6 +68,13 @@ class Session:
         self.error: BaseException | None = None
 
     @property
+    def analytics(self) -> AnalyticsRun:
+        """A run that asks how the columns are spread, and may train afterwards."""
+        if not isinstance(self.run, AnalyticsRun):
+            raise TypeError("this run asks no statistics")
+        return self.run
+
+    @property
     def horizontal(self) -> Run:
         """The run of a horizontal job."""
         if not isinstance(self.run, Run):
@@ -93,15 +102,22 @@ class Session:
 
 
 @contextmanager
-def opened(order: Order, *, experiment: str) -> Iterator[Session]:
+def opened(
+    order: Order, *, experiment: str, stages: Callable[..., Stages] | None = None
+) -> Iterator[Session]:
     """Open the federation, a run and its MLflow run; close all three however the block ends.
 
     An error of Consilo's own, or a cancellation, ends the block quietly: `final_state` tells it.
+
+    Args:
+        order: what is run.
+        experiment: of MLflow.
+        stages: the run; None takes that of the job's kind.
     """
     flow_run_id = flow_run()
     quiet_errors()
     with watching(flow_run_id, order.cancelled), connect(order) as connection:
-        run = _run(order, connection)
+        run = _run(order, connection, stages or way_of(order.job).run)
         tags = run_tags(
             run,
             bundle=connection.bundle,
@@ -243,10 +259,9 @@ def quiet_errors() -> None:
         logging.getLogger(name).addFilter(_without_traceback)
 
 
-def _run(order: Order, connection: Connection) -> Stages:
-    kind = Run if order.job.kind == "horizontal" else VerticalRun
+def _run(order: Order, connection: Connection, stages: Callable[..., Stages]) -> Stages:
     try:
-        return kind(
+        return stages(
             with_model(order.job, connection.tracking_uri),
             order.contract,
             Cancellable(connection.transport, order.cancelled),

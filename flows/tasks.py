@@ -11,6 +11,7 @@ from prefect.futures import wait
 from prefect.tasks import Task
 
 from consilo.errors import TransportError
+from consilo.jobs.model_job import ModelJob
 from consilo.wire import params as tree
 from consilo.wire.parcel import Fault
 from flows import artifacts
@@ -61,10 +62,10 @@ def admit(session: Session) -> list[str]:
 
 
 @task(task_run_name="standardize", persist_result=False, cache_policy=NO_CACHE)
-def standardize(session: Session, bins: int = 0) -> None:
-    """Learn the columns' moments over all silos, and with ``bins`` their histograms."""
+def standardize(session: Session) -> None:
+    """Learn the columns' moments over all silos."""
     run = session.horizontal
-    run.standardize(bins=bins)
+    run.standardize()
     get_run_logger().info("forecast: %s", run.forecast())
 
 
@@ -91,7 +92,7 @@ def train_round(session: Session, number: int) -> None:
 
 def train(session: Session) -> None:
     """Train round by round, with a progress bar."""
-    rounds = session.run.job.protocol.rounds
+    rounds = ModelJob.of(session.run.job).protocol.rounds
     import_ahead()
     bar = artifacts.progress_begins(rounds)
     while session.run.rounds_left:
@@ -103,9 +104,9 @@ def train(session: Session) -> None:
 @task(task_run_name="evaluate", persist_result=False, cache_policy=NO_CACHE)
 def evaluate(session: Session) -> None:
     """Evaluate the final model in every silo and track it."""
-    found = session.horizontal.evaluate()
-    rounds = session.run.job.protocol.rounds
-    session.tracker.log_evaluation(found.metrics, found.silos, step=rounds)
+    run = session.horizontal
+    found = run.evaluate()
+    session.tracker.log_evaluation(found.metrics, found.silos, step=run.job.protocol.rounds)
 
 
 @task(task_run_name="register", persist_result=False, cache_policy=NO_CACHE)
@@ -139,10 +140,16 @@ def report(session: Session) -> None:
     artifacts.metrics(result)
 
 
+@task(task_run_name="standardize", persist_result=False, cache_policy=NO_CACHE)
+def describe(session: Session, bins: int) -> None:
+    """Learn the columns' moments and histograms over all silos."""
+    session.analytics.standardize(bins=bins)
+
+
 @task(task_run_name="show-statistics", persist_result=False, cache_policy=NO_CACHE)
 def show_statistics(session: Session) -> None:
     """Show each column over all silos, and track it."""
-    found = session.horizontal.summary
+    found = session.analytics.summary
     if found is not None:
         artifacts.column_statistics(found)
         session.tracker.log_statistics(found)

@@ -15,18 +15,26 @@ from flows.tasks import admit, check, report, train, wait_for_silos
 
 
 def stages(session: Session, wait_s: float) -> None:
-    """Do every stage of a vertical or a scoring run."""
+    """Do every stage of a vertical run."""
+    _begin(session, wait_s)
+    train(session)
+    evaluate(session)
+    register(session)
+    report(session)
+
+
+def scoring_stages(session: Session, wait_s: float) -> None:
+    """Do every stage of a scoring run."""
+    _begin(session, wait_s)
+    score(session)
+    report(session)
+
+
+def _begin(session: Session, wait_s: float) -> None:
     wait_for_silos(session, wait_s)
     check(session)
     admit(session)
     match_entities(session)
-    if session.run.job.kind == "scoring":
-        score(session)
-    else:
-        train(session)
-        evaluate(session)
-        register(session)
-    report(session)
 
 
 @task(task_run_name="match", persist_result=False, cache_policy=NO_CACHE)

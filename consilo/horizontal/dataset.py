@@ -13,6 +13,7 @@ import numpy as np
 
 from consilo.errors import SchemaDrift
 from consilo.horizontal.features import Encoding, Scale, split_rows
+from consilo.jobs.table_job import TableJob
 from consilo.kernel.roles import Built
 from consilo.kernel.view import SiloView
 from consilo.learners.torch_learner import Arrays
@@ -75,7 +76,7 @@ def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
         encoding: as the job asks for it; planned once a message.
         scale: the global one; None takes the silo's own.
     """
-    job = silo.job
+    job = TableJob.of(silo.job)
     said = None if scale is None else [scale.mean.tolist(), scale.deviation.tolist()]
     key = digest(
         [
@@ -144,7 +145,7 @@ def _split(silo: SiloView, encoding: Encoding) -> _Split:
         )
     train, test = split_rows(
         np.concatenate(found),
-        holdout=silo.job.evaluation.holdout,
+        holdout=TableJob.of(silo.job).evaluation.holdout,
         seed=silo.job.seed,
         silo=silo.name,
         stratify=bool(encoding.classes),

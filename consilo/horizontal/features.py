@@ -15,6 +15,7 @@ import numpy as np
 from consilo.contracts.contract import Column, Contract
 from consilo.errors import IncompatibleJob, SchemaDrift
 from consilo.jobs.job import Job
+from consilo.jobs.table_job import TableJob
 from consilo.kernel import seeds
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Encoding:
         Raises:
             IncompatibleJob: where a column cannot become an input or a target.
         """
+        asked = TableJob.of(job)
         numeric: list[str] = []
         categories: dict[str, tuple[Any, ...]] = {}
         indicators: list[str] = []
@@ -71,20 +73,20 @@ class Encoding:
             column = contract.columns[name]
             if column.type in ("float", "integer", "boolean"):
                 numeric.append(name)
-                if column.nullable_share > 0 and job.features.missing == "indicator":
+                if column.nullable_share > 0 and asked.features.missing == "indicator":
                     indicators.append(name)
                 limits = _limits(column)
                 if limits is not None:
                     ranges[name] = limits
             elif column.type == "category" and column.allowed:
-                skip = 1 if job.features.drop_first else 0
+                skip = 1 if asked.features.drop_first else 0
                 categories[name] = tuple(column.allowed)[skip:]
             else:
                 raise IncompatibleJob(
                     f"contract {contract.ref}, column '{name}': a {column.type} cannot be a "
                     "feature; give it the role 'ignore', or make it a category with allowed values"
                 )
-        if job.features.standardize == "contract":
+        if asked.features.standardize == "contract":
             open_ended = [name for name in numeric if name not in ranges]
             if open_ended:
                 raise IncompatibleJob(
@@ -96,8 +98,8 @@ class Encoding:
             categories,
             tuple(indicators),
             tuple(contract.targets),
-            _classes(contract, job),
-            job.features.missing == "drop",
+            _classes(contract, asked),
+            asked.features.missing == "drop",
             ranges,
         )
 
@@ -251,7 +253,7 @@ def _limits(column: Column) -> tuple[float, float] | None:
     return None if isinstance(low, date) or isinstance(high, date) else (float(low), float(high))
 
 
-def _classes(contract: Contract, job: Job) -> tuple[Any, ...]:
+def _classes(contract: Contract, job: TableJob) -> tuple[Any, ...]:
     if job.task not in ("binary", "multiclass"):
         return ()
     if len(contract.targets) != 1:

@@ -15,7 +15,7 @@ import torch
 
 from consilo.errors import IncompatibleJob
 from consilo.horizontal.training import Training, TrainState
-from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.learners.modules import load_dotted
 from consilo.wire.params import Params
 
@@ -25,7 +25,7 @@ class FedOpt(Training):
 
     optimizer = ""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         super().__init__(job)
         spec = job.protocol
         path = self.optimizer or spec.optimizer

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from consilo.errors import IncompatibleJob
 from consilo.horizontal.fedavg import FedAvg
-from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.learners.torch_learner import FitHook, ProximalHook
 
 
 class FedProx(FedAvg):
     """FedAvg with a proximal term of weight ``protocol.mu`` in the silos."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         super().__init__(job)
         if job.protocol.mu is None:
             raise IncompatibleJob("protocol.mu: fedprox needs the proximal weight; 0.01 is common")

@@ -38,7 +38,7 @@ import numpy as np
 from consilo.config import nearest
 from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
 from consilo.horizontal.training import Training, TrainState, report
-from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.kernel.federation import Federation
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Step
@@ -68,7 +68,7 @@ class FlowerStrategy(Training):
     needs_vectors = True
     reduces = False
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         super().__init__(job)
         if not job.protocol.strategy:
             raise IncompatibleJob(

@@ -9,6 +9,7 @@ from typing import Any
 from consilo.errors import BudgetExhausted
 from consilo.horizontal.features import Encoding
 from consilo.jobs.job import Job, Privacy
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.kernel.view import SiloView
 from consilo.learners.modules import build_model
@@ -33,28 +34,29 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
     Raises:
         JobInvalid: where the model cannot be built.
     """
+    asked = ModelJob.of(job)
     task = Task.of(
-        job.task,
+        asked.task,
         num_classes=len(encoding.classes) or 2,
         num_targets=len(encoding.targets),
-        num_outputs=job.outputs,
-        loss=job.loss,
-        metrics=job.metrics,
+        num_outputs=asked.outputs,
+        loss=asked.loss,
+        metrics=asked.metrics,
         search_path=search_path,
     )
     model = build_model(
-        {"class": job.module.name, "args": job.module.args},
+        {"class": asked.module.name, "args": asked.module.args},
         num_inputs=len(encoding.inputs),
         num_outputs=task.num_outputs,
-        seed=seeds.seed32(job.seed, "model"),
+        seed=seeds.seed32(asked.seed, "model"),
         search_path=search_path,
     )
-    return TorchLearner(model, task, threads=job.local.threads)
+    return TorchLearner(model, task, threads=asked.threads)
 
 
 def plan_of(job: Job) -> FitPlan:
     """Return how a silo trains in one round."""
-    local = job.local
+    local = ModelJob.of(job).local
     return FitPlan(
         batch_size=local.batch_size,
         steps=local.steps,
@@ -94,9 +96,9 @@ def private_fit(
         BudgetExhausted: where this step would cost more than the job's ε, or than is left in the
             data set's account; nothing was trained, nothing reserved.
     """
-    privacy = silo.job.privacy
+    job, privacy = ModelJob.of(silo.job), silo.job.privacy
     assert privacy is not None
-    plan = plan_of(silo.job)
+    plan = plan_of(job)
     rate, steps = plan.sample_rate(len(data)), plan.num_steps(len(data))
     besides: list[HistoryRow] = []
     if privacy.statistics_epsilon is not None:
@@ -104,9 +106,9 @@ def private_fit(
         besides = [row for mechanism, row in booked if mechanism != "dp_sgd"]
     sigma = training_noise(
         silo.kept_number,
-        silo.job,
+        job,
         rate=rate,
-        steps=steps * silo.job.protocol.rounds,
+        steps=steps * job.protocol.rounds,
         besides=besides,
     )
     history = silo.reserve(
@@ -116,7 +118,7 @@ def private_fit(
         steps=steps,
         rows=len(data),
         fingerprint=fingerprint,
-        ahead=steps * max(0, silo.job.protocol.rounds - silo.header.round),
+        ahead=steps * max(0, job.protocol.rounds - silo.header.round),
         admit=lambda history: admit(history, privacy, silo.kept_number),
     )
     epsilon, bound = run_epsilon(history, privacy, silo.kept_number)
@@ -125,7 +127,7 @@ def private_fit(
         history,
         (sigma, rate, steps),
         privacy.delta,
-        rounds=silo.job.protocol.rounds - silo.header.round,
+        rounds=job.protocol.rounds - silo.header.round,
     )
     hook = DPHook(
         sigma=sigma,

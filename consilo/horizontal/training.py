@@ -18,6 +18,7 @@ from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.learning import learner_of, plan_of, private_fit
 from consilo.horizontal.tally import tally
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Checkpoint, Publish, Reply, Step
@@ -98,14 +99,14 @@ class Training(Protocol[TrainState]):
     reduces: ClassVar[bool] = True
     """False where the protocol combines the vectors itself, so that no rule of a job applies."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         self.job = job
         self.reduce: Reduce = WeightedMean()
 
     @classmethod
     def from_job(cls, job: Job) -> Self:
         """Return the protocol with a job's settings."""
-        return cls(job)
+        return cls(ModelJob.of(job))
 
     def begin(self, params: Params) -> Mapping[str, Any]:
         """Return the server's state before the first round."""

@@ -1,1 +1,3 @@
-"""What may be asked: a job and its sections."""
+"""What may be asked: the kinds of jobs, and the sections that they share."""
+
+from consilo.jobs.kinds import AnyJob as AnyJob  # whoever imports a job has all of its kinds

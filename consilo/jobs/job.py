@@ -1,18 +1,27 @@
-"""A job: one YAML file says what is trained, how, under which privacy and which quorum."""
+"""What all kinds of jobs share: their sections, their JSON, how a file is read.
+
+A kind is one file beside this one; `consilo.jobs.kinds` puts them together.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from consilo.config import Config, parse, read_yaml
-from consilo.errors import JobInvalid
+from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.jobs.match import HANDLE
 from consilo.jobs.quorum import Deadline, Quorum
 from consilo.jobs.recipe import Recipe
 from consilo.wire.payload import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from consilo.contracts.contract import Contract
 
 DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -207,7 +216,6 @@ class MatchSpec(Config):
 
 
 _YOUNG = (
-    ("", "kind", 2),
     ("", "match", 2),
     ("", "purpose", 2),
     ("", "exclude", 2),
@@ -229,12 +237,11 @@ def _with_recipe(value: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**value, "match": {**match, "recipe": recipe}}
 
 
-def _model_spec(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 class Job(Config):
-    """What is trained, how, under which privacy and which quorum."""
+    """What is asked of silos, whatever its kind: for what, under which contract and quorum.
+
+    A kind says by its class what it does in another way than the rest; nobody asks which it is.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="the registered model's name")
     description: str = ""
@@ -243,61 +250,92 @@ class Job(Config):
         pattern=r"^[a-z][a-z0-9_ -]{0,62}$",
         description="what the model is for; silos allow purposes, and rows carry consent for them",
     )
-    kind: Literal["horizontal", "vertical", "scoring"] = Field(
-        "horizontal",
-        description="horizontal: silos hold the same columns of different people; vertical: "
-        "different columns of the same people; scoring: rows of a match through the parts of a "
-        "vertical model",
-    )
+    kind: str
     contract: str = Field(description="name@version, or a path relative to the job file")
-    task: Literal["binary", "multiclass", "regression", "custom"] = "binary"
-    model: Annotated[
-        ModelSpec | None,
-        BeforeValidator(_model_spec, json_schema_input_type=str | ModelSpec | None),
-    ] = Field(
-        None,
-        description="what is trained; vertical_linear and vertical_trees have models of their own",
-    )
-    loss: DottedPath | None = Field(None, description="module:function(outputs, targets)")
-    metrics: DottedPath | None = Field(None, description="module:function(outputs, targets)")
-    outputs: int | None = Field(None, ge=1, description="the model's outputs; needed for custom")
-    features: Features = Features()
-    protocol: ProtocolSpec = ProtocolSpec()
-    local: Local = Local(epochs=1)
     privacy: Privacy | None = None
-    reduce: ReduceSpec = ReduceSpec()
     quorum: QuorumSpec = QuorumSpec()
-    evaluation: Evaluation = Evaluation()
-    promotion: Promotion | None = None
     exclude: tuple[str, ...] = Field(
         (), description="silos that are not asked, such as one that left"
     )
-    match: MatchSpec | None = Field(None, description="rows of which silos belong together")
     seed: int = Field(0, ge=0)
 
-    @model_validator(mode="after")
-    def _parts_are_of_one_kind(self) -> Self:
-        name = self.protocol.name
-        if self.model is None and (
-            name == "vertical_split" or (self.kind == "horizontal" and self.match is None)
-        ):
-            raise ValueError(f"model: {name} trains a model; say which, as module:Class")
-        if ":" not in name and name.startswith("vertical_") != (self.kind != "horizontal"):
-            raise ValueError(f"kind: a {self.kind} job cannot run protocol.name '{name}'")
-        if (name == "vertical_score") != (self.kind == "scoring"):
-            raise ValueError("kind: scoring and protocol.name vertical_score go together")
-        return self
+    reader: ClassVar[Callable[[Any, str], Job]]
+    """Makes a job, of whatever kind, of plain values: `consilo.jobs.kinds.read`."""
+    kind_since: ClassVar[int]
+    """The wire version from which on silos know the kind."""
+    rows: ClassVar[Literal["part", "matched"]] = "part"
+    """Which rows the job's own protocol uses: those of the contract's part, or of a match."""
 
-    @property
-    def module(self) -> ModelSpec:
-        """The model that is trained.
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Return a job as one of this kind.
 
         Raises:
-            JobInvalid: where the job names none.
+            IncompatibleJob: where it is of another.
         """
-        if self.model is None:
-            raise JobInvalid(self.name, ["model: say what is trained, as module:Class"])
-        return self.model
+        if not isinstance(job, cls):
+            raise IncompatibleJob(f"'{job.name}' is of the kind {job.kind}; {cls.lacking()}")
+        return job
+
+    @classmethod
+    def lacking(cls) -> str:
+        """Return what a job lacks that is not of this kind."""
+        return f"expected a {cls.__name__.lower()} job"
+
+    @property
+    def algorithm(self) -> str:
+        """The name of the protocol that the job is about."""
+        raise NotImplementedError
+
+    @property
+    def matching(self) -> MatchSpec | None:
+        """How the rows are matched that the job is over; None where it does not say."""
+        return None
+
+    @property
+    def match_spec(self) -> MatchSpec:
+        """How the rows are matched that the job is over.
+
+        Raises:
+            IncompatibleJob: where the job has no section ``match``.
+        """
+        if self.matching is None:
+            raise IncompatibleJob(
+                f"job '{self.name}' has no section 'match'; say at least a recipe"
+            )
+        return self.matching
+
+    @property
+    def threads(self) -> int:
+        """How many threads a silo computes a step with."""
+        return 1
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the coordinator sees sums only."""
+        return False
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The dotted paths that the job names, ``module:name``; some lie beside its file."""
+        return ()
+
+    def asked(self, silos: Iterable[str]) -> tuple[str, ...]:
+        """Return who of those that are registered is asked, sorted."""
+        return tuple(sorted(set(silos) - set(self.exclude)))
+
+    def part(self, contract: Contract, silo: str) -> Contract:
+        """Return what one silo must keep of the job's contract.
+
+        Raises:
+            JobInvalid: where the job does not say who holds what.
+            IncompatibleJob: where the silo holds nothing.
+        """
+        return contract
+
+    def to_match(self) -> Job:
+        """Return the job that matches rows ahead, as a run of this one would match them."""
+        return self
 
     @property
     def digest(self) -> str:
@@ -324,36 +362,36 @@ class Job(Config):
         """
         value = self.model_dump(mode="json")
         used = self.young_keys()
-        for section, key, _ in _YOUNG:
-            part = value[section] if section else value
+        for section, key, _ in (("", "kind", 0), *_YOUNG):
+            part = value.get(section) if section else value
             if part is not None and f"{section}.{key}".strip(".") not in used:
-                del part[key]
+                part.pop(key, None)
         return value
 
     def young_keys(self) -> dict[str, int]:
         """Return the wire version that knows each young key that has not its default value."""
-        found = {}
+        found = {"kind": self.kind_since} if self.kind_since > 1 else {}
         for section, key, since in (*_YOUNG, *_YOUNG_VALUES):
-            owner: Any = getattr(self, section) if section else self
-            if owner is None:
+            owner: Any = getattr(self, section, None) if section else self
+            known = {} if owner is None else type(owner).model_fields
+            if key not in known:
                 continue
-            default = type(owner).model_fields[key].get_default(call_default_factory=True)
-            if getattr(owner, key) != default:
+            if getattr(owner, key) != known[key].get_default(call_default_factory=True):
                 found[f"{section}.{key}".strip(".")] = since
         return found
 
     @classmethod
     def from_json(cls, value: Any) -> Job:
-        """Return the job that `to_json` wrote.
+        """Return the job that `to_json` wrote, of whatever kind.
 
         Raises:
             JobInvalid: with every fault.
         """
-        return parse(cls, value, where="(in a message)", error=JobInvalid)
+        return cls.reader(value, "(in a message)")
 
     @classmethod
     def load(cls, path: str | Path, **changes: Any) -> Job:
-        """Return the job in a YAML file.
+        """Return the job in a YAML file, of whatever kind.
 
         Args:
             path: the file.
@@ -366,20 +404,26 @@ class Job(Config):
         value = read_yaml(path, error=JobInvalid)
         if isinstance(value, dict):
             value = _with_recipe({**value, **changes}, path.parent)
-        return parse(cls, value, where=str(path), error=JobInvalid)
+        return cls.reader(value, str(path))
 
-    def changed(self, **changes: Any) -> Job:
+    def changed(self, **changes: Any) -> Self:
         """Return a copy with parts replaced; a mapping is merged into its section.
 
         Raises:
             JobInvalid: where a change does not validate.
         """
-        value = self.to_json()
-        for key, change in changes.items():
-            old = value.get(key)
-            merge = isinstance(change, dict) and isinstance(old, dict)
-            kept = old if merge and isinstance(old, dict) else {}
-            if key == "local" and merge and {"steps", "epochs"} & set(change):
-                kept = {**kept, "steps": None, "epochs": None}
-            value[key] = {**kept, **change} if merge else change
-        return parse(Job, value, where=self.name, error=JobInvalid)
+        value = merged(self.model_dump(mode="json"), changes)
+        return parse(type(self), value, where=self.name, error=JobInvalid)
+
+
+def merged(value: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a job's plain values with parts replaced; a mapping is merged into its section."""
+    found = dict(value)
+    for key, change in changes.items():
+        old = found.get(key)
+        merge = isinstance(change, dict) and isinstance(old, dict)
+        kept = old if merge and isinstance(old, dict) else {}
+        if key == "local" and merge and {"steps", "epochs"} & set(change):
+            kept = {**kept, "steps": None, "epochs": None}
+        found[key] = {**kept, **change} if merge else change
+    return found

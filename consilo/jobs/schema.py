@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from consilo.contracts.contract import SHIPPED, Contract
-from consilo.jobs.job import Job
+from consilo.jobs.kinds import AnyJob
 
 Schema = dict[str, Any]
 
@@ -36,7 +36,7 @@ def schema_of(model: type[BaseModel], title: str) -> Schema:
 
 def job_schema() -> Schema:
     """Return the JSON Schema of a job file."""
-    return schema_of(Job, "Consilo job")
+    return schema_of(AnyJob, "Consilo job")
 
 
 def contract_schema() -> Schema:

@@ -79,7 +79,7 @@ class Manifest:
             contract_digest=contract.digest,
             purpose=job.purpose,
             bundle=bundle,
-            secure=job.reduce.secure,
+            secure=job.is_secure,
             epsilon=None if privacy is None else privacy.epsilon,
             delta=None if privacy is None else privacy.delta,
         )

@@ -79,14 +79,13 @@ class Psi(Protocol[None]):
     @classmethod
     def from_job(cls, job: Job) -> Self:
         """Return the protocol with the job's ``match`` section."""
-        if job.match is None:
-            raise IncompatibleJob(f"job '{job.name}' has no section 'match'; say at least a recipe")
-        return cls(job.match, job.match.handle or job.name)
+        spec = job.match_spec
+        return cls(spec, spec.handle or job.name)
 
     @classmethod
     def serves(cls, job: Job) -> bool:
         """Return whether the job is over matched rows."""
-        return job.match is not None
+        return job.matching is not None
 
     def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, dict[str, Any]]:
         """Carry the envelopes; return what the silos let the coordinator know."""

@@ -14,7 +14,6 @@ from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
 from consilo.kernel.verbs import Disclosure, Field, verb
 from consilo.kernel.view import Message, SiloView
-from consilo.vertical.blocks import part_of
 from consilo.wire.parcel import Fault
 
 
@@ -57,7 +56,7 @@ class ContractCheck(Protocol[None]):
             fault: Fault = answers.missing[self.silo]
             return fault
         report = CheckReport.from_json(json.dumps(answers.replies[self.silo].fields["report"]))
-        if report.contract_digest != part_of(fed.job, fed.contract, self.silo).digest:
+        if report.contract_digest != fed.job.part(fed.contract, self.silo).digest:
             return Fault("invalid_reply", "the report is about another contract")
         if report.verdict != verdict_of(report.findings):
             return Fault("invalid_reply", "the report's verdict does not follow from its findings")
@@ -66,6 +65,6 @@ class ContractCheck(Protocol[None]):
     @verb("check", replies={"report": verdict()})
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return this silo's report: rules, columns, verdicts, coarse counts."""
-        part = part_of(silo.job, silo.contract, silo.name)
+        part = silo.job.part(silo.contract, silo.name)
         report = silo.rows.check(part, purpose=silo.job.purpose)
         return {"report": json.loads(report.to_json())}

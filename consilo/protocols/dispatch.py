@@ -128,9 +128,9 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     verb = kind.verbs().get(header.verb)
     if verb is None:
         raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")
-    if declaration_of(header.protocol).only_by_its_job and header.protocol != job.protocol.name:
+    if declaration_of(header.protocol).only_by_its_job and header.protocol != job.algorithm:
         raise Refused(
-            f"the job is one of {job.protocol.name}, in which '{header.protocol}' is not asked",
+            f"the job is one of {job.algorithm}, in which '{header.protocol}' is not asked",
             code="verb",
         )
     host.gate.permit(header, job, contract, verb.asked)
@@ -138,7 +138,7 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     view = SiloView(host, job, contract, header)
     payload = content["payload"]
     message = Message(payload, header.round, header.cohort)
-    with computing(job.local.threads):
+    with computing(job.threads):
         fields = dict(verb.function(protocol, view, message))
     verb.check(fields, payload)
     return fields

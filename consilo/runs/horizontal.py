@@ -15,16 +15,17 @@ from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
 from consilo.horizontal.evaluation import Evaluated, Evaluation
 from consilo.horizontal.features import Scale
 from consilo.horizontal.learning import learner_of
-from consilo.horizontal.statistics import Statistics, Summary
+from consilo.horizontal.statistics import Summary
 from consilo.horizontal.training import TrainState
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.loop import Exchange
 from consilo.kernel.steps import Checkpoint
 from consilo.learners.torch_learner import TorchLearner
+from consilo.runs.analytics import AnalyticsRun
 from consilo.runs.forecast import Forecast, forecast, link_rates, probe, traffic
 from consilo.runs.outcome import RunResult
 from consilo.runs.plan import first_state, passes_of, plan
-from consilo.runs.stages import Stages
 from consilo.wire import params as tree
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault, Transport
@@ -35,7 +36,7 @@ FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
 """Faults after which a silo is not asked again in the same run: it has said no."""
 
 
-class Run(Stages):
+class Run(AnalyticsRun):
     """One run of a horizontal job over a transport: silos that hold the same columns.
 
     Args:
@@ -61,14 +62,20 @@ class Run(Stages):
         search_path: Sequence[Path] = (),
         **settings: Any,
     ) -> None:
-        made = plan(job, contract, sorted(set(silos) - set(job.exclude)), search_path)
-        super().__init__(job, contract, transport, silos=silos, **settings)
-        self.encoding = made.encoding
+        made = plan(job, contract, job.asked(silos), search_path)
+        super().__init__(
+            job,
+            contract,
+            transport,
+            silos=silos,
+            search_path=search_path,
+            encoding=made.encoding,
+            **settings,
+        )
         self._protocol = made.protocol
         self._untrained: TorchLearner | None = made.learner
         self._fixed: Params = {}
         self._search_path = tuple(search_path)
-        self.summary: Summary | None = None
         self.evaluated: Evaluated | None = None
         self.state: TrainState | None = None
         self._training: Generator[Checkpoint, None, TrainState] | None = None
@@ -77,32 +84,10 @@ class Run(Stages):
             self._first_state(None)  # for the parts of the model that are not trained
             self.state = TrainState.from_payload(stood)
 
-    def standardize(self, *, bins: int = 0) -> Summary:
-        """Learn the columns' moments over all silos; fixes the inputs' scale and the first model.
-
-        Args:
-            bins: bins of a histogram per column; 0 asks for none.
-
-        Raises:
-            QuorumLost: where too few silos answer.
-        """
-        with self.stage("standardize"):
-            asked = Statistics(bins, moments=self.job.features.standardize == "global")
-            summary: Summary = self._talk.ask("statistics", asked)
-            self._drop_absent("moments")
-            self.summary = summary
-            self._talk.fed.num_examples.update(summary.rows)
-            self.state = self._first_state(self._scale(summary))
-            moments = summary.moments
-            self.record.add(
-                "standardized",
-                rows=dict(summary.rows),
-                mode=self.job.features.standardize,
-                mean=[float(each) for each in moments.mean],
-                variance=[float(each) for each in moments.variance],
-            )
-            self._talk.note_replies()
-        return summary
+    @property
+    def job(self) -> ModelJob:
+        """What is trained."""
+        return ModelJob.of(self._talk.job)
 
     def forecast(self) -> Forecast:
         """Return what a round will move, and how long that takes over the silos' links.
@@ -218,6 +203,10 @@ class Run(Stages):
     def _trained(self) -> Params:
         return {} if self.state is None else self.params
 
+    def _take(self, summary: Summary) -> None:
+        """Fix the inputs' scale and the first model."""
+        self.state = self._first_state(self._scale(summary))
+
     def _first_state(self, scale: Scale | None) -> TrainState:
         learner, self._untrained = self._untrained, None  # a model less to hold during the rounds
         if learner is None:
@@ -248,11 +237,6 @@ class Run(Stages):
             if fault is not None and fault.code in FOR_GOOD and each.silo in fed.silos:
                 fed.left[each.silo] = f"{fault.code}: {fault.reason}"
         fed.silos = tuple(name for name in fed.silos if name not in fed.left)
-
-    def _drop_absent(self, verb: str) -> None:
-        for each in self.exchanges:
-            if each.verb == verb and each.fault is not None:
-                self.outcomes[each.silo] = self.outcomes[each.silo].absent(each.fault)
 
     def _settle(self) -> None:
         """Work out each silo's status from the rounds whose reports count it."""

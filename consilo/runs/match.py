@@ -14,12 +14,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, IncompatibleJob
+from consilo.errors import ConsiloError
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange, Party
 from consilo.matching.protocol import Psi
 from consilo.runs.conversation import Conversation
-from consilo.vertical.blocks import holders_of
 from consilo.wire.parcel import Transport
 
 
@@ -30,31 +29,11 @@ def contract_of(job: Job, search: Sequence[Path]) -> Contract:
         IncompatibleJob: where the job matches nothing.
         ConfigInvalid: where the recipe names a column that the contract lacks.
     """
-    if job.match is None:
-        raise IncompatibleJob(f"job '{job.name}' has no section 'match'; say at least a recipe")
-    contract = Contract.load(job.match.contract or job.contract, search=search)
+    spec = job.match_spec
+    contract = Contract.load(spec.contract or job.contract, search=search)
     known = [column.name for column in contract.table]
-    job.match.recipe.require_columns(known, where=f"match.recipe, for {contract.ref}")
+    spec.recipe.require_columns(known, where=f"match.recipe, for {contract.ref}")
     return contract
-
-
-def ahead_of(job: Job) -> Job:
-    """Return a job whose match is made now, for a run to come: as that run would make it.
-
-    A vertical or scoring job names the match and says who takes part; any other matches everybody
-    under its own name.
-    """
-    if job.match is None or job.kind == "horizontal":
-        return job
-    holders = holders_of(job)
-    needed = holders.members if holders.missing_blocks == "refuse" else (holders.label_silo,)
-    return job.changed(
-        match={
-            "hub": job.match.hub or holders.label_silo,
-            "handle": job.match.handle or holders.match,
-        },
-        quorum={"min_silos": max(len(needed), 2), "mandatory": list(needed)},
-    )
 
 
 def run_match(
@@ -97,10 +76,7 @@ def run_match(
         ConsiloError: only from what is wrong before the first message.
     """
     protocol = Psi.from_job(job)
-    asked = set(silos) - set(job.exclude)
-    if job.kind != "horizontal":
-        asked &= set(holders_of(job).members)
-    names = tuple(sorted(asked))
+    names = tuple(sorted((set(silos) - set(job.exclude)) & set(job.asked(silos))))
     talk = Conversation(
         job,
         contract,

@@ -16,6 +16,8 @@ from consilo.horizontal.features import Encoding, Scale, unbounded
 from consilo.horizontal.learning import learner_of
 from consilo.horizontal.training import Training, TrainState
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
+from consilo.jobs.table_job import TableJob
 from consilo.kernel.protocol import Protocol
 from consilo.learners.torch_learner import TorchLearner
 from consilo.privacy.dpsgd import check_private
@@ -54,6 +56,7 @@ def plan(
     Raises:
         IncompatibleJob: with every reason why the parts cannot work together.
     """
+    job = ModelJob.of(job)
     faults: list[str] = []
     encoding = _collect(faults, lambda: Encoding.plan(contract, job))
     protocol = _collect(faults, lambda: _protocol(job, search_path))
@@ -91,10 +94,40 @@ def plan(
                 "leave the rule out"
             )
     faults += _quorum_faults(job, silos)
+    refuse(job, faults)
+    return Plan(*(part for part in (encoding, learner, protocol) if part is not None))
+
+
+def plan_analytics(
+    job: Job, contract: Contract, silos: Sequence[str], search_path: Sequence[Path] = ()
+) -> Encoding:
+    """Return how the columns become numbers that questions about them are asked of.
+
+    Args:
+        job: with the sections of a table.
+        contract: what the data obey.
+        silos: who is registered.
+        search_path: of no use; nothing of the job's own is executed.
+
+    Raises:
+        IncompatibleJob: with every reason why they cannot be asked.
+    """
+    job = TableJob.of(job)
+    faults: list[str] = []
+    encoding: Encoding | None = _collect(faults, lambda: Encoding.plan(contract, job))
+    if encoding is not None and job.privacy is not None:
+        faults += _statistics_faults(job, contract, encoding)
+    faults += _quorum_faults(job, silos)
+    refuse(job, faults)
+    assert encoding is not None
+    return encoding
+
+
+def refuse(job: Job, faults: Sequence[str]) -> None:
+    """Raise `IncompatibleJob` with every reason why a job cannot run, where there is one."""
     if faults:
         listed = "".join(f"\n  - {fault}" for fault in faults)
         raise IncompatibleJob(f"job {job.name} cannot run:{listed}")
-    return Plan(*(part for part in (encoding, learner, protocol) if part is not None))
 
 
 def refuse_reduction(name: str, *, needs_vectors: bool, gives: Gives) -> list[str]:
@@ -107,7 +140,7 @@ def refuse_reduction(name: str, *, needs_vectors: bool, gives: Gives) -> list[st
     return []
 
 
-def refuse_rule(job: Job, rule: Reduce) -> list[str]:
+def refuse_rule(job: ModelJob, rule: Reduce) -> list[str]:
     """Return why a job's rule cannot combine what its silos send."""
     faults = []
     if job.reduce.secure and not rule.linear:
@@ -124,7 +157,7 @@ def refuse_rule(job: Job, rule: Reduce) -> list[str]:
 
 
 def first_state(
-    job: Job, protocol: Protocol[TrainState], params: Params, scale: Scale | None
+    job: ModelJob, protocol: Protocol[TrainState], params: Params, scale: Scale | None
 ) -> TrainState:
     """Return the state before the first round.
 
@@ -143,7 +176,7 @@ def passes_of(protocol: Protocol[TrainState]) -> int:
     return protocol.reduce.passes if isinstance(protocol, Training) else 1
 
 
-def _protocol(job: Job, search_path: Sequence[Path]) -> Protocol[TrainState]:
+def _protocol(job: ModelJob, search_path: Sequence[Path]) -> Protocol[TrainState]:
     name = job.protocol.name
     kind = find_protocol(name, search_path)
     if name in NAMES and not issubclass(kind, Training):
@@ -173,7 +206,7 @@ def _rehearse(learner: TorchLearner, *, num_inputs: int) -> None:
         learner.predict(np.zeros((2, num_inputs), np.float32))
 
 
-def _statistics_faults(job: Job, contract: Contract, encoding: Encoding) -> list[str]:
+def _statistics_faults(job: TableJob, contract: Contract, encoding: Encoding) -> list[str]:
     """Return why statistics cannot be differentially private."""
     asked = job.privacy is not None and job.privacy.statistics_epsilon is not None
     if asked and job.features.standardize == "global" and encoding.open_ended:

@@ -19,6 +19,7 @@ from consilo.horizontal.dataset import training_blocks
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import plan_of, run_epsilon, statistics_noise, training_noise
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
@@ -28,7 +29,6 @@ from consilo.privacy.account import Account, Balance, Limit
 from consilo.privacy.accounting import HistoryRow
 from consilo.protocols.contract_check import verdict
 from consilo.protocols.names import find_protocol
-from consilo.vertical.blocks import part_of
 from consilo.vertical.training import VerticalTraining
 from consilo.wire.parcel import Fault
 
@@ -115,7 +115,7 @@ class Quote(Protocol[None]):
     @verb("quote_contract", replies={"report": verdict()})
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return this silo's verdict on its data."""
-        part = part_of(silo.job, silo.contract, silo.name)
+        part = silo.job.part(silo.contract, silo.name)
         report = silo.rows.check(part, purpose=silo.job.purpose)
         return {"report": json.loads(report.to_json())}
 
@@ -129,8 +129,8 @@ class Quote(Protocol[None]):
     )
     def quote(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return what the job would cost this silo, and how its account stands."""
-        job = silo.job
-        protocol = find_protocol(job.protocol.name, silo.search_path)
+        job = ModelJob.of(silo.job)
+        protocol = find_protocol(job.algorithm, silo.search_path)
         if issubclass(protocol, VerticalTraining):
             rows, price = _vertical(silo, protocol.from_job(job))
         else:
@@ -142,7 +142,7 @@ class Quote(Protocol[None]):
         cost: dict[str, float] = {}
         if job.privacy is not None:
             cost = _cost(job, price)
-            part = part_of(job, silo.contract, silo.name)
+            part = job.part(silo.contract, silo.name)
             found = silo.account.quote(silo.rows.dataset(part), price)
             account = _as_arrays(found)
             for each in found.balances:
@@ -167,7 +167,7 @@ def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
         silo: whose job has a privacy section.
         rows: how many rows it would train on.
     """
-    job, privacy = silo.job, silo.job.privacy
+    job, privacy = ModelJob.of(silo.job), silo.job.privacy
     assert privacy is not None
     history: list[HistoryRow] = []
     if privacy.statistics_epsilon is not None:

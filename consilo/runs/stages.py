@@ -114,7 +114,7 @@ class Stages:
                 directory / "record.jsonl",
                 excluded=sorted(set(silos) & set(job.exclude)),
                 **_here(),
-                threads=job.local.threads,
+                threads=job.threads,
                 reproducible=job.privacy is not None and job.privacy.reproducible,
             )
 

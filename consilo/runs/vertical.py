@@ -14,7 +14,9 @@ from typing import Any
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
 from consilo.horizontal.features import Encoding
+from consilo.jobs.holders import Holders
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.jobs.quorum import Quorum
 from consilo.kernel.steps import Checkpoint
 from consilo.protocols.names import find_protocol
@@ -22,7 +24,7 @@ from consilo.record.run_record import read
 from consilo.runs.match import contract_of, run_match
 from consilo.runs.outcome import RunResult, RunStatus
 from consilo.runs.stages import Stages
-from consilo.vertical.blocks import Holders, require_all_rows
+from consilo.vertical.blocks import require_all_rows
 from consilo.vertical.control import control
 from consilo.vertical.held import Held, MatchHeld
 from consilo.vertical.training import Turn, VerticalTraining
@@ -68,9 +70,14 @@ class VerticalRun(Stages):
             self._take_up()
 
     @property
+    def job(self) -> ModelJob:
+        """What is run, over the columns of those who are there."""
+        return ModelJob.of(self._talk.job)
+
+    @property
     def rounds_left(self) -> int:
         """How many rounds there may still be; a training that converges needs fewer."""
-        if self.state.is_trained or self.job.kind == "scoring":
+        if self.state.is_trained or not self.job.trains:
             return 0
         return max(self.job.protocol.rounds - self.state.round, 0)
 
@@ -315,7 +322,7 @@ class VerticalRun(Stages):
                 fault = None if self._is_finished else faults.get(name)
                 self.outcomes[name] = replace(
                     outcome,
-                    status="trained" if self.job.kind == "vertical" else "answered",
+                    status="trained" if self.job.trains else "answered",
                     reason="" if fault is None else fault.reason,
                     rounds=rounds,
                     num_examples=self.state.rows,
@@ -342,6 +349,7 @@ def plan_vertical(
         IncompatibleJob: with every reason why the parts cannot work together.
         JobInvalid: where ``protocol.args`` do not say who holds what.
     """
+    job = ModelJob.of(job)
     kind = find_protocol(job.protocol.name, search_path)
     if not issubclass(kind, VerticalTraining):
         raise IncompatibleJob(f"protocol.name: '{job.protocol.name}' runs no {job.kind} job")
@@ -350,7 +358,7 @@ def plan_vertical(
     holders = protocol.settings
     try:
         protocol.require_fit(contract)
-        if job.kind == "vertical":
+        if job.trains:
             _require_encoding(job, contract, holders)
     except IncompatibleJob as cause:
         faults.append(str(cause))
@@ -369,7 +377,7 @@ def plan_vertical(
             "is used; write the same"
         )
     model = str(job.protocol.args.get("model", ""))
-    if silos and job.kind == "scoring" and ":" in model:
+    if silos and not job.trains and ":" in model:
         faults.append(
             f"protocol.args.model: '{model}' must be looked up in the registry first; run the job "
             "on a federation, or give the id of the run that trained it"
@@ -384,7 +392,7 @@ def plan_vertical(
     return protocol
 
 
-def _require_encoding(job: Job, contract: Contract, holders: Holders) -> None:
+def _require_encoding(job: ModelJob, contract: Contract, holders: Holders) -> None:
     """Raise `IncompatibleJob` where a silo could not make inputs of its columns."""
     require_all_rows(job)
     # Only the label silo has a target: what the others encode is the inputs.

@@ -9,14 +9,16 @@ from typing import Any, Self
 import numpy as np
 
 from consilo.errors import Refused
+from consilo.jobs.holders import Holders
 from consilo.jobs.job import Job
+from consilo.jobs.joint import JointJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Step
 from consilo.kernel.verbs import Disclosure, arrays, count, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.vertical import turns
-from consilo.vertical.blocks import Holders, holders_of, matched_with_all
+from consilo.vertical.blocks import matched_with_all
 
 STATISTIC = Disclosure.STATISTIC
 _PROBLEMS = {
@@ -59,7 +61,7 @@ class MatchHeld(Protocol[None]):
     @classmethod
     def from_job(cls, job: Job) -> Self:
         """Return the protocol for a vertical job."""
-        return cls(holders_of(job))
+        return cls(JointJob.of(job).holders)
 
     def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Held]:
         """Return what the silos hold, all of them together.

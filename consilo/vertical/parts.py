@@ -13,8 +13,10 @@ from typing import Any, Self
 
 from consilo.errors import Refused
 from consilo.horizontal.features import Scale
+from consilo.jobs.holders import Holders
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.view import SiloView
-from consilo.vertical.blocks import Block, Holders
+from consilo.vertical.blocks import Block
 from consilo.vertical.roles import PARTS
 from consilo.wire.payload import pack, unpack
 
@@ -62,7 +64,7 @@ class Part:
     @classmethod
     def of(cls, silo: SiloView, holders: Holders, block: Block, content: Mapping[str, Any]) -> Self:
         """Return the part that a silo keeps of what it trains now."""
-        run_id, job = silo.header.run_id, silo.job
+        run_id, job = silo.header.run_id, ModelJob.of(silo.job)
         # The same at a step that is asked again.
         salt = hashlib.sha256(b"part/" + silo.secrets.secret(run_id)).digest()
         return cls(

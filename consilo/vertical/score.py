@@ -20,12 +20,13 @@ from pydantic import Field
 
 from consilo.config import parse
 from consilo.errors import IncompatibleJob, JobInvalid, Refused
-from consilo.jobs.job import Job
+from consilo.jobs.holders import Holders
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.steps import Answers, Step
 from consilo.kernel.verbs import count, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.vertical import turns
-from consilo.vertical.blocks import Batch, Holders, batch_of
+from consilo.vertical.blocks import Batch, batch_of
 from consilo.vertical.parts import Part, part_of_model
 from consilo.vertical.roles import PARTS
 from consilo.vertical.scoring import scorer_of, told
@@ -57,7 +58,7 @@ class VerticalScore(VerticalTraining):
     feature_verbs: ClassVar[tuple[str, ...]] = ("tell",)
     settings: ScoreSettings
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         super().__init__(job)
         where = f"{job.name}, protocol.args"
         self.settings = parse(ScoreSettings, job.protocol.args, where=where, error=JobInvalid)

@@ -14,7 +14,9 @@ import numpy as np
 
 from consilo.contracts.contract import Contract
 from consilo.errors import IncompatibleJob, ModelDiverged, Refused, ReplyInvalid
+from consilo.jobs.holders import Holders
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.letters import Envelope, Mailbox
 from consilo.kernel.protocol import Protocol
@@ -23,7 +25,7 @@ from consilo.kernel.verbs import Disclosure, arrays, count, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.privacy.accounting import HistoryRow
 from consilo.vertical import turns
-from consilo.vertical.blocks import Block, Holders, block_of
+from consilo.vertical.blocks import Block, block_of
 from consilo.vertical.parts import Part, part_of_model
 from consilo.vertical.roles import PARTS
 
@@ -98,7 +100,7 @@ class VerticalTraining(Protocol[Turn]):
     feature_verbs: ClassVar[tuple[str, ...]] = ()
     """The same for the feature silos."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         self.job = job
         if job.task not in self.tasks:
             raise IncompatibleJob(
@@ -108,7 +110,7 @@ class VerticalTraining(Protocol[Turn]):
     @classmethod
     def from_job(cls, job: Job) -> Self:
         """Return the protocol with a job's settings."""
-        return cls(job)
+        return cls(ModelJob.of(job))
 
     def require_fit(self, contract: Contract) -> None:
         """Raise `IncompatibleJob` unless the job can run on a contract; asks nobody."""
@@ -170,7 +172,7 @@ class VerticalTraining(Protocol[Turn]):
             raise Refused("the job does not release this silo's part", code="verb")
         silo.require_same_run()
         part = part_of_model(silo, silo.header.run_id)
-        if (part.protocol, part.args) != (silo.job.protocol.name, silo.job.protocol.args):
+        if (part.protocol, part.args) != (self.job.protocol.name, self.job.protocol.args):
             raise Refused("this silo's part was trained by another job", code="verb")
         return {"top": {name: np.asarray(each) for name, each in part.content.items()}}
 

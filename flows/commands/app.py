@@ -143,10 +143,7 @@ def validate(
         "contract": contract.ref,
         "contract_digest": contract.digest,
     }
-    if loaded.kind == "horizontal":
-        found, said = _horizontal_parts(found, loaded, contract, job.parent)
-    else:
-        found, said = _vertical_parts(found, loaded, contract, job.parent)
+    found, said = _PARTS[loaded.kind](found, loaded, contract, job.parent)
     print(json.dumps(found) if as_json else f"job {loaded.name} is valid: {said}")
 
 
@@ -187,6 +184,37 @@ def _vertical_parts(
         f"contract {contract.ref}, columns: {held}; labels in {holders.label_silo}, match "
         f"'{holders.match}', {job.protocol.name}"
     )
+
+
+def _match_parts(
+    found: dict[str, Any], job: Any, contract: Any, folder: Path
+) -> tuple[dict[str, Any], str]:
+    from consilo.runs.match import contract_of
+
+    keys = contract_of(job, [folder])
+    found |= {"handle": job.match.handle or job.name, "recipe": job.match.recipe.hash}
+    number = len(job.match.recipe.keys)
+    return found, f"contract {keys.ref}, {number} keys, match '{found['handle']}'"
+
+
+def _analytics_parts(
+    found: dict[str, Any], job: Any, contract: Any, folder: Path
+) -> tuple[dict[str, Any], str]:
+    from consilo.runs.plan import plan_analytics
+
+    encoding = plan_analytics(job, contract, (), (folder,))
+    found |= {"columns": list(encoding.numeric)}
+    return found, f"contract {contract.ref}, statistics of {len(encoding.numeric)} columns"
+
+
+_PARTS = {
+    "horizontal": _horizontal_parts,
+    "vertical": _vertical_parts,
+    "scoring": _vertical_parts,
+    "match": _match_parts,
+    "analytics": _analytics_parts,
+}
+"""What a valid job of each kind is said to be."""
 
 
 @job_app.command("run")

@@ -37,14 +37,15 @@ def run(
     """
     from consilo.machine.environment import quieten
     from consilo.record.run_record import new_run_id
-    from consilo.runs.match import ahead_of, contract_of, run_match
+    from consilo.runs.match import contract_of, run_match
     from flows.services.ask import opened
 
     quieten()
     folder = (job or recipe or Path.cwd()).resolve().parent
     asked = _job(job, recipe, contract, purpose, folder)
     changes = {"handle": handle or None, "hub": hub or None}
-    asked = ahead_of(asked.changed(match={key: each for key, each in changes.items() if each}))
+    changes = {key: each for key, each in changes.items() if each}
+    asked = (asked.changed(match=changes) if changes else asked).to_match()
     wanted = contract_of(asked, [folder])
     with opened(asked, wanted, folder, directory, silos) as connection:
         run_id = new_run_id(asked.name, "match")
@@ -129,9 +130,9 @@ def _job(job: Path | None, recipe: Path | None, contract: str, purpose: str, fol
     return Job.from_json(
         {
             "name": "match",
+            "kind": "match",
             "purpose": purpose,
             "contract": Contract.load(contract, search=[folder]).ref,
-            "model": "consilo.learners.tabular:LogisticRegression",
             "match": spec,
         }
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,9 +40,9 @@ def job_plan(
     """
     from consilo.contracts.contract import Contract
     from consilo.jobs.job import Job
+    from consilo.jobs.model_job import ModelJob
     from consilo.machine.environment import quieten
-    from consilo.runs.plan import plan
-    from consilo.runs.vertical import plan_vertical
+    from consilo.runs.kinds import way_of
     from flows.services.ask import opened
 
     quieten()
@@ -50,10 +50,7 @@ def job_plan(
     loaded = Job.load(job).changed(**changes)
     contract = Contract.load(loaded.contract, search=(job.parent,))
     folder = job.parent.resolve()
-    if loaded.kind == "horizontal":
-        plan(loaded, contract, (), (folder,))
-    else:
-        plan_vertical(loaded, contract, (), (folder,))
+    way_of(ModelJob.of(loaded)).plan(loaded, contract, (), (folder,))
     with opened(loaded, contract, folder, directory, silos) as connection:
         quotes = ask(loaded, contract, connection, wait_s=wait_s)
         connection.finish(True, "planned")
@@ -82,12 +79,9 @@ def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) 
     """
     from consilo.protocols.names import name_of
     from consilo.runs.quote import Quote
-    from consilo.vertical.blocks import holders_of
     from flows.services.ask import consult
 
-    silos: Sequence[str] = tuple(set(connection.silos) - set(job.exclude))
-    if job.kind != "horizontal":
-        silos = holders_of(job).members
+    silos = job.asked(connection.silos)
     quotes: Quotes = consult(
         name_of(Quote), Quote(), job, contract, connection, silos=silos, wait_s=wait_s
     )

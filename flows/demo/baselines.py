@@ -21,6 +21,7 @@ from consilo.horizontal.features import Encoding, Scale, split_rows
 from consilo.horizontal.learning import learner_of, plan_of
 from consilo.horizontal.statistics import Moments
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.learners.torch_learner import Arrays, FitHook
 from consilo.machine.files import write_atomic
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 
 def baselines(
-    job: Job, contract: Contract, rows: Mapping[str, pd.DataFrame], search_path: Sequence[Path] = ()
+    job: ModelJob,
+    contract: Contract,
+    rows: Mapping[str, pd.DataFrame],
+    search_path: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Return ``pooled_baseline`` and ``local_baselines``: metrics by name.
 
@@ -59,7 +63,7 @@ def baselines(
 
 
 def _halves(
-    job: Job, encoding: Encoding, name: str, frame: pd.DataFrame
+    job: ModelJob, encoding: Encoding, name: str, frame: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows that silo ``name`` trains on, and those it holds out."""
     usable = encoding.usable(frame)
@@ -74,7 +78,7 @@ def _halves(
 
 
 def _train(
-    job: Job,
+    job: ModelJob,
     encoding: Encoding,
     chosen: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
     everybody: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]],
@@ -96,7 +100,7 @@ def _train(
     return {name: float(np.round(v, 6)) for name, v in figures.metrics_of(tally).items()}
 
 
-def _hooks(job: Job, num_rows: int, number: int) -> list[FitHook]:
+def _hooks(job: ModelJob, num_rows: int, number: int) -> list[FitHook]:
     if job.privacy is None:
         return []
     plan = plan_of(job)
@@ -127,7 +131,7 @@ def main() -> None:
     os.nice(5)  # the federation goes first
     from flows.demo.demo_data import hospital_rows
 
-    job = Job.load(options.job)
+    job = ModelJob.of(Job.load(options.job))
     rows = hospital_rows(count=options.silos, seed=options.seed)
     sound = dict(list(rows.items())[:-1])  # the last one's file breaks the contract
     found = baselines(job, Contract.load(job.contract), sound)

@@ -12,10 +12,10 @@ import yaml
 
 from consilo.contracts.contract import SHIPPED
 from consilo.jobs.job import Job
+from consilo.jobs.joint import JointJob
 from consilo.machine.environment import quieten
 from consilo.machine.files import write_atomic
 from consilo.machine.processes import Supervisor
-from consilo.vertical.blocks import holders_of
 from flows.demo.demo import DemoOptions
 from flows.demo.vertical_demo_data import Organisation, write_organisations
 from flows.services.federation import Addresses, Say, bring_up, job_bundle
@@ -55,10 +55,10 @@ def run_vertical_demo(
     addresses = bring_up(supervisor, home, silos, say=say)
     summary = running.wait(say)
     if summary.get("status") != "failed":
-        summary |= _kept(summary, organisations, holders_of(job).match)
+        summary |= _kept(summary, organisations, job.holders.match)
         say("scoring the matched patients with the registered model")
         scored = launch(supervisor, home, scoring_job, {"job": str(scoring)}).wait(say)
-        summary["scoring"] = _scoring(scored, silos[holders_of(job).label_silo])
+        summary["scoring"] = _scoring(scored, silos[job.holders.label_silo])
     write_atomic(home / "summary.json", json.dumps(summary, indent=1).encode())
     return summary, addresses
 
@@ -99,10 +99,10 @@ def _scoring(scored: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     return told | {"scores": str(place) if place.exists() else None}
 
 
-def _write_job(home: Path, name: str, options: DemoOptions) -> tuple[Job, Path]:
-    job = Job.load(SHIPPED / "jobs" / f"{name}.yaml")
+def _write_job(home: Path, name: str, options: DemoOptions) -> tuple[JointJob, Path]:
+    job = JointJob.of(Job.load(SHIPPED / "jobs" / f"{name}.yaml"))
     changes: dict[str, Any] = {"seed": options.seed}
-    if options.rounds is not None and job.kind == "vertical":
+    if options.rounds is not None and job.trains:
         changes["protocol"] = {"rounds": options.rounds}
     job = job.changed(**changes)
     path = home / "jobs" / f"{job.name}.yaml"

@@ -17,9 +17,8 @@ import numpy.typing as npt
 import yaml
 
 from consilo.contracts.contract import Contract
-from consilo.jobs.job import Job
+from consilo.jobs.joint import JointJob
 from consilo.kernel import seeds
-from consilo.vertical.blocks import holders_of
 from flows.demo.demo_data import whole_table
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class Organisation:
     patients: npt.NDArray[np.int64]
 
 
-def write_organisations(folder: Path, job: Job, *, seed: int) -> list[Organisation]:
+def write_organisations(folder: Path, job: JointJob, *, seed: int) -> list[Organisation]:
     """Write the silos of a job below ``folder``: one table each, in an order of its own.
 
     The first holds CSV with the contract's names, the second Parquet with names of its own, the
@@ -63,7 +62,7 @@ def write_organisations(folder: Path, job: Job, *, seed: int) -> list[Organisati
         seed: of everything that is drawn.
     """
     rng = seeds.generator(seed, "vertical demo")
-    table, holders = whole_table(), holders_of(job)
+    table, holders = whole_table(), job.holders
     people = identities(len(table), rng)
     made = []
     for place, name in enumerate(holders.columns):

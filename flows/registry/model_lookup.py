@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from consilo.errors import ConfigInvalid
 from consilo.jobs.job import Job
+from consilo.jobs.scoring import Scoring
 from flows.registry import names
 from flows.registry.vertical_registry import PARTS
 
@@ -18,8 +19,8 @@ def with_model(job: Job, tracking_uri: str) -> Job:
     Raises:
         ConfigInvalid: where the registry has no such model, or one that is no vertical model.
     """
-    named = str(job.protocol.args.get("model", ""))
-    if job.kind != "scoring" or not named.startswith("models:/"):
+    named = str(job.protocol.args.get("model", "")) if isinstance(job, Scoring) else ""
+    if not isinstance(job, Scoring) or not named.startswith("models:/"):
         return job
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

@@ -24,6 +24,7 @@ import torch
 from consilo.contracts.contract import Column, Contract
 from consilo.horizontal.features import Encoding, Scale
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.learners.torch_learner import TorchLearner
 from consilo.runs.outcome import RunResult
 from consilo.wire import params as tree
@@ -51,7 +52,7 @@ class Scored:
         learner: with the trained parameters loaded.
     """
 
-    job: Job
+    job: ModelJob
     contract: Contract
     encoding: Encoding
     scale: Scale | None
@@ -124,7 +125,7 @@ def register(
 def versioned(
     client: MlflowClient,
     run_id: str,
-    job: Job,
+    job: ModelJob,
     *,
     metrics: Mapping[str, float],
     save: Callable[[Path, Model], str],

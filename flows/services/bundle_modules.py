@@ -12,15 +12,10 @@ def local_modules(job: Job, folder: Path) -> list[Path]:
     """Return the modules and packages beside the job file that the job needs, sorted.
 
     Args:
-        job: names them by dotted paths: model, bottom model, loss, metrics, optimiser, protocol.
+        job: names them by dotted paths.
         folder: the job file's directory.
     """
-    spec = job.protocol
-    bottom = spec.args.get("bottom")
-    dotted = [job.model.name if job.model else None, job.loss, job.metrics, job.local.optimizer]
-    dotted += [spec.name, spec.optimizer, spec.strategy]
-    dotted.append(bottom.get("name") if isinstance(bottom, dict) else bottom)
-    waiting = [path.partition(":")[0] for path in dotted if path and ":" in path]
+    waiting = [path.partition(":")[0] for path in job.code]
     found: set[Path] = set()
     while waiting:
         top = waiting.pop().partition(".")[0]

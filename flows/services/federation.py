@@ -318,7 +318,7 @@ def job_bundle(
     files = [file for folder in search_path for file in local_modules(job, folder)]
     if not files:
         return build_bundle()
-    names = (job.protocol.name, *asked_besides(job))
+    names = (job.algorithm, *asked_besides(job))
     verbs = [v for name in names for v in find_protocol(name, search_path).verbs().values()]
     disclosures = frozenset().union(*(each.disclosures for each in verbs))
     return build_bundle(read_modules(files), disclosures=disclosures, signer=signer)

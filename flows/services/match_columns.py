@@ -77,13 +77,13 @@ class Correspondences:
 
 
 def question(contract: Contract | None, *, purpose: str) -> Job:
-    """Return the job that a question about columns travels with; nothing of it is trained."""
+    """Return the job that a question about columns travels with."""
     return Job.from_json(
         {
             "name": "feature-match",
+            "kind": "analytics",
             "purpose": purpose,
             "contract": (contract or NO_CONTRACT).ref,
-            "model": "consilo.learners.tabular:LogisticRegression",
             "quorum": {"min_silos": 1},
         }
     )

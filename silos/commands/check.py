@@ -39,9 +39,8 @@ def check(
     asked = Contract.load(contract, search=(Path.cwd(), directory))
     if job is not None:
         from consilo.jobs.job import Job
-        from consilo.vertical.blocks import part_of
 
-        asked = part_of(Job.load(job), asked, silo.name)
+        asked = Job.load(job).part(asked, silo.name)
     meant = purpose or UNSTATED
     report = silo.rows.check(asked, purpose=meant)
     found = (

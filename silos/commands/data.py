@@ -187,10 +187,9 @@ def _contract(reference: str, directory: Path, job: Path | None = None, silo: st
     if job is None:
         return contract
     from consilo.jobs.job import Job
-    from consilo.vertical.blocks import part_of
     from silos.proposals.onboard import silo_name
 
-    return part_of(Job.load(job), contract, silo or silo_name(directory))
+    return Job.load(job).part(contract, silo or silo_name(directory))
 
 
 def _one(place: Any) -> Any:

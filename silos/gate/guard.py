@@ -18,12 +18,12 @@ from consilo.config import Config, parse, read_yaml
 from consilo.contracts.contract import Contract
 from consilo.errors import BundleNotApproved, Refused
 from consilo.jobs.job import Job
+from consilo.jobs.joint import JointJob
 from consilo.kernel.headers import Header, Manifest, ReplyHeader, attestation, attests
 from consilo.kernel.protocol import RowsUsed
 from consilo.kernel.verbs import Asked
 from consilo.protocols.names import declaration_of
 from consilo.record.chain import Chain
-from consilo.vertical.blocks import holders_of, part_of
 from silos.gate import audit
 from silos.gate.bundles import declared
 from silos.gate.identity import Identity
@@ -154,7 +154,7 @@ class Guard:
         # What discloses nothing uses no row.
         rows = declared if asked.disclosures else "none"
         if rows == "job":
-            rows = "part" if job.kind == "horizontal" else "matched"
+            rows = job.rows
         return _Use(self, job, contract, rows)
 
     def _verify(self, header: Header) -> None:
@@ -260,7 +260,7 @@ class _Use:
         if self.rows in ("none", "released"):
             return sys.maxsize
         if self.rows == "matched":
-            handle = holders_of(self.job).match
+            handle = JointJob.of(self.job).holders.match
             return len(self.guard.matches.match(handle, purpose=self.job.purpose).rows)
         return self.guard.rows.num_rows(self._contract, self.job.purpose)
 
@@ -278,7 +278,7 @@ class _Use:
     def _contract(self) -> Contract:
         if self.rows == "all":
             return self.contract
-        return part_of(self.job, self.contract, self.guard.name)
+        return self.job.part(self.contract, self.guard.name)
 
 
 def addressed(header: Header, name: str) -> None:

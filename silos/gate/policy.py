@@ -418,7 +418,7 @@ class Policy(Config):
             raise Refused(f"this silo answers {most} messages an hour", code="rate")
 
     def _permit_threads(self, job: Job) -> None:
-        most, asked = self.limits.threads, job.local.threads
+        most, asked = self.limits.threads, job.threads
         if most is not None and asked > most:
             raise Refused(
                 f"this silo's policy lets a message compute with {most} "
@@ -435,7 +435,7 @@ class Policy(Config):
                 f"this silo's policy does not let '{each}' leave, which '{asked.name}' discloses",
                 code="disclosure",
             )
-        if rule.secure and not job.reduce.secure:
+        if rule.secure and not job.is_secure:
             raise Refused(
                 f"this silo's policy lets '{each}' leave under secure aggregation only",
                 code="disclosure",

@@ -331,13 +331,12 @@ def _part(contract: Contract, job: Path | None, silo: str) -> Contract:
     """Return what of a contract a silo must keep, where a job cuts that very contract."""
     from consilo.contracts.contract import Contract
     from consilo.jobs.job import Job
-    from consilo.vertical.blocks import part_of
 
     if job is None:
         return contract
     asked = Job.load(job)
     cut = Contract.load(asked.contract, search=(job.resolve().parent, Path.cwd()))
-    return part_of(asked, contract, silo) if cut.ref == contract.ref else contract
+    return asked.part(contract, silo) if cut.ref == contract.ref else contract
 
 
 def _first_line(cause: ConsiloError) -> str:

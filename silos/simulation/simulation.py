@@ -25,9 +25,8 @@ from consilo.horizontal.partition import Partition, cut, label_skew
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Party
 from consilo.protocols.dispatch import answerer
-from consilo.runs.horizontal import Run, run_all
+from consilo.runs.kinds import way_of
 from consilo.runs.outcome import RunResult
-from consilo.runs.vertical import VerticalRun, run_vertical
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Transport
 from consilo.wire.signing import public_hex
@@ -71,6 +70,7 @@ def simulate(
         IncompatibleJob: where the parts cannot work together.
     """
     job, modules = _opened(job, search_path)
+    way = way_of(job)
     contract = contract or load_contract(job, modules)
     with ExitStack() as stack:
         directory = _home(stack, directory)
@@ -89,9 +89,7 @@ def simulate(
             "parties": {name: Party(host.signing_key) for name, host in hosts.items()},
             "search_path": modules,
         }
-        if job.kind == "horizontal":
-            return run_all(Run(job, contract, transport, **settings))
-        return run_vertical(VerticalRun(job, contract, transport, **settings))
+        return way.whole(way.run(job, contract, transport, **settings))
 
 
 def acquainted(
@@ -160,7 +158,8 @@ def simulate_cut(
         SourceUnreadable: where it cannot be read.
     """
     job, modules = _opened(job, search_path)
-    if job.kind != "horizontal":
+    way = way_of(job)
+    if job.rows == "matched":
         raise IncompatibleJob(
             f"a table is cut by rows, and a {job.kind} job needs silos with different columns; "
             "give their directories"
@@ -188,7 +187,7 @@ def simulate_cut(
         transport = stack.enter_context(
             closing(_transport(engine, place, tuple(parts), workers, log))
         )
-        run = Run(
+        run = way.run(
             job,
             contract,
             transport,
@@ -198,7 +197,7 @@ def simulate_cut(
             key=Ed25519PrivateKey.generate(),
             search_path=modules,
         )
-        result = run_all(run)
+        result = way.whole(run)
     done = sum(len(each["silos"]) for each in result.rounds)
     spent_s = result.seconds.get("train", 0.0)
     about["silo_rounds"] = done

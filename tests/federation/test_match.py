@@ -33,7 +33,7 @@ columns:
 JOB = {
     "name": "joint",
     "contract": "people.yaml",
-    "model": "consilo.learners.tabular:LogisticRegression",
+    "kind": "match",
     "quorum": {"min_silos": 3},
     "match": {
         "hub": "bank",

@@ -7,7 +7,6 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-import clinic
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,7 +69,7 @@ def fill(place: Path, rows: pd.DataFrame) -> None:
 def study(tmp_path: Path) -> Path:
     (tmp_path / "people.yaml").write_text(CONTRACT)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    job = {**clinic.JOB, "name": "joint", "contract": "people.yaml", "purpose": "research"}
+    job = {"name": "joint", "kind": "match", "contract": "people.yaml", "purpose": "research"}
     job |= {"match": {"recipe": "recipe.yaml", "hub": "bank"}, "quorum": {"min_silos": 2}}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     for name, numbers in (("bank", range(100)), ("telecom", range(60, 200))):

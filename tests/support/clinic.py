@@ -13,7 +13,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
-from consilo.jobs.job import Job
+from consilo.jobs.job import Job, merged
 from consilo.protocols.dispatch import answerer
 from consilo.runs.horizontal import Run
 from consilo.transports.local import LocalTransport
@@ -44,8 +44,11 @@ def contract(text: str = CONTRACT) -> Contract:
     return Contract.parse(yaml.safe_load(text), where="clinic.yaml")
 
 
-def job(**changes: Any) -> Job:
-    return Job.from_json(JOB).changed(**changes)
+def job(kind: str = "horizontal", **changes: Any) -> Any:
+    """Return a job with the sections of `JOB`, changed; of another kind, where one is named."""
+    if kind == "horizontal":
+        return Job.from_json(JOB).changed(**changes)
+    return Job.from_json({**merged(Job.from_json(JOB).to_json(), changes), "kind": kind})
 
 
 def frame(rows: int, seed: int = 0, *, missing: float = 0.2) -> pd.DataFrame:

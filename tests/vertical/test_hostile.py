@@ -26,7 +26,7 @@ from consilo.learners.tasks import Task
 from consilo.privacy.noise import SecretStream
 from consilo.runs.vertical import run_vertical
 from consilo.vertical import turns
-from consilo.vertical.blocks import block_of, holders_of
+from consilo.vertical.blocks import block_of
 from consilo.vertical.held import MatchHeld
 from consilo.vertical.linear.protocol import VerticalLinear
 from consilo.vertical.parts import Part
@@ -139,8 +139,8 @@ def test_rows_are_told_to_those_alone_who_matched_them():
     job = linear_job()
     view = view_of(hosts["shop"], job)
     with pytest.raises(Refused, match="was not made with bank"):
-        block_of(view, holders_of(job))
-    told = MatchHeld(holders_of(job)).held(view, Message({}, 0, ()))
+        block_of(view, job.holders)
+    told = MatchHeld(job.holders).held(view, Message({}, 0, ()))
     assert (told["rows"], told["problem"], told["mark"]) == (0, 1, {})
 
 
@@ -158,7 +158,7 @@ def test_a_silo_that_is_not_well_is_not_matched_anew():
     kernel = vertical.Kernel(moved, run_id="r", job=job, contract=contract, observe=lambda _: None)
     fed = vertical.Federation(tuple(hosts), job, contract, lambda: tuple(hosts))
     with pytest.raises(QuorumLost, match=r"shop \(failed: the silo's computation failed"):
-        kernel.run("match_held", MatchHeld(holders_of(job)), fed)
+        kernel.run("match_held", MatchHeld(job.holders), fed)
 
 
 def test_consents_that_change_while_rows_are_read_move_no_row():
@@ -171,7 +171,7 @@ def test_consents_that_change_while_rows_are_read_move_no_row():
 
     host.frame = frame
     with pytest.raises(Refused, match="rows changed"):
-        block_of(view_of(host, job), holders_of(job))
+        block_of(view_of(host, job), job.holders)
     assert not host.arrays
 
 
@@ -276,7 +276,7 @@ def test_a_partners_numbers_that_cannot_be_end_the_run(monkeypatch, caplog, topi
 def test_a_part_that_holds_no_numbers_is_not_kept():
     hosts, job = hosts_of(), linear_job()
     view = view_of(hosts["shop"], job)
-    block = block_of(view, holders_of(job))
+    block = block_of(view, job.holders)
     with pytest.raises(ModelDiverged, match="'weights' of the part"):
         VerticalLinear(job).keep_part(view, block, {"weights": np.array([1.0, np.nan])})
     assert hosts["shop"].kept_parts == {}

@@ -12,18 +12,29 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from frozen import COORDINATOR, SILO, Frozen, decoded, encoded
 
+from consilo.jobs.job import Job
 from consilo.kernel.headers import WIRE_VERSION, WIRE_VERSIONS, Header
 from consilo.kernel.loop import Party
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.protocols.dispatch import answerer
+from consilo.runs.analytics import AnalyticsRun, run_analytics
 from consilo.runs.horizontal import Run, RunResult, run_all
+from consilo.runs.match import run_match
 from consilo.transports.local import LocalTransport
 from consilo.wire.signing import public_hex
 from silos.gate.partners import Partner
 from silos.gate.policy import TEMPLATE
+from silos.kept.matches import read_match
 from silos.silo import Silo
 
 KEY = Ed25519PrivateKey.generate()
+MATCHING = yaml.safe_dump(
+    {
+        "allow": [{"jobs": ["*"]}],
+        "disclosures": {"statistic": True, "sealed": True, "match": True},
+        "matching": {"min_set_size": 5, "min_intersection": 5},
+    }
+)
 OLD_POLICY = "jobs: ['*']\ndisclosures: [metric, statistic, update]\n"
 
 
@@ -45,13 +56,13 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frozen]:
     process.close()
 
 
-def second_silo(path: Path, partners: dict[str, str]) -> tuple[Frozen, str]:
+def second_silo(path: Path, partners: dict[str, str], policy: str = TEMPLATE) -> tuple[Frozen, str]:
     """Return a silo of wire version 2, and what it signs with."""
     write_rows(path, 0)
     config = {"name": "old", "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (path / "silo.yaml").write_text(yaml.safe_dump(config))
     # Its policy knows no limit of threads.
-    (path / "policy.yaml").write_text(re.sub(r"^ *threads:.*\n", "", TEMPLATE, flags=re.MULTILINE))
+    (path / "policy.yaml").write_text(re.sub(r"^ *threads:.*\n", "", policy, flags=re.MULTILINE))
     pinned = {name: {"signing_key": key} for name, key in partners.items()}
     (path / "partners.yaml").write_text(yaml.safe_dump(pinned))
     (path / "coordinator.yaml").write_text(yaml.safe_dump({"signing_keys": [public_hex(KEY)]}))
@@ -138,6 +149,54 @@ def test_it_is_not_asked_for_what_it_does_not_know(
     assert result.status == "degraded"
     assert "upgrade Consilo there" in result.silos["old"].reason
     assert result.silos["new"].rounds == (1, 2, 3)
+
+
+def test_a_silo_of_the_release_before_is_matched_and_signs_the_same_question(
+    tmp_path: Path,
+) -> None:
+    """A match was asked by a horizontal job before there was a kind for it."""
+    new = today(tmp_path, "new", policy=MATCHING)
+    clinic.frame(40, 0).to_csv(tmp_path / "new" / "rows.csv", index=False)  # as the old one's
+    old, key = second_silo(tmp_path / "old", {"new": new.signing_key}, MATCHING)
+    new.letters.partners = {"old": Partner(signing_key=key)}
+    recipe = {"keys": [{"parts": [{"column": "age"}]}]}
+    job = Job.from_json(
+        {"name": "people", "kind": "match", "contract": "clinic@1", "match": {"recipe": recipe}}
+    )
+    try:
+        told = run_match(
+            job,
+            clinic.contract(),
+            LocalTransport({"old": old.answer, "new": answerer(new)}),
+            silos=("old", "new"),
+            directory=tmp_path / "run",
+            run_id="match",
+            key=KEY,
+            parties={"old": Party(key, wire=2), "new": Party(new.signing_key)},
+        )
+    finally:
+        old.close()
+    assert told["status"] == "complete", told["reason"]
+    assert len(read_match(tmp_path / "new", "people").rows) >= 20
+
+
+def test_a_silo_of_the_release_before_is_not_asked_what_its_columns_are(tmp_path: Path) -> None:
+    job = Job.from_json({"name": "spread", "kind": "analytics", "contract": "clinic@1"})
+    new = today(tmp_path, "new")
+    run = AnalyticsRun(
+        job.changed(quorum={"min_silos": 1}),
+        clinic.contract(),
+        LocalTransport({"new": answerer(new), "old": answerer(new)}),
+        silos=("new", "old"),
+        directory=tmp_path / "run",
+        run_id="spread",
+        key=KEY,
+        parties={"new": Party(new.signing_key), "old": Party(new.signing_key, wire=2)},
+    )
+    result = run_analytics(run)
+    assert result.status == "degraded"
+    assert "'kind', which the silo's release does not know" in result.silos["old"].reason
+    assert result.silos["new"].status == "answered"
 
 
 def told_by(release: str, tmp_path: Path, silos: dict[str, Silo], **order: object) -> dict:

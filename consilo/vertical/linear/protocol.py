@@ -24,13 +24,14 @@ from pydantic import Field
 
 from consilo.config import parse
 from consilo.errors import IncompatibleJob, JobInvalid, ReplyInvalid
-from consilo.jobs.job import Job
+from consilo.jobs.holders import Holders
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.kernel.steps import Answers, Step
 from consilo.kernel.verbs import Disclosure, count, envelopes, numbers, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.vertical import turns
-from consilo.vertical.blocks import Array, Block, Holders, block_of, folds_of, num_inputs
+from consilo.vertical.blocks import Array, Block, block_of, folds_of, num_inputs
 from consilo.vertical.linear.solve import Kind, directions, figures_of, residuals, solve
 from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
 
@@ -66,7 +67,7 @@ class VerticalLinear(VerticalTraining):
     feature_verbs: ClassVar[tuple[str, ...]] = ("directions", "keep_part")
     settings: LinearSettings
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         super().__init__(job)
         where = f"{job.name}, protocol.args"
         self.settings = parse(LinearSettings, job.protocol.args, where=where, error=JobInvalid)

@@ -12,7 +12,8 @@ import numpy as np
 
 from consilo.errors import Refused
 from consilo.horizontal.learning import admit, plan_of, run_epsilon, training_noise
-from consilo.jobs.job import Job, ModelSpec
+from consilo.jobs.job import ModelSpec
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.kernel.letters import Envelope
 from consilo.kernel.view import Message, SiloView
@@ -53,7 +54,7 @@ class SplitPart:
     @cached_property
     def plan(self) -> Plan:
         """Which networks learn from which rows."""
-        return Plan.of(self.silo.job, self.settings, len(self.block))
+        return Plan.of(ModelJob.of(self.silo.job), self.settings, len(self.block))
 
     @cached_property
     def shelf(self) -> Shelf:
@@ -68,7 +69,7 @@ class SplitPart:
     @cached_property
     def task(self) -> Task:
         """What is learnt; in the label silo."""
-        job, targets = self.silo.job, self.block.targets
+        job, targets = ModelJob.of(self.silo.job), self.block.targets
         return Task.of(
             job.task,
             num_classes=len(self.block.classes) or 2,
@@ -113,7 +114,7 @@ class SplitPart:
 
         sources = 1 if network.way == "label_only" else len(self.settings.members)
         inputs, outputs = sources * self.settings.width, self.task.num_outputs
-        top = self._built(self.silo.job.module, inputs, outputs, "top")
+        top = self._built(ModelJob.of(self.silo.job).module, inputs, outputs, "top")
         return Joined(self.bottom(), top, self.settings.clip)
 
     def rows(self, network: Network, places: Array) -> torch.Tensor:
@@ -178,7 +179,7 @@ class SplitPart:
         if self.is_label_silo:
             targets = self.block.targets
             about |= {
-                "top": self.silo.job.module.model_dump(mode="json"),
+                "top": ModelJob.of(self.silo.job).module.model_dump(mode="json"),
                 "num_outputs": self.task.num_outputs,
                 "num_targets": 1 if targets.ndim == 1 else targets.shape[1],
             }
@@ -268,7 +269,7 @@ def price(silo: SiloView) -> list[HistoryRow]:
 
     A row is hidden by Gaussian noise twice an epoch: when it is sent and when it is learnt from.
     """
-    job: Job = silo.job
+    job = ModelJob.of(silo.job)
     if job.privacy is None:
         return []
     steps = 2 * job.protocol.rounds

@@ -16,9 +16,11 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from consilo.jobs.job import Job, ModelSpec
+from consilo.jobs.holders import Holders
+from consilo.jobs.job import ModelSpec
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
-from consilo.vertical.blocks import Array, Holders, folds_of
+from consilo.vertical.blocks import Array, folds_of
 
 Way = Literal["joined", "shuffled", "label_only"]
 FINAL = "final"
@@ -95,13 +97,13 @@ class Plan:
         num_rows: matched rows.
     """
 
-    job: Job
+    job: ModelJob
     folds: int | None
     controls: bool
     num_rows: int
 
     @classmethod
-    def of(cls, job: Job, settings: SplitSettings, num_rows: int) -> Self:
+    def of(cls, job: ModelJob, settings: SplitSettings, num_rows: int) -> Self:
         """Return the plan of a job."""
         controls = job.privacy is None if settings.controls is None else settings.controls
         return cls(job, settings.folds, controls, num_rows)

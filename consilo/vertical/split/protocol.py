@@ -25,7 +25,7 @@ import numpy as np
 
 from consilo.config import parse
 from consilo.errors import IncompatibleJob, JobInvalid
-from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.steps import Answers, Step
 from consilo.kernel.verbs import Disclosure, number, numbers, verb
 from consilo.kernel.view import Message, SiloView
@@ -60,7 +60,7 @@ class VerticalSplit(VerticalTraining):
     feature_verbs: ClassVar[tuple[str, ...]] = ("set_up", "embed", "conclude")
     settings: SplitSettings
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         super().__init__(job)
         where = f"{job.name}, protocol.args"
         self.settings = parse(SplitSettings, job.protocol.args, where=where, error=JobInvalid)

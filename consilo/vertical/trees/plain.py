@@ -26,13 +26,14 @@ from pydantic import Field, model_validator
 
 from consilo.config import parse
 from consilo.errors import IncompatibleJob, JobInvalid, Refused
-from consilo.jobs.job import Job
+from consilo.jobs.holders import Holders
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.letters import Envelope
 from consilo.kernel.steps import Answers, Step
 from consilo.kernel.verbs import Disclosure, numbers, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.vertical import turns
-from consilo.vertical.blocks import Array, Block, Holders, block_of
+from consilo.vertical.blocks import Array, Block, block_of
 from consilo.vertical.linear.solve import Kind, curvatures
 from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
 from consilo.vertical.trees.models import Boosting, Choice, TreeModels
@@ -88,7 +89,7 @@ class PlainTrees(VerticalTraining):
     histograms: ClassVar[str] = "plain"
     settings: TreeSettings
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         super().__init__(job)
         where = f"{job.name}, protocol.args"
         self.settings = parse(TreeSettings, job.protocol.args, where=where, error=JobInvalid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, cast
 
+from consilo.jobs.model_job import ModelJob
 from consilo.vertical.trees.plain import PlainTrees
 from consilo.vertical.trees.secure import SecureTrees
 
@@ -18,8 +19,9 @@ class VerticalTrees(PlainTrees):
     @classmethod
     def from_job(cls, job: Job) -> Self:
         """Return the protocol with a job's settings: the one that its ``histograms`` ask for."""
-        kind = SecureTrees if job.protocol.args.get("histograms") == "secure" else PlainTrees
-        return cast(Self, kind(job))
+        asked = ModelJob.of(job)
+        kind = SecureTrees if asked.protocol.args.get("histograms") == "secure" else PlainTrees
+        return cast(Self, kind(asked))
 
     @classmethod
     def verbs(cls) -> dict[str, Verb]:

@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 from consilo.errors import IncompatibleJob, JobInvalid, QuorumLost, Refused
+from consilo.jobs.holders import Holders
 from consilo.kernel.headers import Header, Manifest
 from consilo.kernel.verbs import Disclosure
 from consilo.protocols.contract_check import ContractCheck
-from consilo.vertical.blocks import Holders, folds_of, part_of
+from consilo.vertical.blocks import folds_of
 from consilo.vertical.linear.protocol import VerticalLinear
 from consilo.vertical.parts import Part
 from silos.gate.policy import Circumstances, Policy, Rule
@@ -289,7 +290,7 @@ def test_a_real_silo_holds_its_own_part_only(tmp_path):
     silo = Silo.open(tmp_path)
     job, contract = vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS)
     assert not silo.rows.check(contract).passed
-    mine = part_of(job, contract, "shop")
+    mine = job.part(contract, "shop")
     assert silo.rows.check(mine).passed
     assert len(silo.rows.frame(mine)) == 30
-    assert part_of(clinic.job(), contract, "shop") is contract
+    assert clinic.job().part(contract, "shop") is contract

@@ -1,0 +1,105 @@
+"""What all kinds of jobs share that train a model, or work with one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from consilo.errors import JobInvalid
+from consilo.jobs.job import (
+    DottedPath,
+    Local,
+    MatchSpec,
+    ModelSpec,
+    Promotion,
+    ProtocolSpec,
+    ReduceSpec,
+)
+from consilo.jobs.table_job import TableJob
+
+
+def _model_spec(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class ModelJob(TableJob):
+    """A job about a model: which, by which algorithm, and how long."""
+
+    model: Annotated[
+        ModelSpec | None,
+        BeforeValidator(_model_spec, json_schema_input_type=str | ModelSpec | None),
+    ] = Field(
+        None,
+        description="what is trained; vertical_linear and vertical_trees have models of their own",
+    )
+    loss: DottedPath | None = Field(None, description="module:function(outputs, targets)")
+    metrics: DottedPath | None = Field(None, description="module:function(outputs, targets)")
+    outputs: int | None = Field(None, ge=1, description="the model's outputs; needed for custom")
+    protocol: ProtocolSpec = ProtocolSpec()
+    local: Local = Local(epochs=1)
+    reduce: ReduceSpec = ReduceSpec()
+    promotion: Promotion | None = None
+    match: MatchSpec | None = Field(None, description="rows of which silos belong together")
+
+    trains: ClassVar[bool] = True
+    """Whether a model is made; else one is used that was made before."""
+
+    @property
+    def module(self) -> ModelSpec:
+        """The model that is trained.
+
+        Raises:
+            JobInvalid: where the job names none.
+        """
+        if self.model is None:
+            raise JobInvalid(self.name, ["model: say what is trained, as module:Class"])
+        return self.model
+
+    @property
+    def algorithm(self) -> str:
+        """The name of the protocol that trains, or scores."""
+        return self.protocol.name
+
+    @property
+    def matching(self) -> MatchSpec | None:
+        """The section ``match``."""
+        return self.match
+
+    @property
+    def threads(self) -> int:
+        """What ``local.threads`` says."""
+        return self.local.threads
+
+    @property
+    def is_secure(self) -> bool:
+        """What ``reduce.secure`` says."""
+        return self.reduce.secure
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Model, bottom model, loss, metrics, optimisers and algorithm."""
+        spec = self.protocol
+        bottom = spec.args.get("bottom")
+        named = [
+            None if self.model is None else self.model.name,
+            self.loss,
+            self.metrics,
+            self.local.optimizer,
+            spec.name,
+            spec.optimizer,
+            spec.strategy,
+            bottom.get("name") if isinstance(bottom, dict) else bottom,
+        ]
+        return tuple(path for path in named if path and ":" in path)
+
+    @classmethod
+    def lacking(cls) -> str:
+        """Return what a job lacks that is about no model."""
+        return "there is no model in it"
+
+    def _refuse_protocol(self, *, fits: bool) -> None:
+        """Raise `ValueError` unless the job's protocol is one that its kind can run."""
+        name = self.protocol.name
+        if not fits:
+            raise ValueError(f"kind: a {self.kind} job cannot run protocol.name '{name}'")

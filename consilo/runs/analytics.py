@@ -1,0 +1,146 @@
+"""One run that asks how the columns are spread over the silos, and trains nothing.
+
+A run that trains begins with the same question, so that it knows how to scale the model's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from consilo.contracts.contract import Contract
+from consilo.errors import ConsiloError, QuorumLost
+from consilo.horizontal.features import Encoding
+from consilo.horizontal.statistics import Statistics, Summary
+from consilo.jobs.job import Job
+from consilo.jobs.table_job import TableJob
+from consilo.runs.outcome import RunResult
+from consilo.runs.plan import plan_analytics
+from consilo.runs.stages import Stages
+from consilo.wire.parcel import Fault, Transport
+
+
+class AnalyticsRun(Stages):
+    """One run of a question about columns over a transport: silos that hold the same ones.
+
+    Args:
+        job: over a table; of one that trains, only what its inputs are made of is asked.
+        contract: what every silo's data must obey.
+        transport: how the silos are reached.
+        silos: everybody who is registered, connected or not.
+        search_path: where the job's own modules lie.
+        encoding: how columns become numbers; None plans it.
+        settings: directory, run_id, key, parties, absent, bundle, standing, clock: those of
+            `Stages`.
+
+    Raises:
+        IncompatibleJob: where the job's parts cannot work together; nothing was sent.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        contract: Contract,
+        transport: Transport,
+        *,
+        silos: Sequence[str],
+        search_path: Sequence[Path] = (),
+        encoding: Encoding | None = None,
+        **settings: Any,
+    ) -> None:
+        self.encoding = encoding or plan_analytics(job, contract, job.asked(silos), search_path)
+        super().__init__(job, contract, transport, silos=silos, **settings)
+        self.summary: Summary | None = None
+
+    @property
+    def job(self) -> TableJob:
+        """What is asked."""
+        return TableJob.of(self._talk.job)
+
+    def standardize(self, *, bins: int = 0) -> Summary:
+        """Learn the columns' moments over all silos.
+
+        Args:
+            bins: bins of a histogram per column; 0 asks for none.
+
+        Raises:
+            QuorumLost: where too few silos answer.
+        """
+        with self.stage("standardize"):
+            asked = Statistics(bins, moments=self.job.features.standardize == "global")
+            summary: Summary = self._talk.ask("statistics", asked)
+            self._drop_absent("moments")
+            self.summary = summary
+            self._talk.fed.num_examples.update(summary.rows)
+            self._take(summary)
+            moments = summary.moments
+            self.record.add(
+                "standardized",
+                rows=dict(summary.rows),
+                mode=self.job.features.standardize,
+                mean=[float(each) for each in moments.mean],
+                variance=[float(each) for each in moments.variance],
+            )
+            self._talk.note_replies()
+        return summary
+
+    @property
+    def rounds_left(self) -> int:
+        """None: nothing is trained."""
+        return 0
+
+    def train_round(self) -> Mapping[str, Any]:
+        """Refuse: nothing is trained."""
+        raise ConsiloError("a run that only asks has no rounds")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Empty: there is no model."""
+        return {}
+
+    @property
+    def model_digest(self) -> str:
+        """Empty: there is no model."""
+        return ""
+
+    def _take(self, summary: Summary) -> None:
+        """Use what was learnt of the columns; a run that only asks hands it on."""
+
+    def _drop_absent(self, verb: str) -> None:
+        for each in self.exchanges:
+            if each.verb == verb and each.fault is not None:
+                self.outcomes[each.silo] = self.outcomes[each.silo].absent(each.fault)
+
+    def _settle(self) -> None:
+        """Work out each silo's status: it has answered, or why it has not."""
+        rows = {} if self.summary is None else self.summary.rows
+        for name in self.silos:
+            outcome = self.outcomes[name]
+            if name in rows:
+                self.outcomes[name] = replace(
+                    outcome, status="answered", reason="", num_examples=rows[name]
+                )
+            elif outcome.status == "dropped" and outcome.contract == "passed":
+                faults = [e.fault for e in self.exchanges if e.silo == name and e.fault is not None]
+                said = self._standing(name) or "the run ended before it was asked"
+                fault = faults[-1] if faults else Fault("unreachable", said)
+                self.outcomes[name] = outcome.absent(fault)
+
+
+def run_analytics(run: AnalyticsRun, *, wait_s: float = 0.0) -> RunResult:
+    """Do every stage of a run in a row; a lost quorum is a result with the status ``failed``."""
+    try:
+        run.wait_for_silos(seconds=wait_s)
+        with run.stage("check"):
+            for name in run.silos:
+                run.check(name)
+        run.admit()
+        run.standardize()
+    except QuorumLost as error:
+        return run.close(error)
+    except BaseException as error:
+        run.close(error)
+        raise
+    return run.close()
