@@ -23,8 +23,14 @@ from silos.silo import Silo
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("silos", "flows", "consilo/jobs", "consilo/kernel")
-KNOWN = {"consilo/jobs/job.py": {"fedavg", "vertical_split", "vertical_score"}}
-"""What a job's own checks still say: the default of its YAML, and which names go with its kind."""
+KNOWN = {
+    "consilo/jobs/job.py": {"fedavg"},
+    "consilo/jobs/analytics.py": {"statistics"},
+    "consilo/jobs/match_job.py": {"psi"},
+    "consilo/jobs/scoring.py": {"vertical_score"},
+    "consilo/jobs/vertical.py": {"vertical_score", "vertical_split"},
+}
+"""The default of a job's YAML, and which protocol is the one of a kind of job."""
 SLY = "sly:Sly"
 BY_ITS_OWN_JOB = clinic.job(protocol={"name": SLY})
 
