@@ -119,7 +119,7 @@ def test_each_silo_has_its_own_keys_files_and_processes(demo: KeptDemo) -> None:
         assert stat.S_IMODE((place / "silo.key").stat().st_mode) == 0o600
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
         assert (place / "flwr").is_dir()
-    nodes = [line for line in demo.watched.living() if "silos.node" in line]
+    nodes = [line for line in demo.watched.living() if "-m silos.node " in line]
     assert len({line.split("--dir ")[1].split()[0] for line in nodes}) == 4
 
 

@@ -1,11 +1,13 @@
 """Differential privacy through the whole round: secret noise, booking, budgets."""
 
+from dataclasses import replace
+
 import clinic
 import numpy as np
 import pytest
 
 from consilo.errors import QuorumLost
-from consilo.kernel.headers import Header, ReplyHeader
+from consilo.kernel.headers import Header, Manifest, ReplyHeader
 from consilo.kernel.loop import Kernel
 from consilo.privacy.account import Charge
 from consilo.privacy.accounting import spent
@@ -147,9 +149,20 @@ def test_reproducible_noise_is_that_of_the_step_and_the_silo_whatever_is_asked()
 
 def test_the_noise_covers_every_part_of_the_question():
     """The coordinator could otherwise ask two protocols under one noise and subtract."""
-    header = Header("run", "1/0/train", "c", 1, "north", "fedavg", "train", ("north",))
-    parts = set(header.question)
-    assert {"fedavg", "train", 1, "1/0/train", "c"} == parts
+    header = Header(
+        "run",
+        "1/0/train",
+        "c",
+        1,
+        "north",
+        "fedavg",
+        "train",
+        ("north",),
+        manifest=Manifest(job_digest="j", contract_digest="k"),
+    )
+    assert set(header.question) == {"fedavg", "train", 1, "1/0/train", "c", "j", "k"}
+    # Until wire version 3 the body, whose digest is in it, held job and contract.
+    assert set(replace(header, wire=2).question) == {"fedavg", "train", 1, "1/0/train", "c"}
 
 
 def test_epsilon_grows_over_the_rounds_and_ends_at_most_at_the_target(tmp_path):

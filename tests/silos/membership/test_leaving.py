@@ -24,7 +24,7 @@ def left(tmp_path: Path) -> tuple[Path, Path]:
     silos = silos_in(tmp_path)
     assert run_all(run_of(tmp_path / "run", silos)).status == "complete"
     directory = silos["north"].directory
-    silos["north"].secret("run")  # what keys the noise of a private run
+    silos["north"].secrets.secret("run")  # what keys the noise of a private run
     statement = {"statement": {"name": "north", "state": "removed"}, "signature": "00"}
     return directory, leave(directory, lambda: statement)
 

@@ -66,7 +66,7 @@ def north(tmp_path):
 
 def opened(place) -> Silo:
     silo = Silo.open(place, signing_keys=(public_hex(KEY),), partners={})
-    silo.now = lambda: NOW
+    silo.rows.now = lambda: NOW
     return silo
 
 
@@ -143,9 +143,9 @@ def test_an_expiry_that_passes_during_a_run_counts_from_the_next_message(north, 
     silo = opened(north)
     run = run_over(silo, tmp_path)
     first = trained_on(run)
-    silo.now = lambda: NOW + timedelta(minutes=59)
+    silo.rows.now = lambda: NOW + timedelta(minutes=59)
     assert trained_on(run) == first
-    silo.now = lambda: NOW + timedelta(minutes=60)
+    silo.rows.now = lambda: NOW + timedelta(minutes=60)
     assert trained_on(run) == pytest.approx(first / 2, abs=2)
     assert cached_ages(north) == set(rows()["age"][30:CONSENTED])
 

@@ -116,7 +116,7 @@ def test_silos_with_ledgers_quote_and_pay(tmp_path, budget, fits):
         assert offers[name].fault is None, offers[name].fault
         (balance,) = offers[name].balances
         assert balance.before == 0
-        ((mechanism, row),) = host.reserved("trained")
+        ((mechanism, row),) = host.account.reserved("trained")
         assert (mechanism, row[2]) == ("vertical_split", 4)
         assert balance.after == pytest.approx(spent([row], 1e-3).epsilon_prv, rel=0.02)
 
