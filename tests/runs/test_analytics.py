@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import clinic
 import pytest
 
@@ -21,7 +23,7 @@ def test_silos_answer_and_nothing_is_trained(tmp_path):
     assert result.status == "complete", result.reason
     assert {each.status for each in result.silos.values()} == {"answered"}
     assert (result.rounds, result.metrics, result.params) == ((), {}, {})
-    kinds = [each["kind"] for each in read(result.record)]
+    kinds = [each["kind"] for each in read(Path(result.record))]
     assert "standardized" in kinds
     assert "round" not in kinds
 

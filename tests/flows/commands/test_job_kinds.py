@@ -41,7 +41,7 @@ def test_a_job_about_a_model_is_valid(name: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("job", "said"),
     [
-        (MATCH, "contract patients@1, 5 keys, match 'people'"),
+        (MATCH, "contract patients@1, 6 keys, match 'people'"),
         (SPREAD, "contract heart@1, statistics of"),
     ],
     ids=["match", "analytics"],
