@@ -17,7 +17,6 @@ ConsiloError
 ├── QuorumLost              fewer silos answered than the job demands
 ├── TransportError
 │   ├── CoordinatorUnreachable
-│   ├── SiloUnreachable
 │   └── VersionUnsupported
 ├── ServiceFailed           a process we started did not become healthy, or died
 ├── RunCancelled            somebody asked the run to stop
@@ -144,10 +143,6 @@ class TransportError(ConsiloError):
 
 class CoordinatorUnreachable(TransportError):
     """Nobody answers at the coordinator's address."""
-
-
-class SiloUnreachable(TransportError):
-    """A silo did not answer before the deadline."""
 
 
 class VersionUnsupported(TransportError):

@@ -126,11 +126,6 @@ class Contract(Config):
         return self._with_role("target")
 
     @property
-    def id_columns(self) -> tuple[str, ...]:
-        """Names of the columns that identify a record, in order."""
-        return self._with_role("id")
-
-    @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal; the order of columns counts."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

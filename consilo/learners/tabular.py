@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 
@@ -70,8 +69,3 @@ class MLP(nn.Module):
         """Return (n, num_outputs)."""
         outputs: Tensor = self.layers(features)
         return outputs
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Return how many numbers training may change."""
-    return sum(torch.numel(each) for each in model.parameters() if each.requires_grad)

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.config import parse, read_yaml
@@ -234,21 +233,6 @@ def start_silos(
     starting = f", {len(silos)} silos starting" if silos else ""
     say(f"SuperLink on {place.address}{starting}")
     return here, str(link.ca_certificate)
-
-
-def pin_each_other(home: Path, silos: Mapping[str, Path]) -> None:
-    """Let silos of this machine take requests of the coordinator in ``home``, and know each other.
-
-    What onboarding does for a silo elsewhere: keys are made in the silo's directory, public halves
-    are pinned.
-    """
-    coordinator = public_hex(load_or_create_signing_key(home / "keys" / "record.key"))
-    keys = {n: public_hex(load_or_create_signing_key(d / "signing.key")) for n, d in silos.items()}
-    for name, directory in silos.items():
-        pinned = {"signing_keys": [coordinator]}
-        write_atomic(directory / "coordinator.yaml", yaml.safe_dump(pinned).encode())
-        others = {n: {"signing_key": key} for n, key in keys.items() if n != name}
-        write_atomic(directory / "partners.yaml", yaml.safe_dump(others).encode())
 
 
 def party_of(member: Member) -> Party:

@@ -60,7 +60,7 @@ def test_the_shipped_contracts_load_by_name(ref, features, targets, ids):
     assert contract.ref == ref
     assert len(contract.features) == features
     assert contract.targets == targets
-    assert contract.id_columns == ids
+    assert tuple(c.name for c in contract.table if c.role == "id") == ids
     assert contract.description
     assert all(column.description for column in contract.table)
 

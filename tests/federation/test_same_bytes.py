@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import SHIPPED, Contract
 from consilo.jobs.job import Job
+from consilo.machine.files import write_atomic
 from consilo.machine.processes import Supervisor
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.protocols.dispatch import answerer
@@ -22,11 +24,11 @@ from consilo.transports.flower.bundle import bundle_hash
 from consilo.transports.flower.transport import FlowerTransport
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Transport
+from consilo.wire.signing import public_hex
 from flows.demo.demo_data import write_hospitals
 from flows.services.federation import (
     job_bundle,
     parties_of,
-    pin_each_other,
     start_silos,
     wait_online,
 )
@@ -65,6 +67,21 @@ def as_many_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def pin_each_other(home: Path, silos: Mapping[str, Path]) -> None:
+    """Let silos of this machine take requests of the coordinator in ``home``, and know each other.
+
+    What onboarding does for a silo elsewhere: keys are made in the silo's directory, public halves
+    are pinned.
+    """
+    coordinator = public_hex(load_or_create_signing_key(home / "keys" / "record.key"))
+    keys = {n: public_hex(load_or_create_signing_key(d / "signing.key")) for n, d in silos.items()}
+    for name, directory in silos.items():
+        pinned = {"signing_keys": [coordinator]}
+        write_atomic(directory / "coordinator.yaml", yaml.safe_dump(pinned).encode())
+        others = {n: {"signing_key": key} for n, key in keys.items() if n != name}
+        write_atomic(directory / "partners.yaml", yaml.safe_dump(others).encode())
 
 
 def test_both_transports_give_the_same_parameters(tmp_path: Path) -> None:

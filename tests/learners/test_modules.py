@@ -12,7 +12,7 @@ from torch import nn
 
 from consilo.errors import JobInvalid
 from consilo.learners.modules import build_model, resolve
-from consilo.learners.tabular import MLP, LogisticRegression, num_parameters
+from consilo.learners.tabular import MLP, LogisticRegression
 
 SIZES = {"num_inputs": 30, "num_outputs": 1, "seed": 7}
 
@@ -49,6 +49,10 @@ def user(tmp_path: Path) -> Path:
     (tmp_path / "wrong.py").write_text("1 / 0\n")
     (tmp_path / "hungry.py").write_text("import not_installed_anywhere\n")
     return tmp_path
+
+
+def num_parameters(model: torch.nn.Module) -> int:
+    return sum(each.numel() for each in model.parameters())
 
 
 def test_the_default_mlp_has_2114_parameters_with_two_outputs() -> None:

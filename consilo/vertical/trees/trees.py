@@ -62,11 +62,6 @@ def coded(features: Array, edges: tuple[Array, ...]) -> Array:
     return codes
 
 
-def binned(features: Array, max_bins: int) -> Array:
-    """Return each column's bin numbers, uint8, [rows, columns]: by value, else by quantile."""
-    return coded(features, edges_of(features, max_bins))
-
-
 @dataclass(frozen=True)
 class Splits:
     """Each node's best split over some columns.

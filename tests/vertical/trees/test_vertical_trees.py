@@ -17,7 +17,7 @@ from consilo.vertical.blocks import folds_of
 from consilo.vertical.parts import Part
 from consilo.vertical.training import Turn
 from consilo.vertical.trees.protocol import VerticalTrees
-from consilo.vertical.trees.trees import Growth, best_splits, binned, coded, edges_of
+from consilo.vertical.trees.trees import Growth, best_splits, coded, edges_of
 from consilo.wire.payload import pack, unpack
 
 
@@ -36,6 +36,10 @@ def grown(codes, rows, task):
 
 def said_of(model, codes, task):
     return model.decision_function(codes) if task == "binary" else model.predict(codes)
+
+
+def binned(features, max_bins):
+    return coded(features, edges_of(features, max_bins))
 
 
 def pooled(rows, task, columns=NAMES):
