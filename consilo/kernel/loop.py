@@ -251,7 +251,8 @@ class Kernel:
         ]
         if not told or place.name == brief.BRIEF:
             return {}
-        asked = Ask(told, brief.BRIEF, {}, cohort=step.cohort or step.members)
+        cohort = step.cohort or step.members
+        asked = Ask(told, brief.BRIEF, {}, deadline_s=step.deadline_s, cohort=cohort)
         where = _Place(brief.BRIEF, brief.Brief(), round=0, index=index)
         answers = self._answers(asked, where, fed)
         self._briefed |= set(answers.replies)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from three_silos import NAMES, run_of, silos_in
 
+from consilo.errors import QuorumLost
 from consilo.kernel.headers import Header
 from consilo.runs.horizontal import run_all
 from consilo.wire.parcel import Answer, Parcel
@@ -58,6 +59,15 @@ def test_a_silo_keeps_nothing_of_them_once_the_run_has_ended(tmp_path):
     run_all(run_of(tmp_path / "run", silos_in(tmp_path)))
     for name in NAMES:
         assert not [each for each in (tmp_path / name / "runs").rglob("*") if each.is_file()]
+
+
+def test_briefing_is_given_no_longer_than_the_question_that_it_comes_before(tmp_path):
+    """A run that ended before its first question waited ten minutes for a silo that is stuck."""
+    heard: Heard = []
+    run = run_of(tmp_path / "run", silos_in(tmp_path), lambda n, a: listening(heard, n, a))
+    run.close(QuorumLost("nobody came", missing={}))
+    patience = {header.verb: header.expires - header.issued for _, header, _ in heard}
+    assert patience["brief"] == pytest.approx(patience["conclude"], abs=1)
 
 
 def test_another_job_under_the_same_payload_is_another_question(tmp_path):
