@@ -241,6 +241,16 @@ class Members:
             return None
         return Presented(row[0], cast(State, row[1]), row[2], bool(row[3]), row[4])
 
+    def certificates(self, name: str) -> list[x509.Certificate]:
+        """Return a member's certificates that are neither revoked nor over, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT pem FROM certificates WHERE name = ? AND revoked = '' AND valid_until > ?"
+                " ORDER BY issued, rowid",
+                (name, iso(self.now())),
+            ).fetchall()
+        return [x509.load_pem_x509_certificate(row[0].encode()) for row in rows]
+
     def issued_today(self, name: str) -> int:
         """Return how many certificates a member got within the last 24 hours."""
         since = iso(self.now() - timedelta(days=1))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from bins import binned
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -17,7 +18,6 @@ from test_people_matched import CREDIT_KEYS, identities, soil
 from consilo.contracts.contract import SHIPPED
 from consilo.jobs.job import Job
 from consilo.vertical.blocks import folds_of
-from consilo.vertical.trees.trees import coded, edges_of
 from silos import simulate
 from silos.kept.matches import read_match
 
@@ -153,7 +153,7 @@ def test_trees_on_the_same_match_are_those_of_the_joined_table(cards):
     expected = pooled(
         cards,
         HistGradientBoostingClassifier(**settings),
-        lambda values: coded(np.float32(values), edges_of(np.float32(values), 64)),
+        lambda values: binned(np.float32(values), 64),
     )
     print(f"pooled {expected:.4f}")
     metrics = result.metrics

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import vertical
+from bins import binned
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -14,7 +15,6 @@ from sklearn.metrics import roc_auc_score
 from consilo.contracts.contract import SHIPPED
 from consilo.vertical.blocks import folds_of
 from consilo.vertical.parts import Part
-from consilo.vertical.trees.trees import binned
 from consilo.wire.payload import unpack
 
 DATA = Path(os.environ.get("CONSILO_DATA", SHIPPED.parent.parent / "shared" / "data")) / "fate"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import vertical
+from bins import binned
 from boosted import COLUMNS, NAMES, ROUNDS, contract_of, job_of, run, scored, table, trained_scores
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import r2_score, roc_auc_score
@@ -36,10 +37,6 @@ def grown(codes, rows, task):
 
 def said_of(model, codes, task):
     return model.decision_function(codes) if task == "binary" else model.predict(codes)
-
-
-def binned(features, max_bins):
-    return coded(features, edges_of(features, max_bins))
 
 
 def pooled(rows, task, columns=NAMES):
