@@ -116,8 +116,9 @@ def opened(
     """
     flow_run_id = flow_run()
     quiet_errors()
+    made = stages or way_of(order.job).run
     with watching(flow_run_id, order.cancelled), connect(order) as connection:
-        run = _run(order, connection, stages or way_of(order.job).run)
+        run = _run(order, connection, made)
         tags = run_tags(
             run,
             bundle=connection.bundle,
