@@ -34,7 +34,7 @@ from consilo.features import Encoding, Scale
 from consilo.job import Job
 from consilo.learning import learner_of
 from consilo.run import Run, run_all
-from consilo.vertical_run import VerticalRun
+from consilo.vertical_run import VerticalRun, run_vertical
 from silos.enrol import enrol_here
 from silos.policy import TEMPLATE
 
@@ -68,10 +68,6 @@ POLICY = {
     "min_cohort": 1,
     "privacy": {"budgets": {"*": {"epsilon": 10.0, "delta": 1e-3}}},
 }
-
-
-class Died(Exception):
-    """Stands for the end of the coordinator's process."""
 
 
 def make(place: Path) -> None:
@@ -109,33 +105,33 @@ def make(place: Path) -> None:
 
     private = Job.from_json(PRIVATE)
     risk = Contract.load("risk@1", search=[place / "silos"])
+    if os.fork() == 0:  # before anything has made threads
+        die_after_a_round(Run(private, risk, **settings("risk-2", ("lender",))))
+    _, status = os.wait()
+    assert os.waitstatus_to_exitcode(status) == 9
     ended = run_all(Run(private, risk, **settings("risk-1", ("lender",))))
     assert ended.status == "complete", ended.reason
 
     both = Contract.load("joint@1", search=[place / "silos"])
     match = {**joint.MATCH, "expires_days": 3650}
     vertical = VerticalRun(joint.job_of(match=match), both, **settings("first", tuple(silos)))
-    from consilo.vertical_run import run_vertical
-
     ended = run_vertical(vertical)
     assert ended.status == "complete", ended.reason
 
-    dying = Run(private, risk, **settings("risk-2", ("lender",)))
-    written = dying._write_checkpoint
+    register(place, private, risk, vertical)
+
+
+def die_after_a_round(run: Run) -> None:
+    """End this process once the run has written a checkpoint."""
+    written = run._write_checkpoint
 
     def write_and_die(payload) -> None:
         written(payload)
-        raise Died
+        os._exit(9)
 
-    dying._write_checkpoint = write_and_die
-    try:
-        run_all(dying)
-    except Died:
-        pass
-    else:
-        raise AssertionError("the run did not die")
-
-    register(place, private, risk, vertical)
+    run._write_checkpoint = write_and_die
+    run_all(run)
+    os._exit(1)
 
 
 def register(place: Path, job: Job, contract: Contract, vertical: VerticalRun) -> None:

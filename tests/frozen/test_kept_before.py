@@ -16,6 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from consilo.cli import build
+from consilo.config import parse
 from consilo.contracts.contract import Contract
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Party
@@ -96,7 +97,8 @@ def test_a_silo_opens_and_its_rows_keep_their_contract(kept: Path, contract: Con
 
 def test_the_policys_template_of_then_is_a_policy(kept: Path) -> None:
     written = yaml.safe_load((kept / "policy.template.yaml").read_text())
-    assert Policy.parse(written, where="policy.template.yaml")
+    policy = parse(Policy, written, where="policy.template.yaml")
+    assert set(policy.disclosures) == {"metric", "statistic", "update"}
 
 
 def test_ledger_and_audit_log_are_whole_and_tell_what_the_record_tells(kept: Path) -> None:
