@@ -25,13 +25,14 @@ help:
 
 setup: $(READY)
 
-# The mark is made last, so an interrupted set-up starts over where pip left off.
+# The mark is made last, so an interrupted set-up starts over where pip left off. The lock is also
+# the constraint: else pip tries every newer version for a package that is asked for with an extra.
 $(READY):
 	@echo "setup 1/3: virtual environment in $(VENV)"
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || python3.11 -m venv --clear $(VENV)
 	@echo "setup 2/3: locked packages (about 2 GB on disk, some minutes the first time)"
 	@$(PYTHON) -m pip install --disable-pip-version-check --no-input --progress-bar off \
-	    -r requirements.lock | sed '/already satisfied/d'
+	    -r requirements.lock -c requirements.lock | sed '/already satisfied/d'
 	@$(PYTHON) -m pip check --disable-pip-version-check
 	@echo "setup 3/3: consilo itself"
 	@rm -rf consilo.egg-info  # an old one here would hide new commands from the tests

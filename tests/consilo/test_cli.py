@@ -80,7 +80,7 @@ def test_every_command_of_every_group_has_one_sentence_that_help_shows_whole():
 
 
 def test_only_the_module_of_the_command_that_is_named_is_imported():
-    told = HELP + "assert 'flows.commands.app' not in sys.modules\n"
+    told = HELP + "assert 'flows.commands.job' not in sys.modules\n"
     command = [sys.executable, "-c", told, "silo", "policy", "--help"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr

@@ -90,7 +90,7 @@ def test_a_data_set_that_nobody_has_seen_is_matched_trained_and_scored_by_the_pa
 
     from typer.testing import CliRunner
 
-    from flows.commands.app import job_app
+    from flows.commands.job import job_app
     from silos.commands.app import app as silo_app
 
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from consilo.record.chain import check_links
-from flows.commands.app import job_app
+from flows.commands.job import job_app
 from silos.kept.ledger import Ledger
 from silos.simulation.simulation import simulate
 
