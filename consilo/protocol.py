@@ -14,6 +14,7 @@ from consilo.horizontal.training import (
     train_locally,
 )
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.step_state import StepState
@@ -47,6 +48,7 @@ __all__ = [
     "FitSession",
     "Job",
     "Message",
+    "ModelJob",
     "Params",
     "Protocol",
     "Publish",
