@@ -13,14 +13,17 @@ from consilo.machine.environment import QUIET, child_environment
 from consilo.machine.processes import Supervisor, free_port, listens
 
 # A service that starts a grandchild which leaves for a session of its own and ignores SIGTERM.
+# It is up only once the grandchild is there: the child that made it has ended by then.
 STUBBORN = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if os.fork() == 0:
+child = os.fork()
+if child == 0:
     os.setsid()
     if os.fork() == 0:
         time.sleep(120)
     os._exit(0)
+os.waitpid(child, 0)
 print("up", flush=True)
 time.sleep(120)
 """
@@ -42,6 +45,14 @@ def gone(mark: str, within_s: float = 5.0) -> bool:
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not marked(mark)
+
+
+def come(mark: str, number: int, within_s: float = 10.0) -> bool:
+    """Whether that many processes bear the mark; one between its fork and its exec has none yet."""
+    deadline = time.monotonic() + within_s
+    while len(marked(mark)) < number and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return len(marked(mark)) >= number
 
 
 def environment(mark: str) -> dict[str, str]:
@@ -88,10 +99,13 @@ def test_nothing_is_left_when_the_supervising_process_is_killed(tmp_path: Path) 
     )
     assert parent.stdout is not None
     with parent.stdout as out:
-        assert out.readline() == b"ready\n"
-    assert len(marked(mark)) >= 4
-    parent.kill()
-    parent.wait()
+        try:
+            assert out.readline() == b"ready\n"
+            # The supervising process, its watcher, the service and the service's daemon.
+            assert come(mark, 4)
+        finally:
+            parent.kill()
+            parent.wait()
     assert gone(mark, 9)
 
 
