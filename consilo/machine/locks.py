@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from typing import IO
 
@@ -25,3 +26,8 @@ def file_lock(path: Path, *, timeout_s: float = -1.0) -> FileLock:
 def lock_open(file: IO[bytes]) -> None:
     """Wait until nobody else has locked this file; closing it lets go."""
     lock_descriptor(file.fileno(), poll_interval=_LOOK_S)
+
+
+def share_open(file: IO[bytes]) -> None:
+    """Wait until nobody has locked this file for writing; other readers may share it."""
+    fcntl.flock(file.fileno(), fcntl.LOCK_SH)

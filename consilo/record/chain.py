@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from consilo.errors import RecordTampered
-from consilo.machine.locks import lock_open
+from consilo.machine.locks import lock_open, share_open
 from consilo.wire.payload import canonical_json, digest
 
 START = "0" * 64
@@ -88,11 +88,15 @@ def linked(seq: int, time: str, kind: str, body: Mapping[str, Any], prev: str) -
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the entries of a chain's file; their links are not looked at.
 
+    Whoever is appending to it is waited for, so that no line is seen half written.
+
     Raises:
         RecordTampered: where a line is not canonical JSON, or the last one has no end.
     """
     entries = []
-    *lines, rest = path.read_bytes().split(b"\n")
+    with path.open("rb") as file:
+        share_open(file)
+        *lines, rest = file.read().split(b"\n")
     if rest or not lines:
         raise RecordTampered(f"{path.name}: the end is missing, or it was never closed")
     for number, line in enumerate(lines, start=1):

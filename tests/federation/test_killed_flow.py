@@ -65,6 +65,6 @@ def _wait_for_round(runs: Path, known: set[str], number: int) -> str:
 
 def _rounds(run: Path) -> list[dict]:
     record = run / "record.jsonl"
-    if not record.exists() or not record.read_bytes().endswith(b"\n"):
+    if not record.exists() or not record.stat().st_size:
         return []
     return [each["body"] for each in read(record) if each["kind"] == "round"]

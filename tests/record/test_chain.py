@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consilo.errors import RecordTampered
+from consilo.machine.locks import lock_open
 from consilo.record.chain import START, Chain, read, verify
 
 
@@ -47,6 +50,22 @@ def test_processes_that_append_at_once_make_one_chain(tmp_path: Path) -> None:
     for name in "abc":
         mine = [each["body"]["number"] for each in entries if each["body"]["name"] == name]
         assert mine == list(range(25))
+
+
+def test_who_reads_while_another_appends_sees_whole_lines(tmp_path: Path) -> None:
+    path, other = tmp_path / "audit.jsonl", tmp_path / "other.jsonl"
+    filled(path, 4)
+    filled(other, 5)
+    line = other.read_bytes().splitlines(keepends=True)[-1]
+    with ThreadPoolExecutor(1) as pool:
+        with path.open("r+b", buffering=0) as file:
+            lock_open(file)
+            file.seek(0, os.SEEK_END)
+            file.write(line[:20])
+            reader = pool.submit(verify, path)
+            wait([reader], timeout=0.2)
+            file.write(line[20:])
+        assert len(reader.result()) == 5
 
 
 def test_a_torn_last_line_is_cut_off_by_the_next_append(tmp_path: Path) -> None:
