@@ -104,5 +104,5 @@ def test_a_run_whose_process_died_within_an_epoch_ends_in_the_same_weights(tmp_p
     assert result.status == "complete", result.reason
     assert result.metrics == whole.metrics
     for host in federation.hosts.values():
-        models = [Part.from_bytes(host.part(run_id)) for run_id in ("whole", "died")]
+        models = [Part.from_bytes(host.parts.part(run_id)) for run_id in ("whole", "died")]
         assert pack(dict(models[0].content)) == pack(dict(models[1].content))
