@@ -25,9 +25,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from consilo.config import parse, read_yaml
+from consilo.kernel.verbs import Disclosure
 from consilo.protocols.dispatch import answerer as dispatch_answerer
 from consilo.wire.parcel import Answer
 from silos.gate.audit import audit_log
+from silos.gate.bundles import declared
 from silos.gate.guard import Guard
 from silos.gate.identity import Identity
 from silos.gate.matchmaking import Matchmaking
@@ -117,7 +119,7 @@ class Silo:
             search_path: where a job's own modules lie.
             signing_keys: whose requests are taken, in place of the coordinator that it joined.
             partners: other silos' keys, in place of those that it has pinned.
-            bundle: the unpacked bundle that this process may run; None in process.
+            bundle: the packed bundle that this process may run; None in process.
 
         Raises:
             InvalidInput: where its configuration or policy is not valid.
@@ -136,6 +138,15 @@ class Silo:
         )
 
     @property
+    def code_classes(self) -> frozenset[Disclosure]:
+        """What the bundle's label declares; without one, whatever the policy lets leave, or all."""
+        classes = None if self.gate.bundle is None else declared(self.gate.bundle)[0]
+        if classes is None:
+            given = self.policy.disclosures
+            classes = frozenset(each for each in given if given[each] is not False)
+        return classes or frozenset(Disclosure)
+
+    @property
     def signing_key(self) -> str:
         """The public half of what the silo signs with, in hexadecimal."""
         return self.letters.public
@@ -146,7 +157,7 @@ def answerer(silo_dir: Path, bundle_dir: Path | None = None) -> Answer:
 
     Args:
         silo_dir: the silo's directory.
-        bundle_dir: where the approved bundle is unpacked; its modules can be a job's own.
+        bundle_dir: the approved bundle, packed; its modules can be a job's own.
     """
     bundle = None if bundle_dir is None else Path(bundle_dir)
     path = () if bundle is None else (bundle,)

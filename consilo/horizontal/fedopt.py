@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from consilo.errors import IncompatibleJob
+from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.horizontal.training import Training, TrainState
 from consilo.jobs.model_job import ModelJob
-from consilo.learners.modules import load_dotted
+from consilo.learners.modules import resolve
 from consilo.wire.params import Params
 
 
@@ -49,26 +49,26 @@ class FedOpt(Training):
             IncompatibleJob: where the optimiser cannot be the server's.
         """
         try:
-            kind = load_dotted(self.path)
-        except (ImportError, AttributeError) as cause:
-            raise IncompatibleJob(
-                f"protocol.optimizer: '{self.path}' cannot be loaded: {cause}"
-            ) from None
-        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-            raise IncompatibleJob(
-                f"protocol.optimizer: '{self.path}' is not a class made from torch.optim.Optimizer"
-            )
+            self._kind()
+        except JobInvalid as cause:
+            raise IncompatibleJob(f"protocol.optimizer: {'; '.join(cause.findings)}") from None
         try:
             zero = {"weight": np.zeros(1, np.float32)}
             self.step(TrainState(zero, 1), zero)
         except (TypeError, ValueError) as cause:
             raise IncompatibleJob(f"protocol: {self.path} refuses: {cause}") from None
 
+    def _kind(self) -> type[torch.optim.Optimizer]:
+        found: type[torch.optim.Optimizer] = resolve(
+            self.path, self.search_path, what="protocol.optimizer", of=torch.optim.Optimizer
+        )
+        return found
+
     def step(self, state: TrainState, mean_delta: Params) -> TrainState:
         """Return the state after one server step along the mean delta."""
         tensors = {name: torch.from_numpy(value.copy()) for name, value in state.params.items()}
         parameters = [torch.nn.Parameter(value) for value in tensors.values()]
-        optimizer = load_dotted(self.path)(parameters, **self.settings)
+        optimizer = self._kind()(parameters, **self.settings)
         if state.server:
             kept = optimizer.state_dict()
             kept["state"] = {int(key): _tensors(value) for key, value in state.server.items()}

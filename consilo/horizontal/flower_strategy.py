@@ -24,7 +24,6 @@ the paper and ours have no such factor (and Kingma and Ba have t, not t + 1).
 
 from __future__ import annotations
 
-import importlib
 import logging
 import types
 import warnings
@@ -35,14 +34,13 @@ from typing import Any
 
 import numpy as np
 
-from consilo.config import nearest
-from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
+from consilo.errors import ConsiloError, IncompatibleJob, JobInvalid, QuorumLost
 from consilo.horizontal.training import Training, TrainState, report
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.kernel.federation import Federation
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Step
-from consilo.learners.modules import load_dotted
+from consilo.learners.modules import resolve
 from consilo.learners.randomness import seeded
 from consilo.machine import environment
 from consilo.wire.params import Params, add, check_finite, subtract
@@ -123,18 +121,13 @@ class FlowerStrategy(Training):
     def _build(self) -> Any:
         from flwr.serverapp.strategy import Strategy
 
-        where = f"protocol.strategy: '{self.path}'"
         try:
-            kind = load_dotted(self.path)
-        except ImportError as cause:
-            raise IncompatibleJob(f"{where} cannot be loaded: {cause}") from None
-        except AttributeError:
-            raise IncompatibleJob(f"{where} does not exist{_hint(self.path)}") from None
-        if not (isinstance(kind, type) and issubclass(kind, Strategy)):
+            kind = resolve(self.path, self.search_path, what="protocol.strategy", of=Strategy)
+        except JobInvalid as cause:
             raise IncompatibleJob(
-                f"{where} is not a flwr.serverapp.strategy.Strategy; strategies of Flower's older "
-                "API (flwr.server.strategy) have another interface"
-            )
+                f"protocol.strategy: {'; '.join(cause.findings)} (strategies of Flower's "
+                "older API, flwr.server.strategy, have another interface)"
+            ) from None
         try:
             return kind(**self.job.protocol.args)
         except (TypeError, ValueError) as cause:
@@ -281,13 +274,6 @@ def _record(params: Params) -> Any:
 def _node_id(name: str) -> int:
     """Return a silo's node number: the same in every round, whoever else is there."""
     return int.from_bytes(seeds.derive("flower node", name)[:7], "big") + 1
-
-
-def _hint(path: str) -> str:
-    module, _, name = path.partition(":")
-    known = [each for each in dir(importlib.import_module(module)) if each[0].isupper()]
-    guess = nearest(name, known)
-    return f"; did you mean '{guess}'?" if guess else ""
 
 
 def _state(strategy: Any, fresh: Any) -> dict[str, Any]:

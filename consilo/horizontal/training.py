@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -98,6 +99,8 @@ class Training(Protocol[TrainState]):
     """Reply field → the field that weighs it; None where every silo counts alike."""
     reduces: ClassVar[bool] = True
     """False where the protocol combines the vectors itself, so that no rule of a job applies."""
+    search_path: tuple[Path, ...] = ()
+    """Where the job's own modules lie at the coordinator, who sets it."""
 
     def __init__(self, job: ModelJob) -> None:
         self.job = job

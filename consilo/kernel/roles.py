@@ -28,7 +28,7 @@ from consilo.contracts.contract import Contract
 from consilo.errors import Refused
 from consilo.jobs.job import Job
 from consilo.kernel.headers import Header, ReplyHeader
-from consilo.kernel.verbs import Asked
+from consilo.kernel.verbs import Asked, Disclosure
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.wire.piecewise import Parts
@@ -205,6 +205,14 @@ class SiloHost(Protocol):
     @property
     def search_path(self) -> tuple[Path, ...]:
         """Where a job's own modules lie: the approved bundle's directory."""
+        ...
+
+    @property
+    def code_classes(self) -> frozenset[Disclosure] | None:
+        """What those modules are judged to let leave, before one of them is imported.
+
+        None where the caller's own program has brought them, and nobody is to be protected.
+        """
         ...
 
     @property

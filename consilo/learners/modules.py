@@ -1,28 +1,44 @@
-"""Find a user's class or function by ``module:name``, and build a model from it."""
+"""Find a class or function that a job names by ``module:name``, and build a model from it.
+
+One rule holds for every dotted name in a job (`resolve`). A name that Consilo, torch or Flower
+offers for its purpose is listed in `HOMES`, and what is found must be defined there; any other name
+is of the job's own modules: of the approved bundle in a silo, of those beside the job file at the
+coordinator. Nothing else is imported, and what such a module has merely imported is not its own.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from consilo.config import nearest
 from consilo.errors import JobInvalid
+from consilo.learners.sources import Source, is_taken, source_at
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-OPEN_PACKAGES = ("consilo", "torch")
-"""Installed packages whose names a job may call by itself, without a module in its bundle."""
+HOMES: Mapping[str, tuple[str, ...]] = {
+    "model": ("consilo.learners.tabular", "torch.nn"),
+    "loss": ("torch.nn.functional",),
+    "optimizer": ("torch.optim",),
+    "protocol.optimizer": ("torch.optim", "consilo.horizontal.server_optimizers"),
+    "protocol.strategy": ("flwr.serverapp.strategy",),
+}
+"""What a name is for → the installed modules that may offer it, with those below them."""
+_PUBLIC = {
+    "Module": "torch.nn.Module",
+    "Optimizer": "torch.optim.Optimizer",
+    "Protocol": "consilo.protocol.Protocol",
+    "Strategy": "flwr.serverapp.strategy.Strategy",
+}
 
 
 def build_model(
@@ -51,9 +67,7 @@ def build_model(
     from consilo.learners.randomness import seeded
 
     where, args = _parts(spec)
-    found = resolve(where, search_path, what="model")
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise JobInvalid("model", [f"'{where}' is not a class made from torch.nn.Module"])
+    found = resolve(where, search_path, what="model", of=nn.Module)
     parameters = inspect.signature(found).parameters
     sizes = {"num_inputs": num_inputs, "num_outputs": num_outputs}
     known = {name: size for name, size in sizes.items() if name in parameters}
@@ -85,29 +99,112 @@ def build_model(
     return model
 
 
-def resolve(where: str, search_path: Sequence[Path] = (), *, what: str = "function") -> Any:
-    """Return the object that ``module:name`` names.
+def resolve(
+    where: str,
+    search_path: Sequence[Path] = (),
+    *,
+    what: str = "function",
+    of: type[Any] | None = None,
+) -> Any:
+    """Return the class or function that ``module:name`` names, by the module's one rule.
 
-    With a ``search_path`` only modules there count, and those of `OPEN_PACKAGES`: so a silo runs
-    what its operator has seen in the bundle, and not whatever happens to be installed. A module
-    there is loaded under a name of its own, so that two jobs may each have a ``model.py``.
+    Without a ``search_path``, which no silo's node is, a program that calls us may also name what
+    it has imported itself from modules of its own.
+
+    Args:
+        where: the name.
+        search_path: places of the job's own modules: packed bundles or folders.
+        what: what the name is for; a key of `HOMES`, or something that only a job's own can be.
+        of: the class that what is found must be made from.
 
     Raises:
-        JobInvalid: where the form is wrong, or there is no such module or name.
+        JobInvalid: where the form is wrong, there is no such module or name, or what it names is
+            of another kind or from elsewhere.
     """
     module_name, colon, name = where.partition(":")
-    if not (colon and module_name and name):
+    parts = module_name.split(".")
+    if not (colon and name.isidentifier() and all(each.isidentifier() for each in parts)):
         raise JobInvalid(what, [f"'{where}' is not of the form 'module:name'"])
-    module = _load(module_name, search_path, what)
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            public = [each for each in vars(found) if not each.startswith("_")]
-            guess = nearest(part, public)
-            hint = f"; did you mean '{guess}'?" if guess else ""
-            raise JobInvalid(what, [f"module '{module_name}' has no '{part}'{hint}"])
-        found = getattr(found, part)
+    homes = HOMES.get(what, ())
+    if any(_is_below(module_name, home) for home in homes):
+        module = _import(module_name, lambda: importlib.import_module(module_name), what)
+        found = _attribute(module, module_name, name, what)
+        is_own = any(_is_below(getattr(found, "__module__", None), home) for home in homes)
+    else:
+        source = _source_of(module_name, search_path, what)
+        if source is None:
+            module = sys.modules[module_name]
+            found = _attribute(module, module_name, name, what)
+            is_own = getattr(found, "__module__", None) == module_name
+        else:
+            module = _import(module_name, lambda: source.load(module_name), what)
+            found = _attribute(module, module_name, name, what)
+            is_own = source.defines(found)
+    _refuse_other(found, where, what, of, is_own=is_own)
     return found
+
+
+def _refuse_other(found: Any, where: str, what: str, of: type[Any] | None, *, is_own: bool) -> None:
+    if of is not None and not (isinstance(found, type) and issubclass(found, of)):
+        said = _PUBLIC.get(of.__name__, of.__name__)
+        raise JobInvalid(what, [f"'{where}' is not a class made from {said}"])
+    if not isinstance(found, type | FunctionType):
+        raise JobInvalid(
+            what, [f"'{where}' is a {type(found).__name__}, neither a class nor a function"]
+        )
+    if not is_own:
+        raise JobInvalid(
+            what,
+            [
+                f"'{where}' is defined elsewhere, as '{found.__module__}:{found.__qualname__}'; a "
+                "job names what a module defines itself"
+            ],
+        )
+
+
+def _source_of(module_name: str, search_path: Sequence[Path], what: str) -> Source | None:
+    """Return the place that has a module; None where the calling program has imported it."""
+    top = module_name.partition(".")[0]
+    taken = is_taken(top)
+    for place in () if taken else search_path:
+        source = source_at(Path(place))
+        if source.find(module_name) is not None:
+            return source
+    if not search_path and not taken and module_name in sys.modules:
+        return None
+    offered = f", or in {' or '.join(HOMES[what])}" if what in HOMES else ""
+    raise JobInvalid(
+        what,
+        [
+            f"module '{module_name}' was not found beside the job file; a job names modules "
+            f"there{offered}. Import what else it needs in one of its own, which silos can look "
+            "at before they approve it"
+        ],
+    )
+
+
+def _is_below(module: Any, home: str) -> bool:
+    return isinstance(module, str) and f"{module}.".startswith(f"{home}.")
+
+
+def _attribute(module: ModuleType, module_name: str, name: str, what: str) -> Any:
+    if not hasattr(module, name):
+        public = [each for each in vars(module) if not each.startswith("_")]
+        guess = nearest(name, public)
+        hint = f"; did you mean '{guess}'?" if guess else ""
+        raise JobInvalid(what, [f"module '{module_name}' has no '{name}'{hint}"])
+    return getattr(module, name)
+
+
+def _import(module_name: str, load: Callable[[], ModuleType], what: str) -> ModuleType:
+    try:
+        return load()
+    except Exception as cause:
+        if isinstance(cause, ModuleNotFoundError) and cause.name == module_name:
+            raise JobInvalid(what, [f"module '{module_name}' was not found"]) from None
+        raise JobInvalid(
+            what, [f"module '{module_name}' cannot be imported: {describe(cause)}: {cause}"]
+        ) from cause
 
 
 def describe(cause: BaseException) -> str:
@@ -139,87 +236,8 @@ def _unknown(where: str, name: str, parameters: list[str]) -> str:
     return f"'{where}' has no argument {name!r}{hint}"
 
 
-def _load(module_name: str, search_path: Sequence[Path], what: str) -> ModuleType:
-    for directory in search_path if module_name.split(".")[0] != "consilo" else ():
-        file = _file_of(Path(directory), module_name)
-        if file is not None:
-            return _load_file(module_name, file, Path(directory), what)
-    if search_path and module_name.partition(".")[0] not in OPEN_PACKAGES:
-        raise JobInvalid(
-            what,
-            [
-                f"module '{module_name}' was not found beside the job file; a job names modules "
-                f"there, or in {' or '.join(OPEN_PACKAGES)}. Import what else it needs in one of "
-                "its own, which silos can look at before they approve it"
-            ],
-        )
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as cause:
-        if cause.name and (module_name == cause.name or module_name.startswith(cause.name + ".")):
-            places = [*(f"'{Path(each).name}/'" for each in search_path), "the installed packages"]
-            raise JobInvalid(
-                what, [f"module '{module_name}' was not found in {' or '.join(places)}"]
-            ) from None
-        raise JobInvalid(
-            what, [f"module '{module_name}' needs '{cause.name}', which is not installed"]
-        ) from cause
-    except Exception as cause:
-        raise JobInvalid(
-            what, [f"module '{module_name}' cannot be imported: {describe(cause)}: {cause}"]
-        ) from cause
-
-
-def _file_of(directory: Path, module_name: str) -> Path | None:
-    stem = directory.joinpath(*module_name.split("."))
-    for file in (stem.with_name(stem.name + ".py"), stem / "__init__.py"):
-        if file.is_file():
-            return file
-    return None
-
-
-def _load_file(module_name: str, file: Path, directory: Path, what: str) -> ModuleType:
-    content = hashlib.sha256(str(file.resolve()).encode() + b"\x00" + file.read_bytes())
-    own_name = f"_consilo_job_{content.hexdigest()[:16]}_{module_name.replace('.', '_')}"
-    if own_name in sys.modules:
-        return sys.modules[own_name]
-    places = [str(file.parent)] if file.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(own_name, file, submodule_search_locations=places)
-    if spec is None or spec.loader is None:
-        raise JobInvalid(what, [f"'{file.name}' is not a Python module"])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[own_name] = module
-    try:
-        with _importable(directory):
-            spec.loader.exec_module(module)
-    except Exception as cause:
-        del sys.modules[own_name]
-        raise JobInvalid(
-            what, [f"module '{module_name}' cannot be imported: {describe(cause)}: {cause}"]
-        ) from cause
-    return module
-
-
-@contextmanager
-def _importable(directory: Path) -> Iterator[None]:
-    """Let a user's module import its neighbours, and forget them so that jobs do not mix."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(directory))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(directory))
-        root = directory.resolve()
-        for name in set(sys.modules) - before:
-            origin = getattr(sys.modules[name], "__file__", None)
-            ours = name.startswith("_consilo_job_")
-            if origin and not ours and Path(origin).resolve().is_relative_to(root):
-                del sys.modules[name]
-
-
 def load_dotted(path: str) -> Any:
-    """Return the object at ``module:name``.
+    """Return the object at ``module:name``, which is a constant of ours and no word of a job.
 
     Raises:
         ImportError: where there is no such module.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,16 +12,24 @@ from torch import nn
 
 from consilo.config import nearest
 from consilo.errors import JobInvalid
+from consilo.learners.modules import resolve
 from consilo.learners.plans import FitPlan
 
 
-def make_optimizer(plan: FitPlan, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(
+    plan: FitPlan, model: nn.Module, search_path: Sequence[Path] = ()
+) -> torch.optim.Optimizer:
     """Return a new optimiser over the parameters of ``model`` that require gradients.
+
+    Args:
+        plan: names it: one of ``torch.optim``, or ``module:Class``.
+        model: what it changes.
+        search_path: where the job's own modules lie.
 
     Raises:
         JobInvalid: where there is no such optimiser, or it does not take the arguments.
     """
-    found = _optimizer_class(plan.optimizer)
+    found = _optimizer_class(plan.optimizer, search_path)
     args: dict[str, Any] = {"lr": plan.lr}
     if plan.momentum is not None:
         args["momentum"] = plan.momentum
@@ -48,28 +57,21 @@ def make_optimizer(plan: FitPlan, model: nn.Module) -> torch.optim.Optimizer:
         raise JobInvalid("local", [f"optimizer {plan.optimizer!r}: {cause}"]) from cause
 
 
-def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+def _optimizer_class(name: str, search_path: Sequence[Path]) -> type[torch.optim.Optimizer]:
     if ":" in name or "." in name:
-        module_name, _, class_name = name.replace(":", ".").rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module_name), class_name, None)
-        except ImportError:
-            found = None
-    else:
-        module_name = "torch.optim"
-        known = {
-            each.lower(): value
-            for each, value in vars(torch.optim).items()
-            if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
-        }
-        known.pop("optimizer", None)
-        found = known.get(name.lower())
-        if found is None:
-            guess = nearest(name.lower(), sorted(known))
-            hint = f"; did you mean '{guess}'?" if guess else f"; known: {', '.join(sorted(known))}"
-            raise JobInvalid("local", [f"unknown optimizer {name!r}{hint}"])
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise JobInvalid(
-            "local", [f"optimizer {name!r} is not a class made from torch's Optimizer"]
+        module, _, last = name.replace(":", ".").rpartition(".")
+        found: type[torch.optim.Optimizer] = resolve(
+            f"{module}:{last}", search_path, what="optimizer", of=torch.optim.Optimizer
         )
-    return found
+        return found
+    known = {
+        each.lower(): value
+        for each, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+    }
+    known.pop("optimizer", None)
+    if name.lower() not in known:
+        guess = nearest(name.lower(), sorted(known))
+        hint = f"; did you mean '{guess}'?" if guess else f"; known: {', '.join(sorted(known))}"
+        raise JobInvalid("local", [f"unknown optimizer {name!r}{hint}"])
+    return known[name.lower()]

@@ -264,7 +264,7 @@ class TorchLearner:
             model=self.model,
             data=data,
             plan=plan,
-            optimizer=make_optimizer(plan, self.model),
+            optimizer=make_optimizer(plan, self.model, self.task.search_path),
             rng=rng,
             num_steps=plan.num_steps(len(data)),
             batches=_shuffled(len(data), plan.batch_size, rng),

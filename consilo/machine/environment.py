@@ -23,6 +23,10 @@ QUIET: dict[str, str] = {
 """Switches that keep every library we use from calling home."""
 
 
+ISOLATED = ("-P", "-s")
+"""Options of an interpreter that looks for modules in no current directory and no user's home."""
+
+
 def child_environment(*, home: Path | None = None, **extra: str) -> dict[str, str]:
     """Return the environment for a child: ours, quiet, this interpreter's folder first on PATH.
 

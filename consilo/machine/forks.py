@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from consilo.machine.environment import child_environment, quieten
+from consilo.machine.environment import ISOLATED, child_environment, quieten
 from consilo.machine.reaper import die_with_parent
 
 CRASHED_EXIT = 70
@@ -70,7 +70,7 @@ def spawn(
         if log is not None:
             output = files.enter_context(open(log, "ab", opener=_private)).fileno()
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *flat],
+            [sys.executable, *ISOLATED, "-m", module, *flat],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,

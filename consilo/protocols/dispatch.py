@@ -23,9 +23,10 @@ from consilo.jobs.job import Job
 from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
 from consilo.kernel.roles import SiloHost
+from consilo.kernel.verbs import Asked, Verb
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
-from consilo.protocols.names import declaration_of, find_protocol
+from consilo.protocols.names import NAMES, declaration_of, find_protocol
 from consilo.wire.parcel import Answer, Fault, Parcel
 from consilo.wire.payload import digest, pack, unpack
 
@@ -124,17 +125,25 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     told = content if "job" in content else briefed(host, header.manifest)
     job = Job.from_json(told["job"])
     contract = Contract.from_json(told["contract"])
-    kind = find_protocol(header.protocol, host.search_path)
-    verb = kind.verbs().get(header.verb)
-    if verb is None:
-        raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")
+    classes = None if header.protocol in NAMES else host.code_classes
+    verb = None if classes is not None else _verb(header, host)
     if declaration_of(header.protocol).only_by_its_job and header.protocol != job.algorithm:
         raise Refused(
             f"the job is one of {job.algorithm}, in which '{header.protocol}' is not asked",
             code="verb",
         )
-    host.gate.permit(header, job, contract, verb.asked)
-    protocol = kind.from_job(job)
+    if verb is None:  # of a bundle, and imported only once the gate has judged the worst of it
+        host.gate.permit(header, job, contract, Asked(header.verb, classes or frozenset()))
+        verb = _verb(header, host)
+        more = sorted(verb.disclosures - (classes or frozenset()))
+        if more:
+            raise Refused(
+                f"'{verb.name}' discloses '{more[0]}', which its bundle does not declare",
+                code="disclosure",
+            )
+    else:
+        host.gate.permit(header, job, contract, verb.asked)
+    protocol = find_protocol(header.protocol, host.search_path).from_job(job)
     view = SiloView(host, job, contract, header)
     payload = content["payload"]
     message = Message(payload, header.round, header.cohort)
@@ -142,3 +151,10 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
         fields = dict(verb.function(protocol, view, message))
     verb.check(fields, payload)
     return fields
+
+
+def _verb(header: Header, host: SiloHost) -> Verb:
+    verb = find_protocol(header.protocol, host.search_path).verbs().get(header.verb)
+    if verb is None:
+        raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")
+    return verb

@@ -10,7 +10,7 @@ from consilo.config import nearest
 from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.jobs.job import Job
 from consilo.kernel.protocol import STRICTEST, Declaration, Protocol
-from consilo.learners.modules import resolve
+from consilo.learners.modules import load_dotted, resolve
 
 NAMES = {
     "fedavg": "consilo.horizontal.fedavg:FedAvg",
@@ -37,7 +37,7 @@ NAMES = {
 
 
 def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol[Any]]:
-    """Return the protocol class called ``name``: one of `NAMES`, or ``module:Class``.
+    """Return the protocol called ``name``: one of `NAMES`, or ``module:Class`` of a job's own.
 
     Args:
         name: the name or path.
@@ -46,17 +46,17 @@ def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol[
     Raises:
         IncompatibleJob: where there is none.
     """
-    path = NAMES.get(name, name)
-    if ":" not in path:
+    if name in NAMES:
+        ours: type[Protocol[Any]] = load_dotted(NAMES[name])
+        return ours
+    if ":" not in name:
         guess = nearest(name, list(NAMES))
         hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(NAMES)}"
         raise IncompatibleJob(f"protocol.name: there is no protocol '{name}'; {hint}")
     try:
-        found = resolve(path, search_path, what="protocol")
+        found: type[Protocol[Any]] = resolve(name, search_path, what="protocol", of=Protocol)
     except JobInvalid as cause:
         raise IncompatibleJob(f"protocol.name: {'; '.join(cause.findings)}") from cause
-    if not (isinstance(found, type) and issubclass(found, Protocol)):
-        raise IncompatibleJob(f"protocol.name: '{name}' is not a consilo.protocol.Protocol")
     return found
 
 

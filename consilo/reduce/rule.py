@@ -121,7 +121,7 @@ def rule_of(spec: ReduceSpec, search_path: Sequence[Path] = ()) -> Reduce:
     """
     if spec.rule == "mean":
         return WeightedMean()
-    found = resolve(spec.rule, search_path, what="rule")
+    found = resolve(spec.rule, search_path, what="reduce.rule")
     try:
         if not isinstance(found, type):
             inspect.signature(found).bind([], [], **spec.args)

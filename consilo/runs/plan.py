@@ -192,6 +192,8 @@ def _protocol(job: ModelJob, search_path: Sequence[Path]) -> Protocol[TrainState
             "consilo.protocol.verb"
         )
     protocol = kind.from_job(job)
+    if isinstance(protocol, Training):
+        protocol.search_path = tuple(search_path)
     protocol.prepare()
     return protocol
 

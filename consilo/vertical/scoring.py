@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from consilo.errors import IncompatibleJob
-from consilo.learners.modules import resolve
+from consilo.learners.modules import load_dotted
 from consilo.vertical.blocks import Array
 from consilo.vertical.parts import Part
 from consilo.vertical.turns import require_finite, require_shape
@@ -58,7 +58,7 @@ def scorer_of(part: Part, search_path: Any = ()) -> Scorer:
     path = SCORERS.get(part.protocol)
     if path is None:
         raise IncompatibleJob(f"models of {part.protocol} cannot be scored in this version")
-    scorer: Scorer = resolve(path, (), what="scorer")(part, search_path)
+    scorer: Scorer = load_dotted(path)(part, search_path)
     return scorer
 
 

@@ -22,7 +22,7 @@ from consilo.errors import ConfigInvalid, CoordinatorUnreachable, ServiceFailed
 from consilo.jobs.job import Job
 from consilo.kernel.headers import WIRE_VERSION, WIRE_VERSIONS
 from consilo.kernel.loop import Party
-from consilo.machine.environment import child_environment
+from consilo.machine.environment import ISOLATED, child_environment
 from consilo.machine.files import write_atomic
 from consilo.machine.processes import Service, Supervisor, free_port, listens
 from consilo.membership.coordinator import Coordinator, Reachable
@@ -252,7 +252,7 @@ def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
     (directory / "flwr").mkdir(mode=0o700, exist_ok=True)
     return supervisor.start(
         f"silo {name}",
-        [sys.executable, "-m", "silos.node", "--dir", str(directory)],
+        [sys.executable, *ISOLATED, "-m", "silos.node", "--dir", str(directory)],
         log=directory / "node.log",
         env=child_environment(home=directory / "flwr"),
         cwd=directory,

@@ -5,9 +5,10 @@ approved: [SHA-256, …]     the operator's word, bundle by bundle; the newest l
 rejected: [SHA-256, …]
 rules:                     the operator's word for what is alike
   - {signer: KEY, package: my_model, disclosures: [metric, statistic, update]}
+signers: any | others      others: code is signed by a key that is none of the coordinator's
 ```
-A bundle that nobody has decided about waits in ``bundles/packed/`` as it came: packed, never
-imported. The node asks here before a byte of it is unpacked.
+A bundle lies in ``bundles/packed/`` as it came, and is never unpacked: silos compile its text from
+there once it is approved, and it is deleted when it is rejected.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
-import json
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import Field, field_validator
@@ -68,11 +69,15 @@ class Decisions(Config):
         approved: SHA-256 of bundles that may run, the newest last.
         rejected: SHA-256 of bundles that may not, whatever a rule says.
         rules: what needs no approval of its own.
+        signers: ``others`` where whoever writes code and whoever runs the coordinator are different
+            people: a bundle with modules is then signed, by a key that ``coordinator.yaml`` has
+            not; ``any`` otherwise.
     """
 
     approved: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()
     rules: tuple[BundleRule, ...] = ()
+    signers: Literal["any", "others"] = "any"
 
     @field_validator("approved", "rejected")
     @classmethod
@@ -114,37 +119,54 @@ class Bundle:
     fault: str = ""
 
 
-def require_approved(folder: Path, digest: str, fetch: Callable[[], bytes]) -> None:
-    """Return where the bundle may run in the silo in ``folder``; note and keep it otherwise.
+def require_approved(folder: Path, digest: str, fetch: Callable[[], bytes]) -> Path:
+    """Return the packed bundle if it may run in the silo in ``folder``; note and keep it else.
 
     Args:
         folder: the silo's.
         digest: SHA-256 of the bundle.
-        fetch: gets its bytes, whose hash is ``digest``; called once for a new one.
+        fetch: gets its bytes, whose hash is ``digest``; called where they are not here.
 
     Raises:
-        BundleNotApproved: where the operator has not approved it, nor a rule of theirs.
+        BundleNotApproved: where the operator has not approved it, nor a rule of theirs, or it is no
+            bundle, whoever has approved it.
         ConfigInvalid: where ``bundles.yaml`` is not valid.
     """
     decided = Decisions.load(folder)
     if digest in decided.rejected:
         raise BundleNotApproved(f"the silo's operator has rejected bundle {digest}")
-    if digest in decided.approved:
-        return
-    bundle = _Kept(folder).take(digest, fetch)
+    kept = _Kept(folder)
+    bundle = kept.take(digest, fetch)
     try:
         label = _read_label(bundle)
+        if decided.signers == "others" and label is not None:
+            _refuse_the_coordinators(folder, label)
     except Refused as cause:
         _note(folder, "refused", digest, reason=str(cause))
         raise BundleNotApproved(f"bundle {digest}: {cause}") from None
+    if digest in decided.approved:
+        return kept.path(digest)
     if label is not None and any(rule.admits(label) for rule in decided.rules):
         _approve(folder, digest, "rule")
-        return
+        return kept.path(digest)
     _note(folder, "refused", digest, reason="not approved")
     raise BundleNotApproved(
         f"the silo's operator has not approved bundle {digest}; it waits there for a decision "
         "(consilo silo bundles)"
     )
+
+
+def _refuse_the_coordinators(folder: Path, label: Label) -> None:
+    """Raise `Refused` where code is not signed by somebody else than the coordinator."""
+    path = folder / "coordinator.yaml"
+    pinned = (read_yaml(path) or {}).get("signing_keys", ()) if path.exists() else ()
+    if not label.signer or label.signer in pinned:
+        who = "the coordinator itself" if label.signer else "nobody"
+        raise Refused(
+            f"it is signed by {who}; this silo runs code that somebody else has signed "
+            "(signers: others in bundles.yaml)",
+            code="bundle",
+        )
 
 
 def approve(folder: Path, digest: str, *, always: bool = False) -> bool:
@@ -179,7 +201,7 @@ def approve(folder: Path, digest: str, *, always: bool = False) -> bool:
 
 
 def reject(folder: Path, digest: str) -> bool:
-    """Let a bundle run no more; return whether that is new.
+    """Let a bundle run no more, and delete it here; return whether that is new.
 
     Raises:
         ConfigInvalid: where ``digest`` is no SHA-256.
@@ -192,6 +214,7 @@ def reject(folder: Path, digest: str) -> bool:
         approved = tuple(each for each in decided.approved if each != digest)
         changes = {"approved": approved, "rejected": (*decided.rejected, digest)}
         _save(folder, decided.model_copy(update=changes))
+        _Kept(folder).delete(digest)
     _note(folder, "rejected", digest)
     return True
 
@@ -256,22 +279,44 @@ def difference(folder: Path, digest: str) -> str:
 
 
 def declared(bundle: Path) -> tuple[frozenset[str] | None, str]:
-    """Return the classes that an unpacked bundle declares, and who signed it.
+    """Return the classes that a packed bundle declares, and who signed it.
 
-    None and nobody for one without modules. Its label was verified when it was unpacked.
+    None and nobody for one without modules.
+
+    Raises:
+        Refused: where it is no bundle, or not the one that its name says.
     """
-    path = bundle / "BUNDLE.json"
-    if not path.exists():
-        return None, ""
-    label = json.loads(path.read_text())
-    return frozenset(label["disclosures"]), str(label["signer"])
+    content = bundle.read_bytes()
+    if hashlib.sha256(content).hexdigest() != bundle.stem:
+        raise Refused("the bundle in this silo is not the one that was approved", code="bundle")
+    label = _read_label(content)
+    return (None, "") if label is None else (frozenset(label.disclosures), label.signer)
+
+
+def forget_unpacked(folder: Path) -> None:
+    """Delete what former releases unpacked: code is compiled from the packed bundle alone."""
+    for place in (folder / "bundles").glob("*"):
+        if place.name != "packed" and place.is_dir():
+            shutil.rmtree(place)
 
 
 class _Kept:
-    """Bundles as they came, packed: ``bundles/packed/HASH.zip``; decided ones stay for the diff."""
+    """Bundles as they came, packed: ``bundles/packed/HASH.zip``; approved ones stay for the diff.
+
+    Of those that nobody has decided about the newest stay.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._silo = folder
         self._folder = folder / "bundles" / "packed"
+
+    def path(self, digest: str) -> Path:
+        return self._folder / f"{digest}.zip"
+
+    def delete(self, digest: str) -> None:
+        self.path(digest).unlink(missing_ok=True)
+        # Former releases unpacked it too.
+        shutil.rmtree(self._silo / "bundles" / digest, ignore_errors=True)
 
     def take(self, digest: str, fetch: Callable[[], bytes]) -> bytes:
         known = self.read(digest)
@@ -281,14 +326,14 @@ class _Kept:
         if hashlib.sha256(content).hexdigest() != digest:
             raise BundleNotApproved("the bundle that arrived has another hash than announced")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(self._folder / f"{digest}.zip", content, mode=0o600)
-        files = sorted(self._folder.glob("*.zip"), key=lambda file: file.stat().st_mtime_ns)
-        for file in files[:-_MOST_KEPT]:
-            file.unlink(missing_ok=True)
+        write_atomic(self.path(digest), content, mode=0o600)
+        approved = {*Decisions.load(self._silo).approved, digest}
+        for old in [each for each in self.digests() if each not in approved][: -(_MOST_KEPT - 1)]:
+            self.path(old).unlink(missing_ok=True)
         return content
 
     def read(self, digest: str) -> bytes | None:
-        path = self._folder / f"{digest}.zip"
+        path = self.path(digest)
         content = path.read_bytes() if path.exists() else None
         # What was changed here since is not what was announced.
         return content if content and hashlib.sha256(content).hexdigest() == digest else None
@@ -301,7 +346,7 @@ class _Kept:
         content = self.read(digest)
         if content is None:
             return Bundle(digest, state)
-        at = (self._folder / f"{digest}.zip").stat().st_mtime
+        at = (self.path(digest)).stat().st_mtime
         seen = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
         try:
             return Bundle(digest, state, _read_label(content), len(content), seen)

@@ -75,8 +75,8 @@ class Guard:
         rows: its canonical tables.
         matches: its halves of matches.
         signing_keys: whose requests are taken; None takes those of ``coordinator.yaml``.
-        bundle: SHA-256 of the code that this process may run; None in process, where the caller
-            has imported it already.
+        bundle: the packed code that this process may run; None in process, where the caller has
+            imported it already.
         now: seconds since 1970.
     """
 
@@ -205,7 +205,7 @@ class Guard:
             require_agreed(self.directory, contract)
         signer = ""
         if self.bundle is not None and header.wire >= 2:
-            if manifest.bundle != self.bundle.name:
+            if manifest.bundle != self.bundle.stem:
                 raise BundleNotApproved("the request names another bundle than the run's")
             classes, signer = declared(self.bundle)
             more = sorted(asked.disclosures - classes) if classes is not None else []

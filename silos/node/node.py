@@ -10,7 +10,7 @@ SILO_DIR/
   node.yaml       who we are and where the coordinator is (`NodeConfig`)
   silo.key …      its keys and certificate (`silos.membership.enrol`)
   bundles.yaml    which code may run (`silos.gate.bundles`)
-  bundles/HASH/   unpacked bundles
+  bundles/packed/ bundles, as they came
   flwr/           FLWR_HOME
 ```
 """
@@ -57,7 +57,7 @@ from consilo.machine.forks import spawn
 from consilo.machine.reaper import become_subreaper, descendants
 from consilo.membership.keys import load_silo_key
 from consilo.wire.parcel import Fault, Parcel
-from silos.gate.bundles import require_approved
+from silos.gate.bundles import forget_unpacked, require_approved
 from silos.gate.policy import Limits, Policy
 from silos.membership import enrol
 from silos.membership.leaving import alone
@@ -221,6 +221,7 @@ class Node:
                 str(self._folder / "ca.crt"),
                 ["the CA certificate does not exist; 'consilo silo init INVITATION' fetches it"],
             )
+        forget_unpacked(self._folder)
         enrol.promote(self._folder)
         state = stay_known(self._folder, greet=True)
         keeper = Keeper(self._folder, self._config, self._events)
@@ -380,16 +381,8 @@ class Node:
         return warm.answer(parcel, bundle)
 
     def _bundle(self, link: FleetLink, request: Request) -> Path:
-        """Return the folder of the run's code, if the operator has approved its hash."""
-        from consilo.transports.flower.bundle import unpack_bundle
-
-        digest = request.bundle_hash
-        require_approved(self._folder, digest, lambda: link.bundle(request))
-        bundles = self._folder / "bundles"
-        unpacked = bundles / digest
-        if not unpacked.is_dir():
-            unpack_bundle(link.bundle(request), bundles)
-        return unpacked
+        """Return the packed code of the run, if the operator has approved its hash."""
+        return require_approved(self._folder, request.bundle_hash, lambda: link.bundle(request))
 
 
 def _tell(text: str) -> Callable[[RetryCallState], None]:

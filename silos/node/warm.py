@@ -20,7 +20,6 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -203,8 +202,6 @@ def _answer(job: dict[str, Any], descriptors: list[int]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _limit(int(job["memory_limit_mib"]) * MIB)
     os.environ[LIMIT_MIB] = str(job["memory_limit_mib"])
-    if job["bundle"]:
-        sys.path.insert(0, job["bundle"])
     factory: Callable[[Path, Path | None], Answer] = load(job["answerer"])
     answer = factory(Path(job["silo"]), Path(job["bundle"]) if job["bundle"] else None)
     question, reply = (Files(descriptors[at], Spool(descriptors[at + 1])) for at in (0, 2))

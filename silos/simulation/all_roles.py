@@ -9,6 +9,10 @@ class AllRoles:
     """Whose attributes for the roles of `consilo.kernel.roles` and of the algorithms are itself."""
 
     @property
+    def code_classes(self) -> None:
+        """None: the program that calls us has brought a job's own modules."""
+
+    @property
     def gate(self) -> Self:
         """What is let in and out."""
         return self

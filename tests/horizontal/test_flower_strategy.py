@@ -229,8 +229,8 @@ def test_too_few_silos_are_a_lost_quorum_and_no_endless_wait():
         (FLWR + "FedProx", "protocol fedprox"),
         (FLWR + "FedXgbBagging", "trees"),
         (FLWR + "FedAvgg", "did you mean 'FedAvg'"),
-        ("flwr.nowhere:FedAvg", "cannot be loaded"),
-        ("subprocess:Popen", "not a flwr.serverapp.strategy.Strategy"),
+        ("flwr.nowhere:FedAvg", "was not found beside the job file"),
+        ("subprocess:Popen", "was not found beside the job file"),
         ("test_flower_strategy:Hoarder", "keeps a Generator in 'rng'"),
     ],
 )

@@ -173,8 +173,8 @@ def test_a_silo_takes_no_installed_module_that_is_not_in_its_bundle(tmp_path):
         ("fedavgg", "did you mean 'fedavg'"),
         ("qqq", "known: fedavg"),
         ("consilo.nowhere:X", "module 'consilo.nowhere' was not found"),
-        ("consilo.horizontal.fedavg:Nothing", "has no 'Nothing'"),
-        ("subprocess:Popen", "not a consilo.protocol.Protocol"),
+        ("consilo.horizontal.fedavg:FedAvg", "was not found beside the job file"),
+        ("subprocess:Popen", "was not found beside the job file"),
     ],
 )
 def test_an_unknown_protocol_is_refused(name, why):

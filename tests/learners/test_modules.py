@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from consilo.errors import JobInvalid
-from consilo.learners.modules import build_model, resolve
+from consilo.learners.modules import build_model
 from consilo.learners.tabular import MLP, LogisticRegression
 
 SIZES = {"num_inputs": 30, "num_outputs": 1, "seed": 7}
@@ -104,9 +104,13 @@ def test_two_jobs_may_name_their_modules_alike(user: Path, tmp_path: Path) -> No
 
 
 def test_an_edited_module_is_read_again(user: Path) -> None:
-    assert resolve("layers:WIDTH", [user]) == 5
-    (user / "layers.py").write_text("WIDTH = 77\n")
-    assert resolve("layers:WIDTH", [user]) == 77
+    """A module's neighbour too: the module itself is the same text as before."""
+    widths = []
+    for text in ("WIDTH = 5\n", "WIDTH = 77\n"):
+        (user / "layers.py").write_text(text)
+        model = build_model("mynet:Net", **SIZES, search_path=[user])  # type: ignore[arg-type]
+        widths.append(model.layer.out_features)  # type: ignore[union-attr]
+    assert widths == [5, 77]
 
 
 @pytest.mark.parametrize(

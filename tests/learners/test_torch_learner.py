@@ -229,7 +229,9 @@ def test_optimizers_by_name(optimizer: str) -> None:
     ("change", "message"),
     [
         ({"optimizer": "adem"}, "did you mean 'adam'"),
-        ({"optimizer": "nowhere:Sgd"}, "not a class"),
+        ({"optimizer": "nowhere:Sgd"}, "was not found"),
+        ({"optimizer": "torch.optim:Optimizer.step"}, "was not found"),
+        ({"optimizer": "torch.optim.optimizer:torch"}, "not a class"),
         ({"optimizer": "adam", "momentum": 0.9}, "no argument 'momentum'"),
         ({"optimizer": "lbfgs"}, "several times a step"),
         ({"momentum": -1.0}, "momentum"),

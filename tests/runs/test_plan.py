@@ -42,11 +42,11 @@ def test_every_reason_is_told_at_once():
         ({"protocol": {"name": "fedopt", "server_lr": 1}}, "needs a torch optimiser's path"),
         (
             {"protocol": {"name": "fedopt", "server_lr": 1, "optimizer": "torch.optim:Nope"}},
-            "cannot be loaded",
+            "has no 'Nope'",
         ),
         (
             {"protocol": {"name": "fedopt", "server_lr": 1, "optimizer": "subprocess:run"}},
-            "not a class made from torch.optim.Optimizer",
+            "was not found beside the job file",
         ),
         (
             {"protocol": {"name": "fedopt", "server_lr": 1, "optimizer": "torch.optim:LBFGS"}},
@@ -66,7 +66,7 @@ def test_every_reason_is_told_at_once():
         ({"model": "consilo.learners.tabular:MPL"}, "did you mean 'MLP'"),
         ({"model": "nowhere:Net"}, "was not found"),
         ({"task": "custom"}, "a custom task needs a loss"),
-        ({"task": "custom", "loss": "math:nothing"}, "has no 'nothing'"),
+        ({"task": "custom", "loss": "math:dist"}, "was not found beside the job file"),
         ({"outputs": 3}, "needs outputs of shape"),
     ],
     ids=str,

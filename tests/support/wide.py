@@ -59,6 +59,6 @@ def digests() -> str:
         return " ".join(own_digest(wide_job(private), place) for private, place in places)
 
 
-if __name__ == "__main__":
+def main() -> None:
     print(float(_entries().sum()).hex())
     print(digests())

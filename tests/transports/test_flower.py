@@ -21,8 +21,8 @@ from consilo.membership import keys
 from consilo.transports.flower.bundle import (
     build_bundle,
     bundle_hash,
+    keep_bundle,
     read_modules,
-    unpack_bundle,
 )
 from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
 from consilo.transports.flower.transport import FlowerTransport
@@ -41,14 +41,14 @@ def answerer(silo, bundle):
         if b"die" in parcel.header and b"silo2" in parcel.header:
             os._exit(1)
         if b"module" in parcel.header:
-            import brought
-            return Parcel(brought.NAME.encode(), b"")
+            from consilo.learners.modules import resolve
+            return Parcel(resolve("brought:name", [bundle])().encode(), b"")
         return Parcel(silo.name.encode() + b" " + parcel.header, parcel.body)
     return answer
 """
 SILOS = ("silo0", "silo1", "silo2")
 PLAIN = build_bundle()
-WITH_MODULE = build_bundle({"brought.py": b"NAME = 'brought along'\n"})
+WITH_MODULE = build_bundle({"brought.py": b"def name():\n    return 'brought along'\n"})
 
 
 @dataclass
@@ -336,11 +336,10 @@ def test_the_same_content_is_the_same_bundle(tmp_path: Path) -> None:
     os.utime(tmp_path / "single.py", (0, 0))
     assert build_bundle(read_modules(reversed(paths))) == bundle
     assert bundle_hash(bundle) not in (bundle_hash(PLAIN), bundle_hash(build_bundle(version="9")))
-    unpacked = unpack_bundle(bundle, tmp_path / "bundles")
-    assert unpacked.name == bundle_hash(bundle)
-    assert (unpacked / "package" / "model.py").read_text() == "x = 1\n"
-    assert unpack_bundle(bundle, tmp_path / "bundles") == unpacked
-    assert [entry.name for entry in (tmp_path / "bundles").iterdir()] == [unpacked.name]
+    kept = keep_bundle(bundle, tmp_path / "bundles")
+    assert kept.name == f"{bundle_hash(bundle)}.zip"
+    assert kept.read_bytes() == bundle
+    assert keep_bundle(bundle, tmp_path / "bundles") == kept
 
 
 def test_a_bundle_cannot_leave_its_folder(tmp_path: Path) -> None:
@@ -355,9 +354,9 @@ def test_a_bundle_cannot_leave_its_folder(tmp_path: Path) -> None:
     with zipfile.ZipFile(target, "w") as archive:
         archive.writestr("../outside.py", "")
     with pytest.raises(Refused, match="outside"):
-        unpack_bundle(target.getvalue(), tmp_path / "bundles")
+        keep_bundle(target.getvalue(), tmp_path / "bundles")
     with pytest.raises(Refused, match="not a zip"):
-        unpack_bundle(b"no zip", tmp_path / "bundles")
+        keep_bundle(b"no zip", tmp_path / "bundles")
     assert not list(tmp_path.rglob("outside.py"))
 
 

@@ -4,6 +4,11 @@ A bundle is a Flower App Bundle (a zip) with a fixed small frame and the job's o
 itself is not in it (it travels in messages), so that every run of one Consilo version without
 modules of its own has the same hash, which an operator approves once. Equal content gives equal
 bytes: names sorted, times fixed, no compression.
+
+It is source text only: Python modules, the label that names each with its hash, and the frame, byte
+for byte that of a release which this one knows. Anything else in it makes it no bundle. It is never
+unpacked: silos compile what they run from the very file whose hash was approved
+(`consilo.learners.sources`).
 """
 
 from __future__ import annotations
@@ -11,9 +16,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import secrets
-import shutil
+import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,11 +31,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.errors import JobInvalid, Refused
 from consilo.kernel.verbs import Disclosure
+from consilo.learners.sources import refuse_shadow
+from consilo.machine.files import write_atomic
 from consilo.wire.payload import canonical_json
 from consilo.wire.signing import is_signed, public_hex, sign
 
 MAX_BUNDLE_BYTES = 10 * 1024 * 1024  # Flower's own limit
 MAX_UNPACKED_BYTES = 50 * 1024 * 1024
+MAX_ENTRIES = 1000
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 _PYPROJECT = """\
@@ -55,8 +62,18 @@ _FRAME = '''\
 
 client = server = None
 '''
+_FRAME_FILES = ("pyproject.toml", "consilo_bundle.py")
+_FRAMES = frozenset({"47aca163ec959e9c55c1310a878041d183dd3b12aa81993a1de05eb221213000"})
+"""SHA-256 of the frames of this release and of those before it that go together with it.
 
-
+Of both files in the order of `_FRAME_FILES`, the version in the first one replaced by ``{version}``
+(it says which release the coordinator has, and nothing reads it); a new frame is added here one
+release before coordinators send it, so that version N of a silo answers version N + 1.
+"""
+_VERSION = re.compile(rb'^version = "([0-9]+(?:\.[0-9A-Za-z]+)*)"$', re.MULTILINE)
+_HIDING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+)
 _LABEL = "BUNDLE.json"
 
 
@@ -86,7 +103,7 @@ class Label:
         signer: Ed25519PrivateKey | None,
     ) -> Self:
         """Return the label of modules, signed where there is a signer."""
-        tops = sorted({PurePosixPath(name).parts[0].removesuffix(".py") for name in modules})
+        tops = sorted({_top(name) for name in modules})
         files = {name: hashlib.sha256(modules[name]).hexdigest() for name in sorted(modules)}
         classes = tuple(sorted(str(each) for each in disclosures))
         if signer is None:
@@ -105,15 +122,27 @@ class Label:
             Refused: where it is not valid, or not that of the modules beside it.
         """
         names = {entry.filename for entry in archive.infolist()}
-        modules = names - {_LABEL, "pyproject.toml", "consilo_bundle.py"}
+        modules = names - {_LABEL, *_FRAME_FILES}
+        _check_frame(archive)
         if _LABEL not in names and not modules:
             return None
         try:
             value = json.loads(archive.read(_LABEL))
             label = cls(**{**value, "disclosures": tuple(value["disclosures"])})
-            found = {n: hashlib.sha256(archive.read(n)).hexdigest() for n in modules}
+            texts = {name: archive.read(name) for name in modules}
+            found = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+            tops = "+".join(sorted({_top(name) for name in modules}))
         except (KeyError, TypeError, ValueError, RecursionError):
             raise Refused("the bundle has no valid label", code="bundle") from None
+        hidden = sorted(name for name, text in texts.items() if not _is_plain_text(text))
+        if hidden:
+            raise Refused(
+                f"the bundle's {hidden[0]} is not plain text in UTF-8: whoever looks at it would "
+                "not see what runs",
+                code="bundle",
+            )
+        if not modules or label.package != tops:
+            raise Refused("the bundle's label does not name its top modules", code="bundle")
         if found != label.files:
             raise Refused("the bundle's modules are not those that its label names", code="bundle")
         unknown = set(label.disclosures) - set(Disclosure)
@@ -150,8 +179,11 @@ def build_bundle(
         "consilo_bundle.py": _FRAME.encode(),
     }
     for name, data in (modules or {}).items():
-        if not _is_safe(name) or name in content:
+        if name in content or not _is_module(name):
             raise JobInvalid("modules", [f"{name}: cannot be a module of the bundle"])
+        if not _is_plain_text(data):
+            raise JobInvalid("modules", [f"{name}: is not plain text in UTF-8"])
+        refuse_shadow(_top(name), lambda why: JobInvalid("modules", [why]))
         content[name] = data
     if modules:
         label = asdict(Label.of(modules, disclosures, signer))
@@ -211,45 +243,87 @@ def _opened(bundle: bytes) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
             entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > MAX_UNPACKED_BYTES:
+            if (
+                len(entries) > MAX_ENTRIES
+                or sum(entry.file_size for entry in entries) > MAX_UNPACKED_BYTES
+            ):
                 raise Refused("the bundle is too large when unpacked", code="bundle")
-            if not all(_is_safe(entry.filename) for entry in entries):
-                raise Refused("the bundle has an entry outside of its folder", code="bundle")
+            for entry in entries:
+                _check_entry(entry)
+            plain = [entry.filename.casefold() for entry in entries]
+            if len(set(plain)) < len(plain):
+                raise Refused("the bundle has two entries of one name", code="bundle")
             yield archive
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error):
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error):
         raise Refused("the bundle is not a zip file", code="bundle") from None
 
 
-def unpack_bundle(bundle: bytes, folder: Path) -> Path:
-    """Unpack into ``folder / hash`` unless it is there already; return that path.
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    """Raise `Refused` unless an entry is a plain text file that a bundle may hold."""
+    name = entry.filename
+    shown = repr(name[:80])
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    # What a zip file says twice must be said alike, or two readers see two bundles.
+    if entry.is_dir() or kind not in (0, stat.S_IFREG) or entry.orig_filename != name:
+        raise Refused(f"the bundle has an entry that is no plain file: {shown}", code="bundle")
+    if name != _LABEL and name not in _FRAME_FILES:
+        if not _is_module(name):
+            raise Refused(
+                f"the bundle holds {shown}, which is outside of what a bundle may hold: Python "
+                "source (.py) in folders whose names are identifiers",
+                code="bundle",
+            )
+        refuse_shadow(_top(name), lambda why: Refused(f"the bundle: {why}", code="bundle"))
 
-    The caller has checked the hash against what the operator approved.
+
+def _check_frame(archive: zipfile.ZipFile) -> None:
+    try:
+        project, code = (archive.read(name) for name in _FRAME_FILES)
+    except KeyError:
+        raise Refused("the bundle has not the frame of a Consilo bundle", code="bundle") from None
+    if _frame_of(project, code) not in _FRAMES:
+        raise Refused(
+            "the bundle's frame (pyproject.toml, consilo_bundle.py) is not that of a release of "
+            "Consilo that this one knows",
+            code="bundle",
+        )
+
+
+def _frame_of(project: bytes, code: bytes) -> str:
+    plain = _VERSION.sub(b'version = "{version}"', project, count=1)
+    return hashlib.sha256(len(plain).to_bytes(8, "big") + plain + code).hexdigest()
+
+
+def keep_bundle(bundle: bytes, folder: Path) -> Path:
+    """Write a bundle as it is to ``folder / HASH.zip``; return that path.
 
     Raises:
-        Refused: where an entry would land outside of it, or it is too large.
+        Refused: where it is not one.
     """
-    target = folder / bundle_hash(bundle)
-    if target.is_dir():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{target.name}.{secrets.token_hex(4)}"
+    read_label(bundle)
+    path = folder / f"{bundle_hash(bundle)}.zip"
+    if not path.is_file() or path.read_bytes() != bundle:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(path, bundle, mode=0o600)
+    return path
+
+
+def _top(name: str) -> str:
+    return PurePosixPath(name).parts[0].removesuffix(".py")
+
+
+def _is_plain_text(content: bytes) -> bool:
+    """Return whether a text reads as it runs: UTF-8, nothing that hides or reorders what is shown.
+
+    Controls but tab and line end are out, and those of bidirectional text (CVE-2021-42574).
+    """
     try:
-        with _opened(bundle) as archive:
-            Label.read(archive)
-            for entry in archive.infolist():
-                destination = temporary / entry.filename
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                destination.write_bytes(archive.read(entry))
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            if not target.is_dir():  # else somebody else was faster, with the same content
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return _HIDING.search(text.replace("\r\n", "\n")) is None
 
 
-def _is_safe(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+def _is_module(name: str) -> bool:
+    parts = name.removesuffix(".py").split("/")
+    return name.endswith(".py") and all(part.isascii() and part.isidentifier() for part in parts)

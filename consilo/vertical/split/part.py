@@ -246,7 +246,7 @@ class SplitPart:
 
         plan = plan_of(self.silo.job)
         rate = self.settings.learning_rates.get(self.silo.name, plan.lr)
-        return make_optimizer(replace(plan, lr=rate), model)
+        return make_optimizer(replace(plan, lr=rate), model, self.silo.search_path)
 
     def _built(self, spec: ModelSpec, inputs: int, outputs: int, purpose: str) -> torch.nn.Module:
         from consilo.learners.modules import build_model

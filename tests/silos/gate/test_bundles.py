@@ -16,8 +16,8 @@ from consilo.record.chain import verify
 from consilo.transports.flower.bundle import (
     build_bundle,
     bundle_hash,
+    keep_bundle,
     read_label,
-    unpack_bundle,
 )
 from consilo.wire.signing import public_hex
 from silos.gate.bundles import (
@@ -68,9 +68,10 @@ def test_an_unknown_bundle_waits_until_it_is_approved(tmp_path: Path) -> None:
     assert decisions(tmp_path) == ["refused", "approved"]
 
 
-def test_an_approved_bundle_is_not_fetched_again_to_be_looked_at(tmp_path: Path) -> None:
+def test_an_approved_bundle_is_fetched_once(tmp_path: Path) -> None:
     content = build_bundle()
     approve(tmp_path, bundle_hash(content))
+    assert ask(tmp_path, content) == "runs"
 
     def fetch() -> bytes:
         raise AssertionError("fetched")
@@ -198,11 +199,11 @@ def test_few_bundles_wait(tmp_path: Path) -> None:
     assert len(bundles(tmp_path)) == 32
 
 
-def test_an_unpacked_bundle_tells_the_guard_what_it_declares(tmp_path: Path) -> None:
-    place = unpack_bundle(bundle(), tmp_path)
+def test_a_kept_bundle_tells_the_guard_what_it_declares(tmp_path: Path) -> None:
+    place = keep_bundle(bundle(), tmp_path)
     assert declared(place) == ({"metric", "update"}, public_hex(KEY))
-    assert declared(unpack_bundle(bundle(signer=None), tmp_path))[1] == ""
-    assert declared(unpack_bundle(build_bundle(), tmp_path)) == (None, "")
+    assert declared(keep_bundle(bundle(signer=None), tmp_path))[1] == ""
+    assert declared(keep_bundle(build_bundle(), tmp_path)) == (None, "")
 
 
 @pytest.mark.parametrize(

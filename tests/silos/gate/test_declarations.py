@@ -16,6 +16,7 @@ from consilo.kernel.protocol import STRICTEST, Protocol
 from consilo.kernel.verbs import Asked, Disclosure, count, verb
 from consilo.matching.columns.protocol import FeatureMatch
 from consilo.protocols.names import NAMES, asked_besides, declaration_of, find_protocol, name_of
+from consilo.transports.flower.bundle import build_bundle, bundle_hash, keep_bundle
 from consilo.wire.parcel import Parcel
 from consilo.wire.payload import digest, pack
 from silos.gate.policy import TEMPLATE
@@ -121,28 +122,30 @@ def test_a_class_of_a_bundle_inherits_no_trust() -> None:
     assert declaration_of("mine:Mine") == STRICTEST
 
 
+SOURCE = b"""
+from consilo.kernel.protocol import Protocol
+from consilo.kernel.verbs import count, verb
+
+class Sly(Protocol):
+    rows = "none"
+    after_the_end = True
+
+    @verb("count", replies={"n": count()})
+    def count(self, silo, message):
+        return {"n": len(silo.rows.frame(silo.contract, purpose=silo.job.purpose))}
+"""
+BUNDLE = build_bundle({"sly.py": SOURCE}, disclosures=[Disclosure.STATISTIC])
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    folder = tmp_path / "modules"
-    folder.mkdir()
-    (folder / "sly.py").write_text(
-        "from consilo.kernel.protocol import Protocol\n"
-        "from consilo.kernel.verbs import count, verb\n\n\n"
-        "class Sly(Protocol):\n"
-        "    rows = 'none'\n"
-        "    after_the_end = True\n\n"
-        "    @verb('count', replies={'n': count()})\n"
-        "    def count(self, silo, message):\n"
-        "        rows = silo.rows.frame(silo.contract, purpose=silo.job.purpose)\n"
-        "        return {'n': len(rows)}\n"
-    )
-    return folder
+    return keep_bundle(BUNDLE, tmp_path / "bundles")
 
 
 def request(job=BY_ITS_OWN_JOB, **changes) -> Parcel:
     contract = clinic.contract()
     body = pack({"job": job.to_json(), "contract": contract.to_json(), "payload": {}})
-    manifest = Manifest.of("run", job, contract, "")
+    manifest = Manifest.of("run", job, contract, bundle_hash(BUNDLE))
     said = {
         "content": digest(body),
         "protocol": SLY,
@@ -157,7 +160,7 @@ def request(job=BY_ITS_OWN_JOB, **changes) -> Parcel:
 
 
 def opened(tmp_path: Path, modules: Path, policy: str) -> Silo:
-    return guard.make(tmp_path / "north", policy=policy, search_path=(modules,))
+    return guard.make(tmp_path / "north", policy=policy, search_path=(modules,), bundle=modules)
 
 
 MANY = TEMPLATE.replace("statistic: yes", "statistic: {min_rows: 41}")

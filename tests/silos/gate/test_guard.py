@@ -209,19 +209,21 @@ def test_an_old_request_gets_its_old_answer_while_the_run_lasts_and_none_after(s
 
 
 def test_a_bundle_that_is_not_the_runs_own_is_refused(tmp_path: Path) -> None:
-    silo = make(tmp_path / "north", bundle=tmp_path / ("b" * 64))
+    from consilo.transports.flower.bundle import build_bundle, keep_bundle
+
+    silo = make(tmp_path / "north", bundle=keep_bundle(build_bundle(), tmp_path))
     assert refusal(silo, request()) == "bundle_not_approved"
 
 
 @pytest.mark.parametrize("declared", [["metric"], ["metric", "statistic"]])
 def test_a_bundle_discloses_no_more_than_its_label_says(tmp_path: Path, declared) -> None:
     from consilo.kernel.verbs import Disclosure
-    from consilo.transports.flower.bundle import build_bundle, unpack_bundle
+    from consilo.transports.flower.bundle import build_bundle, keep_bundle
 
     classes = [Disclosure(each) for each in declared]
-    bundle = unpack_bundle(build_bundle({"net.py": b""}, disclosures=classes), tmp_path)
+    bundle = keep_bundle(build_bundle({"net.py": b""}, disclosures=classes), tmp_path)
     silo = make(tmp_path / "north", bundle=bundle)
-    manifest = Manifest.of("run", clinic.job(), clinic.contract(), bundle.name)
+    manifest = Manifest.of("run", clinic.job(), clinic.contract(), bundle.stem)
     parcel = request(manifest=manifest)
     if "statistic" in declared:
         assert ask(silo, parcel).status == "ok"

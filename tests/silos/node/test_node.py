@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from consilo.errors import ConfigInvalid, ServiceFailed
+from consilo.transports.flower.bundle import build_bundle, keep_bundle
 from consilo.wire.parcel import Fault, Parcel
 from silos.node.node import Warm, main
 from silos.node_config import NodeConfig
@@ -25,8 +26,10 @@ def answerer(silo, bundle):
         if order == "where":
             return Parcel(str(os.getpid()).encode(), str(silo).encode())
         if order == "module":
-            import brought
-            return Parcel(brought.NAME.encode(), b"")
+            from consilo.learners.modules import resolve
+            return Parcel(resolve("brought:name", [bundle])().encode(), b"")
+        if order == "path":
+            return Parcel("\\n".join(sys.path).encode(), b"")
         if order == "raise":
             raise ValueError("patient 4711 has diabetes")
         if order == "exit":
@@ -54,8 +57,8 @@ def silo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (library / "order_answerer.py").write_text(ANSWERER)
     monkeypatch.setenv("PYTHONPATH", str(library))
     folder = tmp_path / "silo"
-    (folder / "bundle").mkdir(parents=True)
-    (folder / "bundle" / "brought.py").write_text("NAME = 'brought along'\n")
+    folder.mkdir()
+    (folder / "json.py").write_text("raise SystemExit('a file of the silo was imported')\n")
     (folder / "policy.yaml").write_text("limits: {memory_mib: 100, wall_s: 3}\n")
     return folder
 
@@ -89,7 +92,10 @@ def below(silo: Path) -> list[psutil.Process]:
 
 
 def ask(warm: Warm, silo: Path, order: str, body: bytes = b"") -> Parcel | Fault:
-    return warm.answer(Parcel(order.encode(), body), silo / "bundle")
+    modules = {"brought.py": b"def name():\n    return 'brought along'\n"}
+    return warm.answer(
+        Parcel(order.encode(), body), keep_bundle(build_bundle(modules), silo / "bundles")
+    )
 
 
 def test_each_message_is_answered_by_a_process_of_its_own(warm: Warm, silo: Path) -> None:
@@ -103,8 +109,12 @@ def test_each_message_is_answered_by_a_process_of_its_own(warm: Warm, silo: Path
     assert ask(warm, silo, "state") == ask(warm, silo, "state") == Parcel(b"1", b"")
 
 
-def test_the_bundle_is_importable_in_the_child_only(warm: Warm, silo: Path) -> None:
+def test_the_bundle_is_there_for_the_resolver_and_on_no_path(warm: Warm, silo: Path) -> None:
     assert ask(warm, silo, "module") == Parcel(b"brought along", b"")
+    path = ask(warm, silo, "path")
+    assert isinstance(path, Parcel)
+    assert not [each for each in path.header.decode().split("\n") if each in ("", ".", str(silo))]
+    assert str(silo / "bundles") not in path.header.decode()
 
 
 @pytest.mark.parametrize("order", ["raise", "exit"])
