@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+LEAST_NORM, MOST_NORM = 1e-12, 1e12
+"""Between these, clipping to a norm is exact in float64, and its noise is no extreme float32."""
 
 
 UNSTATED = "unstated"
@@ -118,7 +120,7 @@ class Privacy(Config):
     unit: Literal["record"] = "record"
     epsilon: Positive
     delta: float = Field(gt=0, lt=1)
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: float = Field(1.0, ge=LEAST_NORM, le=MOST_NORM)
     accountant: Literal["prv", "rdp"] = "prv"
     statistics_epsilon: Positive | None = Field(
         None,
