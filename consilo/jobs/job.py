@@ -180,7 +180,15 @@ class QuorumSpec(Config):
 class Evaluation(Config):
     """What is held out in every silo."""
 
-    holdout: float = Field(0.2, gt=0, lt=1, description="share of each silo's rows, by label")
+    holdout: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of each silo's rows; each row's side is its own, by a key of the silo",
+    )
+    split: str | None = Field(
+        None, description="the contract's column of role split, which says 'train' or 'test'"
+    )
 
 
 class Promotion(Config):
@@ -223,6 +231,7 @@ _YOUNG = (
     ("", "exclude", 2),
     ("privacy", "statistics_epsilon", 2),
     ("local", "threads", 3),
+    ("evaluation", "split", 3),
     ("reduce", "args", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""

@@ -3,8 +3,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from consilo.horizontal.features import Encoding, split_rows
+from consilo.horizontal.features import Encoding
+from consilo.horizontal.holdout import PURPOSE, held_out
 from consilo.horizontal.statistics import Statistics
+from silos.simulation.in_memory import InMemorySilo
 
 ROWS = clinic.frames(40, 25, 60)
 
@@ -14,14 +16,8 @@ def pooled(job):
     encoding = Encoding.plan(clinic.contract(), job)
     kept = []
     for name, frame in ROWS.items():
-        train, _ = split_rows(
-            encoding.target(frame),
-            holdout=job.evaluation.holdout,
-            seed=job.seed,
-            silo=name,
-            stratify=True,
-        )
-        kept.append(frame.iloc[train])
+        key = InMemorySilo(name).lasting(PURPOSE)
+        kept.append(frame[~held_out(frame, clinic.contract(), job.evaluation, key)])
     return encoding.raw_numeric(pd.concat(kept)), [each["ill"].to_numpy() for each in kept]
 
 
