@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from consilo.errors import SchemaDrift
+from consilo.errors import Refused, SchemaDrift
 from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.holdout import PURPOSE, held_out
 from consilo.jobs.table_job import TableJob
@@ -75,9 +75,14 @@ def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
     Args:
         silo: whose rows.
         encoding: as the job asks for it; planned once a message.
-        scale: the global one; None takes the silo's own.
+        scale: the global one; None takes the silo's own, exactly.
+
+    Raises:
+        Refused: where a private job asks for the silo's own exact scale.
     """
     job = TableJob.of(silo.job)
+    if scale is None and job.privacy is not None:
+        raise Refused("a private job uses no exact moments of a silo", code="privacy")
     said = None if scale is None else [scale.mean.tolist(), scale.deviation.tolist()]
     key = digest(
         [

@@ -58,7 +58,7 @@ def test_one_row_moves_itself_only(change, privacy):
 
 
 def test_neither_the_jobs_seed_nor_its_name_moves_any():
-    """A neighbour: whoever chooses the seed could try splits until one row is where it is wanted."""
+    """A neighbour: who chooses the seed could try splits until a row is where it is wanted."""
     assert sides(BASE) == sides(BASE, seed=99) == sides(BASE, name="another", purpose="care")
 
 

@@ -4,9 +4,7 @@ import pandas as pd
 import pytest
 
 from consilo.horizontal.features import Encoding
-from consilo.horizontal.holdout import PURPOSE, held_out
 from consilo.horizontal.statistics import Statistics
-from silos.simulation.in_memory import InMemorySilo
 
 ROWS = clinic.frames(40, 25, 60)
 
@@ -16,8 +14,7 @@ def pooled(job):
     encoding = Encoding.plan(clinic.contract(), job)
     kept = []
     for name, frame in ROWS.items():
-        key = InMemorySilo(name).lasting(PURPOSE)
-        kept.append(frame[~held_out(frame, clinic.contract(), job.evaluation, key)])
+        kept.append(clinic.learnt(frame, name, job))
     return encoding.raw_numeric(pd.concat(kept)), [each["ill"].to_numpy() for each in kept]
 
 
