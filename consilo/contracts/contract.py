@@ -99,6 +99,8 @@ class Contract(Config):
             for key, column in self.columns.items()
             if key != column.name
         ]
+        if len(self._with_role("subject")) > 1:
+            faults.append("columns: one column may have the role subject")
         faults += unknown_columns(self.rules, list(self.columns))
         faults += misused_columns(self.rules, self.columns) if not faults else []
         if faults:
@@ -124,6 +126,11 @@ class Contract(Config):
     def targets(self) -> tuple[str, ...]:
         """Names of the columns a model learns to predict, in order."""
         return self._with_role("target")
+
+    @property
+    def subject(self) -> str | None:
+        """Name of the column that says whose row it is, a person's for example."""
+        return next(iter(self._with_role("subject")), None)
 
     @property
     def digest(self) -> str:

@@ -14,7 +14,7 @@ from consilo.config import Config, nearest
 
 Severity = Literal["error", "warning"]
 ColumnType = Literal["float", "integer", "boolean", "category", "string", "date"]
-Role = Literal["feature", "target", "id", "time", "ignore"]
+Role = Literal["feature", "target", "id", "time", "subject", "split", "ignore"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -63,7 +63,8 @@ class Column(Config):
         typical: where the median of a silo must lie; it catches a wrong unit.
         allowed: the only values allowed; for a category also the order of its codes.
         nullable_share: the largest share of rows that may hold nothing.
-        role: what a job does with it; ``ignore`` keeps it out of the canonical table.
+        role: what a job does with it; ``subject`` says whose row it is, ``split`` whether a row is
+            trained on or tested on; ``ignore`` keeps it out of the canonical table.
         severity: of the rules of this column that do not say their own.
         future: whether a date may lie in the future.
     """
@@ -90,6 +91,10 @@ class Column(Config):
             faults.append("future is for columns of type date")
         if self.role == "time" and self.type != "date":
             faults.append("role time needs type date")
+        if self.role == "subject" and self.nullable_share > 0:
+            faults.append("role subject needs a value in every row; remove nullable_share")
+        if self.role == "split" and set(self.allowed or ()) != {"train", "test"}:
+            faults.append("role split needs type category and allowed: [train, test]")
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from consilo.errors import SchemaDrift
-from consilo.horizontal.features import Encoding, Scale, split_rows
+from consilo.errors import Refused, SchemaDrift
+from consilo.horizontal.features import Encoding, Scale
+from consilo.horizontal.holdout import PURPOSE, held_out
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.roles import Built
 from consilo.kernel.view import SiloView
@@ -74,17 +75,22 @@ def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
     Args:
         silo: whose rows.
         encoding: as the job asks for it; planned once a message.
-        scale: the global one; None takes the silo's own.
+        scale: the global one; None takes the silo's own, exactly.
+
+    Raises:
+        Refused: where a private job asks for the silo's own exact scale.
     """
     job = TableJob.of(silo.job)
+    if scale is None and job.privacy is not None:
+        raise Refused("a private job uses no exact moments of a silo", code="privacy")
     said = None if scale is None else [scale.mean.tolist(), scale.deviation.tolist()]
     key = digest(
         [
             silo.contract.digest,
             job.features.model_dump(mode="json"),
-            job.evaluation.holdout,
+            job.evaluation.model_dump(mode="json"),
+            hashlib.sha256(silo.secrets.lasting(PURPOSE)).hexdigest(),
             job.task,
-            job.seed,
             silo.name,
             said,
         ]
@@ -137,20 +143,22 @@ def _usable_blocks(frame: pd.DataFrame, encoding: Encoding) -> Iterator[pd.DataF
 
 def _split(silo: SiloView, encoding: Encoding) -> _Split:
     frame = silo.rows.frame(silo.contract, purpose=silo.job.purpose)
-    found = [encoding.target(block) for block in _usable_blocks(frame, encoding)]
-    if not sum(map(len, found)):
+    job, key = TableJob.of(silo.job), silo.secrets.lasting(PURPOSE)
+    held = np.concatenate(
+        [
+            np.zeros(0, bool),
+            *(
+                held_out(block, silo.contract, job.evaluation, key)
+                for block in _usable_blocks(frame, encoding)
+            ),
+        ]
+    )
+    if not len(held):
         raise SchemaDrift(
             "no row is left to learn from: every row lacks a feature; "
             "set the job's features.missing to 'mean' or 'indicator'"
         )
-    train, test = split_rows(
-        np.concatenate(found),
-        holdout=TableJob.of(silo.job).evaluation.holdout,
-        seed=silo.job.seed,
-        silo=silo.name,
-        stratify=bool(encoding.classes),
-    )
-    return _Split(frame, encoding, train, test)
+    return _Split(frame, encoding, np.flatnonzero(~held), np.flatnonzero(held))
 
 
 def _encoded(split: _Split, encoding: Encoding, scale: Scale) -> Built:

@@ -16,7 +16,6 @@ from consilo.contracts.contract import Column, Contract
 from consilo.errors import IncompatibleJob, SchemaDrift
 from consilo.jobs.job import Job
 from consilo.jobs.table_job import TableJob
-from consilo.kernel import seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,38 +209,6 @@ def class_codes(values: np.ndarray[Any, Any], classes: tuple[Any, ...]) -> np.nd
     """Return each value's place in ``classes`` as int64, -1 for one that is not there."""
     places = {value: place for place, value in enumerate(classes)}
     return np.array([places.get(_plain(value), -1) for value in values], dtype=np.int64)
-
-
-def split_rows(
-    labels: np.ndarray[Any, Any], *, holdout: float, seed: int, silo: str, stratify: bool
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the training rows and the held-out rows of one silo, each sorted.
-
-    The split depends on the job's seed and the silo, never on the run, so that a later run is not
-    tested on what an earlier one has learnt. With ``stratify`` each class is split by itself; of
-    two rows or more at least one goes to each side; a single row is trained on.
-
-    Args:
-        labels: one per row.
-        holdout: share in (0, 1).
-        seed: the job's.
-        silo: its name.
-        stratify: split by label.
-    """
-    rng = seeds.generator(seed, "holdout", silo)
-    groups = (
-        [np.flatnonzero(labels == each) for each in np.unique(labels)]
-        if stratify
-        else [np.arange(len(labels))]
-    )
-    held = []
-    for rows in groups:
-        size = min(max(round(holdout * len(rows)), 1), len(rows) - 1)
-        held.append(rng.permutation(rows)[:size])
-    test = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
-    is_held = np.zeros(len(labels), dtype=bool)
-    is_held[test] = True
-    return np.flatnonzero(~is_held), test
 
 
 def _limits(column: Column) -> tuple[float, float] | None:

@@ -51,7 +51,7 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         seed=seeds.seed32(asked.seed, "model"),
         search_path=search_path,
     )
-    return TorchLearner(model, task, threads=asked.threads)
+    return TorchLearner(model, task, threads=asked.threads, private=asked.privacy is not None)
 
 
 def plan_of(job: Job) -> FitPlan:

@@ -183,7 +183,7 @@ class Statistics(Protocol[None]):
         }
         counts = {name: np.zeros(len(each) - 1) for name, each in edges.items()}
         private, mark, num_rows = private_statistics(silo), hashlib.sha256(), 0
-        low, high = _ranges(silo, encoding) if private else (None, None)
+        low, high = ranges_of(silo, encoding) if private else (None, None)
         for block in training_blocks(silo, encoding):
             raw = encoding.raw_numeric(block)
             if private:
@@ -241,7 +241,7 @@ def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> di
         Refused: where the contract gives no ranges to clip to.
         BudgetExhausted: where it cannot be paid.
     """
-    low, high = _ranges(silo, encoding) if moments else (np.empty(0), np.empty(0))
+    low, high = ranges_of(silo, encoding) if moments else (np.empty(0), np.empty(0))
     num_classes, mark = len(encoding.classes), hashlib.sha256()
     sums = Sums.of(np.empty((0, len(low))), low=low, high=high, num_classes=num_classes)
     for block in training_blocks(silo, encoding):
@@ -263,7 +263,7 @@ def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> di
     return reply
 
 
-def _ranges(silo: SiloView, encoding: Encoding) -> tuple[Floats, Floats]:
+def ranges_of(silo: SiloView, encoding: Encoding) -> tuple[Floats, Floats]:
     """Return the least and the largest value of each numeric column, by the contract."""
     if encoding.open_ended:
         raise Refused(unbounded(silo.contract, encoding), code="privacy")

@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from consilo import metrics as figures
-from consilo.horizontal.dataset import Rows, rows_of
+from consilo.horizontal.dataset import Rows
 from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.learning import learner_of, plan_of, private_fit
+from consilo.horizontal.scaling import scaled_rows
 from consilo.horizontal.tally import tally
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
@@ -207,7 +208,7 @@ def loaded(silo: SiloView, payload: Mapping[str, Any]) -> tuple[TorchLearner, Ro
     encoding = Encoding.plan(silo.contract, silo.job)
     learner = learner_of(silo.job, encoding, silo.search_path)
     learner.load(payload["params"])
-    return learner, rows_of(silo, encoding, scale)
+    return learner, scaled_rows(silo, encoding, scale)
 
 
 def as_arrays(tally: Mapping[str, Any]) -> dict[str, Any]:

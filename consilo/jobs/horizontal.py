@@ -24,4 +24,17 @@ class Horizontal(ModelJob):
         if self.model is None and self.match is None:
             raise ValueError(f"model: {name} trains a model; say which, as module:Class")
         self._refuse_protocol(fits=":" in name or not name.startswith("vertical_"))
+        privacy = self.privacy
+        if privacy is not None and self.features.standardize == "silo":
+            asked = privacy.statistics_epsilon
+            if asked is None:
+                raise ValueError(
+                    "features.standardize: with privacy, 'silo' needs privacy.statistics_epsilon: "
+                    "each silo's mean and deviation are made noisy and paid for; or use 'contract'"
+                )
+            if 2 * asked >= privacy.epsilon:
+                raise ValueError(
+                    "privacy.statistics_epsilon: 'standardize: silo' asks twice, for class counts "
+                    f"and for the scale, which must be below epsilon ({privacy.epsilon:g}) together"
+                )
         return self

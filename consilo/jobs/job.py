@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+LEAST_NORM, MOST_NORM = 1e-12, 1e12
+"""Between these, clipping to a norm is exact in float64, and its noise is no extreme float32."""
 
 
 UNSTATED = "unstated"
@@ -118,7 +120,7 @@ class Privacy(Config):
     unit: Literal["record"] = "record"
     epsilon: Positive
     delta: float = Field(gt=0, lt=1)
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: float = Field(1.0, ge=LEAST_NORM, le=MOST_NORM)
     accountant: Literal["prv", "rdp"] = "prv"
     statistics_epsilon: Positive | None = Field(
         None,
@@ -178,7 +180,15 @@ class QuorumSpec(Config):
 class Evaluation(Config):
     """What is held out in every silo."""
 
-    holdout: float = Field(0.2, gt=0, lt=1, description="share of each silo's rows, by label")
+    holdout: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of each silo's rows; each row's side is its own, by a key of the silo",
+    )
+    split: str | None = Field(
+        None, description="the contract's column of role split, which says 'train' or 'test'"
+    )
 
 
 class Promotion(Config):
@@ -221,6 +231,7 @@ _YOUNG = (
     ("", "exclude", 2),
     ("privacy", "statistics_epsilon", 2),
     ("local", "threads", 3),
+    ("evaluation", "split", 3),
     ("reduce", "args", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""

@@ -165,6 +165,10 @@ class Secrets(Protocol):
         """Return 32 secret bytes, the same for one run for ever."""
         ...
 
+    def lasting(self, purpose: str) -> bytes:
+        """Return 32 secret bytes for one purpose, the same in every run."""
+        ...
+
 
 class Letters(Protocol):
     """The silo's word to other silos, and theirs to it: `consilo.kernel.letters` is made of it."""

@@ -53,12 +53,13 @@ __all__ = [
     "TorchLearner",
     "backward",
     "call_loss",
-    "check_loss",
 ]
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 _EVALUATION_ROWS = 4096
+MOST_OUTPUT = 1e15
+"""Under differential privacy; its square is finite in whatever a figure of merit sums."""
 
 
 class FitHook:
@@ -165,6 +166,8 @@ class TorchLearner:
         freeze: shell patterns of parameter names that training leaves alone.
         threads: that torch computes with in `fit`, `evaluate` and `predict`, whatever it has
             outside; the number that is found is put back.
+        private: no fault may depend on a row: what the model gives for rows it is judged by is
+            kept within `MOST_OUTPUT`, and is 0 where it is NaN.
         clock: seconds, for `FitReport.seconds`.
     """
 
@@ -175,11 +178,13 @@ class TorchLearner:
         *,
         freeze: Sequence[str] = (),
         threads: int = 1,
+        private: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
         self.task = task
         self.threads = threads
+        self._private = private
         self._clock = clock
         names = [name for name, _ in model.named_parameters()]
         unmatched = [each for each in freeze if not fnmatch.filter(names, each)]
@@ -293,7 +298,7 @@ class TorchLearner:
         """Return metrics of these rows, and the tally that merges with other silos' tallies.
 
         Raises:
-            ModelDiverged: where an output is NaN or infinite.
+            ModelDiverged: where an output is NaN or infinite, unless the learner is private.
         """
         with computing(self.threads):
             outputs = self._outputs(data.features)
@@ -333,6 +338,8 @@ class TorchLearner:
         finally:
             self.model.train(was_training)
         outputs = torch.cat(parts)
+        if self._private:
+            return torch.nan_to_num(outputs, nan=0.0).clamp(-MOST_OUTPUT, MOST_OUTPUT)
         if not bool(torch.isfinite(outputs).all()):
             raise ModelDiverged(
                 "the model's outputs hold NaN or infinity; lower the learning rate, or check the"
@@ -353,7 +360,7 @@ class _MeanGradient:
         outputs = self._session.learner.forward(self._session.model, features)
         loss = call_loss(self._loss, outputs, targets)
         value = float(loss.detach())
-        check_loss(value, step=self._session.step)
+        _check_loss(value, step=self._session.step)
         backward(loss)
         return value
 
@@ -369,7 +376,7 @@ def call_loss(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets
     return value
 
 
-def check_loss(value: float, *, step: int) -> None:
+def _check_loss(value: float, *, step: int) -> None:
     """Check that a loss is finite.
 
     Raises:

@@ -18,6 +18,11 @@ one layer are made, measured and summed. The paper's "ghost norm" by Gram matric
 long rows of wide layers but subtracts large numbers: a row whose gradient cancels could be
 measured too small, and move the sum by more than the clipping norm.
 
+Exact at both ends: norms, factors and sums are float64, in which no square of a float32 vanishes or
+overflows, and what is added is the very vector that was measured. A row whose gradient is not
+finite adds nothing. So one row, added or removed, moves the sum of up to a million rows by at most
+``max_norm * (1 + 2**-20)``, whatever the weights and the row are.
+
 `benchmarks/dp_modes.py` measures both against Opacus' other modes (expanded weights, ghost
 clipping, functorch) and checks all of them against one gradient at a time.
 """
@@ -38,15 +43,24 @@ from consilo.learners.torch_learner import backward
 RowLosses = Callable[[Callable[[Tensor], Any]], Tensor]
 """Given the model to call, returns the loss of each row, (rows,), with its graph."""
 
-_TINY = 1e-6  # as Opacus: a norm of zero divides nothing
 _PROBE_TOLERANCE = 1e-3
+_ROWS_AT_ONCE = 32
+"""Rows whose gradients are in float64 at once: they take twice the room."""
 
 
 class ClippedSums(Protocol):
-    """Accumulates ``sum_i min(1, max_norm / |g_i|) * g_i`` over batches of rows."""
+    """Accumulates ``sum_i min(1, max_norm / |g_i|) * g_i`` over batches of rows, in float64.
 
-    def add(self, losses: RowLosses, num_rows: int) -> None:
+    A row whose gradient is not finite adds nothing.
+    """
+
+    def add(self, losses: RowLosses, num_rows: int, *, num_spare: int = 0) -> None:
         """Add the clipped gradients of some rows.
+
+        Args:
+            losses: of ``num_rows`` rows.
+            num_rows: how many.
+            num_spare: the last so many fill the batch up to a fixed size, and add nothing.
 
         Raises:
             NotBookable: where this way is not exact for what the model's forward just did.
@@ -54,7 +68,7 @@ class ClippedSums(Protocol):
         ...
 
     def take(self) -> list[Tensor]:
-        """Return the sums, one per parameter in their order, and start again from zero."""
+        """Return the sums, float64, one per parameter in their order; start again from zero."""
         ...
 
     def close(self) -> None:
@@ -115,6 +129,22 @@ class _Used:
     gradient: Tensor | None = None
     rows: list[tuple[nn.Parameter, Tensor]] | None = None
 
+    def keep(self, num_rows: int) -> None:
+        """Forget all rows but the first so many."""
+        self.inputs, self.gradient = self.inputs[:num_rows], _gradient(self)[:num_rows]
+
+    def blank(self, rows: Tensor) -> None:
+        """Make the gradients of some rows zero, whatever they are: what times 0 would be NaN.
+
+        Args:
+            rows: bool, (rows,).
+        """
+        self.gradient = _blanked(_gradient(self), rows)
+        if self.inputs.is_floating_point():
+            self.inputs = _blanked(self.inputs, rows)
+        if self.rows is not None:
+            self.rows = [(each, _blanked(made, rows)) for each, made in self.rows]
+
 
 class BookKeeping:
     """Clipped sums without any parameter's gradient; see the module.
@@ -150,13 +180,18 @@ class BookKeeping:
         for layer in watched:
             self._handles.append(layer.register_forward_hook(self._note))
 
-    def add(self, losses: RowLosses, num_rows: int) -> None:
+    def add(self, losses: RowLosses, num_rows: int, *, num_spare: int = 0) -> None:
         """Add the clipped gradients of some rows."""
         self._used.clear()
         try:
             total = losses(self._model).sum()
             self._differentiate(total, num_rows)
-            factors = (self._max_norm / (self._norms(num_rows) + _TINY)).clamp(max=1.0)
+            for used in self._used:
+                used.keep(num_rows - num_spare)
+            factors, unusable = _factors(self._norms(num_rows - num_spare), self._max_norm)
+            if unusable is not None:
+                for used in self._used:
+                    used.blank(unusable)
             self._accumulate(factors)
         finally:
             self._used.clear()
@@ -165,7 +200,7 @@ class BookKeeping:
         """Return the sums and start again."""
         sums, self._sums = self._sums, {}
         return [
-            sums[id(each)] if id(each) in sums else torch.zeros_like(each)
+            sums[id(each)] if id(each) in sums else torch.zeros_like(each, dtype=torch.float64)
             for each in self._parameters
         ]
 
@@ -189,9 +224,9 @@ class BookKeeping:
                 total, self._parameters, retain_graph=True, allow_unused=True
             )
             self._differentiate(total, num_rows)
-            self._accumulate(torch.ones(num_rows, dtype=total.dtype))
+            self._accumulate(torch.ones(num_rows, dtype=torch.float64))
             for mine, gradient in zip(self.take(), expected, strict=True):
-                known = torch.zeros_like(mine) if gradient is None else gradient
+                known = torch.zeros_like(mine) if gradient is None else gradient.double()
                 scale = float(known.abs().max())
                 if not torch.allclose(mine, known, rtol=_PROBE_TOLERANCE, atol=1e-5 * scale):
                     raise NotBookable("a parameter is used outside its layer")
@@ -202,7 +237,7 @@ class BookKeeping:
                 alone = self._first_norm(row, 1)
             finally:
                 self._model.train(training)
-            if abs(together - alone) > _PROBE_TOLERANCE * max(together, alone):
+            if not abs(together - alone) <= _PROBE_TOLERANCE * max(together, alone):
                 raise NotBookable("rows are not the first dimension of every layer's input")
         finally:
             self._used.clear()
@@ -244,13 +279,54 @@ class BookKeeping:
 
     def _norms(self, num_rows: int) -> Tensor:
         squares = [LAYERS[type(each.layer)].squares(each) for each in self._used]
-        return torch.stack(squares).sum(dim=0).sqrt() if squares else torch.zeros(num_rows)
+        found = torch.stack(squares).sum(dim=0).sqrt() if squares else torch.zeros(num_rows)
+        return found.double()
 
     def _accumulate(self, factors: Tensor) -> None:
         for used in self._used:
             for parameter, value in LAYERS[type(used.layer)].sums(used, factors):
                 known = self._sums.get(id(parameter))
                 self._sums[id(parameter)] = value if known is None else known.add_(value)
+
+
+def finite(rows: Tensor) -> Tensor:
+    """Return rows of a float32 matrix, zeros in place of those that are not finite."""
+    return _blanked(rows, ~torch.isfinite(rows).all(dim=1))
+
+
+def weights_within(rows: Tensor, max_norm: float) -> Tensor:
+    """Return what each row of a float32 matrix is multiplied by, to be within a norm: float64."""
+    return _factors(_norms_of(rows), max_norm)[0]
+
+
+def _factors(norms: Tensor, max_norm: float) -> tuple[Tensor, Tensor | None]:
+    """Return what each row's gradient is multiplied by, and which rows have none; None: all have.
+
+    Args:
+        norms: of the rows' gradients; float64, so that no float32's square vanishes or overflows.
+        max_norm: to which they are clipped.
+    """
+    usable = torch.isfinite(norms)
+    factors = torch.where(usable, (max_norm / norms).clamp(max=1.0), 0.0)
+    return factors, None if bool(usable.all()) else ~usable
+
+
+def _blanked(values: Tensor, rows: Tensor) -> Tensor:
+    return values.masked_fill(rows.reshape(-1, *[1] * (values.ndim - 1)), 0.0)
+
+
+def _norms_of(rows: Tensor) -> Tensor:
+    """Return the norm of each row of a float32 matrix, float64."""
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+
+
+def _weighted(factors: Tensor, rows: Tensor) -> Tensor:
+    """Return the sum of the rows of a float32 matrix, each times its factor, in float64."""
+    total = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        total += factors[part] @ rows[part].double()
+    return total
 
 
 class HookedRows:
@@ -280,7 +356,7 @@ class HookedRows:
             model, loss_reduction="sum", force_functorch=functorch
         )
 
-    def add(self, losses: RowLosses, num_rows: int) -> None:
+    def add(self, losses: RowLosses, num_rows: int, *, num_spare: int = 0) -> None:
         """Add the clipped gradients of some rows."""
         total = losses(self._wrapped).sum()
         with warnings.catch_warnings():
@@ -288,9 +364,9 @@ class HookedRows:
             # need no gradient; torch mentions it, Opacus does not use them.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             backward(total)
-        self.clip(num_rows)
+        self.clip(num_rows, num_spare=num_spare)
 
-    def clip(self, num_rows: int) -> None:
+    def clip(self, num_rows: int, *, num_spare: int = 0) -> None:
         """Clip and sum what the backward pass left in ``grad_sample``."""
         rows = []
         for parameter in self._parameters:
@@ -298,13 +374,15 @@ class HookedRows:
             found = torch.cat(held) if isinstance(held, list) else held
             if found is None:  # the forward did not use it
                 found = parameter.new_zeros((num_rows, *parameter.shape))
-            rows.append(found.reshape(num_rows, -1))
+            rows.append(found.reshape(num_rows, -1)[: num_rows - num_spare])
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
-        norms = torch.stack([each.norm(dim=1) for each in rows]).norm(dim=0)
-        factors = (self._max_norm / (norms + _TINY)).clamp(max=1.0)
+        norms = torch.stack([_norms_of(each) for each in rows]).norm(dim=0)
+        factors, unusable = _factors(norms, self._max_norm)
+        if unusable is not None:
+            rows = [_blanked(each, unusable) for each in rows]
         made = [
-            (factors @ each).view_as(parameter)
+            _weighted(factors, each).view_as(parameter)
             for each, parameter in zip(rows, self._parameters, strict=True)
         ]
         self._sums = (
@@ -316,7 +394,9 @@ class HookedRows:
     def take(self) -> list[Tensor]:
         """Return the sums and start again."""
         sums, self._sums = self._sums, None
-        return [torch.zeros_like(each) for each in self._parameters] if sums is None else sums
+        if sums is None:
+            return [torch.zeros_like(each, dtype=torch.float64) for each in self._parameters]
+        return sums
 
     def close(self) -> None:
         """Unwrap the model."""
@@ -331,11 +411,11 @@ class _Layer(Protocol):
         ...
 
     def squares(self, used: _Used) -> Tensor:
-        """Return the squared norm of each row's gradient, (rows,)."""
+        """Return the squared norm of each row's gradient, float64, (rows,)."""
         ...
 
     def sums(self, used: _Used, factors: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
-        """Return the sum of the rows' gradients, each times its factor, per trained parameter."""
+        """Return the float64 sum of the rows' gradients, each times its factor, per parameter."""
         ...
 
 
@@ -350,8 +430,8 @@ class _Linear:
         given, gradient = used.inputs, _gradient(used)
         if given.ndim > 2:
             return _ROWS.squares(used)
-        squares = gradient.square().sum(dim=1)
-        weight = given.square().sum(dim=1) if layer.weight.requires_grad else 0.0
+        squares = _norms_of(gradient).square()
+        weight = _norms_of(given).square() if layer.weight.requires_grad else 0.0
         bias = 1.0 if layer.bias is not None and layer.bias.requires_grad else 0.0
         return squares * (weight + bias)
 
@@ -360,9 +440,9 @@ class _Linear:
         if used.inputs.ndim > 2:
             return _ROWS.sums(used, factors)
         found = []
-        gradient = _gradient(used) * factors[:, None]
+        gradient = _gradient(used).double() * factors[:, None]
         if layer.weight.requires_grad:
-            found.append((layer.weight, gradient.t() @ used.inputs))
+            found.append((layer.weight, gradient.t() @ used.inputs.double()))
         if layer.bias is not None and layer.bias.requires_grad:
             found.append((layer.bias, gradient.sum(dim=0)))
         return found
@@ -378,11 +458,11 @@ class _Rows:
 
     def squares(self, used: _Used) -> Tensor:
         # One pass over memory, where squaring and summing takes three.
-        norms = [torch.linalg.vector_norm(each, dim=1) for _, each in self._made(used)]
+        norms = [_norms_of(each) for _, each in self._made(used)]
         return torch.stack(norms).square().sum(dim=0)
 
     def sums(self, used: _Used, factors: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
-        return [(each, (factors @ rows).view_as(each)) for each, rows in self._made(used)]
+        return [(each, _weighted(factors, rows).view_as(each)) for each, rows in self._made(used)]
 
     def _made(self, used: _Used) -> list[tuple[nn.Parameter, Tensor]]:
         if used.rows is None:
@@ -398,13 +478,14 @@ class _Embedding:
 
     def squares(self, used: _Used) -> Tensor:
         rows, _, values = self._tokens(used)
-        return values.new_zeros(len(used.inputs)).index_add_(0, rows, values.square().sum(dim=1))
+        found = torch.zeros(len(used.inputs), dtype=torch.float64)
+        return found.index_add_(0, rows, _norms_of(values).square())
 
     def sums(self, used: _Used, factors: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
         layer: Any = used.layer
         rows, tokens, values = self._tokens(used)
-        total = torch.zeros_like(layer.weight)
-        total.index_add_(0, tokens, values * factors[rows, None])
+        total = torch.zeros_like(layer.weight, dtype=torch.float64)
+        total.index_add_(0, tokens, values.double() * factors[rows, None])
         return [(layer.weight, total)]
 
     def _tokens(self, used: _Used) -> tuple[Tensor, Tensor, Tensor]:

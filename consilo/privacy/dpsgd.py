@@ -1,13 +1,18 @@
 """DP-SGD for one silo: per-record clipping and secret Gaussian noise (Abadi et al. 2016, Alg. 1).
 
-Unit of privacy: one row, added or removed. Each step samples rows independently (Poisson), clips
+Unit of privacy: one row, added or removed; the number of rows is released exactly beside it, and
+rate, steps and noise are made of that number. Each step samples rows independently (Poisson), clips
 each row's gradient to an L2 norm, adds Gaussian noise to the sum and divides by the expected
 batch size. `consilo.privacy.clipping` makes the clipped sum, in the fastest exact way for the
 model; sampling and noise come from a `SecretStream`, because the coordinator must not be able to
 guess them.
 
-What the guarantee covers: the parameters after the fit. So the training loss is not reported, and
-a model whose buffers change while training is refused. The number of rows is treated as public.
+What the guarantee covers: the parameters after the fit, and whether there are any. So the training
+loss is not reported; a row whose loss or gradient is not finite adds nothing, and what is not
+finite is noticed after the noise; what a model is tried with before the fit are made-up rows; and a
+model whose buffers change while training is refused. Batches have one size, filled up with rows
+that add nothing, so that no row's rounding depends on how many others were drawn. What a model
+draws, such as dropout's masks, is secret, so that it is as likely for whichever rows there are.
 
 Differences from the paper: Poisson sampling as the accountants assume, not fixed-size batches;
 the noise is on a grid (see `consilo.privacy.noise`). An optimiser with momentum or adaptive steps
@@ -24,15 +29,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from consilo.errors import IncompatibleJob, JobInvalid
+from consilo.jobs.job import LEAST_NORM, MOST_NORM
 from consilo.learners.torch_learner import (
     FitHook,
     FitSession,
     Indices,
     call_loss,
-    check_loss,
 )
 from consilo.privacy.accounting import HistoryRow
-from consilo.privacy.noise import SecretStream, add_gaussian
+from consilo.privacy.noise import SecretStream, add_gaussian, noise_std
 from consilo.wire.params import Params, digest
 
 if TYPE_CHECKING:
@@ -52,9 +57,10 @@ class DPHook(FitHook):
     """Makes a fit differentially private.
 
     Args:
-        sigma: noise multiplier; the noise's standard deviation is ``sigma * max_grad_norm``. 0 is
-            no privacy, for tests.
-        max_grad_norm: L2 norm to which each row's gradient is clipped.
+        sigma: noise multiplier; the noise's standard deviation is `noise_std` of it and of
+            ``max_grad_norm``. 0 is no privacy, for tests.
+        max_grad_norm: L2 norm to which each row's gradient is clipped, from `LEAST_NORM` to
+            `MOST_NORM`.
         sample_rate: probability of each row to join a step, in (0, 1]; the plan's ``batch_size``
             only says how many steps an epoch has.
         stream: secret randomness whose context names run, step and the fingerprint of the data.
@@ -77,8 +83,10 @@ class DPHook(FitHook):
         findings = []
         if not (math.isfinite(sigma) and sigma >= 0):
             findings.append(f"sigma: must be 0 or more, found {sigma}")
-        if not (math.isfinite(max_grad_norm) and max_grad_norm > 0):
-            findings.append(f"max_grad_norm: must be above 0, found {max_grad_norm}")
+        if not LEAST_NORM <= max_grad_norm <= MOST_NORM:
+            findings.append(
+                f"max_grad_norm: must be in [{LEAST_NORM:g}, {MOST_NORM:g}], found {max_grad_norm}"
+            )
         if not 0 < sample_rate <= 1:
             findings.append(f"sample_rate: must be in (0, 1], found {sample_rate}")
         if max_physical_batch < 1:
@@ -91,6 +99,7 @@ class DPHook(FitHook):
         self.max_physical_batch = max_physical_batch
         self._stream = stream
         self._steps_taken = 0
+        self._batch = 0
         self._sums: ClippedSums | None = None
         self._noise: SecretStream | None = None
         self._buffers: Params = {}
@@ -120,7 +129,12 @@ class DPHook(FitHook):
         session.batches = poisson_batches(len(session.data), self.sample_rate, sampling)
         self._buffers = _buffers(session.model)
         self._noise = self._stream.child("noise", question)
+        self._batch = _physical_batch(session.plan.batch_size, self.max_physical_batch)
         self._sums = _clipped_sums(session, self.max_grad_norm)
+        import torch
+
+        draws = self._stream.child("draws", question).bytes(8)
+        torch.manual_seed(int.from_bytes(draws, "big") >> 1)  # `seeded` puts back what was there
 
     def finish(self, session: FitSession) -> None:
         """Give the plain module back."""
@@ -152,9 +166,12 @@ class DPHook(FitHook):
 
     def _clipped(self, session: FitSession, rows: Indices) -> list[Tensor]:
         assert self._sums is not None
-        for start in range(0, len(rows), self.max_physical_batch):
-            part = rows[start : start + self.max_physical_batch]
-            self._sums.add(_losses(session, part), len(part))
+        for start in range(0, len(rows), self._batch):
+            part = rows[start : start + self._batch]
+            spare = self._batch - len(part)
+            filled = np.concatenate([part, np.repeat(part[-1:], spare)])
+            losses = _losses(session, session.batch(filled))
+            self._sums.add(losses, self._batch, num_spare=spare)
         return self._sums.take()
 
     def _release(
@@ -164,7 +181,8 @@ class DPHook(FitHook):
         import torch
 
         assert self._noise is not None
-        std = self.sigma * self.max_grad_norm
+        num_entries = sum(each.numel() for each in parameters)
+        std = noise_std(self.sigma, sensitivity=self.max_grad_norm, size=num_entries)
         for group in _groups([each.numel() for each in parameters]):
             members, flat = parameters[group], [each.detach().reshape(-1) for each in sums[group]]
             noisy = add_gaussian(torch.cat(flat).numpy(), std, self._noise)
@@ -188,30 +206,51 @@ def _groups(sizes: list[int]) -> Iterator[slice]:
     yield slice(start, len(sizes))
 
 
+def _physical_batch(batch_size: int, most: int) -> int:
+    """Return how many rows a batch is filled up to: of the job's settings alone, never of rows.
+
+    A fifth more than are expected, so that most steps need no batch more, in batches of equal size.
+    """
+    wanted = batch_size * 1.2
+    return min(most, -8 * (-math.ceil(wanted / math.ceil(wanted / most)) // 8))
+
+
 def _clipped_sums(session: FitSession, max_norm: float) -> ClippedSums:
     from consilo.privacy.clipping import clipped_sums
 
-    rows = np.arange(min(3, len(session.data)))
+    features, targets = _made_up(session, 3)
     return clipped_sums(
         session.model,
         session.parameters().values(),
         max_norm,
-        probe=_losses(session, rows),
-        num_probe_rows=len(rows),
-        probe_row=_losses(session, rows[:1]),
+        probe=_losses(session, (features, targets)),
+        num_probe_rows=3,
+        probe_row=_losses(session, (features[:1], targets[:1])),
     )
 
 
-def _losses(session: FitSession, rows: Indices) -> RowLosses:
-    """Return the function that gives the loss of each of ``rows`` under a model."""
-    features, targets = session.batch(rows)
+def _made_up(session: FitSession, count: int) -> tuple[Tensor, Tensor]:
+    """Return made-up rows of the data's form, to try a model with: no fault may depend on a row.
+
+    Features are in [0, 1), so that a model that reads them as tokens finds the first of them.
+    """
+    import torch
+
+    rng, data, task = np.random.default_rng(0), session.data, session.learner.task
+    features = rng.random((count, *data.features.shape[1:]), dtype=np.float32)
+    targets = rng.random((count, *data.targets.shape[1:]))
+    if task.num_classes:
+        targets = np.arange(count) % task.num_classes
+    return torch.from_numpy(features), task.encode(targets.astype(data.targets.dtype))
+
+
+def _losses(session: FitSession, batch: tuple[Tensor, Tensor]) -> RowLosses:
+    """Return the function that gives the loss of each row of a batch under a model."""
+    features, targets = batch
     row_losses = session.learner.task.row_losses(session.model)
 
     def losses(model: Any) -> Tensor:
-        outputs = session.learner.forward(model, features)
-        found = call_loss(row_losses, outputs, targets)
-        check_loss(float(found.detach().sum()), step=session.step)
-        return found
+        return call_loss(row_losses, session.learner.forward(model, features), targets)
 
     return losses
 
@@ -268,16 +307,13 @@ def _opacus_faults(layer: nn.Module) -> list[Any]:
 
 
 def _check_rows_apart(session: FitSession) -> None:
-    """Check on a few rows that no row's output, or loss, depends on another row.
+    """Check on made-up rows that no row's output, or loss, depends on another row.
 
     The layers are known by `check_private`; this finds what a user's own forward or loss does.
     """
     import torch
 
-    rows = np.arange(min(4, len(session.data)))
-    if len(rows) < 2:
-        return
-    features, targets = session.batch(rows)
+    features, targets = _made_up(session, 4)
     features.requires_grad_(True)
     outputs = session.learner.forward(session.model, features)
     if outputs.requires_grad:

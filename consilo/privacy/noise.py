@@ -17,7 +17,7 @@ removes the dependence: value and noise are both rounded to one grid of spacing
 ``2**-30`` of the standard deviation (Google's "Secure noise generation", 2020, does the same),
 so that the reachable sums are the same grid whatever the value is. It also needs one Gaussian
 instead of four. The rounding adds at most ``sqrt(d) * std * 2**-30`` to the L2 sensitivity of a
-vector of d entries: ``4e-6`` standard deviations for 16 million entries.
+vector of d entries: ``4e-6`` standard deviations for 16 million entries. `noise_std` pays for it.
 What remains: the noise is the Gaussian to 53 bits, cut at about 12 standard deviations
 (a probability of 1e-33), not the exact discrete Gaussian of Canonne et al. 2020.
 """
@@ -29,10 +29,14 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from consilo.errors import IncompatibleJob
+
 Float64Array = npt.NDArray[np.float64]
 
 _BLOCK = 1 << 14  # pairs a pass: temporaries stay in the second-level cache
 _GRID_BITS = 30
+ARITHMETIC = 2.0**-20
+"""Relative; the most that rounding adds to how far one row moves a sum of up to a million rows."""
 _MAX_BYTES = (1 << 32) * 64  # ChaCha20's 32-bit block counter
 
 
@@ -145,6 +149,29 @@ def add_gaussian(
     spacing = 2.0 ** (math.floor(math.log2(std)) - _GRID_BITS)
     noise = stream.normal(exact.shape, std)
     return np.asarray((np.rint(exact / spacing) + np.rint(noise / spacing)) * spacing)
+
+
+def noise_std(sigma: float, *, sensitivity: float, size: int) -> float:
+    """Return the standard deviation with which the noise multiplier is ``sigma`` in truth.
+
+    It pays for what arithmetic adds to the sensitivity: `ARITHMETIC` of it where sums are made, and
+    the grid that `add_gaussian` rounds to.
+
+    Args:
+        sigma: noise over sensitivity, as the accountant knows it.
+        sensitivity: the most that one unit of privacy moves the exact values: L2 norm.
+        size: entries of all that is noised together.
+
+    Raises:
+        IncompatibleJob: where there is more noise and rounding than a float64 can tell apart.
+    """
+    rounding = sigma * math.sqrt(size) * 2.0**-_GRID_BITS
+    if rounding > 0.5:
+        raise IncompatibleJob(
+            f"noise of {sigma:g} times the sensitivity on {size} numbers is too coarse for float64;"
+            " raise epsilon, or use a smaller model"
+        )
+    return sigma * sensitivity * (1.0 + ARITHMETIC) / (1.0 - rounding)
 
 
 def exact_log(values: Float64Array) -> Float64Array:

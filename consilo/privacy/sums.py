@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from consilo.privacy.noise import SecretStream, add_gaussian
+from consilo.privacy.noise import SecretStream, add_gaussian, noise_std
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -104,7 +104,9 @@ class Sums:
 
     def noisy(self, sigma: float, stream: SecretStream) -> Sums:
         """Return the sums with Gaussian noise of ``sigma`` times the sensitivity on each."""
-        found = add_gaussian(self.vector, sigma * self.sensitivity, stream)
+        exact = self.vector
+        std = noise_std(sigma, sensitivity=self.sensitivity, size=exact.size)
+        found = add_gaussian(exact, std, stream)
         columns = len(self.first)
         missing, first, second, classes = np.split(found, [columns, 2 * columns, 3 * columns])
         return Sums(missing, first, second, classes, self.rows, self.low, self.high)
@@ -140,7 +142,8 @@ def noisy_histogram(
         sigma: noise multiplier.
         stream: advanced by the numbers that were used.
     """
-    std = sigma * math.sqrt(len(counts))
+    size = sum(each.size for each in counts.values())
+    std = noise_std(sigma, sensitivity=math.sqrt(len(counts)), size=size)
     return {
         name: np.maximum(np.rint(add_gaussian(each, std, stream)), 0.0)
         for name, each in counts.items()

@@ -147,9 +147,17 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     view = SiloView(host, job, contract, header)
     payload = content["payload"]
     message = Message(payload, header.round, header.cohort)
-    with computing(job.threads):
-        fields = dict(verb.function(protocol, view, message))
-    verb.check(fields, payload)
+    try:
+        with computing(job.threads):
+            fields = dict(verb.function(protocol, view, message))
+        verb.check(fields, payload)
+    except (BudgetExhausted, Refused):  # judged by numbers of rows and by the ledger
+        raise
+    except Exception as cause:
+        if job.privacy is None:
+            raise
+        # What went wrong, and where, is computed from rows: it is not covered by ε.
+        raise ConsiloError("under differential privacy no reason leaves") from cause
     return fields
 
 

@@ -211,7 +211,7 @@ def _rehearse(learner: TorchLearner, *, num_inputs: int) -> None:
 def _statistics_faults(job: TableJob, contract: Contract, encoding: Encoding) -> list[str]:
     """Return why statistics cannot be differentially private."""
     asked = job.privacy is not None and job.privacy.statistics_epsilon is not None
-    if asked and job.features.standardize == "global" and encoding.open_ended:
+    if asked and job.features.standardize in ("global", "silo") and encoding.open_ended:
         return [f"privacy.statistics_epsilon: {unbounded(contract, encoding)}"]
     return []
 

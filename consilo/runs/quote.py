@@ -171,7 +171,9 @@ def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
     assert privacy is not None
     history: list[HistoryRow] = []
     if privacy.statistics_epsilon is not None:
-        history.append((statistics_noise(silo.kept_number, privacy), 1.0, 1))
+        # Class counts and moments are one question; a scale that stays in the silo is another.
+        questions = 2 if job.features.standardize == "silo" else 1
+        history.append((statistics_noise(silo.kept_number, privacy), 1.0, questions))
     plan = plan_of(job)
     rate, steps = plan.sample_rate(rows), plan.num_steps(rows) * job.protocol.rounds
     sigma = training_noise(silo.kept_number, job, rate=rate, steps=steps, besides=history)

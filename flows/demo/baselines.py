@@ -17,7 +17,8 @@ import numpy as np
 
 from consilo import metrics as figures
 from consilo.contracts.contract import Contract
-from consilo.horizontal.features import Encoding, Scale, split_rows
+from consilo.horizontal.features import Encoding, Scale
+from consilo.horizontal.holdout import PURPOSE, held_out
 from consilo.horizontal.learning import learner_of, plan_of
 from consilo.horizontal.statistics import Moments
 from consilo.jobs.job import Job
@@ -28,6 +29,8 @@ from consilo.machine.files import write_atomic
 from consilo.privacy.accounting import noise_multiplier
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.noise import ReproducibleStream, SecretStream
+from silos.kept.store import lasting_secret
+from silos.simulation.in_memory import made_up_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +54,7 @@ def baselines(
         search_path: where the job's own modules lie.
     """
     encoding = Encoding.plan(contract, job)
-    parts = {name: _halves(job, encoding, name, frame) for name, frame in rows.items()}
+    parts = {name: _halves(job, contract, encoding, name, each) for name, each in rows.items()}
 
     def trained_on(names: Sequence[str]) -> dict[str, float]:
         return _train(job, encoding, [parts[name] for name in names], parts, search_path)
@@ -63,18 +66,13 @@ def baselines(
 
 
 def _halves(
-    job: ModelJob, encoding: Encoding, name: str, frame: pd.DataFrame
+    job: ModelJob, contract: Contract, encoding: Encoding, name: str, frame: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows that silo ``name`` trains on, and those it holds out."""
     usable = encoding.usable(frame)
-    train, test = split_rows(
-        encoding.target(usable),
-        holdout=job.evaluation.holdout,
-        seed=job.seed,
-        silo=name,
-        stratify=bool(encoding.classes),
-    )
-    return usable.iloc[train], usable.iloc[test]
+    key = lasting_secret(made_up_root(name), PURPOSE)
+    held = held_out(usable, contract, job.evaluation, key)
+    return usable[~held], usable[held]
 
 
 def _train(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import os
 import secrets
 import sqlite3
@@ -33,6 +34,11 @@ _KEPT_BYTES = 1 << 30
 _FILE_BYTES = 1 << 20
 _WRITING_S = 600.0
 _DAY_S = 86_400.0
+
+
+def lasting_secret(root: bytes, purpose: str) -> bytes:
+    """Return 32 bytes for one purpose, derived from a silo's own secret."""
+    return hmac.digest(root, b"lasting/" + purpose.encode(), "sha256")
 
 
 class Store:
@@ -161,7 +167,16 @@ class Store:
 
     def secret(self, run_id: str) -> bytes:
         """Return the run's 32 secret bytes, made at the first call, mode 0600."""
-        name = hashlib.sha256(run_id.encode()).hexdigest()[:32]
+        return self._secret(hashlib.sha256(run_id.encode()).hexdigest()[:32])
+
+    def lasting(self, purpose: str) -> bytes:
+        """Return 32 bytes for one purpose, derived from the silo's own secret, in every run alike.
+
+        That secret is ``secrets/silo.key``, made at the first call; no run's name leads to it.
+        """
+        return lasting_secret(self._secret("silo"), purpose)
+
+    def _secret(self, name: str) -> bytes:
         path = self._secrets / f"{name}.key"
         if not path.exists():
             made = self._secrets / f".{name}.{secrets.token_hex(8)}"

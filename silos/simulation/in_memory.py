@@ -31,6 +31,7 @@ from consilo.contracts.report import CheckReport
 from consilo.errors import Refused, SchemaDrift
 from consilo.jobs.job import Job
 from consilo.jobs.match import Match, MatchQuestion
+from consilo.kernel import seeds
 from consilo.kernel.headers import Header, ReplyHeader
 from consilo.kernel.roles import Arrays, Built
 from consilo.kernel.verbs import Asked
@@ -41,6 +42,7 @@ from consilo.wire.parcel import Parcel
 from consilo.wire.signing import is_signed, public_hex, sign
 from silos.gate.guard import addressed
 from silos.gate.identity import RELAY
+from silos.kept.store import lasting_secret
 from silos.simulation.all_roles import AllRoles
 
 if TYPE_CHECKING:
@@ -154,6 +156,10 @@ class InMemorySilo(AllRoles):
         """Return the run's secret, drawn when it is first asked for."""
         return self.run_secrets.setdefault(run_id, os.urandom(32))
 
+    def lasting(self, purpose: str) -> bytes:
+        """Return bytes that follow from the silo's name, so that runs in memory are alike."""
+        return lasting_secret(made_up_root(self.name), purpose)
+
     def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
         """Book a step once; return the run's history up to it."""
         booked, own = self.spends.setdefault(charge.run_id, []), (charge.step_id, charge.mark)
@@ -250,6 +256,14 @@ class InMemorySilo(AllRoles):
         """Keep the answer to ``step_id``, unless answers are not kept."""
         if self.keep_replies:
             self.replies[step_id] = reply
+
+
+def made_up_root(silo: str) -> bytes:
+    """Return what is in place of a silo's own secret where it and its rows are made up: no secret.
+
+    So that simulations, demos and benchmarks are the same on any day and on any machine.
+    """
+    return seeds.derive("made-up silo", silo)
 
 
 def _read_only(value: Any) -> np.ndarray[Any, Any]:

@@ -61,7 +61,9 @@ from silos.gate.guard import addressed
 from silos.gate.policy import Policy
 from silos.kept.matches import read_match, write_match
 from silos.kept.model_parts import read_part, write_part, write_scores
+from silos.kept.store import lasting_secret
 from silos.simulation.all_roles import AllRoles
+from silos.simulation.in_memory import made_up_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -270,6 +272,10 @@ class SimulatedSilo(AllRoles):
     def secret(self, run_id: str) -> bytes:
         """Return 32 bytes that depend on the simulation's random secret, the silo and the run."""
         return hmac.digest(self._root(), json.dumps([self.name, run_id]).encode(), "sha256")
+
+    def lasting(self, purpose: str) -> bytes:
+        """Return bytes that follow from the silo's name: a simulation is the same on any day."""
+        return lasting_secret(made_up_root(self.name), purpose)
 
     def _root(self) -> bytes:
         with self._shared.state.open() as database:

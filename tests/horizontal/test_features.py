@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from consilo.errors import IncompatibleJob, SchemaDrift
 from consilo.horizontal.dataset import local_scale, rows_of, training_blocks
-from consilo.horizontal.features import Encoding, Scale, class_codes, split_rows
+from consilo.horizontal.features import Encoding, Scale, class_codes
 from consilo.horizontal.statistics import Moments
 from consilo.kernel.headers import Header
 from consilo.kernel.view import SiloView
@@ -113,39 +113,6 @@ def test_class_codes_find_numpys_and_pythons_values():
     assert codes.tolist() == [1, 0, -1, -1]
 
 
-labels = st.lists(st.integers(0, 2), min_size=1, max_size=40).map(np.array)
-
-
-@given(labels, st.floats(0.01, 0.99), st.integers(0, 9), st.booleans())
-def test_a_split_covers_all_rows_once_and_never_changes(given_, holdout, seed, stratify):
-    def split():
-        return split_rows(given_, holdout=holdout, seed=seed, silo="north", stratify=stratify)
-
-    train, test = split()
-    assert sorted([*train, *test]) == list(range(len(given_)))
-    assert len(train) >= 1
-    assert all(
-        np.array_equal(left, right) for left, right in zip(split(), (train, test), strict=True)
-    )
-    groups = [given_ == each for each in np.unique(given_)] if stratify else [given_ >= 0]
-    for group in groups:
-        rows = np.flatnonzero(group)
-        held = len(set(rows) & set(test))
-        assert abs(held - holdout * len(rows)) <= 1
-        if len(rows) >= 2:
-            assert 1 <= held < len(rows)
-
-
-def test_silos_and_seeds_split_by_themselves():
-    rows = np.zeros(50)
-
-    def held(seed, silo):
-        return split_rows(rows, holdout=0.5, seed=seed, silo=silo, stratify=False)[1].tolist()
-
-    assert held(0, "a") != held(0, "b")
-    assert held(0, "a") != held(1, "a")
-
-
 def test_the_split_of_a_silo_is_the_same_in_every_run_and_is_encoded_once():
     host = InMemorySilo("north", clinic.frame(40))
     first = rows_of(view(host), encoding(), Scale.unit(2))
@@ -154,6 +121,8 @@ def test_the_split_of_a_silo_is_the_same_in_every_run_and_is_encoded_once():
     assert first.fingerprint == again.fingerprint
     assert len(host.arrays) == 1
     rows_of(view(host, clinic.job(seed=1)), encoding(), Scale.unit(2))
+    assert len(host.arrays) == 1  # nor does the job's seed count
+    rows_of(view(host, clinic.job(evaluation={"holdout": 0.5})), encoding(), Scale.unit(2))
     rows_of(view(host), encoding(), Scale(np.ones(2), np.ones(2)))
     assert len(host.arrays) == 3
 

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from consilo.horizontal.features import Encoding, split_rows
+from consilo.horizontal.features import Encoding
 from consilo.horizontal.statistics import Statistics
 
 ROWS = clinic.frames(40, 25, 60)
@@ -14,14 +14,7 @@ def pooled(job):
     encoding = Encoding.plan(clinic.contract(), job)
     kept = []
     for name, frame in ROWS.items():
-        train, _ = split_rows(
-            encoding.target(frame),
-            holdout=job.evaluation.holdout,
-            seed=job.seed,
-            silo=name,
-            stratify=True,
-        )
-        kept.append(frame.iloc[train])
+        kept.append(clinic.learnt(frame, name, job))
     return encoding.raw_numeric(pd.concat(kept)), [each["ill"].to_numpy() for each in kept]
 
 

@@ -126,7 +126,7 @@ def _oracle(model: nn.Module, features: Tensor, labels: Tensor, norm: float = NO
             for t, g in zip(sums, found, strict=True)
         ]
         size = torch.stack([each.norm() for each in parts]).norm()
-        factor = min(1.0, norm / (float(size) + 1e-6))
+        factor = min(1.0, norm / max(float(size), 1e-300))
         sums = [total + factor * each for total, each in zip(sums, parts, strict=True)]
     return sums
 

@@ -13,6 +13,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
+from consilo.horizontal.holdout import PURPOSE, held_out
 from consilo.jobs.job import Job, merged
 from consilo.protocols.dispatch import answerer
 from consilo.runs.horizontal import Run
@@ -67,6 +68,12 @@ def frame(rows: int, seed: int = 0, *, missing: float = 0.2) -> pd.DataFrame:
             "ill": ill,
         }
     )
+
+
+def learnt(rows: pd.DataFrame, silo: str, job_: Any) -> pd.DataFrame:
+    """Return the rows that a silo in memory trains on."""
+    key = InMemorySilo(silo).lasting(PURPOSE)
+    return rows[~held_out(rows, contract(), job_.evaluation, key)]
 
 
 def frames(*sizes: int) -> dict[str, pd.DataFrame]:

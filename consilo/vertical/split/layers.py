@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from consilo.learners.tasks import Task
-from consilo.privacy.noise import SecretStream, add_gaussian
+from consilo.privacy.clipping import finite, weights_within
+from consilo.privacy.noise import SecretStream, add_gaussian, noise_std
 
 Array = npt.NDArray[Any]
 
@@ -51,13 +52,16 @@ class Noise:
 
     def on_rows(self, values: Tensor) -> Tensor:
         """Return clipped rows with noise."""
-        std = 2.0 * self.sigma * self.clip
-        noisy = add_gaussian(clipped(values, self.clip).numpy(), std, self.stream.child("rows"))
+        # Each row is hidden by itself, so that what is noised together is one row.
+        std = noise_std(self.sigma, sensitivity=2.0 * self.clip, size=values[0].numel())
+        exact = weights_within(values, self.clip)[:, None] * finite(values).double()
+        noisy = add_gaussian(exact.numpy(), std, self.stream.child("rows"))
         return torch.from_numpy(noisy.astype(np.float32))
 
     def on_update(self, sums: Sequence[Tensor]) -> list[Tensor]:
         """Return sums of clipped gradients with noise."""
-        stream, std = self.stream.child("update"), 2.0 * self.sigma * self.clip_update
+        stream, size = self.stream.child("update"), sum(each.numel() for each in sums)
+        std = noise_std(self.sigma, sensitivity=2.0 * self.clip_update, size=size)
         return [
             torch.from_numpy(add_gaussian(each.numpy(), std, stream).astype(np.float32))
             for each in sums
@@ -196,8 +200,9 @@ def _private_gradient(
     each_row = vmap(grad(row_loss), (None, *(0 for _ in rows)), randomness="different")
     found: dict[str, Tensor] = each_row(params, *rows)
     flat = torch.cat([each.flatten(1) for each in found.values()], dim=1)
-    scale = (noise.clip_update / flat.norm(dim=1).clamp_min(1e-12)).clamp(max=1.0)
-    sums = [torch.einsum("n,n...->...", scale, each.detach()) for each in found.values()]
+    scale, usable = weights_within(flat, noise.clip_update), finite(flat).double()
+    parts = (scale @ usable).split([each[0].numel() for each in found.values()])
+    sums = [part.view(each.shape[1:]) for part, each in zip(parts, found.values(), strict=True)]
     owner = dict(model.named_parameters())
     for name, total in zip(found, noise.on_update(sums), strict=True):
         owner[name].grad = total / len(rows[0])

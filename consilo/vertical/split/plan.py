@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from consilo.jobs.holders import Holders
-from consilo.jobs.job import ModelSpec
+from consilo.jobs.job import LEAST_NORM, MOST_NORM, ModelSpec
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.vertical.blocks import Array, folds_of
@@ -42,7 +42,10 @@ class SplitSettings(Holders):
         default_factory=dict, description="silo → learning rate; local.lr for the others"
     )
     clip: float | None = Field(
-        None, gt=0, description="largest L2 norm of a row's embedding; needed with privacy"
+        None,
+        ge=LEAST_NORM,
+        le=MOST_NORM,
+        description="largest L2 norm of a row's embedding; needed with privacy",
     )
     bits: int | None = Field(
         None, ge=1, le=8, description="per number that crosses the cut; float32 by default"
