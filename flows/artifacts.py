@@ -125,10 +125,10 @@ def summary(result: RunResult, *, mlflow_url: str, model: Mapping[str, str] | No
     create_link_artifact(mlflow_url, link_text="MLflow run", key="mlflow-run")
 
 
-def column_statistics(found: Summary) -> None:
+def column_statistics(statistics: Summary) -> None:
     """Show count, mean and deviation of each column, and how far each silo's mean is off."""
     create_table_artifact(
-        column_table(found),
+        column_table(statistics),
         key=names.STATISTICS_ARTIFACT,
         description="Over all silos; a drift is a silo's mean minus the global one, in deviations",
     )

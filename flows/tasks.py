@@ -39,9 +39,9 @@ def wait_for_silos(session: Session, seconds: float) -> None:
 def check_silo(session: Session, silo: str) -> str:
     """Ask one silo for its contract verdict and return it in words."""
     verdict = session.run.check(silo)
-    said = f"{verdict.code}: {verdict.reason}" if isinstance(verdict, Fault) else verdict.reason()
-    get_run_logger().info("%s: %s", silo, said)
-    return said
+    words = f"{verdict.code}: {verdict.reason}" if isinstance(verdict, Fault) else verdict.reason()
+    get_run_logger().info("%s: %s", silo, words)
+    return words
 
 
 def check(session: Session) -> None:
@@ -105,8 +105,10 @@ def train(session: Session) -> None:
 def evaluate(session: Session) -> None:
     """Evaluate the final model in every silo and track it."""
     run = session.horizontal
-    found = run.evaluate()
-    session.tracker.log_evaluation(found.metrics, found.silos, step=run.job.protocol.rounds)
+    evaluation = run.evaluate()
+    session.tracker.log_evaluation(
+        evaluation.metrics, evaluation.silos, step=run.job.protocol.rounds
+    )
 
 
 @task(task_run_name="register", persist_result=False, cache_policy=NO_CACHE)
@@ -149,10 +151,10 @@ def describe(session: Session, bins: int) -> None:
 @task(task_run_name="show-statistics", persist_result=False, cache_policy=NO_CACHE)
 def show_statistics(session: Session) -> None:
     """Show each column over all silos, and track it."""
-    found = session.analytics.summary
-    if found is not None:
-        artifacts.column_statistics(found)
-        session.tracker.log_statistics(found)
+    summary = session.analytics.summary
+    if summary is not None:
+        artifacts.column_statistics(summary)
+        session.tracker.log_statistics(summary)
 
 
 def scored(session: Session) -> Scored:

@@ -36,18 +36,18 @@ def validate(
 
     loaded = Job.load(job)
     contract = Contract.load(loaded.contract, search=(job.parent,))
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "job": loaded.name,
         "job_digest": loaded.digest,
         "contract": contract.ref,
         "contract_digest": contract.digest,
     }
-    found, said = _PARTS[loaded.kind](found, loaded, contract, job.parent)
-    print(json.dumps(found) if as_json else f"job {loaded.name} is valid: {said}")
+    facts, summary = _PARTS[loaded.kind](facts, loaded, contract, job.parent)
+    print(json.dumps(facts) if as_json else f"job {loaded.name} is valid: {summary}")
 
 
 def _horizontal_parts(
-    found: dict[str, Any], job: Any, contract: Any, folder: Path
+    facts: dict[str, Any], job: Any, contract: Any, folder: Path
 ) -> tuple[dict[str, Any], str]:
     from consilo.horizontal.features import Scale
     from consilo.runs.forecast import forecast, traffic
@@ -59,51 +59,51 @@ def _horizontal_parts(
     scale = None if job.features.standardize == "silo" else Scale.unit(len(made.encoding.numeric))
     first = first_state(job, made.protocol, sent, scale)
     moved = traffic(made.protocol, first, passes=passes_of(made.protocol))
-    found |= {
+    facts |= {
         "inputs": len(made.encoding.inputs),
         "parameters": sum(v.size for v in made.learner.parameters().values()),
         "bytes_per_round_and_silo": moved and moved.bytes_down + moved.bytes_up,
     }
-    return found, (
-        f"contract {contract.ref}, {found['inputs']} inputs, {found['parameters']} parameters, "
+    return facts, (
+        f"contract {contract.ref}, {facts['inputs']} inputs, {facts['parameters']} parameters, "
         f"{job.protocol.rounds} rounds of {job.protocol.name}; {forecast(moved, (), {})}"
     )
 
 
 def _vertical_parts(
-    found: dict[str, Any], job: Any, contract: Any, folder: Path
+    facts: dict[str, Any], job: Any, contract: Any, folder: Path
 ) -> tuple[dict[str, Any], str]:
     from consilo.runs.vertical import plan_vertical
 
     holders = plan_vertical(job, contract, (), (folder,)).settings
     columns = {name: len(each) for name, each in holders.columns.items()}
-    found |= {"columns": columns, "label_silo": holders.label_silo, "match": holders.match}
+    facts |= {"columns": columns, "label_silo": holders.label_silo, "match": holders.match}
     held = ", ".join(f"{name} {number}" for name, number in columns.items())
-    return found, (
+    return facts, (
         f"contract {contract.ref}, columns: {held}; labels in {holders.label_silo}, match "
         f"'{holders.match}', {job.protocol.name}"
     )
 
 
 def _match_parts(
-    found: dict[str, Any], job: Any, contract: Any, folder: Path
+    facts: dict[str, Any], job: Any, contract: Any, folder: Path
 ) -> tuple[dict[str, Any], str]:
     from consilo.runs.match import contract_of
 
     keys = contract_of(job, [folder])
-    found |= {"handle": job.match.handle or job.name, "recipe": job.match.recipe.hash}
+    facts |= {"handle": job.match.handle or job.name, "recipe": job.match.recipe.hash}
     number = len(job.match.recipe.keys)
-    return found, f"contract {keys.ref}, {number} keys, match '{found['handle']}'"
+    return facts, f"contract {keys.ref}, {number} keys, match '{facts['handle']}'"
 
 
 def _analytics_parts(
-    found: dict[str, Any], job: Any, contract: Any, folder: Path
+    facts: dict[str, Any], job: Any, contract: Any, folder: Path
 ) -> tuple[dict[str, Any], str]:
     from consilo.runs.plan import plan_analytics
 
     encoding = plan_analytics(job, contract, (), (folder,))
-    found |= {"columns": list(encoding.numeric)}
-    return found, f"contract {contract.ref}, statistics of {len(encoding.numeric)} columns"
+    facts |= {"columns": list(encoding.numeric)}
+    return facts, f"contract {contract.ref}, statistics of {len(encoding.numeric)} columns"
 
 
 _PARTS = {
@@ -184,8 +184,8 @@ def _run_local(loaded: Any, job: Path, silos: Path | None, directory: Path | Non
 
     if silos is None:
         raise ConfigInvalid("job run --local", ["give the silos with --silos"])
-    found = find_silos(silos)
-    result = simulate(loaded, found, directory=directory, search_path=(job.parent,))
+    folders = find_silos(silos)
+    result = simulate(loaded, folders, directory=directory, search_path=(job.parent,))
     return result.to_json()
 
 
@@ -238,15 +238,15 @@ def _run_alone(
     quieten()
     say = teller()
     home = (directory or Path(tempfile.mkdtemp(prefix="consilo-"))).resolve()
-    found = find_silos(silos)
+    folders = find_silos(silos)
     signer = load_or_create_signing_key(home / "keys" / "record.key")
     digest = bundle_hash(job_bundle(loaded, (job.parent,), signer))
-    for place in found.values():
+    for place in folders.values():
         approve(place, digest)  # all these silos are ours: we gave them by their directories
-    say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(found)} silos")
+    say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(folders)} silos")
     with taken_down(home), Supervisor() as supervisor:
         running = launch(supervisor, home, loaded, parameters)
-        bring_up(supervisor, home, found, say=say)
+        bring_up(supervisor, home, folders, say=say)
         return running.wait(say)
 
 

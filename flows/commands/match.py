@@ -67,16 +67,16 @@ def features(
     asked = tuple(between or silo or ())
     released = _released(wanted, asked, directory, silos, purpose=purpose, wait_s=wait_s)
     if between is not None:
-        found = matching.between(*between, released, top=top)
+        correspondences = matching.between(*between, released, top=top)
     else:
         assert wanted is not None
-        found = matching.with_contract(wanted, released, top=top)
-    out.write_text(found.to_yaml(), encoding="utf-8")
+        correspondences = matching.with_contract(wanted, released, top=top)
+    out.write_text(correspondences.to_yaml(), encoding="utf-8")
     faults = {name: f"{each.code}: {each.reason}" for name, each in released.faults.items()}
     if as_json:
-        print(json.dumps({**found.to_json(), "alignment": str(out), "faults": faults}))
+        print(json.dumps({**correspondences.to_json(), "alignment": str(out), "faults": faults}))
     else:
-        _show(found, faults)
+        _show(correspondences, faults)
         print(f"proposed: {out}; read it, then: consilo match confirm {out}")
     raise typer.Exit(0 if any(released.cards.values()) else 1)
 
@@ -92,13 +92,17 @@ def confirm(
     """
     from consilo.matching.columns.alignment import confirm as mark
 
-    found = mark(alignment)
-    told = {"alignment": str(alignment), "version": found.digest, "columns": len(found.columns)}
+    confirmed = mark(alignment)
+    told = {
+        "alignment": str(alignment),
+        "version": confirmed.digest,
+        "columns": len(confirmed.columns),
+    }
     if as_json:
         print(json.dumps(told))
         return
-    print(f"{alignment} is version {found.digest[:12]}")
-    if found.contract:
+    print(f"{alignment} is version {confirmed.digest[:12]}")
+    if confirmed.contract:
         print(f"next, in each silo: consilo silo data align {alignment}")
     else:
         print(f"next: consilo match contract {alignment} --name NAME")
@@ -175,7 +179,7 @@ def _released(
     return released
 
 
-def _show(found: Correspondences, faults: dict[str, str]) -> None:
+def _show(correspondences: Correspondences, faults: dict[str, str]) -> None:
     import sys
 
     from rich.console import Console
@@ -185,8 +189,8 @@ def _show(found: Correspondences, faults: dict[str, str]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("column", "silo", "proposed", "score", "else"):
         table.add_column(heading, overflow="fold")
-    for name in found.names:
-        for silo, each in found.proposals.items():
+    for name in correspondences.names:
+        for silo, each in correspondences.proposals.items():
             if name not in each or not each[name].candidates:
                 continue
             scores = {one.key: f"{one.score:.2f}" for one in each[name].candidates}
@@ -194,7 +198,7 @@ def _show(found: Correspondences, faults: dict[str, str]) -> None:
             others = ", ".join(f"{key} {score}" for key, score in scores.items() if key != chosen)
             table.add_row(name, silo, chosen or "(none)", scores.get(chosen or "", ""), others)
     console.print(table)
-    for name, holders in found.labels.items():
+    for name, holders in correspondences.labels.items():
         console.print(f"label {name}: {', '.join(holders) or 'no silo holds it'}")
     for silo, why in faults.items():
         console.print(f"{silo} says nothing: {why}")

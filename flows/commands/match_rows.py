@@ -82,7 +82,7 @@ def show(
     """
     from silos.kept.matches import every_match, read_match
 
-    found = [read_match(silo, handle)] if handle else every_match(silo)
+    matches = [read_match(silo, handle)] if handle else every_match(silo)
     told = [
         {
             "handle": each.handle,
@@ -95,12 +95,12 @@ def show(
             "recipe_hash": each.recipe_hash,
             "report": dict(each.report),
         }
-        for each in found
+        for each in matches
     ]
     if as_json:
         print(json.dumps({"matches": told}))
         return
-    for each in found:
+    for each in matches:
         rate = each.report.get("match_rate", 0.0)
         print(
             f"{each.handle}: {len(each.rows)} people shared with {', '.join(each.partners)} "
@@ -109,7 +109,7 @@ def show(
         if handle:
             for name, value in each.report.items():
                 print(f"  {name}: {json.dumps(value)}")
-    if not found:
+    if not matches:
         print("no match is kept here")
 
 

@@ -34,8 +34,8 @@ def run_show(
         print(json.dumps(entries))
         return
     for entry in entries:
-        said = json.dumps(entry["body"], ensure_ascii=False)
-        print(f"{entry['seq']:>3}  {entry['time']}  {entry['kind']:<13} {said[:300]}")
+        body = json.dumps(entry["body"], ensure_ascii=False)
+        print(f"{entry['seq']:>3}  {entry['time']}  {entry['kind']:<13} {body[:300]}")
 
 
 @run_app.command("verify")
@@ -92,10 +92,10 @@ def run_verify(
 
 
 def _record(path: Path) -> Path:
-    found = path / "record.jsonl" if path.is_dir() else path
-    if not found.is_file():
+    file = path / "record.jsonl" if path.is_dir() else path
+    if not file.is_file():
         raise ConfigInvalid(str(path), ["no run record here; give a run's directory"])
-    return found
+    return file
 
 
 def _public_key(path: Path | None) -> bytes | None:

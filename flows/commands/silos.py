@@ -242,11 +242,11 @@ def renew(
             until = coordinator.renew_server(days=days)
             _print({"server_until": until}, f"the server's certificate ends {until}", as_json)
         elif signing_key:
-            said = coordinator.renew_signing_key(force=yes)
-            _print({"signing_key": said}, said, as_json)
+            outcome = coordinator.renew_signing_key(force=yes)
+            _print({"signing_key": outcome}, outcome, as_json)
         else:
-            said = coordinator.renew_authority(force=yes)
-            _print({"authority": said}, said, as_json)
+            outcome = coordinator.renew_authority(force=yes)
+            _print({"authority": outcome}, outcome, as_json)
 
 
 def _open(directory: Path, *, new: bool = False) -> Coordinator:
@@ -274,12 +274,12 @@ def _told(member: Member) -> dict[str, Any]:
     }
 
 
-def _print(told: dict[str, Any], said: str, as_json: bool) -> None:
-    print(json.dumps(told) if as_json else said)
+def _print(told: dict[str, Any], text: str, as_json: bool) -> None:
+    print(json.dumps(told) if as_json else text)
 
 
-def _warn(said: str) -> None:
-    print(f"note: {said}", file=sys.stderr)
+def _warn(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _ask(question: str, flag: str) -> None:

@@ -29,15 +29,15 @@ def status(
     from flows.services.health import look
 
     quieten()
-    found = look(directory.resolve(), datetime.now(UTC))
+    health = look(directory.resolve(), datetime.now(UTC))
     if as_json:
-        print(json.dumps(found.to_json()))
+        print(json.dumps(health.to_json()))
     else:
-        _show(found)
-    raise typer.Exit(1 if found.wrong else 0)
+        _show(health)
+    raise typer.Exit(1 if health.wrong else 0)
 
 
-def _show(found: Health) -> None:
+def _show(health: Health) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -45,14 +45,14 @@ def _show(found: Health) -> None:
     table = Table(title="Federation")
     for column in ("", "name", "state", ""):
         table.add_column(column)
-    for each in found.parts:
+    for each in health.parts:
         table.add_row(each.kind, each.name, each.state, each.detail)
     console.print(table)
-    now_wrong = "\n".join(found.wrong)
-    for fault in found.faults:
+    now_wrong = "\n".join(health.wrong)
+    for fault in health.faults:
         if str(fault) not in now_wrong:
             print(f"earlier, not of late: {fault}")
-    for line in found.wrong:
+    for line in health.wrong:
         print(f"wrong: {line}")
-    if not found.wrong:
+    if not health.wrong:
         print("all is well")

@@ -20,8 +20,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     if silos:
         console.print(vertical_summary.silos(summary) if is_vertical else _silos(silos))
     for title, metrics in _metrics(summary):
-        said = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        console.print(f"{title:<30}{said}")
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        console.print(f"{title:<30}{figures}")
     for line in vertical_summary.lines(summary) if is_vertical else ():
         console.print(line, soft_wrap=True, highlight=False)
     places = {

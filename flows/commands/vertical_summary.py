@@ -32,13 +32,13 @@ def silos(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def metrics(found: Mapping[str, float], label: str = "label silo") -> list[tuple[str, Any]]:
+def metrics(figures: Mapping[str, float], label: str = "label silo") -> list[tuple[str, Any]]:
     """Return the figures of merit by what they were made of; means over held-out folds."""
     rows = []
     for way, title in _WAYS.items():
-        mine = {n.split("/", 1)[1]: v for n, v in found.items() if n.startswith(f"{way}/")}
+        mine = {n.split("/", 1)[1]: v for n, v in figures.items() if n.startswith(f"{way}/")}
         rows.append((title.format(label=label), mine))
-    rest = {name: value for name, value in found.items() if name.split("/")[0] not in _WAYS}
+    rest = {name: value for name, value in figures.items() if name.split("/")[0] not in _WAYS}
     return [row for row in [*rows, ("", rest)] if row[1]]
 
 
@@ -64,5 +64,5 @@ def lines(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"{'parts' if not at else '':<12} {place}"
     scoring = summary.get("scoring")
     if scoring:
-        said = scoring["scores"] or f"{scoring['status']}: {scoring['reason']}"
-        yield f"{'scores':<12} {said}"
+        outcome = scoring["scores"] or f"{scoring['status']}: {scoring['reason']}"
+        yield f"{'scores':<12} {outcome}"

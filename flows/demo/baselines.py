@@ -132,8 +132,8 @@ def main() -> None:
     job = ModelJob.of(Job.load(options.job))
     rows = hospital_rows(count=options.silos, seed=options.seed)
     sound = dict(list(rows.items())[:-1])  # the last one's file breaks the contract
-    found = baselines(job, Contract.load(job.contract), sound)
-    write_atomic(options.result, json.dumps(found, indent=1).encode())
+    results = baselines(job, Contract.load(job.contract), sound)
+    write_atomic(options.result, json.dumps(results, indent=1).encode())
 
 
 if __name__ == "__main__":

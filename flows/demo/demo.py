@@ -127,5 +127,5 @@ def _baselines(service: Service, result: Path, say: Say) -> Mapping[str, Any]:
         time.sleep(0.1)
     if not result.exists():
         raise ServiceFailed(f"the baselines failed; the end of their log:\n{service.last_lines()}")
-    found: dict[str, Any] = json.loads(result.read_text())
-    return found
+    figures: dict[str, Any] = json.loads(result.read_text())
+    return figures

@@ -73,13 +73,13 @@ def quality(organisations: Sequence[Organisation], handle: str) -> dict[str, Any
     pairs = [each.patients[read_match(each.directory, handle).rows] for each in organisations]
     same = np.all([each == pairs[0] for each in pairs], axis=0)
     in_all = set.intersection(*({int(n) for n in each.patients} for each in organisations))
-    found = len({int(patient) for patient in pairs[0][same]} & in_all)
+    recalled = len({int(patient) for patient in pairs[0][same]} & in_all)
     return {
         "matched": len(same),
         "right": int(same.sum()),
         "in_all": len(in_all),
         "precision": float(same.mean()) if len(same) else 0.0,
-        "recall": found / len(in_all),
+        "recall": recalled / len(in_all),
     }
 
 

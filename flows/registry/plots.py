@@ -68,8 +68,8 @@ def comparison(result: RunResult, path: Path) -> None:
     ways = {n.split("/")[0]: v for n, v in result.metrics.items() if n.endswith(f"/{name}")}
     figure = Figure(figsize=(5.2, 1.2 + 0.4 * len(ways)), layout="constrained")
     axes = figure.add_subplot(1, 1, 1)
-    said = [each.replace("_", " ") for each in ways]
-    bars = axes.barh(said[::-1], list(ways.values())[::-1], color="#2a6f97")
+    labels = [each.replace("_", " ") for each in ways]
+    bars = axes.barh(labels[::-1], list(ways.values())[::-1], color="#2a6f97")
     axes.bar_label(bars, fmt="%.4f", padding=3)
     axes.margins(x=0.15)
     axes.set_title(f"{name}, held-out rows", fontsize=9)
@@ -78,15 +78,15 @@ def comparison(result: RunResult, path: Path) -> None:
 
 def compared(result: RunResult) -> str:
     """Return the figure of merit that `comparison` draws; empty where a run compares nothing."""
-    found = [n.split("/", 1)[1] for n in result.metrics if n.startswith("joined/")]
-    known = [name for name in _SHOWN if name in found]
-    return (known or found or [""])[0]
+    offered = [n.split("/", 1)[1] for n in result.metrics if n.startswith("joined/")]
+    known = [name for name in _SHOWN if name in offered]
+    return (known or offered or [""])[0]
 
 
 def _metrics(result: RunResult) -> list[str]:
-    found = {key for each in result.rounds for key in each["metrics"]}
-    known = [name for name in _SHOWN if name in found]
-    return (known + sorted(found - set(known)))[:3] or ["loss"]
+    reported = {key for each in result.rounds for key in each["metrics"]}
+    known = [name for name in _SHOWN if name in reported]
+    return (known + sorted(reported - set(known)))[:3] or ["loss"]
 
 
 def _curve(rows: list[tuple[Any, Any]], name: str) -> list[tuple[int, float]]:

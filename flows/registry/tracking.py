@@ -75,17 +75,17 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         client = MlflowClient(uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
+        existing = client.get_experiment_by_name(experiment)
+        if existing is None:
             try:
                 experiment_id = client.create_experiment(experiment)
             except MlflowException:  # somebody was faster
-                found = client.get_experiment_by_name(experiment)
-                if found is None:
+                existing = client.get_experiment_by_name(experiment)
+                if existing is None:
                     raise
-                experiment_id = found.experiment_id
+                experiment_id = existing.experiment_id
         else:
-            experiment_id = found.experiment_id
+            experiment_id = existing.experiment_id
         known = _run_called(client, experiment_id, name) if resume else None
         if known is not None:
             client.update_run(known, status="RUNNING")
@@ -120,8 +120,8 @@ class Tracker:
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
 
-        said = {name: json.loads(report.to_json()) for name, report in reports.items()}
-        self.client.log_dict(self.run_id, said, names.REPORTS_FILE)
+        contents = {name: json.loads(report.to_json()) for name, report in reports.items()}
+        self.client.log_dict(self.run_id, contents, names.REPORTS_FILE)
         inputs = []
         for name, report in reports.items():
             if report.passed:
@@ -145,30 +145,30 @@ class Tracker:
         self, metrics: Mapping[str, float], silos: Mapping[str, Mapping[str, float]], *, step: int
     ) -> None:
         """Log the final model's figures over all silos and in each."""
-        found = [(names.global_metric(key), value, step) for key, value in metrics.items()]
+        points = [(names.global_metric(key), value, step) for key, value in metrics.items()]
         for silo, own in silos.items():
-            found += [(names.silo_metric(silo, key), value, step) for key, value in own.items()]
-        self._log(found)
+            points += [(names.silo_metric(silo, key), value, step) for key, value in own.items()]
+        self._log(points)
 
-    def log_statistics(self, found: Summary) -> None:
+    def log_statistics(self, summary: Summary) -> None:
         """Log each column over all silos, with its histogram, as a file and as metrics."""
         histograms = {
-            name: {"edges": edges.tolist(), "counts": found.histogram[name].tolist()}
-            for name, edges in found.edges.items()
+            name: {"edges": edges.tolist(), "counts": summary.histogram[name].tolist()}
+            for name, edges in summary.edges.items()
         }
-        said = {
-            "rows": dict(found.rows),
-            "classes": {name: list(counts) for name, counts in found.class_counts.items()},
-            "columns": column_table(found),
+        statistics = {
+            "rows": dict(summary.rows),
+            "classes": {name: list(counts) for name, counts in summary.class_counts.items()},
+            "columns": column_table(summary),
             "histograms": histograms,
         }
-        self.client.log_dict(self.run_id, said, names.STATISTICS_FILE)
+        self.client.log_dict(self.run_id, statistics, names.STATISTICS_FILE)
         largest = [
             (names.silo_metric(silo, names.MAX_DRIFT), max(map(abs, each), default=0.0), 0)
-            for silo, each in drift(found).items()
+            for silo, each in drift(summary).items()
         ]
         rows = [
-            (names.silo_metric(silo, names.NUM_EXAMPLES), n, 0) for silo, n in found.rows.items()
+            (names.silo_metric(silo, names.NUM_EXAMPLES), n, 0) for silo, n in summary.rows.items()
         ]
         self._log([*largest, *rows])
 
@@ -220,19 +220,19 @@ class Tracker:
         """End the MLflow run."""
         self.client.set_terminated(self.run_id, ending)
 
-    def _log(self, found: Sequence[tuple[str, float, int]]) -> None:
+    def _log(self, points: Sequence[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(key, float(value), now, step) for key, value, step in found]
+        metrics = [Metric(key, float(value), now, step) for key, value, step in points]
         for start in range(0, len(metrics), _METRICS_PER_BATCH):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
 
 
 def _run_called(client: MlflowClient, experiment_id: str, name: str) -> str | None:
     wanted = f"attributes.run_name = '{name}'"
-    found = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
-    return str(found[0].info.run_id) if found else None
+    runs = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
+    return str(runs[0].info.run_id) if runs else None
 
 
 def _quieten() -> None:
@@ -267,10 +267,10 @@ def round_metrics(
     step 0 is the untrained model. Loss, ε, bytes and seconds belong to the round itself.
     """
     number = int(report["round"])
-    found: list[tuple[str, float | None, int]] = [
+    points: list[tuple[str, float | None, int]] = [
         (names.global_metric(key), value, number - 1) for key, value in report["metrics"].items()
     ]
-    found.append((names.global_metric(names.LOSS), report["loss"], number))
+    points.append((names.global_metric(names.LOSS), report["loss"], number))
     for silo, each in report["silos"].items():
         own = [(key, value, number - 1) for key, value in each["metrics"].items()]
         own += [
@@ -279,7 +279,7 @@ def round_metrics(
             (names.EPSILON_RDP, each["epsilon_bound"], number),
             (names.NUM_EXAMPLES, each["num_examples"], number),
         ]
-        found += [(names.silo_metric(silo, key), value, step) for key, value, step in own]
+        points += [(names.silo_metric(silo, key), value, step) for key, value, step in own]
     down, up = 0, 0
     for exchange in (each for each in exchanges if each.round == number):
         down, up = down + exchange.bytes_down, up + exchange.bytes_up
@@ -289,16 +289,16 @@ def round_metrics(
             (names.SECONDS, exchange.seconds),
             (names.SILO_SECONDS, exchange.silo_seconds),
         ):
-            found.append((names.silo_metric(exchange.silo, key), value, number))
+            points.append((names.silo_metric(exchange.silo, key), value, number))
     spent = [each["epsilon"] for each in report["silos"].values() if each["epsilon"] is not None]
-    found += [
+    points += [
         (names.ROUND_SECONDS, seconds, number),
         (names.ROUND_SILOS, len(report["silos"]), number),
         (names.ROUND_BYTES_DOWN, down, number),
         (names.ROUND_BYTES_UP, up, number),
         (names.MAX_EPSILON, max(spent, default=None), number),
     ]
-    return [(key, value, step) for key, value, step in found if value is not None]
+    return [(key, value, step) for key, value, step in points if value is not None]
 
 
 def participation_table(result: RunResult) -> dict[str, list[Any]]:
@@ -336,11 +336,11 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
     >>> flattened({"protocol": {"name": "fedavg", "mu": None}, "seed": 3})
     [('protocol.name', 'fedavg'), ('seed', '3')]
     """
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for key, each in value.items():
         if isinstance(each, Mapping):
-            found += flattened(each, f"{prefix}{key}.")
+            pairs += flattened(each, f"{prefix}{key}.")
         elif each is not None and each != "":
             text = each if isinstance(each, str) else json.dumps(each)
-            found.append((f"{prefix}{key}", text[:_LONGEST_PARAM]))
-    return found
+            pairs.append((f"{prefix}{key}", text[:_LONGEST_PARAM]))
+    return pairs

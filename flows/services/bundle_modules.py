@@ -16,16 +16,16 @@ def local_modules(job: Job, folder: Path) -> list[Path]:
         folder: the job file's directory.
     """
     waiting = [path.partition(":")[0] for path in job.code]
-    found: set[Path] = set()
+    modules: set[Path] = set()
     while waiting:
         top = waiting.pop().partition(".")[0]
         place = next((p for p in (folder / f"{top}.py", folder / top) if p.exists()), None)
-        if place is None or place in found or (place.is_dir() and not any(place.glob("*.py"))):
+        if place is None or place in modules or (place.is_dir() and not any(place.glob("*.py"))):
             continue
-        found.add(place)
+        modules.add(place)
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             waiting += _imports(file)
-    return sorted(found)
+    return sorted(modules)
 
 
 def _imports(file: Path) -> list[str]:

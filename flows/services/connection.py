@@ -53,13 +53,13 @@ def home_directory(home: str | Path | None) -> Path:
     Raises:
         ConfigInvalid: where neither says.
     """
-    said = home or os.environ.get(names.HOME_VARIABLE)
-    if not said:
+    place = home or os.environ.get(names.HOME_VARIABLE)
+    if not place:
         raise ConfigInvalid(
             "(none)",
             [f"where is the federation? Give the parameter home, or set {names.HOME_VARIABLE}"],
         )
-    return Path(said).resolve()
+    return Path(place).resolve()
 
 
 def job_file(job: str, home: Path) -> Path:

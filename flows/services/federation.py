@@ -98,13 +98,13 @@ def find_silos(folder: Path) -> dict[str, Path]:
     files = sorted(folder.glob("*/silo.yaml"))
     if not files:
         raise ConfigInvalid(str(folder), ["no silo here: expected directories with a silo.yaml"])
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for file in files:
         name = parse(SiloConfig, read_yaml(file), where=str(file)).name
-        if name in found:
-            raise ConfigInvalid(str(file), [f"the name '{name}' is taken by {found[name]}"])
-        found[name] = file.parent.resolve()
-    return found
+        if name in folders:
+            raise ConfigInvalid(str(file), [f"the name '{name}' is taken by {folders[name]}"])
+        folders[name] = file.parent.resolve()
+    return folders
 
 
 def bring_up(
@@ -192,8 +192,8 @@ def settle_place(
         ConfigInvalid: where silos could not know what to connect to.
     """
     known = Reachable.load(home)
-    said = {"host": host, "port": port, "advertise": advertise}
-    changes = {key: value for key, value in said.items() if value is not None}
+    given = {"host": host, "port": port, "advertise": advertise}
+    changes = {key: value for key, value in given.items() if value is not None}
     if known is None:
         known = Reachable(port=port or free_port())
     place = parse(Reachable, known.model_dump() | changes, where="--host, --port, --advertise")
@@ -243,8 +243,8 @@ def party_of(member: Member) -> Party:
 
 def parties_of(silos: Mapping[str, Path]) -> dict[str, Party]:
     """Return how silos of this machine sign."""
-    found = {n: load_or_create_signing_key(d / "signing.key") for n, d in silos.items()}
-    return {name: Party(public_hex(key)) for name, key in found.items()}
+    keys = {n: load_or_create_signing_key(d / "signing.key") for n, d in silos.items()}
+    return {name: Party(public_hex(key)) for name, key in keys.items()}
 
 
 def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:

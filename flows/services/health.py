@@ -99,11 +99,11 @@ def look(home: Path, now: datetime) -> Health:
             planned = [f"Prefect does not say what is scheduled ({error}): {again}"]
         services.append(worker)
         wrong += planned
-    found = faults(prefect_log(home))
-    wrong += [_advice(each, home) for each in found if each.lasts(now)]
+    errors = faults(prefect_log(home))
+    wrong += [_advice(each, home) for each in errors if each.lasts(now)]
     silos, missing = _silos(home, online or {}, now)
     wrong += missing
-    return Health((*services, *silos), found, tuple(wrong))
+    return Health((*services, *silos), errors, tuple(wrong))
 
 
 def _service(name: str, address: str, up: bool) -> Part:

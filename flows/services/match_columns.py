@@ -60,14 +60,14 @@ class Correspondences:
             "columns": {
                 name: {
                     silo: {
-                        "chosen": found[name].chosen,
+                        "chosen": proposed[name].chosen,
                         "candidates": [
                             {"column": each.key, "score": each.score, "signs": dict(each.signs)}
-                            for each in found[name].candidates
+                            for each in proposed[name].candidates
                         ],
                     }
-                    for silo, found in self.proposals.items()
-                    if name in found
+                    for silo, proposed in self.proposals.items()
+                    if name in proposed
                 }
                 for name in self.names
             },
@@ -148,7 +148,7 @@ def between(one: str, other: str, released: Released, *, top: int = 10) -> Corre
             why = f"{fault.code}: {fault.reason}" if fault else "it has released no column"
             raise ConfigInvalid("the federation", [f"{silo} says nothing of its columns; {why}"])
     ours, theirs = released.cards[one], released.cards[other]
-    found = propose(
+    proposed = propose(
         ours,
         theirs,
         top=top,
@@ -160,7 +160,7 @@ def between(one: str, other: str, released: Released, *, top: int = 10) -> Corre
         name: Proposed(card.key, card.key, (), card.label)
         for name, card in zip(names, ours, strict=True)
     }
-    proposals = {one: itself, other: dict(zip(names, found, strict=True))}
+    proposals = {one: itself, other: dict(zip(names, proposed, strict=True))}
     return _correspondences(names, proposals, None, {one: ours, other: theirs})
 
 
@@ -170,14 +170,16 @@ def _correspondences(
     contract: Contract | None,
     cards: Mapping[str, Sequence[Card]],
 ) -> Correspondences:
-    chosen = {silo: {each.chosen for each in found.values()} for silo, found in proposals.items()}
+    chosen = {
+        silo: {each.chosen for each in proposed.values()} for silo, proposed in proposals.items()
+    }
     unused = {
         silo: tuple(card.key for card in each if card.key not in chosen[silo])
         for silo, each in cards.items()
     }
     labels = {}
     for name in names:
-        parts = {silo: found[name] for silo, found in proposals.items() if name in found}
+        parts = {silo: proposed[name] for silo, proposed in proposals.items() if name in proposed}
         if any(each.label for each in parts.values()):
             labels[name] = tuple(silo for silo, each in parts.items() if each.chosen is not None)
     return Correspondences(names, proposals, contract, unused, labels)
@@ -185,10 +187,10 @@ def _correspondences(
 
 def _names(cards: Sequence[Card]) -> tuple[str, ...]:
     """Return a name that a contract can have for each card, all of them unlike."""
-    found: list[str] = []
+    names: list[str] = []
     for card in cards:
         name, count = column_name(card), 2
-        while name in found:
+        while name in names:
             name, count = f"{column_name(card)[:60]}_{count}", count + 1
-        found.append(name)
-    return tuple(found)
+        names.append(name)
+    return tuple(names)

@@ -69,13 +69,13 @@ def faults(log: Path, *, tail_bytes: int = _TAIL_BYTES) -> tuple[Fault, ...]:
         log: of the server; none where it is not there.
         tail_bytes: how much of its end to read.
     """
-    found: dict[tuple[str, str], Fault] = {}
+    errors: dict[tuple[str, str], Fault] = {}
     for time, level, service, what in _records(log, tail_bytes):
         if level in ("ERROR", "CRITICAL"):
-            known = found.get((service, what))
+            known = errors.get((service, what))
             count = 1 if known is None else known.count + 1
-            found[service, what] = Fault(service, what, count, time)
-    return tuple(sorted(found.values(), key=lambda each: each.last, reverse=True))
+            errors[service, what] = Fault(service, what, count, time)
+    return tuple(sorted(errors.values(), key=lambda each: each.last, reverse=True))
 
 
 def _records(log: Path, tail_bytes: int) -> list[tuple[datetime, str, str, str]]:

@@ -168,14 +168,14 @@ def prepare_prefect(api_url: str, *, runs_at_once: int = 1) -> None:
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    said = "Runs Consilo's flows."
+    description = "Runs Consilo's flows."
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         with contextlib.suppress(ObjectAlreadyExists):
             client.create_work_pool(
-                WorkPoolCreate(name=names.POOL, type="process", description=said)
+                WorkPoolCreate(name=names.POOL, type="process", description=description)
             )
         client.update_work_pool(
-            names.POOL, WorkPoolUpdate(description=said, concurrency_limit=runs_at_once)
+            names.POOL, WorkPoolUpdate(description=description, concurrency_limit=runs_at_once)
         )
 
 

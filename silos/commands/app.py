@@ -55,14 +55,14 @@ def leave(
     if not yes:
         typer.confirm("Leave for good? The keys are deleted; your data stays", abort=True, err=True)
     certificate = leaving.leave(directory, None if alone else lambda: enrol.leave(directory))
-    said = leaving.verify_departure(certificate)
-    traces = {} if alone else said["coordinator"]["statement"]["traces"]
+    departure = leaving.verify_departure(certificate)
+    traces = {} if alone else departure["coordinator"]["statement"]["traces"]
     models = traces.get("models", [])
     if as_json:
-        told = {"certificate": str(certificate), "deleted": len(said["deleted"]), **traces}
+        told = {"certificate": str(certificate), "deleted": len(departure["deleted"]), **traces}
         print(json.dumps(told))
         return
-    print(f"left; {len(said['deleted'])} files deleted; certificate {certificate}")
+    print(f"left; {len(departure['deleted'])} files deleted; certificate {certificate}")
     for each in models:
         print(f"contains your updates: {each['name']} version {each['version']}, {each['run_id']}")
     if not models:

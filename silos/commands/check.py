@@ -43,48 +43,49 @@ def check(
         asked = Job.load(job).part(asked, silo.name)
     meant = purpose or UNSTATED
     report = silo.rows.check(asked, purpose=meant)
-    found = (
+    explanations = (
         [] if report.passed else silo.rows.explain(asked, report, purpose=meant, key=key or None)
     )
     if as_json:
         import json
 
-        said = json.loads(report.to_json())
-        print(json.dumps({**said, "explanations": [each.to_json() for each in found]}))
+        fields = json.loads(report.to_json())
+        print(json.dumps({**fields, "explanations": [each.to_json() for each in explanations]}))
     else:
         consents = silo.rows.consent_counts(asked, meant)
         if consents is not None:
             print(f"{consents['consented']} of {consents['rows']} rows have consent for '{meant}'")
-        for each in found:
+        for each in explanations:
             _show(each, values=values)
         print(f"{silo.name}: {report.reason()}")
         print(f"full report: {silo.rows.page(asked, purpose=meant)}")
     raise typer.Exit(0 if report.passed else 1)
 
 
-def _show(found: Explanation, *, values: bool) -> None:
-    finding = found.finding
-    local = f" (local: {', '.join(found.local)})" if found.local else ""
+def _show(explanation: Explanation, *, values: bool) -> None:
+    finding = explanation.finding
+    local = f" (local: {', '.join(explanation.local)})" if explanation.local else ""
     print(f"{finding.severity} {finding.rule}: {finding.column or 'the table'}{local}")
-    print(f"  expected  {found.expected}")
-    if found.rows is not None:
-        print(f"  broken by {found.rows} {'row' if found.rows == 1 else 'rows'}{_named(found)}")
+    print(f"  expected  {explanation.expected}")
+    if explanation.rows is not None:
+        noun = "row" if explanation.rows == 1 else "rows"
+        print(f"  broken by {explanation.rows} {noun}{_named(explanation)}")
     if values:
-        for place in found.places:
+        for place in explanation.places:
             where = f"row {place.row}" if place.key is None else f"key {place.key}"
             print(f"    {where}{f' of {place.file}' if place.file else ''}: {place.value}")
-    print(f"  to do     {found.advice}")
+    print(f"  to do     {explanation.advice}")
 
 
-def _named(found: Explanation) -> str:
-    if not found.places:
+def _named(explanation: Explanation) -> str:
+    if not explanation.places:
         return ""
     by_file: dict[str | None, list[str]] = {}
-    for each in found.places:
+    for each in explanation.places:
         by_file.setdefault(each.file, []).append(str(each.row) if each.key is None else each.key)
-    kind = "number" if found.places[0].key is None else "key"
+    kind = "number" if explanation.places[0].key is None else "key"
     told = [
         f"{kind} {', '.join(each)}{f' of {file}' if file else ''}" for file, each in by_file.items()
     ]
-    more = ", …" if found.rows and found.rows > len(found.places) else ""
+    more = ", …" if explanation.rows and explanation.rows > len(explanation.places) else ""
     return f": {'; '.join(told)}{more}"

@@ -103,7 +103,7 @@ def add(
             "header": header,
             "names": [each.strip() for each in names.split(",")] if names else None,
         }
-    found = onboard.add(
+    added = onboard.add(
         directory,
         name,
         described,
@@ -115,13 +115,13 @@ def add(
     if as_json:
         import json
 
-        print(json.dumps(found.to_json()))
+        print(json.dumps(added.to_json()))
         return
-    _show(found, contract if job is None else f"{contract} --job {job}")
-    if asks and found.proposal is not None:
+    _show(added, contract if job is None else f"{contract} --job {job}")
+    if asks and added.proposal is not None:
         from rich.prompt import Confirm
 
-        if Confirm.ask(f"Have you read {found.mapping}? Use it", default=False):
+        if Confirm.ask(f"Have you read {added.mapping}? Use it", default=False):
             agreed = _contract(contract, directory).digest
             onboard.confirm(directory, _contract(contract, directory, job, silo), agreed)
             print("confirmed")
@@ -173,11 +173,11 @@ def list_(directory: Directory = Path("."), as_json: AsJson = False) -> None:
         print(json.dumps({"data": rows}))
         return
     for row in rows:
-        said = [
+        contracts = [
             f"{each['contract']}{'' if each['confirmed'] else ' (not confirmed)'}"
             for each in row["mappings"]
         ]
-        print(f"{row['data']:<24}{row['type']:<10}{', '.join(said) or 'no mapping'}")
+        print(f"{row['data']:<24}{row['type']:<10}{', '.join(contracts) or 'no mapping'}")
 
 
 def _contract(reference: str, directory: Path, job: Path | None = None, silo: str = "") -> Any:
@@ -216,28 +216,28 @@ def _asked(
     return name, places, contract
 
 
-def _show(found: Added, contract: str) -> None:
+def _show(added: Added, contract: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    said = "connected" if found.written else "was connected before"
-    print(f"{found.data}: {said}; {len(found.columns)} columns can be read")
-    for note in found.notes:
+    state = "connected" if added.written else "was connected before"
+    print(f"{added.data}: {state}; {len(added.columns)} columns can be read")
+    for note in added.notes:
         print(f"  {note}")
-    if found.mapping is None:
-        print("next: consilo silo data add " + found.data + " --contract NAME@VERSION")
+    if added.mapping is None:
+        print("next: consilo silo data add " + added.data + " --contract NAME@VERSION")
         return
-    if found.proposal is None:
-        print(f"next: read {found.mapping}, then: consilo silo data confirm {contract}")
+    if added.proposal is None:
+        print(f"next: read {added.mapping}, then: consilo silo data confirm {contract}")
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("contract", "local column", "score", "to confirm"):
         table.add_column(heading, overflow="fold")
-    for each in found.proposal.columns:
+    for each in added.proposal.columns:
         table.add_row(
             each.column, each.source or "(none)", f"{each.score:.2f}", "; ".join(each.doubts)
         )
     Console(soft_wrap=False).print(table)
-    doubtful = len(found.proposal.doubtful)
-    print(f"proposed: {found.mapping}; {doubtful} of {len(found.proposal.columns)} to look at")
+    doubtful = len(added.proposal.doubtful)
+    print(f"proposed: {added.mapping}; {doubtful} of {len(added.proposal.columns)} to look at")
     print(f"next: read it, mend it, then: consilo silo data confirm {contract}")

@@ -111,8 +111,8 @@ def partners(
         raise ConfigInvalid(str(folder), ["this silo has no keys; 'consilo silo init' makes them"])
     own = public_hex(load_or_create_signing_key(folder / "signing.key"))
     if as_json:
-        said = {name: each.model_dump() for name, each in known.items()}
-        print(json.dumps({"own_key": own, "partners": said}))
+        pinned = {name: each.model_dump() for name, each in known.items()}
+        print(json.dumps({"own_key": own, "partners": pinned}))
         return
     print(f"this silo's signing key: {own}")
     for name, each in sorted(known.items()):

@@ -79,11 +79,11 @@ def export(
             str(directory), ["no signing.key: this silo has not joined yet, or it has left"]
         )
     key = load_or_create_signing_key(directory / "signing.key")
-    said = statement.export(file, entries, silo=name, budgets=budgets, key=key)
+    exported = statement.export(file, entries, silo=name, budgets=budgets, key=key)
     if as_json:
-        print(json.dumps({"file": str(file), **said}))
+        print(json.dumps({"file": str(file), **exported}))
     else:
-        print(f"{said['entries']} entries in {file}, signed with {said['signing_key']}")
+        print(f"{exported['entries']} entries in {file}, signed with {exported['signing_key']}")
 
 
 @auditor_app.callback()
@@ -107,12 +107,14 @@ def verify(
 
     if not file.is_file():
         raise ConfigInvalid(str(file), ["no such file"])
-    said = statement.verify(file, key)
+    content = statement.verify(file, key)
     if as_json:
-        print(json.dumps({"verified": True, "trusted": key is not None, **said}))
+        print(json.dumps({"verified": True, "trusted": key is not None, **content}))
         return
-    print(f"whole: {said['entries']} entries of {said['silo']}, exported {said['exported']}")
-    for name, account in said["accounts"].items():
+    print(
+        f"whole: {content['entries']} entries of {content['silo']}, exported {content['exported']}"
+    )
+    for name, account in content["accounts"].items():
         for each in account["limits"]:
             print(
                 f"{name} {each['limit']}: ε {each['spent']:.4g} of {each['budget']:g} at "
@@ -144,7 +146,7 @@ def _told(
     from silos.kept import statement
     from silos.kept.budget import budget_of
 
-    found = {}
+    accounts = {}
     for name in statement.accounts(entries):
         budget = budget_of(budgets, name)
         account = statement.standing(entries, name, budget, at=now_utc())
@@ -153,8 +155,8 @@ def _told(
         runs = statement.burn_down(entries, name, first, at)
         for each in runs if budget is None else ():
             each["left"] = None
-        found[name] = {**account, "delta": at, "runs": runs}
-    return {"entries": len(entries), "accounts": found}
+        accounts[name] = {**account, "delta": at, "runs": runs}
+    return {"entries": len(entries), "accounts": accounts}
 
 
 def _show(told: Mapping[str, Any]) -> None:

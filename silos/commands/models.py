@@ -26,14 +26,14 @@ def models(
     if drop is not None:
         drop_part(directory, drop)
         audit_log(directory).append("model_dropped", model=drop)
-    found = every_part(directory)
+    parts = every_part(directory)
     if as_json:
-        print(json.dumps({"models": found}))
+        print(json.dumps({"models": parts}))
         return
-    for each in found:
+    for each in parts:
         inputs = f"{len(each['inputs'])} inputs of {each['contract']}"
         role = "labels here" if each["label_silo"] == each["silo"] else "columns here"
         others = ", ".join(name for name in each["members"] if name != each["silo"])
         print(f"{each['model']}: {each['protocol']}, {inputs}, {role}; with {others}")
-    if not found:
+    if not parts:
         print("no part of a model is kept here")

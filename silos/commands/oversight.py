@@ -35,13 +35,13 @@ def bundles(
     if diff is not None:
         print(difference(directory, resolve(directory, diff)))
         return
-    found = listed(directory)
+    entries = listed(directory)
     if as_json:
-        print(json.dumps({"bundles": [asdict(each) for each in found]}))
+        print(json.dumps({"bundles": [asdict(each) for each in entries]}))
         return
-    if not found:
+    if not entries:
         print("no bundle has come yet")
-    for each in found:
+    for each in entries:
         label = each.label
         what = "Consilo's own frame, no modules" if each.size and label is None else "not kept here"
         if label is not None:

@@ -188,8 +188,8 @@ def change_signing_key(folder: Path) -> Standing:
     old = load_or_create_signing_key(folder / SIGNING_KEY)
     path = folder / (SIGNING_KEY + ".next")
     new = load_or_create_signing_key(path)
-    said = {"silo": name, "replaces": public_hex(old), "by": public_hex(new)}
-    body = {"signing_key": public_hex(new), "signature": sign(new, NEW_KEY_PURPOSE, said)}
+    change = {"silo": name, "replaces": public_hex(old), "by": public_hex(new)}
+    body = {"signing_key": public_hex(new), "signature": sign(new, NEW_KEY_PURPOSE, change)}
     try:
         standing = _call(folder, "POST", "renew", body)
     except Refused:
@@ -239,9 +239,9 @@ def life_left(folder: Path, *, now: datetime | None = None) -> float:
     path = folder / CERTIFICATE
     if not path.exists():
         return 0.0
-    found = x509.load_pem_x509_certificate(path.read_bytes())
-    whole = (found.not_valid_after_utc - found.not_valid_before_utc).total_seconds()
-    left = (found.not_valid_after_utc - (now or datetime.now(UTC))).total_seconds()
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    whole = (certificate.not_valid_after_utc - certificate.not_valid_before_utc).total_seconds()
+    left = (certificate.not_valid_after_utc - (now or datetime.now(UTC))).total_seconds()
     return max(0.0, left / whole)
 
 
@@ -401,38 +401,38 @@ def _statement(answer: bytes, keys: tuple[str, ...], name: str) -> dict[str, Any
     """Return a statement that one of the pinned keys has signed."""
     try:
         value = json.loads(answer)
-        said, signature = value["statement"], value["signature"]
-        if not any(is_signed(key, LIST_PURPOSE, said, signature) for key in keys):
+        statement, signature = value["statement"], value["signature"]
+        if not any(is_signed(key, LIST_PURPOSE, statement, signature) for key in keys):
             raise ValueError("not signed")
-        if said["name"] != name:
+        if statement["name"] != name:
             raise ValueError("for another silo")
     except (ValueError, KeyError, TypeError, RecursionError):
         raise TransportError(
             "the coordinator's answer is not signed by a key that this silo has pinned; "
             "nothing of it was taken in"
         ) from None
-    return dict(said)
+    return dict(statement)
 
 
-def _take_in(folder: Path, said: Mapping[str, Any]) -> Standing:
+def _take_in(folder: Path, statement: Mapping[str, Any]) -> Standing:
     """Write down what a signed statement says."""
     with _moving:
         for key, certificate in ((KEY, CERTIFICATE), (NEXT_KEY, NEXT_CERTIFICATE)):
             if (folder / key).exists():
                 mark = key_fingerprint(load_or_create_silo_key(folder / key))
-                _write_if_new(folder / certificate, said["certificates"].get(mark, ""))
-    _write_if_new(folder / "ca.crt", "".join(said["ca"]))
+                _write_if_new(folder / certificate, statement["certificates"].get(mark, ""))
+    _write_if_new(folder / "ca.crt", "".join(statement["ca"]))
     pinned = CoordinatorConfig.load(folder)
-    if tuple(said["signing_keys"]) != pinned.signing_keys:
-        keys = tuple(said["signing_keys"])
+    if tuple(statement["signing_keys"]) != pinned.signing_keys:
+        keys = tuple(statement["signing_keys"])
         _save_coordinator(folder, pinned.model_copy(update={"signing_keys": keys}))
     news: tuple[str, ...] = ()
-    if said["state"] == "admitted":
-        others = {n: str(k) for n, k in said["members"].items() if n != said["name"]}
+    if statement["state"] == "admitted":
+        others = {n: str(k) for n, k in statement["members"].items() if n != statement["name"]}
         news = see_partners(folder, others, now=datetime.now(UTC))
     return Standing(
-        str(said["name"]),
-        str(said["state"]),
+        str(statement["name"]),
+        str(statement["state"]),
         key_fingerprint(load_or_create_silo_key(folder / KEY)),
         _end_of(folder / CERTIFICATE),
         news,
@@ -471,8 +471,8 @@ def _trusts(folder: Path, ca_sha256: str) -> bool:
     path = folder / AUTHORITY
     if not path.exists():
         return False
-    found = x509.load_pem_x509_certificates(path.read_bytes())
-    return ca_sha256 in {fingerprint(each) for each in found}
+    authorities = x509.load_pem_x509_certificates(path.read_bytes())
+    return ca_sha256 in {fingerprint(each) for each in authorities}
 
 
 def _require_name(folder: Path, name: str) -> None:
@@ -496,5 +496,5 @@ def _write_places(folder: Path, name: str, address: str) -> None:
 
 
 def _save_coordinator(folder: Path, config: CoordinatorConfig) -> None:
-    said = config.model_dump(mode="json")
-    write_atomic(folder / "coordinator.yaml", yaml.safe_dump(said, sort_keys=False).encode())
+    fields = config.model_dump(mode="json")
+    write_atomic(folder / "coordinator.yaml", yaml.safe_dump(fields, sort_keys=False).encode())

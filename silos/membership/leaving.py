@@ -70,7 +70,7 @@ def leave(directory: Path, strike_off: Callable[[], Mapping[str, Any]] | None) -
         for place in _places(directory, _COPIES):
             _delete(place)
         keys = [path for path in _files(directory, _KEYS) if path.name not in _KEYS_KEPT]
-        said = {
+        departure = {
             "silo": name,
             "time": now_utc(),
             "deleted": copies,
@@ -81,7 +81,7 @@ def leave(directory: Path, strike_off: Callable[[], Mapping[str, Any]] | None) -
         }
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         certificate = directory / f"departure-{stamp}.json"
-        text = json.dumps({**said, "signature": sign(key, _PURPOSE, said)}, indent=1)
+        text = json.dumps({**departure, "signature": sign(key, _PURPOSE, departure)}, indent=1)
         write_atomic(certificate, text.encode(), mode=0o600)
         for path in keys:  # the certificate is on the disk
             path.unlink(missing_ok=True)
@@ -106,8 +106,8 @@ def verify_departure(path: Path) -> Mapping[str, Any]:
         whole = False
     if not whole:
         raise RecordTampered(f"{path.name}: not a certificate as the silo signed it")
-    found: Mapping[str, Any] = value
-    return found
+    departure: Mapping[str, Any] = value
+    return departure
 
 
 def alone(directory: Path) -> AbstractContextManager[object]:
@@ -129,11 +129,11 @@ def _places(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def _files(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
-    found = []
+    files = []
     for place in _places(directory, patterns):
         below = sorted(place.rglob("*")) if place.is_dir() and not place.is_symlink() else [place]
-        found += [path for path in below if path.is_file() and not path.is_symlink()]
-    return found
+        files += [path for path in below if path.is_file() and not path.is_symlink()]
+    return files
 
 
 def _about(path: Path, directory: Path) -> dict[str, Any]:

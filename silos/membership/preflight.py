@@ -97,10 +97,10 @@ def _user(directory: Path, uid: int) -> Iterator[Point]:
 
 
 def _permissions(directory: Path, uid: int) -> Iterator[Point]:
-    found = {path for pattern in _SECRETS for path in directory.glob(pattern)}
+    secrets = {path for pattern in _SECRETS for path in directory.glob(pattern)}
     opened = sorted(
         str(path.relative_to(directory))
-        for path in found
+        for path in secrets
         if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) & 0o077
     )
     if stat.S_IMODE(directory.stat().st_mode) & 0o077:
@@ -113,7 +113,7 @@ def _permissions(directory: Path, uid: int) -> Iterator[Point]:
         hint = f"chmod go= {' '.join(opened[:5])}, then ask who has read them"
         yield Point("secrets", "failed", f"others may read {shown}", hint)
     else:
-        yield Point("secrets", "ok", f"{len(found)} files and folders, for their owner only")
+        yield Point("secrets", "ok", f"{len(secrets)} files and folders, for their owner only")
 
 
 def _write_access(directory: Path) -> Iterator[Point]:
@@ -123,9 +123,9 @@ def _write_access(directory: Path) -> Iterator[Point]:
             file.flush()
             os.fsync(file.fileno())
     except OSError as cause:
-        said = os.strerror(cause.errno or 0).lower()
+        reason = os.strerror(cause.errno or 0).lower()
         hint = f"make {directory} writable for the node's user"
-        yield Point("write", "failed", f"the directory cannot be written to: {said}", hint)
+        yield Point("write", "failed", f"the directory cannot be written to: {reason}", hint)
     else:
         yield Point("write", "ok", "the directory can be written to")
 
@@ -143,12 +143,12 @@ def _versions() -> Iterator[Point]:
         ):
             continue
         try:
-            found = version(wanted.name)
+            installed = version(wanted.name)
         except PackageNotFoundError:
             wrong.append(f"{wanted.name} is missing")
             continue
-        if not wanted.specifier.contains(found, prereleases=True):
-            wrong.append(f"{wanted.name} is {found}, not {wanted.specifier}")
+        if not wanted.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{wanted.name} is {installed}, not {wanted.specifier}")
     mine = f"consilo {version('consilo')}, Python {sys.version_info.major}.{sys.version_info.minor}"
     if wrong:
         hint = "pip install 'consilo[silo]' into this environment again"
@@ -159,12 +159,12 @@ def _versions() -> Iterator[Point]:
 
 def _disk(directory: Path) -> Iterator[Point]:
     free = shutil.disk_usage(directory).free
-    said = f"{free / 2**30:.1f} GiB free"
+    state = f"{free / 2**30:.1f} GiB free"
     if free < _DISK_BYTES:
         hint = f"free some: cache and models want {_DISK_BYTES >> 30} GiB or more"
-        yield Point("disk", "failed", said, hint)
+        yield Point("disk", "failed", state, hint)
     else:
-        yield Point("disk", "ok", said)
+        yield Point("disk", "ok", state)
 
 
 def _memory(directory: Path) -> Iterator[Point]:
@@ -175,15 +175,15 @@ def _memory(directory: Path) -> Iterator[Point]:
     with contextlib.suppress(ConsiloError):
         limit = Policy.load(directory / "policy.yaml").limits.memory_mib << 20
     free = available_bytes()
-    said = f"{free / 2**30:.1f} GiB free"
+    state = f"{free / 2**30:.1f} GiB free"
     if free < _NODE_BYTES:
-        yield Point("memory", "failed", said, "a node alone wants 1 GiB; free some")
+        yield Point("memory", "failed", state, "a node alone wants 1 GiB; free some")
     elif free < _NODE_BYTES + limit:
         hint = "lower limits.memory_mib in policy.yaml, or free some"
-        said += f"; a message may take {limit / 2**30:.1f} GiB besides the node's own"
-        yield Point("memory", "warning", said, hint)
+        state += f"; a message may take {limit / 2**30:.1f} GiB besides the node's own"
+        yield Point("memory", "warning", state, hint)
     else:
-        yield Point("memory", "ok", said)
+        yield Point("memory", "ok", state)
 
 
 def _policy(directory: Path, now: datetime) -> Iterator[Point]:
@@ -218,11 +218,11 @@ def _membership(directory: Path, now: datetime) -> Iterator[Point]:
     if not path.exists():
         hint = "once the coordinator's operator has admitted you, run consilo silo init again"
         verdict: Verdict = "failed"
-        found = "no certificate yet"
+        state = "no certificate yet"
         if not (directory / "coordinator.yaml").exists():
             hint = "consilo silo init INVITATION"
-            found = "this silo has joined no federation"
-        yield Point("membership", verdict, found, hint)
+            state = "this silo has joined no federation"
+        yield Point("membership", verdict, state, hint)
         return
     certificate = x509.load_pem_x509_certificate(path.read_bytes())
     ends = certificate.not_valid_after_utc
@@ -250,8 +250,8 @@ def _coordinator(directory: Path, now: datetime) -> Iterator[Point]:
             pass
     except (OSError, ValueError) as cause:
         hint = "is the coordinator up? do firewall and proxy let this machine out to it?"
-        said = f"no connection to {address}: {type(cause).__name__}"
-        yield Point("reachable", "failed", said, hint)
+        reason = f"no connection to {address}: {type(cause).__name__}"
+        yield Point("reachable", "failed", reason, hint)
         return
     yield Point("reachable", "ok", f"{address} takes connections")
     try:
@@ -260,19 +260,19 @@ def _coordinator(directory: Path, now: datetime) -> Iterator[Point]:
         passed = datetime.now(UTC) - before
     except Exception as cause:
         hint = "ask the coordinator's operator; does a proxy on the way open TLS?"
-        said = f"{address} does not prove to be the pinned coordinator ({type(cause).__name__})"
-        yield Point("tls", "failed", said, hint)
+        reason = f"{address} does not prove to be the pinned coordinator ({type(cause).__name__})"
+        yield Point("tls", "failed", reason, hint)
         return
     yield Point("tls", "ok", "the coordinator is the one that was pinned")
     # The header has whole seconds, and the answer took a while.
     skew = max(0.0, abs((date - now).total_seconds()) - passed.total_seconds() - 1.0)
-    said = f"{skew:.0f} s away from the coordinator's"
+    distance = f"{skew:.0f} s away from the coordinator's"
     if skew > SKEW_S:
-        yield Point("clock", "failed", said, "set the clock: timedatectl set-ntp true")
+        yield Point("clock", "failed", distance, "set the clock: timedatectl set-ntp true")
     elif skew > SKEW_S / 10:
-        yield Point("clock", "warning", said, "set the clock: timedatectl set-ntp true")
+        yield Point("clock", "warning", distance, "set the clock: timedatectl set-ntp true")
     else:
-        yield Point("clock", "ok", said)
+        yield Point("clock", "ok", distance)
 
 
 def _date_of(address: str, authority: Path) -> datetime:
@@ -305,11 +305,11 @@ def _data(directory: Path, purpose: str, job: Path | None) -> Iterator[Point]:
         yield Point("data", "failed", _first_line(cause), "mend silo.yaml")
         return
     yield Point("data", "ok", "silo.yaml can be read")
-    found = [each for several in known.values() for each in several]
-    if not found:
+    mapped = [each for several in known.values() for each in several]
+    if not mapped:
         hint = "consilo silo data add NAME --contract NAME@VERSION"
         yield Point("contract", "warning", "no data set is mapped to a contract", hint)
-    for each in found:
+    for each in mapped:
         ref = str(each["contract"])
         try:
             contract = _part(Contract.load(ref, search=(Path.cwd(), directory)), job, silo.name)

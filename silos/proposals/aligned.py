@@ -54,8 +54,8 @@ def aligned_mapping(
     name = str((read_yaml(directory / "silo.yaml") or {}).get("name"))
     parts = alignment.of(name)
     if len(parts) != 1:
-        found = f"data sets {', '.join(parts)}; a mapping takes one" if parts else "nothing"
-        raise ConfigInvalid(str(path), [f"for the silo '{name}' it has {found}"])
+        content = f"data sets {', '.join(parts)}; a mapping takes one" if parts else "nothing"
+        raise ConfigInvalid(str(path), [f"for the silo '{name}' it has {content}"])
     ((data, pairs),) = parts.items()
     source = onboard.source_of(directory, data)
     known = source.columns()

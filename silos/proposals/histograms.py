@@ -124,7 +124,7 @@ def offer(
     # Half the expected sum of |noise|: what leaves one bin arrives in another.
     widest = max(width_of(card) for card in columns)
     moved = widest * sigma * math.sqrt(len(columns)) * math.sqrt(2 / math.pi) / 2
-    found = Offer(
+    quote = Offer(
         data=data,
         columns=columns,
         rows=rows,
@@ -135,7 +135,7 @@ def offer(
         wrong=min(1.0, moved / rows) if rows else 1.0,
         rows_needed=math.ceil(moved / MOST_WRONG),
     )
-    return found, silo
+    return quote, silo
 
 
 def release(
@@ -254,8 +254,8 @@ def _numbers(values: pd.Series[Any], name: str) -> Floats:
     comma = point.str.replace(".", "").str.replace(",", ".")
     for text in (point, comma):
         told = pd.to_numeric(text, errors="coerce")
-        found = told.dropna().to_numpy(dtype=np.float64)
-        best = found if len(found) > len(best) else best
+        numbers = told.dropna().to_numpy(dtype=np.float64)
+        best = numbers if len(numbers) > len(best) else best
     if len(best) * 2 < len(values):
         raise ConfigInvalid("metadata.yaml", [f"{name}: most values are no numbers; mend its type"])
     return best[np.isfinite(best)]

@@ -45,8 +45,8 @@ def _contained(some: Sequence[str], others: Sequence[str]) -> float:
     if not some or not others:
         return 0.0
     weights = [min(len(word), 6) for word in some]
-    found = [max(_same_word(word, other) for other in others) for word in some]
-    return sum(w * f for w, f in zip(weights, found, strict=True)) / sum(weights)
+    fits = [max(_same_word(word, other) for other in others) for word in some]
+    return sum(w * f for w, f in zip(weights, fits, strict=True)) / sum(weights)
 
 
 @cache

@@ -74,28 +74,28 @@ def write_draft(directory: Path, data: str, drafted: Mapping[str, Mapping[str, A
     return new
 
 
-def _drafted(found: Profile, code_rows: int) -> dict[str, Any]:
-    said: dict[str, Any] = {"share": False}
-    kind = _type(found)
+def _drafted(column: Profile, code_rows: int) -> dict[str, Any]:
+    entry: dict[str, Any] = {"share": False}
+    kind = _type(column)
     if kind is not None:
-        said["type"] = kind
-    if kind in ("float", "integer") and (unit := unit_in_name(found.name)):
-        said["unit"] = unit
-    said["description"] = ""
+        entry["type"] = kind
+    if kind in ("float", "integer") and (unit := unit_in_name(column.name)):
+        entry["unit"] = unit
+    entry["description"] = ""
     if kind in ("category", "boolean"):
-        common = [code for code, count in found.codes.items() if count >= code_rows]
-        said["codes"] = sorted(code for code in common if code.isprintable() and len(code) <= 160)
-    return said
+        common = [code for code, count in column.codes.items() if count >= code_rows]
+        entry["codes"] = sorted(code for code in common if code.isprintable() and len(code) <= 160)
+    return entry
 
 
-def _type(found: Profile) -> ColumnType | None:
-    if not found.present:
+def _type(column: Profile) -> ColumnType | None:
+    if not column.present:
         return None
-    if found.dates and max(found.dates.values()) >= _SURE:
+    if column.dates and max(column.dates.values()) >= _SURE:
         return "date"
-    if found.numeric_share >= _SURE:
-        return "integer" if (found.numbers == found.numbers.round()).all() else "float"
-    if found.codes and {code.lower() for code in found.codes} <= _YES_NO:
+    if column.numeric_share >= _SURE:
+        return "integer" if (column.numbers == column.numbers.round()).all() else "float"
+    if column.codes and {code.lower() for code in column.codes} <= _YES_NO:
         return "boolean"
-    few = found.distinct <= 10 or found.distinct <= found.present / 2
-    return "category" if found.distinct <= MOST_CODES and few else "string"
+    few = column.distinct <= 10 or column.distinct <= column.present / 2
+    return "category" if column.distinct <= MOST_CODES and few else "string"

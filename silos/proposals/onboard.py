@@ -178,9 +178,9 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
         if count != 1 or not Mapping.parse(_loaded(text), contract, where=str(place)).confirmed:
             raise MappingInvalid(str(place), ["set 'confirmed: true' by hand; it has no such line"])
     if mapping.agreed != agreed:
-        said = f"agreed: {agreed}  # the contract's text"
-        text, count = _AGREED.subn(said, text)
-        text = text if count else f"{text.rstrip()}\n{said}\n"
+        line = f"agreed: {agreed}  # the contract's text"
+        text, count = _AGREED.subn(line, text)
+        text = text if count else f"{text.rstrip()}\n{line}\n"
         if Mapping.parse(_loaded(text), contract, where=str(place)).agreed != agreed:
             raise MappingInvalid(str(place), [f"write 'agreed: {agreed}' by hand"])
     if text != before:
@@ -201,15 +201,15 @@ def known_data(directory: Path) -> dict[str, Mapped[str, Any]]:
 def mappings(directory: Path) -> dict[str, list[dict[str, Any]]]:
     """Return data set → its mappings: the contract's reference, and whether it is confirmed."""
     _, known = _read_silo(directory, None)
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_data: dict[str, list[dict[str, Any]]] = {}
     for place in [directory / "mapping.yaml", *sorted(directory.glob("mappings/*.yaml"))]:
         value = read_yaml(place, error=MappingInvalid) if place.exists() else None
         if not isinstance(value, Mapped):
             continue
         data = value.get("data") or (next(iter(known)) if len(known) == 1 else "")
-        said = {"contract": value.get("contract"), "confirmed": value.get("confirmed", True)}
-        found.setdefault(str(data), []).append(said)
-    return found
+        entry = {"contract": value.get("contract"), "confirmed": value.get("confirmed", True)}
+        by_data.setdefault(str(data), []).append(entry)
+    return by_data
 
 
 def source_of(directory: Path, data: str) -> Source:
@@ -254,9 +254,9 @@ def completed(described: Mapped[str, Any], directory: Path) -> tuple[dict[str, A
         made["encoding"] = "latin-1"
         notes.append("the file is not UTF-8; read as latin-1")
     text = head.decode(made.get("encoding", "utf-8"), errors="replace")
-    if "separator" not in made and (found := _separator(text)) != ",":
-        made["separator"] = found
-        notes.append(f"fields are separated by {found!r}")
+    if "separator" not in made and (separator := _separator(text)) != ",":
+        made["separator"] = separator
+        notes.append(f"fields are separated by {separator!r}")
     if "header" not in made and "names" not in made:
         line = next(csv.reader(io.StringIO(text), delimiter=made.get("separator", ",")), [])
         if _looks_like_values(line):

@@ -137,9 +137,9 @@ def _numbers(codes: Mapping[str, int]) -> tuple[str, Floats]:
     for sign in (".", ","):
         texts = {c: c if sign == "." else c.replace(".", "").replace(",", ".") for c in codes}
         read = {c: value for c, text in texts.items() if (value := number(text)) is not None}
-        found = [(value, codes[c]) for c, value in read.items()]
-        if sum(n for _, n in found) > sum(n for _, n in best):
-            best, decimal = found, sign
+        pairs = [(value, codes[c]) for c, value in read.items()]
+        if sum(n for _, n in pairs) > sum(n for _, n in best):
+            best, decimal = pairs, sign
     values = np.array([value for value, _ in best], dtype=float)
     return decimal, np.repeat(values, np.array([n for _, n in best], dtype=int))
 

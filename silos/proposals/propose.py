@@ -110,8 +110,8 @@ class Proposal:
             f"data: {_flow(self.data)}",
         ]
         if self.missing:
-            said = "# confirm: 'nothing recorded', in every column"
-            lines.append(f"missing: {_flow(list(self.missing))}  {said}")
+            comment = "# confirm: 'nothing recorded', in every column"
+            lines.append(f"missing: {_flow(list(self.missing))}  {comment}")
         lines.append("columns:")
         for each in self.columns:
             lines += _column_lines(each)
@@ -225,17 +225,17 @@ def _named(alike: float) -> str:
 
 
 def _nothing(column: Column) -> Proposed:
-    said = f"no local column was found for it ({column.description or column.type})"
+    doubt = f"no local column was found for it ({column.description or column.type})"
     if column.nullable_share < 1:
-        return Proposed(column.name, None, 0.0, {}, (), (f"{said}; write its name after 'from'",))
+        return Proposed(column.name, None, 0.0, {}, (), (f"{doubt}; write its name after 'from'",))
     hint = "; it stays empty unless you name one"
-    return Proposed(column.name, None, 0.0, {"constant": None}, (), (said + hint,))
+    return Proposed(column.name, None, 0.0, {"constant": None}, (), (doubt + hint,))
 
 
 def _tried(proposal: Proposal, sample: pd.DataFrame, contract: Contract) -> Proposal:
     """Return the proposal with a doubt wherever it leaves values of the sample unread."""
     mapping = Mapping.parse(as_mapping(proposal), contract, where="the proposal")
-    found = mapping.apply(sample, contract).attrs.get(UNREADABLE, {})
+    unreadable = mapping.apply(sample, contract).attrs.get(UNREADABLE, {})
     columns = [
         Proposed(
             each.column,
@@ -243,9 +243,12 @@ def _tried(proposal: Proposal, sample: pd.DataFrame, contract: Contract) -> Prop
             each.score,
             each.how,
             each.reasons,
-            (*each.doubts, f"{found[each.column]['count']} of {proposal.rows} values unreadable"),
+            (
+                *each.doubts,
+                f"{unreadable[each.column]['count']} of {proposal.rows} values unreadable",
+            ),
         )
-        if each.column in found and not each.doubts
+        if each.column in unreadable and not each.doubts
         else each
         for each in proposal.columns
     ]

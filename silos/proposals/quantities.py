@@ -94,8 +94,8 @@ def _inside(
         kept = ~np.isin(local, sentinels)
         codes = [int(each) for each in sentinels]
         how["missing"] = codes
-        said = " and ".join(str(code) for code in codes)
-        doubts = (f"{said} lies outside the contract's range; does it mean 'not recorded'?",)
+        listed = " and ".join(str(code) for code in codes)
+        doubts = (f"{listed} lies outside the contract's range; does it mean 'not recorded'?",)
         values, inside = values[kept], inside[kept]
         if not len(values):
             return 0.5, how, (), (*doubts, "there is no other value")
@@ -154,15 +154,17 @@ def _units_beside(unit: str) -> tuple[str, ...]:
 def _conversions(column: Column) -> list[tuple[str, float | None]]:
     if column.unit is None:
         return []
-    found: list[tuple[str, float | None]] = [(unit, None) for unit in _units_beside(column.unit)]
+    conversions: list[tuple[str, float | None]] = [
+        (unit, None) for unit in _units_beside(column.unit)
+    ]
     text = " ".join((column.name, *column.synonyms, column.description)).lower()
     for substance, mass in _MOLAR_MASS.items():
         if substance in text:
             others = ("mmol/l", "umol/l") if "mol" not in column.unit else ("mg/dl", "mg/l")
-            found += [(unit, mass) for unit in others
+            conversions += [(unit, mass) for unit in others
                       if conversion_fault(unit, column.unit, molar_mass=mass) is None]  # fmt: skip
             break
-    return found
+    return conversions
 
 
 def unit_in_name(name: str) -> str | None:

@@ -37,8 +37,8 @@ _MANY_CODES = 30
 def best_reading(local: Profile, column: Column) -> Reading:
     """Return the reading of ``local`` as ``column`` that fits the contract best."""
     if not local.present:
-        said = "holds nothing in the rows looked at"
-        return Reading(0.5, {}, (said,), (f"the local column {said}",))
+        reason = "holds nothing in the rows looked at"
+        return Reading(0.5, {}, (reason,), (f"the local column {reason}",))
     if column.classes is not None:
         return coded(local, column)
     if column.type in ("float", "integer"):
@@ -74,8 +74,8 @@ def _code_readings(local: Profile, column: Column) -> Iterator[Reading]:
         recode = {
             as_written(code): value for code, value in zip(ordered, allowed.values(), strict=True)
         }
-        said = "the codes are matched by their order alone"
-        yield Reading(0.3, {"recode": recode}, ("as many codes as the contract",), (said,))
+        doubt = "the codes are matched by their order alone"
+        yield Reading(0.3, {"recode": recode}, ("as many codes as the contract",), (doubt,))
 
 
 def _as_they_are(local: Profile, column: Column, allowed: Mapping[str, Any]) -> Reading:
@@ -91,8 +91,8 @@ def _as_they_are(local: Profile, column: Column, allowed: Mapping[str, Any]) -> 
     share = sum(codes[code] for code in known) / local.present
     gone = [code for code in others if number(code) in SENTINELS]
     if share >= 0.5 and gone == others:
-        said = " and ".join(gone)
-        doubt = f"{said} is no code of the contract; does it mean 'not recorded'?"
+        listed = " and ".join(gone)
+        doubt = f"{listed} is no code of the contract; does it mean 'not recorded'?"
         return Reading(
             0.7 * coverage + 0.1, {"missing": [as_written(c) for c in gone]}, (), (doubt,)
         )
@@ -112,12 +112,12 @@ def _by_label(
     codes, targets = list(local.codes), list(labels)
     gain = np.array([[_label_fit(code, labels[each]) for each in targets] for code in codes])
     rows, columns = linear_sum_assignment(-gain)
-    found = {codes[r]: (targets[c], gain[r, c]) for r, c in zip(rows, columns, strict=True)}
-    sure = {code: target for code, (target, fit) in found.items() if fit >= 0.5}
+    matched = {codes[r]: (targets[c], gain[r, c]) for r, c in zip(rows, columns, strict=True)}
+    sure = {code: target for code, (target, fit) in matched.items() if fit >= 0.5}
     share = sum(local.codes[code] for code in sure) / local.present
     if not sure:
         return Reading(0.0, {})
-    quality = float(np.mean([found[code][1] for code in sure]))
+    quality = float(np.mean([matched[code][1] for code in sure]))
     recode = {as_written(code): allowed.get(target, target) for code, target in sure.items()}
     doubts = [f"is '{code}' the contract's {target}?" for code, target in sure.items()]
     left = [code for code in codes if code not in sure]
@@ -158,7 +158,7 @@ def _above_zero(local: Profile, column: Column) -> Reading:
 def labels_of(column: Column) -> dict[str, tuple[str, ...]]:
     """Return contract code → the words its description gives it: ``1 = male, 0 = female``."""
     values = [code_key(value) for value in allowed_values(column)]
-    found: dict[str, tuple[str, ...]] = {}
+    labels: dict[str, tuple[str, ...]] = {}
     places = []
     for value in values:
         place = re.search(rf"(?<![\w.]){re.escape(value)}(?![\w.])", column.description)
@@ -167,11 +167,11 @@ def labels_of(column: Column) -> dict[str, tuple[str, ...]]:
     ends = [*sorted(places), (len(column.description), 0, "")]
     for (_, end, value), (following, _, _) in pairwise(ends):
         text = re.split(r"[;,.(]", column.description[end:following])[0]
-        found[value] = words(text.strip(" =:"))
+        labels[value] = words(text.strip(" =:"))
     for value in values:
         if not re.fullmatch(r"-?\d+(\.\d+)?", value):
-            found[value] = (*words(value), *found.get(value, ()))
-    return {value: each for value, each in found.items() if each}
+            labels[value] = (*words(value), *labels.get(value, ()))
+    return {value: each for value, each in labels.items() if each}
 
 
 def _label_fit(code: str, label: tuple[str, ...]) -> float:
@@ -207,7 +207,7 @@ def _date(local: Profile, column: Column) -> Reading:
     best = max(local.dates, key=lambda each: local.dates[each])
     share = local.dates[best]
     how = {} if best is None else {"date_format": best}
-    others = [each for each, found in local.dates.items() if found == share and each != best]
+    others = [each for each, part in local.dates.items() if part == share and each != best]
     doubts = () if share == 1 else (f"{1 - share:.0%} of the values are no such dates",)
     if best is not None and others:
         doubts = (*doubts, f"they can be read as {others[0]} too")

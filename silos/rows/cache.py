@@ -306,8 +306,8 @@ class CanonicalCache:
 
 
 def _slot(source: Source, contract: Contract) -> str:
-    said = json.dumps([contract.ref, source.description], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()
+    text = json.dumps([contract.ref, source.description], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

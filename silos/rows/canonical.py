@@ -55,8 +55,8 @@ def _each(
 
     codes, distinct = pd.factorize(series)
     known = pd.Series([read(value) for value in distinct], dtype=dtype)
-    found: pd.Series[Any] = known.reindex(codes).set_axis(series.index)
-    return found
+    values: pd.Series[Any] = known.reindex(codes).set_axis(series.index)
+    return values
 
 
 def _is_one_of(series: pd.Series[Any], keys: Set[str]) -> NDArray[np.bool_]:
@@ -66,8 +66,8 @@ def _is_one_of(series: pd.Series[Any], keys: Set[str]) -> NDArray[np.bool_]:
 
     codes, distinct = pd.factorize(series)
     # The last is for null, whose code is -1.
-    found = np.array([*(code_key(value) in keys for value in distinct), False])
-    marks: NDArray[np.bool_] = found[codes]
+    per_code = np.array([*(code_key(value) in keys for value in distinct), False])
+    marks: NDArray[np.bool_] = per_code[codes]
     return marks
 
 

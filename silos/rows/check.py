@@ -335,12 +335,12 @@ def report_of(
                 counts=counts,
             )
         )
-    found = tuple(findings)
+    judged = tuple(findings)
     return CheckReport(
         contract=contract.ref,
         contract_digest=contract.digest,
-        verdict=verdict_of(found),
-        findings=found,
+        verdict=verdict_of(judged),
+        findings=judged,
     )
 
 

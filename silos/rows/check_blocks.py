@@ -340,11 +340,11 @@ class _Unique:
             spill=self._grouping.spill, memory_mib=memory_mib, in_order=False
         ) as connection:
             connection.register("consilo_rows", reader)
-            (found,) = connection.execute(
+            (repeated,) = connection.execute(
                 "SELECT coalesce(sum(n), 0) FROM (SELECT count(*) AS n FROM consilo_rows "
                 f"WHERE {some} GROUP BY {keys} HAVING count(*) > 1) g"
             ).fetchone()
-        return int(found)
+        return int(repeated)
 
 
 def _tally(
@@ -358,8 +358,8 @@ def _tally(
     if kind == "ExpectColumnToExist":
         return _Known(name in table.schema.names, "the table's columns")
     if kind == "ExpectColumnValuesToBeOfType":
-        found = str(table.schema.field(name).type)
-        return _Known(_TYPES[expectation.type_] == found, "the columns' types")
+        column_type = str(table.schema.field(name).type)
+        return _Known(_TYPES[expectation.type_] == column_type, "the columns' types")
     if kind == "ExpectTableRowCountToBeBetween":
         return _Known(table.num_rows >= expectation.min_value, "the number of rows")
     if kind == "ExpectColumnValuesToBeUnique":

@@ -96,8 +96,8 @@ class Consent(Config):
         """SHA-256 of the canonical JSON, in hexadecimal."""
         options = self.model_dump(mode="json", exclude={"source"})
         options["source"] = None if self.source is None else self.source.description
-        said = json.dumps(options, sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()
+        text = json.dumps(options, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -291,15 +291,15 @@ class ConsentBook:
         rows[whose >= 0] = standing[whose[whose >= 0]]
         counts = {"rows": len(rows), "consented": int(np.sum(rows == _CONSENTED))}
         counts |= {name: int(np.sum(rows == at)) for at, name in enumerate(REASONS)}
-        said: list[Any] = [spec.digest, purpose]
+        facts: list[Any] = [spec.digest, purpose]
         there = np.zeros(len(subjects), dtype=bool)
         if spec.subject is None:
             # The rows are in the cache's key already; what else counts is which moments are past.
-            said.append(str(before))
+            facts.append(str(before))
         else:
             there[whose[rows == _CONSENTED]] = True
         allowed = sorted_where(subjects, there)
-        digest = hashlib.sha256(json.dumps(said).encode())
+        digest = hashlib.sha256(json.dumps(facts).encode())
         for part in content(allowed):
             digest.update(part)
         return _Decision(_Answer(digest.hexdigest(), counts, now, after), allowed)
@@ -308,13 +308,13 @@ class ConsentBook:
         """Return which rows may be used where each row holds its own consent."""
         records = self._records(rows, np.arange(rows.num_rows))
         standing, _, _ = records.judged(self._covering(purpose), rows.num_rows, now)
-        found: NDArray[np.bool_] = standing == _CONSENTED
-        return found
+        allowed: NDArray[np.bool_] = standing == _CONSENTED
+        return allowed
 
     def _covering(self, purpose: str) -> list[str]:
         if self.spec.purposes is None:
             return [purpose]
-        return [said for said, covered in self.spec.purposes.items() if purpose in covered]
+        return [stated for stated, covered in self.spec.purposes.items() if purpose in covered]
 
     def _read(self) -> tuple[Records, pa.Array, NDArray[np.int64]]:
         """Return the consents, the subjects by number, and the number of each row's subject."""
@@ -355,8 +355,8 @@ class ConsentBook:
         """Return what changes whenever an answer could change by other than time."""
         memo = self._cache / "fingerprints.json"
         sources = [self._rows, *([self.spec.source] if self.spec.source else [])]
-        said = [self.spec.digest, *(source.fingerprint(memo) for source in sources)]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        digests = [self.spec.digest, *(source.fingerprint(memo) for source in sources)]
+        return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
     def _remembered(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -370,8 +370,8 @@ class ConsentBook:
         known: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             known = json.loads(place.read_bytes())
-        said = {name: vars(each) for name, each in answers.items()}
-        known[self.data] = {"state": state, "answers": said}
+        entries = {name: vars(each) for name, each in answers.items()}
+        known[self.data] = {"state": state, "answers": entries}
         write_atomic(place, json.dumps(known).encode(), mode=0o600)
 
     def _forget_others(self, known: dict[str, Any], made: dict[str, _Answer]) -> None:

@@ -28,8 +28,8 @@ def sorted_where(subjects: pa.Array, there: NDArray[np.bool_]) -> pa.Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found = subjects.filter(pa.array(there))
-    return found.take(pc.sort_indices(found))
+    texts = subjects.filter(pa.array(there))
+    return texts.take(pc.sort_indices(texts))
 
 
 def content(names: pa.Array) -> Iterator[bytes]:

@@ -217,22 +217,22 @@ def _expected(finding: Finding, names: tuple[str, ...], contract: Contract) -> s
 
 def _bounds(bounds: Any, unit: str | None) -> str:
     low, high = (bounds.min, bounds.max) if bounds is not None else (None, None)
-    said = f"from {low} to {high}"
+    text = f"from {low} to {high}"
     if high is None:
-        said = f"at least {low}"
+        text = f"at least {low}"
     elif low is None:
-        said = f"at most {high}"
-    return said if unit in (None, "1") else f"{said} {unit}"
+        text = f"at most {high}"
+    return text if unit in (None, "1") else f"{text} {unit}"
 
 
 def _crosses(names: tuple[str, ...], contract: Contract) -> list[CrossColumn]:
     """Return the comparisons of these columns; a finding does not say which of several it is."""
-    found = []
+    rules = []
     for each in contract.rules.cross_column:
         columns = (each.left, each.right) if isinstance(each.right, str) else (each.left,)
         if columns == names:
-            found.append(each)
-    return found
+            rules.append(each)
+    return rules
 
 
 class _Seeker:
@@ -291,15 +291,15 @@ class _Seeker:
             return np.zeros(len(table), dtype=bool)
         local = raw[how.source or self._names[0]]
         empty = is_missing(local, (*self._mapping.missing, *how.missing))
-        found: NDArray[np.bool_] = (
+        lost: NDArray[np.bool_] = (
             table[self._names[0]].isna().to_numpy() & ~empty & ~recoded_to_null(local, how)
         )
-        return found
+        return lost
 
     def empty(self, _: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.bool_]:
         """Return the rows that hold nothing."""
-        found: NDArray[np.bool_] = table[self._names[0]].isna().to_numpy()
-        return found
+        empty: NDArray[np.bool_] = table[self._names[0]].isna().to_numpy()
+        return empty
 
     def outside(self, _: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.bool_]:
         """Return the rows outside the column's range."""
@@ -315,8 +315,8 @@ class _Seeker:
         """Return the rows with a value that the contract does not list."""
         series = table[self._names[0]]
         known = series.isin(allowed_values(self.column())).to_numpy(dtype=bool)
-        found: NDArray[np.bool_] = series.notna().to_numpy() & ~known
-        return found
+        unlisted: NDArray[np.bool_] = series.notna().to_numpy() & ~known
+        return unlisted
 
     def later(self, _: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.bool_]:
         """Return the rows with a date after today."""
@@ -353,8 +353,8 @@ def _end(end: Any) -> Any:
 
 def _compared(compare: Any, left: pd.Series[Any], right: Any) -> NDArray[np.bool_]:
     answer = compare(left, right)
-    found: NDArray[np.bool_] = answer.fillna(False).to_numpy(dtype=bool)
-    return found
+    holds: NDArray[np.bool_] = answer.fillna(False).to_numpy(dtype=bool)
+    return holds
 
 
 def _row_hashes(table: pd.DataFrame, names: Sequence[str]) -> NDArray[np.uint64]:

@@ -90,8 +90,8 @@ class Mapping(Config):
         for each in value.get("columns", {}).values():
             if each.get("recode"):
                 each["recode"] = sorted((repr(key), item) for key, item in each["recode"].items())
-        said = json.dumps(value, sort_keys=True, default=str)
-        return hashlib.sha256(said.encode()).hexdigest()
+        text = json.dumps(value, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def faults(self, contract: Contract) -> list[str]:
         """Return one sentence for each thing that does not fit ``contract``."""
@@ -183,8 +183,8 @@ class Mapping(Config):
                 lost = values.isna().to_numpy() & ~empty & ~recoded_to_null(series, how)
             except Exception:
                 # What a library says about a value may quote it.
-                said = f"column '{local}' cannot be read as {column.type} for {column.name}"
-                raise SourceUnreadable(f"{said}; check the mapping") from None
+                reason = f"column '{local}' cannot be read as {column.type} for {column.name}"
+                raise SourceUnreadable(f"{reason}; check the mapping") from None
             if lost.any():
                 which = lost.nonzero()[0]
                 first = which[:ROWS_SHOWN].tolist()

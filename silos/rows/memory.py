@@ -16,8 +16,8 @@ def available_bytes() -> int:
     import psutil
 
     left = [int(psutil.virtual_memory().available)]
-    if said := os.environ.get(LIMIT_MIB):
-        left.append(int(said) << 20)
+    if given := os.environ.get(LIMIT_MIB):
+        left.append(int(given) << 20)
     used = _status()
     for limit, key in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
         soft, _ = resource.getrlimit(limit)

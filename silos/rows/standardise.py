@@ -69,8 +69,8 @@ def standardise(
 
 def _add(total: Unreadable, part: Unreadable, start: int) -> None:
     """Add what a block that begins at row ``start`` had."""
-    for column, found in part.items():
+    for column, entry in part.items():
         known = total.setdefault(column, {"count": 0, "rows": []})
-        known["count"] += found["count"]
-        known["rows"] += [start + row for row in found["rows"]]
+        known["count"] += entry["count"]
+        known["rows"] += [start + row for row in entry["rows"]]
         del known["rows"][ROWS_SHOWN:]

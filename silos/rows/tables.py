@@ -225,9 +225,9 @@ class Tables:
         name = mapping.data or (names[0] if len(names) == 1 else None)
         if name in self._sources:
             return name
-        said = f"no data set is called '{name}'" if name else "name the data set with 'data: NAME'"
+        fault = f"no data set is called '{name}'" if name else "name the data set with 'data: NAME'"
         place = mapping_file(self.directory, mapping.contract) or self.directory / "mapping.yaml"
-        raise MappingInvalid(str(place), [f"data: {said}; silo.yaml has {', '.join(names)}"])
+        raise MappingInvalid(str(place), [f"data: {fault}; silo.yaml has {', '.join(names)}"])
 
     def _source(self, mapping: Mapping) -> Source:
         return self._sources[self._dataset(mapping)]

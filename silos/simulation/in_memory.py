@@ -226,9 +226,9 @@ class InMemorySilo(AllRoles):
         """Return this silo's half of a match; the rows in memory never change."""
         if handle not in self.kept_matches:
             raise Refused(f"no match '{handle}'", code="match")
-        found = self.kept_matches[handle]
-        found.require_usable(purpose=purpose, fingerprint="", now=datetime.now(UTC))
-        return found
+        kept = self.kept_matches[handle]
+        kept.require_usable(purpose=purpose, fingerprint="", now=datetime.now(UTC))
+        return kept
 
     def keep_match(self, match: Match) -> None:
         """Keep this silo's half of a match under its handle."""

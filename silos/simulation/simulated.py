@@ -109,7 +109,7 @@ def write_cut(
     order = np.concatenate(list(parts.values()))
     write_table(directory / "table.arrow", to_arrow(frame.iloc[order]))
     ends = np.cumsum([len(rows) for rows in parts.values()])
-    said = {
+    cut = {
         "names": list(parts),
         "ends": [int(each) for each in ends],
         "contract": contract.digest,
@@ -117,7 +117,7 @@ def write_cut(
         "report": report.model_copy(update={"findings": ()}).to_json(),
         "search_path": [str(each) for each in search_path],
     }
-    (directory / "cut.json").write_text(json.dumps(said))
+    (directory / "cut.json").write_text(json.dumps(cut))
     state = State(directory, len(parts))
     with state.open() as database:
         database.execute("INSERT INTO secret VALUES (0, ?)", (secrets.token_bytes(32),))
@@ -127,16 +127,16 @@ def write_cut(
 def open_cut(directory: str) -> Callable[[str], Answer]:
     """Return the function that gives the answer function of each silo in ``directory``."""
     place = Path(directory)
-    said = json.loads((place / "cut.json").read_bytes())
-    starts = [0, *said["ends"][:-1]]
-    bounds = dict(zip(said["names"], zip(starts, said["ends"], strict=True), strict=True))
+    cut = json.loads((place / "cut.json").read_bytes())
+    starts = [0, *cut["ends"][:-1]]
+    bounds = dict(zip(cut["names"], zip(starts, cut["ends"], strict=True), strict=True))
     shared = _Shared(
         place,
         State(place, len(bounds)),
-        CheckReport.from_json(said["report"]),
-        said["contract"],
+        CheckReport.from_json(cut["report"]),
+        cut["contract"],
         Policy.simulation(),
-        tuple(Path(each) for each in said["search_path"]),
+        tuple(Path(each) for each in cut["search_path"]),
     )
 
     def answer_of(name: str) -> Answer:
@@ -388,9 +388,9 @@ class SimulatedSilo(AllRoles):
 
     def match(self, handle: str, *, purpose: str = "") -> Match:
         """Return this silo's half of a match; the rows of a simulation never change."""
-        found = read_match(self._own_directory(), handle)
-        found.require_usable(purpose=purpose, fingerprint="", now=datetime.now(UTC))
-        return found
+        kept = read_match(self._own_directory(), handle)
+        kept.require_usable(purpose=purpose, fingerprint="", now=datetime.now(UTC))
+        return kept
 
     def keep_match(self, match: Match) -> None:
         """Keep this silo's half of a match under its handle."""
@@ -442,7 +442,7 @@ def _mapped(path: Path) -> Arrays:
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     size = 8 + int.from_bytes(data[:8], "little")
-    found: Arrays = {}
+    arrays: Arrays = {}
     for name, entry in json.loads(data[8:size]).items():
         if name == "__metadata__":
             continue
@@ -450,8 +450,8 @@ def _mapped(path: Path) -> Arrays:
         kind = _DTYPES[entry["dtype"]]
         count = (end - start) // kind.itemsize
         flat = np.frombuffer(data, kind, count, size + start) if count else np.empty(0, kind)
-        found[name] = flat.reshape(entry["shape"])
-    return found
+        arrays[name] = flat.reshape(entry["shape"])
+    return arrays
 
 
 _DTYPES: dict[str, np.dtype[Any]] = {

@@ -73,14 +73,14 @@ class CsvSource(FilesSource):
         return _tables_of(self, self.files(), wanted, {**types, **written})
 
     def _why(self, cause: Exception) -> str:
-        said = str(cause)
-        if isinstance(cause, UnicodeDecodeError) or "UTF8" in said or "codec" in said:
+        message = str(cause)
+        if isinstance(cause, UnicodeDecodeError) or "UTF8" in message or "codec" in message:
             return _not_text(self)
-        if ragged := re.search(r"Expected (\d+) columns, got (\d+)", said):
-            expected, found = ragged.groups()
+        if ragged := re.search(r"Expected (\d+) columns, got (\d+)", message):
+            expected, got = ragged.groups()
             hint = "check separator, header and names"
-            return f"a line has {found} fields where {expected} are expected; {hint}"
-        if isinstance(cause, LookupError) and "encoding" in said:
+            return f"a line has {got} fields where {expected} are expected; {hint}"
+        if isinstance(cause, LookupError) and "encoding" in message:
             return f"the encoding '{self.encoding}' is not known"
         return unexplained(cause)
 
@@ -93,8 +93,8 @@ def _names_of(source: CsvSource, path: Path) -> list[str]:
     twice = [at + 1 for at, name in enumerate(names) if name in names[:at]]
     if twice:
         hint = "rename it, or set header: false with names"
-        said = f"column {twice[0]} has the name of one before it"
-        raise SourceUnreadable(f"{source.where}: {said}; {hint}")
+        fault = f"column {twice[0]} has the name of one before it"
+        raise SourceUnreadable(f"{source.where}: {fault}; {hint}")
     return names
 
 
@@ -158,10 +158,10 @@ def _settled(
     types: Mapping[str, pa.DataType],
 ) -> dict[str, pa.DataType]:
     """Return ``types`` with those that rows belie made wider, until all rows fit."""
-    found = dict(types)
-    while (column := _misfit_in(source, paths, wanted, found)) is not None:
-        found[column] = _wider(source, paths, column, found[column])
-    return found
+    fitting = dict(types)
+    while (column := _misfit_in(source, paths, wanted, fitting)) is not None:
+        fitting[column] = _wider(source, paths, column, fitting[column])
+    return fitting
 
 
 def _wider(source: CsvSource, paths: Sequence[Path], column: str, kind: pa.DataType) -> pa.DataType:
@@ -215,8 +215,8 @@ def _misfit_in(
 
 def _misfit(cause: Exception, names: Sequence[str]) -> str | None:
     """Return the column whose type does not fit a row, as Arrow says it; None for other faults."""
-    found = re.match(r"In CSV column #(\d+)", str(cause))
-    return names[int(found[1])] if found and int(found[1]) < len(names) else None
+    match = re.match(r"In CSV column #(\d+)", str(cause))
+    return names[int(match[1])] if match and int(match[1]) < len(names) else None
 
 
 def _open(

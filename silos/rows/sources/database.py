@@ -45,13 +45,15 @@ class DatabaseSource(RawTable):
         return f"SELECT * FROM {quoted(self.table or '')}"
 
     def _why(self, cause: Exception) -> str:
-        said = str(cause)
-        if re.search(r"no such table|(relation|[tT]able)\b.*(does not|doesn't) exist", said, re.S):
+        message = str(cause)
+        if re.search(
+            r"no such table|(relation|[tT]able)\b.*(does not|doesn't) exist", message, re.S
+        ):
             named = f"'{self.table}'" if self.table else "that the query names"
             return f"there is no table {named}; check table or query"
-        if re.search(r"password|authentication|Access denied", said):
+        if re.search(r"password|authentication|Access denied", message):
             return "the database refuses the user or the password; check url and password"
-        if re.search(r"connection|connect to", said, re.I):
+        if re.search(r"connection|connect to", message, re.I):
             return "the database cannot be reached; check the url's host, port and database"
         return unexplained(cause)
 
@@ -90,11 +92,11 @@ def array_of(values: Sequence[Any]) -> pa.Array:
     import pyarrow as pa
 
     try:
-        found = pa.array(values)
+        array = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        found = None
-    if found is not None and not _is_odd(found.type):
-        return found
+        array = None
+    if array is not None and not _is_odd(array.type):
+        return array
     return pa.array([None if each is None else str(each) for each in values], pa.string())
 
 

@@ -82,8 +82,8 @@ class FilesSource(RawTable):
         for path in others:
             if set(self._names_in(path)) != set(names):
                 # Which ones stays unsaid: a header that is not one holds values.
-                said = f"the file {path.name} has other columns than {first.name}"
-                raise SourceUnreadable(f"{self.where}: {said}; all files need the same")
+                fault = f"the file {path.name} has other columns than {first.name}"
+                raise SourceUnreadable(f"{self.where}: {fault}; all files need the same")
         return names
 
     def _content(self, memo: Path | None) -> list[str]:
@@ -111,13 +111,13 @@ def files_of(paths: Sequence[Path], endings: Sequence[str], where: str) -> tuple
     Raises:
         SourceUnreadable: where there is no file, or an empty one.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for path in paths:
-        found.update(dict.fromkeys(_expanded(path, endings, where)))
-    for path in found:
+        files.update(dict.fromkeys(_expanded(path, endings, where)))
+    for path in files:
         if path.stat().st_size == 0:
             raise SourceUnreadable(f"{where}: the file {path.name} is empty")
-    return tuple(found)
+    return tuple(files)
 
 
 def _expanded(path: Path, endings: Sequence[str], where: str) -> list[Path]:

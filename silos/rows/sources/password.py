@@ -53,10 +53,10 @@ def password_of(*, env: str | None, entry: str | None, where: str) -> str | None
         password = keyring.get_password(service, user)
     except keyring.errors.KeyringError as cause:
         hint = "unlock or install a keyring, or use password_env"
-        said = f"the keyring of this machine cannot be read ({type(cause).__name__})"
-        raise SourceUnreadable(f"{where}: {said}; {hint}") from None
+        fault = f"the keyring of this machine cannot be read ({type(cause).__name__})"
+        raise SourceUnreadable(f"{where}: {fault}; {hint}") from None
     if not password:
         hint = f"store it with 'keyring set {service} {user}'"
-        said = f"the keyring holds nothing under {entry}"
-        raise SourceUnreadable(f"{where}: {said}; {hint}")
+        fault = f"the keyring holds nothing under {entry}"
+        raise SourceUnreadable(f"{where}: {fault}; {hint}")
     return password

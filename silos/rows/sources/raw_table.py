@@ -179,8 +179,8 @@ class RawTable(Config, ABC):
         except (SourceUnreadable, TypesChanged):
             raise
         except PermissionError:
-            said = "a file may not be read; check its permissions"
-            raise SourceUnreadable(f"{self.where}: {said}") from None
+            fault = "a file may not be read; check its permissions"
+            raise SourceUnreadable(f"{self.where}: {fault}") from None
         except Exception as cause:
             raise SourceUnreadable(f"{self.where}: {self._why(cause)}") from None
 
