@@ -13,9 +13,8 @@ import yaml
 from consilo.contracts.contract import Contract
 from consilo.errors import ConfigInvalid
 from consilo.kernel import seeds
-from consilo.machine.files import write_atomic
 from silos.gate.policy import TEMPLATE
-from silos.simulation.in_memory import made_up_root
+from silos.simulation.in_memory import write_made_up_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,18 +67,9 @@ def write_hospitals(folder: Path, *, count: int, seed: int) -> list[Hospital]:
         _write_yaml(directory / "silo.yaml", {"name": name, "data": {"patients": source}})
         _write_yaml(directory / "mapping.yaml", {"contract": CONTRACT, **mapping})
         (directory / "policy.yaml").write_text(TEMPLATE)
-        write_made_up_secret(directory, name)
+        write_made_up_root(directory, name)
         hospitals.append(Hospital(name, directory, rows, broken))
     return hospitals
-
-
-def write_made_up_secret(directory: Path, silo: str) -> None:
-    """Give a silo with made-up rows the secret that follows from its name.
-
-    So it holds out the same rows on any day, and a demo gives the same figures.
-    """
-    (directory / "secrets").mkdir(mode=0o700)
-    write_atomic(directory / "secrets" / "silo.key", made_up_root(silo), mode=0o600)
 
 
 def hospital_rows(*, count: int, seed: int) -> dict[str, pd.DataFrame]:

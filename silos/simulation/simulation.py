@@ -35,6 +35,7 @@ from silos.gate.policy import Policy
 from silos.rows.sources import CsvSource, ParquetSource, Source
 from silos.silo import Silo
 from silos.silo_config import SiloConfig
+from silos.simulation.in_memory import write_made_up_root
 from silos.simulation.simulated import open_cut, write_cut
 
 if TYPE_CHECKING:
@@ -328,6 +329,7 @@ def _silo(
         return silo
     place.mkdir(parents=True, mode=0o700)
     rows.to_parquet(place / "rows.parquet", index=False)
+    write_made_up_root(place, name)
     source = ParquetSource(path=(Path("rows.parquet"),))
     config = SiloConfig(name=name, data={"data": source})
     return Silo(

@@ -153,8 +153,9 @@ def test_scaffold_is_the_papers_algorithm(study: Path) -> None:
 
 def test_scaffold_over_equal_silos_is_fedavg(study: Path) -> None:
     table = pd.DataFrame({"age": [30.0, 70.0], "pressure": [90.0, 160.0], "ill": [0, 1]})
-    rows = pd.concat([table] * 20, ignore_index=True)  # whatever is held out, they stay equal
-    job = Job.load(study / "scaffold.yaml").changed(local={"batch_size": 1000})
+    rows = pd.concat([table] * 20, ignore_index=True)
+    everything = {"local": {"batch_size": 1000}, "evaluation": {"holdout": 1e-9}}
+    job = Job.load(study / "scaffold.yaml").changed(**everything)
 
     def run(job: Job, place: str) -> Run:
         hosts = {name: InMemorySilo(name, rows, search_path=(study,)) for name in SILOS}

@@ -343,7 +343,7 @@ USER_MODELS = {
 def test_a_users_module_trains_any_task(kind, private, tmp_path):
     text, contract, changes, expected = USER_MODELS[kind]
     search = module(tmp_path / "beside", text)
-    hosts = clinic.hosts(clinic.frames(30, 24), search_path=search)
+    hosts = clinic.hosts(clinic.frames(60, 50), search_path=search)
     for seed, host in enumerate(hosts.values()):
         rng = np.random.default_rng(seed)
         if kind == "multiclass":

@@ -131,7 +131,7 @@ def test_a_column_cuts_whether_or_not_the_contract_has_it(tmp_path: Path, column
     )
     kinds = rows[column].astype(object).where(rows[column].notna(), "missing").value_counts()
     kept = {name: each.num_examples for name, each in result.silos.items()}
-    assert sorted(kept.values()) == pytest.approx(sorted(0.8 * kinds), abs=2)
+    assert sorted(kept.values()) == pytest.approx(sorted(0.8 * kinds), abs=6)
 
 
 def test_a_column_that_is_not_there_is_said(tmp_path: Path) -> None:
