@@ -38,9 +38,9 @@ class CommandGroup(TyperGroup):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one entry for each command."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self.said_of(name)) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, self.help_of(name)) for name in self.list_commands(ctx)])
 
-    def said_of(self, name: str) -> str:
+    def help_of(self, name: str) -> str:
         """Return what a list of commands says of one."""
         return _first_sentence(self.commands[name])
 
@@ -61,8 +61,8 @@ class _Registered(UserDict[str, Any]):
 
     def entry(self, name: str) -> EntryPoint:
         """Return where a command is, without importing it."""
-        found: EntryPoint = self.data[name]
-        return found
+        entry: EntryPoint = self.data[name]
+        return entry
 
 
 class _Commands(CommandGroup):
@@ -73,11 +73,11 @@ class _Commands(CommandGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(self._registered)
 
-    def said_of(self, name: str) -> str:
+    def help_of(self, name: str) -> str:
         # Click's objects of every command would double the time of the first help.
         loaded = self._registered.entry(name).load()
-        said = loaded.info.help if isinstance(loaded, typer.Typer) else loaded.__doc__
-        return _first_sentence(click.Command(name, help=said))
+        text = loaded.info.help if isinstance(loaded, typer.Typer) else loaded.__doc__
+        return _first_sentence(click.Command(name, help=text))
 
 
 def group(

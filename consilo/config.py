@@ -91,16 +91,16 @@ def _finding(model: type[BaseModel], fault: Any) -> str:
         location = f"{location}.{key}" if location else key
         if kind == "union_tag_invalid":
             expected = [each.strip(" '") for each in context["expected_tags"].split(",")]
-            said = f"expected one of {', '.join(expected)} (found '{context['tag']}')"
+            expectation = f"expected one of {', '.join(expected)} (found '{context['tag']}')"
             guess = nearest(context["tag"], expected)
-            return f"{location}: {said}" + (f"; did you mean '{guess}'?" if guess else "")
+            return f"{location}: {expectation}" + (f"; did you mean '{guess}'?" if guess else "")
     if kind in ("missing", "union_tag_not_found"):
         return f"{location}: this key is required and missing"
     if kind == "model_attributes_type":
         return f"{location}: expected a mapping of keys to values, found {_kind(fault['input'])}"
-    found = "" if kind == "value_error" else f" (found {fault['input']!r})"
+    ending = "" if kind == "value_error" else f" (found {fault['input']!r})"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{location}: {message}{found}" if location else f"{message}"
+    return f"{location}: {message}{ending}" if location else f"{message}"
 
 
 def _dotted(words: Sequence[int | str]) -> str:
@@ -193,10 +193,10 @@ def _annotated(told: FieldInfo) -> Any:
 
 
 def _models_in(annotations: Sequence[Any]) -> list[type[BaseModel]]:
-    found: list[type[BaseModel]] = []
+    models: list[type[BaseModel]] = []
     for each in annotations:
         if isinstance(each, type) and issubclass(each, BaseModel):
-            found.append(each)
+            models.append(each)
         else:
-            found += _models_in(get_args(each))
-    return found
+            models += _models_in(get_args(each))
+    return models

@@ -147,31 +147,31 @@ def merge(tallies: Iterable[Mapping[str, float | Array]]) -> Tally:
 
 def metrics_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
     """Return the metrics that a tally determines; one that is undefined is left out."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     num_rows = _number(sums, "n")
     if num_rows > 0 and "correct" in sums:
-        found["accuracy"] = _number(sums, "correct") / num_rows
-        found["log_loss"] = _number(sums, "log_loss_sum") / num_rows
+        metrics["accuracy"] = _number(sums, "correct") / num_rows
+        metrics["log_loss"] = _number(sums, "log_loss_sum") / num_rows
     if "scores_0" in sums and "scores_1" in sums:
-        found["roc_auc"] = _histogram_auc(
+        metrics["roc_auc"] = _histogram_auc(
             np.asarray(sums["scores_0"]), np.asarray(sums["scores_1"])
         )
     num_values = _number(sums, "values")
     if num_values > 0:
         squared_error = _number(sums, "squared_error_sum")
-        found["rmse"] = math.sqrt(squared_error / num_values)
-        found["mae"] = _number(sums, "absolute_error_sum") / num_values
+        metrics["rmse"] = math.sqrt(squared_error / num_values)
+        metrics["mae"] = _number(sums, "absolute_error_sum") / num_values
         mean = _number(sums, "target_sum") / num_values
         total = _number(sums, "target_square_sum") - num_values * mean**2
         # Below this the variance is lost in the rounding of the sums: the targets are constant.
         if total > 1e-12 * _number(sums, "target_square_sum"):
-            found["r2"] = 1.0 - squared_error / total
+            metrics["r2"] = 1.0 - squared_error / total
     for entry in sums:
         if entry.startswith(_CUSTOM_SUM):
             name = entry.removeprefix(_CUSTOM_SUM)
             rows = _number(sums, _CUSTOM_ROWS + name)
-            found[name] = _number(sums, entry) / rows if rows > 0 else math.nan
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+            metrics[name] = _number(sums, entry) / rows if rows > 0 else math.nan
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 _NAN = math.nan

@@ -202,14 +202,14 @@ class Contract(Config):
         name, version = reference["name"], int(reference["version"])
         others = []
         for path in _candidates(directories, name, version):
-            found = _peek(path)
-            if found == (name, version):
+            held = _peek(path)
+            if held == (name, version):
                 return cls._read(path)
-            if found is None or found[0] != name or not isinstance(found[1], int):
+            if held is None or held[0] != name or not isinstance(held[1], int):
                 # Wrong in a way that reading it explains best.
                 cls._read(path)
-            said = f"{found[0]}@{found[1]}" if found else "no contract"
-            others.append(f"{path} holds {said}, not {name}@{version}")
+            content = f"{held[0]}@{held[1]}" if held else "no contract"
+            others.append(f"{path} holds {content}, not {name}@{version}")
         raise ContractInvalid(str(ref_or_path), others or [_not_found(name, directories)])
 
     @classmethod
@@ -243,8 +243,8 @@ def _rule_faults(value: Any) -> list[str]:
 def _candidates(directories: Sequence[Path], name: str, version: int) -> list[Path]:
     files = (f"{name}@{version}.yaml", f"{name}.yaml")
     places = [place for each in directories for place in (each / "contracts", each)]
-    found = [place / file for place in places for file in files if (place / file).is_file()]
-    return [path for path in found if not _is_job_or_mapping(path)]
+    paths = [place / file for place in places for file in files if (place / file).is_file()]
+    return [path for path in paths if not _is_job_or_mapping(path)]
 
 
 def _is_job_or_mapping(path: Path) -> bool:

@@ -26,8 +26,8 @@ class JointJob(ModelJob):
             JobInvalid: where the job does not say it.
         """
         args = self.protocol.args
-        said = {key: value for key, value in args.items() if key in Holders.model_fields}
-        return parse(Holders, said, where=f"{self.name}, protocol.args", error=JobInvalid)
+        given = {key: value for key, value in args.items() if key in Holders.model_fields}
+        return parse(Holders, given, where=f"{self.name}, protocol.args", error=JobInvalid)
 
     def asked(self, silos: Iterable[str]) -> tuple[str, ...]:
         """Return who holds columns, registered or not: without one of them nothing is whole."""

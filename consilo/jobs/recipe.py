@@ -97,8 +97,8 @@ def _iso(text: str, formats: Sequence[str] = _ISO_DATES) -> str | None:
 
 def _part_of_date(start: int, end: int) -> Step:
     def cut(text: str) -> str | None:
-        found = _iso(text)
-        return None if found is None else found[start:end]
+        iso = _iso(text)
+        return None if iso is None else iso[start:end]
 
     return cut
 
@@ -126,9 +126,9 @@ _WITH_NUMBER: dict[str, Callable[[int], Step]] = {
 }
 
 
-def _step(said: str) -> Step:
+def _step(step: str) -> Step:
     """Return the function of a step; raise `ValueError` for one that is not known."""
-    name, colon, argument = said.partition(":")
+    name, colon, argument = step.partition(":")
     if not colon and name in _STEPS:
         return _STEPS[name]
     if name == "date" and "%" in argument:
@@ -136,9 +136,9 @@ def _step(said: str) -> Step:
     if name in _WITH_NUMBER and re.fullmatch(r"[1-9][0-9]?", argument):
         return _WITH_NUMBER[name](int(argument))
     known = [*_STEPS, "date:%d.%m.%Y", "first:3", "last:4"]
-    guess = nearest(said, known)
+    guess = nearest(step, known)
     raise ValueError(
-        f"'{said}' is no step; {f'did you mean {guess!r}? ' if guess else ''}known: "
+        f"'{step}' is no step; {f'did you mean {guess!r}? ' if guess else ''}known: "
         f"{', '.join(known)}"
     )
 
@@ -167,12 +167,12 @@ class Part(Config):
 
     def apply(self, text: str) -> str | None:
         """Return what the steps make of a value; None where nothing is left."""
-        found: str | None = text
+        value: str | None = text
         for each in self._functions:
-            if not found:
+            if not value:
                 return None
-            found = each(found)
-        return found or None
+            value = each(value)
+        return value or None
 
     @cached_property
     def _functions(self) -> list[Step]:
@@ -275,10 +275,10 @@ class Recipe(Config):
             frame: canonical rows.
             number: which key, from 0.
         """
-        found = np.empty(len(frame), dtype=object)
+        column = np.empty(len(frame), dtype=object)
         for row, value in enumerate(self._values(frame, number)):
-            found[row] = value
-        return found
+            column[row] = value
+        return column
 
     def _values(self, frame: pd.DataFrame, number: int) -> Iterator[bytes | None]:
         columns = [_texts(frame[part.column], part) for part in self.keys[number].parts]

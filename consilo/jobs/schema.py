@@ -30,8 +30,8 @@ _SHORT: dict[str, Schema] = {
 
 def schema_of(model: type[BaseModel], title: str) -> Schema:
     """Return the JSON Schema of what a person writes for ``model``."""
-    found = model.model_json_schema(mode="validation")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": title}
+    schema = model.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
 
 
 def job_schema() -> Schema:
@@ -41,12 +41,12 @@ def job_schema() -> Schema:
 
 def contract_schema() -> Schema:
     """Return the JSON Schema of a contract file; columns take their names from their keys."""
-    found = schema_of(Contract, "Consilo data contract")
-    definitions = found["$defs"]
+    schema = schema_of(Contract, "Consilo data contract")
+    definitions = schema["$defs"]
     definitions["Column"]["required"].remove("name")
     for name, short in _SHORT.items():
         definitions[name] = {"anyOf": [short, definitions[name]]}
-    return found
+    return schema
 
 
 SCHEMAS = {"job": job_schema, "contract": contract_schema}
@@ -72,12 +72,12 @@ def main(schemas: Mapping[str, Schema], module: str) -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=__doc__)
     parser.add_argument("--write", action="store_true", help="write what is out of date")
     write = parser.parse_args().write
-    found = stale(schemas)
-    for path, text in found.items():
+    outdated = stale(schemas)
+    for path, text in outdated.items():
         if write:
             path.write_text(text, encoding="utf-8")
         print(f"{'wrote' if write else 'out of date'}: {path.name}")
-    return 1 if found and not write else 0
+    return 1 if outdated and not write else 0
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ class Mailbox:
             private = X25519PrivateKey.generate().private_bytes_raw().hex()
             self._state = {"private": private, "partners": {}, "seen": {}}
             self._save()
-        said = self._statement(self._silo.name, self._public)
-        text = canonical_json({**said, "signature": self._silo.letters.sign_relay(said)})
+        statement = self._statement(self._silo.name, self._public)
+        text = canonical_json({**statement, "signature": self._silo.letters.sign_relay(statement)})
         return {name: _array(text) for name in members if name != self._silo.name}
 
     def meet(self, introductions: Mapping[str, Envelope], members: Sequence[str]) -> None:
@@ -177,15 +177,15 @@ class Mailbox:
         try:
             if introduction.size > _MAX_INTRODUCTION:
                 raise ValueError("too long")
-            said = json.loads(introduction.tobytes())
-            signature, key = said.pop("signature"), said["key"]
-            fits = said == self._statement(name, key)
+            statement = json.loads(introduction.tobytes())
+            signature, key = statement.pop("signature"), statement["key"]
+            fits = statement == self._statement(name, key)
             shared = len(bytes.fromhex(key)) == 32
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             fits = shared = False
         if not (fits and shared):
             raise Refused(f"silo '{name}' did not introduce itself for this run", code="relay")
-        if not self._silo.letters.is_partner_relay(name, said, signature):
+        if not self._silo.letters.is_partner_relay(name, statement, signature):
             raise Refused(
                 f"silo '{name}' is no partner whose signing key this silo has pinned (and, where "
                 "the policy wants it, confirmed): see 'consilo silo partners'; who has just "
@@ -195,10 +195,10 @@ class Mailbox:
         return str(key)
 
     def _key_of(self, partner: str) -> bytes:
-        found = self._open_state()["partners"].get(partner)
-        if found is None:
+        key = self._open_state()["partners"].get(partner)
+        if key is None:
             raise Refused(f"silo '{partner}' did not introduce itself", code="relay")
-        return bytes.fromhex(found)
+        return bytes.fromhex(key)
 
     def _sequence(self) -> int:
         """Return the step's number: round and place in it, as the scope says them."""

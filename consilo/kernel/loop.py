@@ -224,13 +224,13 @@ class Kernel:
     def _too_old(self, members: Sequence[str]) -> dict[str, Fault]:
         """Return who would not understand this job, and why; they are not asked."""
         young = self._job.young_keys()
-        found = {}
+        faults = {}
         for name in [each for each in members if each in self._parties]:
             unknown = [key for key, since in young.items() if self._wire(name) < since]
             if unknown:
-                said = f"the job says '{unknown[0]}', which the silo's release does not know"
-                found[name] = Fault("version", f"{said}; upgrade Consilo there")
-        return found
+                reason = f"the job says '{unknown[0]}', which the silo's release does not know"
+                faults[name] = Fault("version", f"{reason}; upgrade Consilo there")
+        return faults
 
     def _brief(
         self,

@@ -76,9 +76,9 @@ class _Version:
     @classmethod
     def unpack(cls, content: bytes) -> _Version:
         """Return the version that `pack` wrote."""
-        found = unpack(content)
-        place = (found["round"], found["step"])
-        return cls(place, found["value"], found["steps"], found["marks"])
+        fields = unpack(content)
+        place = (fields["round"], fields["step"])
+        return cls(place, fields["value"], fields["steps"], fields["marks"])
 
 
 class StepState:
@@ -92,7 +92,7 @@ class StepState:
         once: another message about a step that is done, or about a round before the newest, is
             refused: what was answered counts, and a second answer would tell more than was agreed.
             Without it the newest answer counts, as where a round is done anew with other silos.
-        said: the step's name in messages.
+        step_name: the step's name in messages.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class StepState:
         place: Place,
         mark: str,
         once: bool = False,
-        said: str = "",
+        step_name: str = "",
     ) -> None:
         self._drawer = drawer
         self._slots = tuple(f"{name}-{number}" for number in range(_SLOTS))
         self._place = place
         self._mark = np.frombuffer(bytes.fromhex(mark), np.uint8)
         self._once = once
-        self._said = said or f"step {place[1]} of round {place[0]}"
+        self._step_name = step_name or f"step {place[1]} of round {place[0]}"
 
     def before(self) -> Mapping[str, Any] | None:
         """Return the state that the silo's step before this one left; None at its first.
@@ -119,19 +119,19 @@ class StepState:
             Refused: where it is gone, since the run has gone on beyond this step's round.
         """
         versions = self._versions()
-        found = self._before(versions)
-        if found is None and (place := self._predecessor(versions)) is not None:
+        version = self._before(versions)
+        if version is None and (place := self._predecessor(versions)) is not None:
             raise Refused(
-                f"this silo no longer holds what it knew before {self._said} of this run, after "
-                f"step {place[1]} of round {place[0]}",
+                f"this silo no longer holds what it knew before {self._step_name} of this run, "
+                f"after step {place[1]} of round {place[0]}",
                 code="order",
             )
-        return None if found is None else found.value
+        return None if version is None else version.value
 
     def at(self, place: Place) -> Mapping[str, Any] | None:
         """Return the state that the step at ``place`` left; None where it is not kept."""
-        found = [each for each in self._versions().values() if each.place == place]
-        return found[0].value if found else None
+        versions = [each for each in self._versions().values() if each.place == place]
+        return versions[0].value if versions else None
 
     def keep(self, value: Mapping[str, Any]) -> None:
         """Keep the state that this step leaves, durably; versions that nobody needs any more go.
@@ -148,7 +148,7 @@ class StepState:
         steps, marks = self._done(versions)
         asked = marks[steps == step]
         if self._once and len(asked) and not np.array_equal(asked[0], self._mark):
-            raise Refused(f"this silo has done {self._said} of this run already", code="order")
+            raise Refused(f"this silo has done {self._step_name} of this run already", code="order")
         before = self._before(versions)
         others = steps != step if self._once else steps < step
         made = _Version(
@@ -175,7 +175,8 @@ class StepState:
         number, step = self._place
         if any(each.place[0] > number for each in versions.values()):
             raise Refused(
-                f"this silo has done {self._said} of this run already, in a round that is over",
+                f"this silo has done {self._step_name} of this run already, in a round "
+                "that is over",
                 code="order",
             )
         steps, _ = self._done(versions)
@@ -194,8 +195,8 @@ class StepState:
         return newest.steps, newest.marks
 
     def _versions(self) -> dict[str, _Version]:
-        found = {slot: self._drawer.kept(slot) for slot in self._slots}
-        return {slot: _Version.unpack(each) for slot, each in found.items() if each is not None}
+        contents = {slot: self._drawer.kept(slot) for slot in self._slots}
+        return {slot: _Version.unpack(each) for slot, each in contents.items() if each is not None}
 
 
 def _newest(versions: list[_Version]) -> _Version | None:

@@ -119,10 +119,10 @@ class SiloView:
         Raises:
             Refused: where it was kept under another job or contract than this message's.
         """
-        found = self.host.run_state.kept(self.header.run_id, name)
-        if found is not None:
+        content = self.host.run_state.kept(self.header.run_id, name)
+        if content is not None:
             self.require_same_run()
-        return found
+        return content
 
     def keep(self, name: str, content: bytes) -> None:
         """Keep ``content`` under ``name`` for later messages of this run.
@@ -231,12 +231,12 @@ class SiloView:
         Raises:
             BudgetExhausted: where the data set's budget or the run cannot pay.
         """
-        said = f"{mechanism}/{sigma!r}/{sample_rate!r}/{steps}/{fingerprint}"
+        terms = f"{mechanism}/{sigma!r}/{sample_rate!r}/{steps}/{fingerprint}"
         key = self.secrets.secret(self.header.run_id)
         charge = Charge(
             self.header.run_id,
             self.header.step_id,
-            hmac.digest(key, b"ledger/" + said.encode(), "sha256")[:16].hex(),
+            hmac.digest(key, b"ledger/" + terms.encode(), "sha256")[:16].hex(),
             mechanism,
             sigma,
             sample_rate,

@@ -121,12 +121,12 @@ def rule_of(spec: ReduceSpec, search_path: Sequence[Path] = ()) -> Reduce:
     """
     if spec.rule == "mean":
         return WeightedMean()
-    found = resolve(spec.rule, search_path, what="reduce.rule")
+    rule = resolve(spec.rule, search_path, what="reduce.rule")
     try:
-        if not isinstance(found, type):
-            inspect.signature(found).bind([], [], **spec.args)
-            return Gathered(spec.rule, found, spec.args)
-        made = found(**spec.args)
+        if not isinstance(rule, type):
+            inspect.signature(rule).bind([], [], **spec.args)
+            return Gathered(spec.rule, rule, spec.args)
+        made = rule(**spec.args)
     except (TypeError, ValueError) as cause:
         raise IncompatibleJob(f"reduce.args: {spec.rule} refuses them: {cause}") from None
     faults = [
@@ -135,7 +135,7 @@ def rule_of(spec: ReduceSpec, search_path: Sequence[Path] = ()) -> Reduce:
             ("gives", "'sum' or 'vectors'", getattr(made, "gives", None) in ("sum", "vectors")),
             ("linear", "True or False", isinstance(getattr(made, "linear", None), bool)),
             ("passes", "a number from 1", _is_count(getattr(made, "passes", None))),
-            ("__call__", "a generator function", inspect.isgeneratorfunction(found.__call__)),
+            ("__call__", "a generator function", inspect.isgeneratorfunction(rule.__call__)),
         )
         if not is_sound
     ]

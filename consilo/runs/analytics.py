@@ -124,8 +124,8 @@ class AnalyticsRun(Stages):
                 )
             elif outcome.status == "dropped" and outcome.contract == "passed":
                 faults = [e.fault for e in self.exchanges if e.silo == name and e.fault is not None]
-                said = self._standing(name) or "the run ended before it was asked"
-                fault = faults[-1] if faults else Fault("unreachable", said)
+                reason = self._standing(name) or "the run ended before it was asked"
+                fault = faults[-1] if faults else Fault("unreachable", reason)
                 self.outcomes[name] = outcome.absent(fault)
 
 

@@ -111,12 +111,12 @@ def link_rates(exchanges: Iterable[Exchange]) -> dict[str, float]:
     The silos of a step transfer side by side, so a rate is what a silo gets while the others are
     served too. It includes the wait for a turn: replies are taken in the cohort's order.
     """
-    found: dict[str, list[float]] = {}
+    by_silo: dict[str, list[float]] = {}
     for each in exchanges:
         moved, took = each.bytes_down + each.bytes_up, each.seconds - each.silo_seconds
         if each.fault is None and moved >= _TELLING_BYTES and took > 0:
-            found.setdefault(each.silo, []).append(moved / took)
-    return {silo: median(rates) for silo, rates in sorted(found.items())}
+            by_silo.setdefault(each.silo, []).append(moved / took)
+    return {silo: median(rates) for silo, rates in sorted(by_silo.items())}
 
 
 def probe(

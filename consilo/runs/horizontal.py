@@ -169,13 +169,13 @@ class Run(AnalyticsRun):
         """
         with self.stage("evaluate"):
             self._plan_without()
-            found: Evaluated = self._talk.ask("evaluation", Evaluation(self.state))
-            self.evaluated = found
-            for name, metrics in found.silos.items():
+            evaluated: Evaluated = self._talk.ask("evaluation", Evaluation(self.state))
+            self.evaluated = evaluated
+            for name, metrics in evaluated.silos.items():
                 self.outcomes[name] = replace(self.outcomes[name], metrics=metrics)
-            self.record.add("evaluated", metrics=dict(found.metrics), rows=dict(found.rows))
+            self.record.add("evaluated", metrics=dict(evaluated.metrics), rows=dict(evaluated.rows))
             self._talk.note_replies()
-        return found
+        return evaluated
 
     @property
     def params(self) -> Params:
@@ -276,11 +276,11 @@ class Run(AnalyticsRun):
             if self.evaluated is not None and name not in self.evaluated.rows:
                 absences.append("the evaluation")
             why = next((e.fault for e in reversed(faults) if e.round not in took), None)
-            said = self._standing(name) or ("not connected" if why is None else why.reason)
+            reason = self._standing(name) or ("not connected" if why is None else why.reason)
             self.outcomes[name] = replace(
                 outcome,
                 status="dropped" if last in missed else "trained",
-                reason=f"missed {' and '.join(absences)}: {said}" if absences else "",
+                reason=f"missed {' and '.join(absences)}: {reason}" if absences else "",
                 rounds=took,
                 num_examples=newest["num_examples"],
                 epsilon=newest["epsilon"],

@@ -91,10 +91,10 @@ def run_match(
     record = talk.keep_record(directory / "record.jsonl", recipe=protocol.spec.recipe.hash)
     started = time.monotonic()
     talk.wait(seconds=wait_s, sleep=sleep)
-    status, reason, found = "complete", "", {}
+    status, reason, matched = "complete", "", {}
     try:
-        found = talk.ask("psi", protocol)
-        record.add("matched", **found)
+        matched = talk.ask("psi", protocol)
+        record.add("matched", **matched)
     except ConsiloError as cause:
         status, reason = "failed", f"{type(cause).__name__}: {cause}"
     talk.note_replies()
@@ -110,7 +110,7 @@ def run_match(
         "bytes_down": _by_silo(talk.exchanges, "bytes_down"),
         "bytes_up": _by_silo(talk.exchanges, "bytes_up"),
         "silo_seconds": _by_silo(talk.exchanges, "silo_seconds"),
-        **found,
+        **matched,
     }
 
 

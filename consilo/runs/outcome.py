@@ -47,8 +47,8 @@ class SiloOutcome:
         status: SiloStatus = "refused" if fault.code in _REFUSALS else "dropped"
         if fault.code in ("contract", "source", "configuration"):
             status = "left_out"
-        said = self.contract if contract is None else contract
-        return replace(self, status=status, reason=fault.reason, contract=said)
+        verdict = self.contract if contract is None else contract
+        return replace(self, status=status, reason=fault.reason, contract=verdict)
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,8 @@ class Quote(Protocol[None]):
         offers.update({name: Offer(fault) for name, fault in answers.missing.items()})
         offers.update({n: _offer(reply.fields) for n, reply in answers.replies.items()})
         for name in fed.silos:
-            said = fed.left.get(name, "not connected")
-            offers.setdefault(name, Offer(Fault("unreachable", said)))
+            reason = fed.left.get(name, "not connected")
+            offers.setdefault(name, Offer(Fault("unreachable", reason)))
         return Quotes(dict(sorted(offers.items())), _no_quorum(fed.job, offers))
 
     @verb("quote_contract", replies={"report": verdict()})
@@ -143,11 +143,11 @@ class Quote(Protocol[None]):
         if job.privacy is not None:
             cost = _cost(job, price)
             part = job.part(silo.contract, silo.name)
-            found = silo.account.quote(silo.rows.dataset(part), price)
-            account = _as_arrays(found)
-            for each in found.balances:
+            standing = silo.account.quote(silo.rows.dataset(part), price)
+            account = _as_arrays(standing)
+            for each in standing.balances:
                 if not each.fits:
-                    raise BudgetExhausted(each.refusal(found.name))
+                    raise BudgetExhausted(each.refusal(standing.name))
         return {"rows": rows, "cost": cost, "account": account}
 
 
@@ -204,8 +204,8 @@ def _as_arrays(account: Account) -> dict[str, Any]:
 
 
 def _offer(fields: Mapping[str, Any]) -> Offer:
-    found = fields["account"]
-    columns = [np.asarray(found.get(name, ())).reshape(-1).tolist() for name in _COLUMNS]
+    account = fields["account"]
+    columns = [np.asarray(account.get(name, ())).reshape(-1).tolist() for name in _COLUMNS]
     balances = tuple(
         Balance(Limit(budget, int(days) or None), delta, before, after)
         for days, budget, delta, before, after in zip(*columns, strict=False)

@@ -254,7 +254,7 @@ class Stages:
         """Raise `RunNotResumable` unless the run was opened with what it shall go on with."""
         now = self._talk.opening()
         parts = {"job_digest": "the job", "contract_digest": "the contract", "bundle": "the code"}
-        changed = [said for key, said in parts.items() if opened.get(key) != now[key]]
+        changed = [part for key, part in parts.items() if opened.get(key) != now[key]]
         if changed:
             raise RunNotResumable(
                 f"{self.run_id}: {' and '.join(changed)} changed since the run was opened; put it "
@@ -318,8 +318,8 @@ class Stages:
     def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
         if error is not None:
             kind = type(error).__name__
-            said = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
-            return "failed", f"{kind}: {said}"
+            reason = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
+            return "failed", f"{kind}: {reason}"
         missing = [
             f"{name} {each.status.replace('_', ' ')}: {each.reason}"
             for name, each in self.outcomes.items()

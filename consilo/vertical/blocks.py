@@ -114,9 +114,9 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     rows = match.rows.astype("<i8").tobytes()
     settings = asked.features.model_dump(mode="json")
     key = digest(["vertical", part.digest, settings, asked.task, digest(rows), silo.name])
-    found = silo.rows.encoded(part, key, build, purpose=silo.job.purpose)
-    features, targets = np.asarray(found["features"]), np.asarray(found["targets"])
-    scale = Scale.from_payload(found)
+    encoded = silo.rows.encoded(part, key, build, purpose=silo.job.purpose)
+    features, targets = np.asarray(encoded["features"]), np.asarray(encoded["targets"])
+    scale = Scale.from_payload(encoded)
     return Block(features, targets, encoding.inputs, match.mark, scale, encoding.classes)
 
 

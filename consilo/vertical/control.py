@@ -29,8 +29,8 @@ def control(metrics: Mapping[str, float], *, rows: int) -> str:
         return ""
     by_chance = 3 * 0.5 * (2 / rows) ** 0.5
     for name in _HIGHER_IS_BETTER:
-        found = [metrics.get(f"{way}/{name}") for way in ("joined", "label_only", "shuffled")]
-        joined, alone, shuffled = found
+        figures = [metrics.get(f"{way}/{name}") for way in ("joined", "label_only", "shuffled")]
+        joined, alone, shuffled = figures
         if joined is None or alone is None or shuffled is None:
             continue
         if shuffled > alone + max(by_chance, (joined - alone) / 2):

@@ -71,9 +71,9 @@ class MatchHeld(Protocol[None]):
                 then nothing is known of the match, and making it anew would spend queries.
         """
         everybody = self.holders.members
-        said: Answers = yield turns.asked(everybody, everybody, "held", {"run": self.run})
+        answers: Answers = yield turns.asked(everybody, everybody, "held", {"run": self.run})
         marks = set()
-        for name, reply in said.replies.items():
+        for name, reply in answers.replies.items():
             problem = int(reply.fields["problem"])
             if problem:
                 words = list(_PROBLEMS.values())
@@ -84,7 +84,7 @@ class MatchHeld(Protocol[None]):
             marks.add(mark.tobytes())
         if len(marks) > 1:
             return Held(reason="the silos hold halves of different matches")
-        return Held(rows=min(int(each.fields["rows"]) for each in said.replies.values()))
+        return Held(rows=min(int(each.fields["rows"]) for each in answers.replies.values()))
 
     @verb("held", replies={"rows": count(), "problem": count(), "mark": arrays(STATISTIC)})
     def held(self, silo: SiloView, message: Message) -> Mapping[str, Any]:

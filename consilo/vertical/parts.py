@@ -128,11 +128,11 @@ def part_of_model(silo: SiloView, model: str) -> Part:
     Raises:
         Refused: where there is none, or it was trained for another purpose.
     """
-    found = Part.from_bytes(silo.role(PARTS).part(model))
-    if found.purpose != silo.job.purpose:
+    part = Part.from_bytes(silo.role(PARTS).part(model))
+    if part.purpose != silo.job.purpose:
         raise Refused(
-            f"the model '{model}' was trained for the purpose '{found.purpose}', not for "
+            f"the model '{model}' was trained for the purpose '{part.purpose}', not for "
             f"'{silo.job.purpose}'",
             code="purpose",
         )
-    return found
+    return part

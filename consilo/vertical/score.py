@@ -75,8 +75,8 @@ class VerticalScore(VerticalTraining):
     def finish(self, state: Turn) -> Generator[Step, Any, Turn]:
         """Carry what the feature silos' parts say to the label silo, which keeps the scores."""
         label, others, everybody = self.settings.parties
-        said: Answers = yield turns.asked(others, everybody, "tell", {})
-        own = {label: {"envelopes": turns.sent(said, label)[label]}}
+        answers: Answers = yield turns.asked(others, everybody, "tell", {})
+        own = {label: {"envelopes": turns.sent(answers, label)[label]}}
         yield turns.asked((label,), everybody, "score", {}, own)
         return replace(state, facts={"scored": float(state.rows)})
 
@@ -84,9 +84,9 @@ class VerticalScore(VerticalTraining):
     def tell(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: seal what the own part says of the rows."""
         part, batch = self._opened(silo)
-        said = scorer_of(part, silo.search_path).outward(batch.features)
+        outward = scorer_of(part, silo.search_path).outward(batch.features)
         post = turns.Post(silo, batch.mark)
-        sealed = post.seal(part.label_silo, _TOLD, dict(said))
+        sealed = post.seal(part.label_silo, _TOLD, dict(outward))
         return {"envelopes": {part.label_silo: sealed}}
 
     @verb("score", replies={"rows": count()})

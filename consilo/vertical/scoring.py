@@ -93,12 +93,12 @@ class LinearScorer:
 
     def outputs(self, features: Array, others: Mapping[str, Mapping[str, Array]]) -> Array:
         """Return the sum of all shares and the intercept."""
-        found = self._share(features) + float(self.part.content["intercept"])
+        total = self._share(features) + float(self.part.content["intercept"])
         for name, each in others.items():
-            require_shape(name, "share", each.get("share"), found.shape)
+            require_shape(name, "share", each.get("share"), total.shape)
             require_finite(name, "share", each["share"])
-            found = found + each["share"]
-        return found
+            total = total + each["share"]
+        return total
 
     def _share(self, features: Array) -> Array:
         weights = np.asarray(self.part.content["weights"], np.float64)

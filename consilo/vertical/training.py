@@ -143,8 +143,8 @@ class VerticalTraining(Protocol[Turn]):
         state = yield from self.finish(state)
         if state.references and self.settings.release_top:
             label = self.settings.label_silo
-            said: Answers = yield turns.asked((label,), everybody, "release", {})
-            state = replace(state, top=dict(said.replies[label].fields["top"]))
+            answers: Answers = yield turns.asked((label,), everybody, "release", {})
+            state = replace(state, top=dict(answers.replies[label].fields["top"]))
         yield turns.asked(everybody, everybody, "close", {})
         return state
 
@@ -209,8 +209,8 @@ class VerticalTraining(Protocol[Turn]):
         everybody = self.settings.members
         inbox = yield from turns.introduced(everybody)
         own = {name: {"introductions": inbox[name]} for name in everybody}
-        said: Answers = yield turns.asked(everybody, everybody, "meet", {}, own)
-        rows = {name: int(reply.fields["rows"]) for name, reply in said.replies.items()}
+        answers: Answers = yield turns.asked(everybody, everybody, "meet", {}, own)
+        rows = {name: int(reply.fields["rows"]) for name, reply in answers.replies.items()}
         if len(set(rows.values())) > 1:
             raise IncompatibleJob(
                 "the silos' halves of the match differ in length "
@@ -244,10 +244,10 @@ def references(answers: Answers) -> dict[str, str]:
     Raises:
         ReplyInvalid: where one is no SHA-256.
     """
-    found = {}
+    by_silo = {}
     for name, reply in answers.replies.items():
-        said = reply.fields["reference"].get("sha256")
-        if said is None or said.dtype != np.uint8 or said.shape != (32,):
+        reference = reply.fields["reference"].get("sha256")
+        if reference is None or reference.dtype != np.uint8 or reference.shape != (32,):
             raise ReplyInvalid(f"silo '{name}' sent no SHA-256 as reference to its part")
-        found[name] = said.tobytes().hex()
-    return found
+        by_silo[name] = reference.tobytes().hex()
+    return by_silo

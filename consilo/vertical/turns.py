@@ -51,10 +51,10 @@ def introduced(everybody: Sequence[str]) -> Generator[Step, Any, dict[str, dict[
 
 def letter(reply: Reply, receiver: str) -> Envelope:
     """Return the envelope for one receiver."""
-    found: Envelope | None = reply.fields["envelopes"].get(receiver)
-    if found is None:
+    envelope: Envelope | None = reply.fields["envelopes"].get(receiver)
+    if envelope is None:
         raise ReplyInvalid(f"silo '{reply.silo}' sent no envelope for '{receiver}'")
-    return found
+    return envelope
 
 
 def sent(answers: Answers, *receivers: str) -> dict[str, dict[str, Envelope]]:
@@ -70,11 +70,11 @@ def sent(answers: Answers, *receivers: str) -> dict[str, dict[str, Envelope]]:
     for reply in answers.replies.values():
         for receiver in receivers:
             letter(reply, receiver)
-    found: dict[str, dict[str, Envelope]] = {}
+    by_receiver: dict[str, dict[str, Envelope]] = {}
     for sender, reply in answers.replies.items():
         for receiver, envelope in reply.fields["envelopes"].items():
-            found.setdefault(receiver, {})[sender] = envelope
-    return found
+            by_receiver.setdefault(receiver, {})[sender] = envelope
+    return by_receiver
 
 
 @dataclass(frozen=True)
@@ -96,20 +96,20 @@ class Post:
 
     def open(self, sender: str, topic: str, envelope: Envelope) -> Mapping[str, Any]:
         """Return what another silo sealed; raise `Refused` where it speaks of another match."""
-        said = unpack(Mailbox(self.silo).unseal(sender, topic, envelope))
-        if said.get("mark") != self.mark:
+        opened = unpack(Mailbox(self.silo).unseal(sender, topic, envelope))
+        if opened.get("mark") != self.mark:
             raise Refused(
                 f"silo '{sender}' has another match under this handle; match again", code="match"
             )
-        content: Mapping[str, Any] = said["content"]
+        content: Mapping[str, Any] = opened["content"]
         return content
 
 
 def require_shape(sender: str, name: str, value: Any, shape: tuple[int | None, ...]) -> None:
     """Raise `ReplyInvalid` unless an array from another silo has a shape; None is any length."""
-    found = getattr(value, "shape", ())
-    if len(found) != len(shape) or any(
-        want not in (None, has) for want, has in zip(shape, found, strict=True)
+    actual = getattr(value, "shape", ())
+    if len(actual) != len(shape) or any(
+        want not in (None, has) for want, has in zip(shape, actual, strict=True)
     ):
         raise ReplyInvalid(f"'{name}' from silo '{sender}' has another shape than was agreed")
 
@@ -136,8 +136,8 @@ def keep(silo: SiloView, name: str, step: int, value: Mapping[str, Any]) -> None
 
 def kept(silo: SiloView, name: str, step: int) -> dict[str, Any]:
     """Return a silo's state after a step."""
-    found = silo.kept(f"{name}-{step}")
-    if found is None:
+    content = silo.kept(f"{name}-{step}")
+    if content is None:
         raise Refused(f"this silo does not stand at step {step} of this run", code="order")
-    value: dict[str, Any] = unpack(found)["value"]
+    value: dict[str, Any] = unpack(content)["value"]
     return value

@@ -89,12 +89,12 @@ class Alignment(Config):
 
     def of(self, silo: str) -> dict[str, dict[str, str]]:
         """Return one silo's part: data set → column of the contract → local column."""
-        found: dict[str, dict[str, str]] = {}
+        by_data: dict[str, dict[str, str]] = {}
         for name, silos in self.columns.items():
             if silo in silos:
                 data, _, local = silos[silo].partition("/")
-                found.setdefault(data, {})[name] = local
-        return found
+                by_data.setdefault(data, {})[name] = local
+        return by_data
 
 
 def confirm(path: Path) -> Alignment:
@@ -103,9 +103,9 @@ def confirm(path: Path) -> Alignment:
     Raises:
         ConfigInvalid: where it is not valid, or has no line ``confirmed: false``.
     """
-    found = Alignment.load(path)
-    if found.confirmed:
-        return found
+    alignment = Alignment.load(path)
+    if alignment.confirmed:
+        return alignment
     text, count = _UNCONFIRMED.subn("confirmed: true", path.read_text(encoding="utf-8"))
     if count != 1:
         raise ConfigInvalid(str(path), ["set 'confirmed: true' by hand; it has no such line"])
@@ -134,19 +134,19 @@ def to_yaml(
         lines += [f"contract: {contract.ref}", f"contract_digest: {_flow(contract.digest)}"]
     lines.append("columns:" if names else "columns: {}")
     for name in names:
-        part = {silo: found[name] for silo, found in proposals.items() if name in found}
+        part = {silo: columns[name] for silo, columns in proposals.items() if name in columns}
         chosen = {silo: each.chosen for silo, each in part.items() if each.chosen is not None}
         lines.append(f"  {name}:" if chosen else f"  {name}: {{}}")
         for silo, each in part.items():
             scores = {candidate.key: candidate.score for candidate in each.candidates}
             others = [key for key in scores if key != each.chosen][:_SHOWN]
             rivals = ", ".join(f"{key} {scores[key]:.2f}" for key in others)
-            said = f"else {rivals}" if rivals else "no other candidate"
+            remark = f"else {rivals}" if rivals else "no other candidate"
             if each.chosen is None:
-                lines.append(f"    # {silo}: none was chosen; {said}")
+                lines.append(f"    # {silo}: none was chosen; {remark}")
             else:
                 score = scores.get(each.chosen)
-                why = "" if score is None else f"  # {score:.2f}; {said}"
+                why = "" if score is None else f"  # {score:.2f}; {remark}"
                 lines.append(f"    {silo}: {_flow(each.chosen)}{why}")
     return "\n".join(lines) + "\n"
 
@@ -185,8 +185,8 @@ def contract_of(
         faults = ["columns: none of them is in two silos"]
     if faults:
         raise ConfigInvalid("the alignment", faults)
-    said = f"Agreed by alignment {alignment.digest[:12]}."
-    value = {"name": name, "version": version, "description": said, "columns": columns}
+    description = f"Agreed by alignment {alignment.digest[:12]}."
+    value = {"name": name, "version": version, "description": description, "columns": columns}
     return Contract.parse(value, where=f"the contract {name}@{version}")
 
 
@@ -202,22 +202,22 @@ def _agreed(cards: Sequence[Card]) -> dict[str, Any]:
         types.pop() if len(types) == 1 else "float" if types == {"float", "integer"} else "string"
     )
     numeric = wide in ("float", "integer")
-    found: dict[str, Any] = {"type": wide, "nullable_share": 1.0}
+    column: dict[str, Any] = {"type": wide, "nullable_share": 1.0}
     for key in ("description", "unit"):
-        said = next((value for card in cards if (value := getattr(card, key))), None)
-        if said and (key != "unit" or numeric):
-            found[key] = said
+        first = next((value for card in cards if (value := getattr(card, key))), None)
+        if first and (key != "unit" or numeric):
+            column[key] = first
     spans = [card.range for card in cards if card.range is not None]
     if numeric and len(spans) == len(cards) and len({card.unit for card in cards}) == 1:
-        found["range"] = {"min": min(s.min for s in spans), "max": max(s.max for s in spans)}
+        column["range"] = {"min": min(s.min for s in spans), "max": max(s.max for s in spans)}
     if wide == "category" and all(card.codes for card in cards):
         known: dict[str, str] = {}
         for code in (code for card in cards for code in card.codes):
             known.setdefault(code.lower(), code)
-        found["allowed"] = list(known.values())
+        column["allowed"] = list(known.values())
     if any(card.label for card in cards):
-        found["role"] = "target"
-    return found
+        column["role"] = "target"
+    return column
 
 
 def _flow(text: str) -> str:

@@ -63,18 +63,18 @@ class FeatureMatch(Protocol[None]):
     def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Released]:
         """Return what each silo has released; a silo that refuses histograms has none."""
         told = yield Ask(fed.cohort(), "cards", {})
-        found = {name: parsed(reply.fields["cards"]) for name, reply in told.replies.items()}
+        by_silo = {name: parsed(reply.fields["cards"]) for name, reply in told.replies.items()}
         faults = dict(told.missing)
         for name in fed.silos:
-            if name not in found:
+            if name not in by_silo:
                 why = fed.left.get(name, "not connected")
                 faults.setdefault(name, Fault("unreachable", why))
-        counted = yield Ask(tuple(found), "histograms", {})
+        counted = yield Ask(tuple(by_silo), "histograms", {})
         histograms = {
-            name: fitting(reply.fields["histograms"], found[name])
+            name: fitting(reply.fields["histograms"], by_silo[name])
             for name, reply in counted.replies.items()
         }
-        return Released(found, histograms, faults)
+        return Released(by_silo, histograms, faults)
 
     @verb("cards", replies={"cards": cards()})
     def silo_cards(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -85,11 +85,11 @@ class FeatureMatch(Protocol[None]):
     def silo_histograms(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return the histograms of released columns."""
         released = {card.key for card in silo.role(RELEASED).cards()}
-        found = silo.role(RELEASED).histograms()
+        histograms = silo.role(RELEASED).histograms()
         return {
             "histograms": {
                 key: np.asarray(counts, np.float64)
-                for key, counts in found.items()
+                for key, counts in histograms.items()
                 if key in released
             }
         }

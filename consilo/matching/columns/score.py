@@ -68,10 +68,10 @@ def signs(ones: Sequence[Card], others: Sequence[Card]) -> dict[str, Floats]:
     }
 
 
-def combined(found: Mapping[str, Floats], weights: Mapping[str, float] = WEIGHTS) -> Floats:
+def combined(by_sign: Mapping[str, Floats], weights: Mapping[str, float] = WEIGHTS) -> Floats:
     """Return the weighted mean of the signs."""
     total = sum(weights.values())
-    return np.asarray(sum(weights[name] * found[name] for name in weights) / total)
+    return np.asarray(sum(weights[name] * by_sign[name] for name in weights) / total)
 
 
 def with_values(
@@ -105,10 +105,10 @@ def propose(
 
     if not ones or not others:
         return [Proposed(each.key, None, (), each.label) for each in ones]
-    found = signs(ones, others)
-    scores = combined(found)
+    by_sign = signs(ones, others)
+    scores = combined(by_sign)
     if first and second:
-        scores, found["values"] = with_values(scores, ones, others, first, second)
+        scores, by_sign["values"] = with_values(scores, ones, others, first, second)
     keys = [each.key for each in others]
     # Ties are broken by name, so that the order of columns changes nothing.
     rank = np.argsort(np.argsort(keys, kind="stable"), kind="stable")
@@ -125,7 +125,7 @@ def propose(
             Candidate(
                 keys[index],
                 round(float(scores[row, index]), 4),
-                {name: round(float(each[row, index]), 4) for name, each in found.items()},
+                {name: round(float(each[row, index]), 4) for name, each in by_sign.items()},
             )
             for index in best
             if scores[row, index] >= _SHOWN

@@ -48,25 +48,25 @@ def by_name(ones: Sequence[Card], others: Sequence[Card]) -> Floats:
     alike = word_likeness(vocabulary)
 
     def near(texts: Sequence[Sequence[str]]) -> Floats:
-        found = np.zeros((len(texts), len(vocabulary)))
+        nearness = np.zeros((len(texts), len(vocabulary)))
         for row, text in enumerate(texts):
             if text:
-                found[row] = alike[[place[word] for word in text]].max(axis=0)
-        return found
+                nearness[row] = alike[[place[word] for word in text]].max(axis=0)
+        return nearness
 
     def held(texts: Sequence[Sequence[str]]) -> Floats:
-        found = np.zeros((len(texts), len(vocabulary)))
+        rarities = np.zeros((len(texts), len(vocabulary)))
         for row, text in enumerate(texts):
             columns = [place[word] for word in text]
-            found[row, columns] = weights[columns]
-        return found
+            rarities[row, columns] = weights[columns]
+        return rarities
 
     texts = [text for _, text in first], [text for _, text in second]
     held_first, held_second = held(texts[0]), held(texts[1])
-    found = held_first @ near(texts[1]).T, near(texts[0]) @ held_second.T
+    overlaps = held_first @ near(texts[1]).T, near(texts[0]) @ held_second.T
     sizes = held_first.sum(axis=1)[:, None], held_second.sum(axis=1)[None, :]
-    covered = [_share(each, size) for each, size in zip(found, sizes, strict=True)]
-    both = (found[0] + found[1]) / np.maximum(sizes[0] + sizes[1], 1e-12)
+    covered = [_share(each, size) for each, size in zip(overlaps, sizes, strict=True)]
+    both = (overlaps[0] + overlaps[1]) / np.maximum(sizes[0] + sizes[1], 1e-12)
     larger, smaller = np.maximum(*covered), np.minimum(*covered)
     scores = 0.5 * both + 0.5 * larger * np.minimum(1.0, 0.5 + smaller)
     best = _best(scores, first, second, (len(ones), len(others)))
@@ -90,10 +90,10 @@ def by_name(ones: Sequence[Card], others: Sequence[Card]) -> Floats:
 def by_codes(ones: Sequence[Card], others: Sequence[Card]) -> Floats:
     """Compare code lists: how much of one is found in the other, spelled alike."""
     first, second = [_codes(card) for card in ones], [_codes(card) for card in others]
-    found = np.zeros((len(ones), len(others)))
+    likeness = np.zeros((len(ones), len(others)))
     vocabulary = sorted({code for each in (*first, *second) for code in each})
     if not vocabulary or not any(first) or not any(second):
-        return found
+        return likeness
     vectors = _tfidf(vocabulary, analyzer="char_wb", ngram_range=(1, 4))
     weights = _rarity([*first, *second], vocabulary)
     place = {code: index for index, code in enumerate(vocabulary)}
@@ -112,8 +112,8 @@ def by_codes(ones: Sequence[Card], others: Sequence[Card]) -> Floats:
                 (weights[mine] * block.max(axis=1)).sum() / (weights[mine].sum() + _CODE_DOUBT),
                 (weights[theirs] * block.max(axis=0)).sum() / (weights[theirs].sum() + _CODE_DOUBT),
             )
-            found[row, column] = max(shares)  # one study uses few of a standard's codes
-    return np.minimum(found, 1.0)
+            likeness[row, column] = max(shares)  # one study uses few of a standard's codes
+    return np.minimum(likeness, 1.0)
 
 
 def by_text(ones: Sequence[Card], others: Sequence[Card]) -> Floats:
@@ -143,14 +143,14 @@ def by_values(
     The likeness of numbers is 1 less the largest distance of the cumulative shares (Kolmogorov and
     Smirnov's); of codes it is the shared part of the shares.
     """
-    found, known = np.zeros((2, len(ones), len(others)))
+    scores, known = np.zeros((2, len(ones), len(others)))
     for row, one in enumerate(ones):
         for column, other in enumerate(others):
             if one.key in first and other.key in second:
                 likeness = _overlap(one, first[one.key], other, second[other.key])
                 if likeness is not None:
-                    found[row, column], known[row, column] = likeness, 1.0
-    return found, known
+                    scores[row, column], known[row, column] = likeness, 1.0
+    return scores, known
 
 
 def _overlap(one: Card, mine: Floats, other: Card, theirs: Floats) -> float | None:
@@ -185,11 +185,11 @@ def _best(
     shape: tuple[int, ...],
 ) -> Floats:
     """Return for each pair of columns the best of its names."""
-    found = np.zeros(shape)
+    best = np.zeros(shape)
     rows = np.array([row for row, _ in first])[:, None]
     columns = np.array([column for column, _ in second])[None, :]
-    np.maximum.at(found, (rows, columns), scores)
-    return np.asarray(np.clip(found, 0.0, 1.0))
+    np.maximum.at(best, (rows, columns), scores)
+    return np.asarray(np.clip(best, 0.0, 1.0))
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
@@ -222,17 +222,17 @@ def _codes(card: Card) -> list[str]:
 
 
 def _text(card: Card) -> str:
-    said = [*words(card.name) * 3, *words(card.description)]
-    said += [word for code in sorted(_codes(card))[:_CODES_READ] for word in words(code)]
-    return " ".join(stem(word) for word in said)
+    terms = [*words(card.name) * 3, *words(card.description)]
+    terms += [word for code in sorted(_codes(card))[:_CODES_READ] for word in words(code)]
+    return " ".join(stem(word) for word in terms)
 
 
 def _kinds(one: Card, other: Card) -> float:
     if one.unit and other.unit and one.type in _NUMERIC and other.type in _NUMERIC:
         return 1.0 if _one_dimension(one.unit, other.unit) else 0.2
     numeric = [card.type in _NUMERIC for card in (one, other)]
-    said = [card.type is not None for card in (one, other)]
-    if all(said):
+    typed = [card.type is not None for card in (one, other)]
+    if all(typed):
         if one.type == other.type or all(numeric):
             return 1.0
         return 0.25 if any(numeric) or "date" in (one.type, other.type) else 0.8

@@ -169,15 +169,15 @@ def word_likeness(vocabulary: Sequence[str]) -> Floats:
     near = process.cdist(
         vocabulary, vocabulary, scorer=JaroWinkler.similarity, score_cutoff=_NEAR, dtype=np.float64
     )
-    found = np.asarray(near)
+    likeness = np.asarray(near)
     long_enough = np.array([len(each) > 3 and not each.isdigit() for each in vocabulary], bool)
-    found = np.where(np.outer(long_enough, long_enough), found, 0.0)
+    likeness = np.where(np.outer(long_enough, long_enough), likeness, 0.0)
     place = {word: index for index, word in enumerate(vocabulary)}
 
     def alike(group: Sequence[str], score: float) -> None:
         there = [place[word] for word in group if word in place]
         for one in there:
-            found[one, there] = np.maximum(found[one, there], score)
+            likeness[one, there] = np.maximum(likeness[one, there], score)
 
     for related in _RELATED:
         alike(related.split(), _RELATED_IS)
@@ -194,5 +194,5 @@ def word_likeness(vocabulary: Sequence[str]) -> Floats:
             if not longer.startswith(word):
                 break
             alike((word, longer), _BEGINS_IS)
-    np.fill_diagonal(found, 1.0)
-    return np.asarray(np.maximum(found, found.T))
+    np.fill_diagonal(likeness, 1.0)
+    return np.asarray(np.maximum(likeness, likeness.T))

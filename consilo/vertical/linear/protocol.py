@@ -93,13 +93,13 @@ class VerticalLinear(VerticalTraining):
         label, others, everybody = self.settings.parties
         step = {"step": state.round + 1}
         own = {name: state.to(name) for name in others}
-        found: Answers = yield turns.asked(others, everybody, "directions", step, own)
-        new = {name: int(reply.fields["scores"]) for name, reply in found.replies.items()}
-        still_open = sum(int(reply.fields["open"]) for reply in found.replies.values())
+        answers: Answers = yield turns.asked(others, everybody, "directions", step, own)
+        new = {name: int(reply.fields["scores"]) for name, reply in answers.replies.items()}
+        still_open = sum(int(reply.fields["open"]) for reply in answers.replies.values())
         facts = {f"scores/{n}": state.facts.get(f"scores/{n}", 0) + new[n] for n in others}
         facts["converged"] = float(still_open == 0)
         is_last = not any(new.values()) or step["step"] == self.job.protocol.rounds
-        state = replace(state, letters=turns.sent(found, label), facts=facts, is_trained=is_last)
+        state = replace(state, letters=turns.sent(answers, label), facts=facts, is_trained=is_last)
         if is_last:
             return state
         told = yield turns.asked((label,), everybody, "combine", step, {label: state.to(label)})
@@ -143,7 +143,7 @@ class VerticalLinear(VerticalTraining):
         turns.require_shape(label, "coordinates", told["coordinates"], (models, basis.shape[1]))
         turns.require_finite(label, "coordinates", told["coordinates"])
         features = np.asarray(block.features, np.float64)
-        found = directions(
+        extended = directions(
             self.kind,
             features,
             told["residuals"],
@@ -153,11 +153,11 @@ class VerticalLinear(VerticalTraining):
             tolerance=self.settings.tolerance,
             limit=self.settings.max_scores or width,
         )
-        turns.keep(silo, "basis", step, {"basis": found.basis})
-        new = found.basis[:, basis.shape[1] :]
+        turns.keep(silo, "basis", step, {"basis": extended.basis})
+        new = extended.basis[:, basis.shape[1] :]
         sealed = post.seal(label, _SCORES, {"scores": features @ new})
-        still_open = int(np.sum(found.steps >= self.settings.tolerance))
-        return {"envelopes": {label: sealed}, "scores": found.num_new, "open": still_open}
+        still_open = int(np.sum(extended.steps >= self.settings.tolerance))
+        return {"envelopes": {label: sealed}, "scores": extended.num_new, "open": still_open}
 
     @verb("combine", replies={"envelopes": turns.RESIDUALS})
     def combine(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -201,10 +201,10 @@ class VerticalLinear(VerticalTraining):
         return self.keep_part(silo, block, {"weights": basis @ told["coordinates"]})
 
     def _residuals(self, silo: SiloView, block: Block, fits: _Fits) -> dict[str, Any]:
-        post, found = turns.Post(silo, block.mark), fits.residuals()
+        post, left = turns.Post(silo, block.mark), fits.residuals()
         return {
             name: post.seal(
-                name, _RESIDUALS, {"residuals": found, "coordinates": fits.coordinates(name)}
+                name, _RESIDUALS, {"residuals": left, "coordinates": fits.coordinates(name)}
             )
             for name in self.settings.feature_silos
         }
@@ -284,28 +284,28 @@ class _Fits:
         For a shuffled model they are in the order of the rows that it was given, so that a feature
         silo needs not know of it.
         """
-        found = np.empty((len(self.coefficients), len(self.block)))
+        by_model = np.empty((len(self.coefficients), len(self.block)))
         for place, own in enumerate(self.coefficients):
             used, order = self._rows(place)
             left = residuals(self.protocol.kind, self._design(order) @ own, self._labels)
-            found[place, order] = np.where(used, left, np.nan)
-        return found
+            by_model[place, order] = np.where(used, left, np.nan)
+        return by_model
 
     def metrics(self) -> dict[str, float]:
         """Return each way's figures of merit: means over the folds."""
         folds = self.protocol.settings.folds
         own = np.column_stack([self._own, np.ones(len(self.block))])
-        found: dict[str, list[dict[str, float]]] = {}
+        by_way: dict[str, list[dict[str, float]]] = {}
         for fold in range(folds):
             for way, place in (("joined", 1 + fold), ("shuffled", 1 + folds + fold)):
                 used, order = self._rows(place)
                 outputs = self._design(order) @ self.coefficients[place]
-                found.setdefault(way, []).append(self._figures(outputs, ~used))
+                by_way.setdefault(way, []).append(self._figures(outputs, ~used))
             used, _ = self._rows(1 + fold)
-            found.setdefault("label_only", []).append(self._figures(own @ self.alone[fold], ~used))
+            by_way.setdefault("label_only", []).append(self._figures(own @ self.alone[fold], ~used))
         return {
             f"{way}/{name}": float(np.mean([each[name] for each in each_fold]))
-            for way, each_fold in found.items()
+            for way, each_fold in by_way.items()
             for name in set.intersection(*(set(each) for each in each_fold))
         }
 

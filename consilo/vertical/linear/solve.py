@@ -51,26 +51,26 @@ def solve(kind: Kind, design: Array, labels: Array, *, c: float, start: Array) -
     """
     free = np.ones(design.shape[1])
     free[-1] = 0.0
-    found = np.array(start, np.float64)
+    coefficients = np.array(start, np.float64)
     for _ in range(_NEWTON_STEPS):
-        scores = design @ found
+        scores = design @ coefficients
         residual = residuals(kind, scores, labels)
-        slope = c * design.T @ residual - free * found
+        slope = c * design.T @ residual - free * coefficients
         hessian = c * (design.T * curvatures(kind, residual)) @ design + np.diag(free)
         step = np.linalg.lstsq(hessian, slope, rcond=None)[0]
-        if np.abs(step).max() < _NEWTON_TOLERANCE * max(1.0, np.abs(found).max()):
-            return found + step
-        value = _objective(kind, scores, labels, found, free, c)
+        if np.abs(step).max() < _NEWTON_TOLERANCE * max(1.0, np.abs(coefficients).max()):
+            return coefficients + step
+        value = _objective(kind, scores, labels, coefficients, free, c)
         along, size = design @ step, 1.0
         while size > _SMALLEST_STEP:
-            changed = found + size * step
+            changed = coefficients + size * step
             if _objective(kind, scores + size * along, labels, changed, free, c) <= value:
                 break
             size /= 2
         else:  # rounding hides any descent that is left
-            return found
-        found = changed
-    return found
+            return coefficients
+        coefficients = changed
+    return coefficients
 
 
 def residuals(kind: Kind, scores: Array, labels: Array) -> Array:
@@ -81,14 +81,14 @@ def residuals(kind: Kind, scores: Array, labels: Array) -> Array:
 def figures_of(kind: Kind, labels: Array, outputs: Array) -> dict[str, float]:
     """Return the figures of merit of some rows' outputs; one that is undefined is left out."""
     if kind == "regression":
-        found = {"rmse": figures.rmse(labels, outputs), "r2": figures.r2(labels, outputs)}
+        values = {"rmse": figures.rmse(labels, outputs), "r2": figures.r2(labels, outputs)}
     else:
-        found = {
+        values = {
             "roc_auc": figures.roc_auc(labels, outputs),
             "accuracy": figures.accuracy(labels == 1, outputs > 0),
             "log_loss": figures.log_loss(labels, outputs),
         }
-    return {name: value for name, value in found.items() if np.isfinite(value)}
+    return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 def curvatures(kind: Kind, residual: Array) -> Array:

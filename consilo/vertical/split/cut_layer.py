@@ -58,7 +58,7 @@ def restored(sent: Mapping[str, Any], rows: int, width: int) -> Array:
     """
     try:
         if "values" in sent:
-            found = np.asarray(sent["values"], np.float32).reshape(rows, width)
+            batch = np.asarray(sent["values"], np.float32).reshape(rows, width)
         else:
             bits = int(sent["bits"])
             if not 1 <= bits <= 8:
@@ -70,9 +70,9 @@ def restored(sent: Mapping[str, Any], rows: int, width: int) -> Array:
             flags = np.unpackbits(sent["packed"], count=rows * width * bits).reshape(-1, bits)
             weights = 2.0 ** np.arange(bits - 1, -1, -1)
             levels = (flags @ weights).reshape(rows, width)
-            found = (sent["low"] + levels * sent["step"]).astype(np.float32)
+            batch = (sent["low"] + levels * sent["step"]).astype(np.float32)
     except (KeyError, ValueError, TypeError, AttributeError) as cause:
         raise ReplyInvalid("what crossed the cut layer is no batch of the agreed size") from cause
-    if found.shape != (rows, width) or not np.isfinite(found).all():
+    if batch.shape != (rows, width) or not np.isfinite(batch).all():
         raise ReplyInvalid("what crossed the cut layer is no batch of the agreed size")
-    return found
+    return batch

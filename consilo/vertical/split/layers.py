@@ -79,8 +79,8 @@ def clipped(rows: Tensor, limit: float | None) -> Tensor:
 
 def embed(bottom: nn.Module, features: Tensor, clip: float | None) -> Tensor:
     """Return the embeddings of some rows, float32, [rows, width]."""
-    found: Tensor = bottom(features)
-    return clipped(found, clip)
+    embeddings: Tensor = bottom(features)
+    return clipped(embeddings, clip)
 
 
 def embed_apart(bottom: nn.Module, features: Tensor, clip: float | None) -> Tensor:
@@ -92,8 +92,8 @@ def embed_apart(bottom: nn.Module, features: Tensor, clip: float | None) -> Tens
 
     if not len(features):
         return embed(bottom, features, clip)
-    found: Tensor = vmap(one, randomness="different")(features)
-    return found
+    embeddings: Tensor = vmap(one, randomness="different")(features)
+    return embeddings
 
 
 def learn_bottom(
@@ -116,13 +116,13 @@ def learn_bottom(
     """
     optimizer.zero_grad()
     if noise is None:
-        found = embed(bottom, features, clip)
-        torch.autograd.backward([found], [gradients / len(features)])
+        embeddings = embed(bottom, features, clip)
+        torch.autograd.backward([embeddings], [gradients / len(features)])
     else:
 
         def along(params: dict[str, Tensor], row: Tensor, back: Tensor) -> Tensor:
-            found = functional_call(bottom, params, (row[None],))
-            return (clipped(found, clip) * back).sum()
+            embedding = functional_call(bottom, params, (row[None],))
+            return (clipped(embedding, clip) * back).sum()
 
         _private_gradient(bottom, along, (features, gradients), noise)
     optimizer.step()
@@ -151,8 +151,8 @@ class Joined(nn.Module):
             others: embeddings of the feature silos side by side, [rows, their widths].
         """
         own = embed(self.bottom, features, self._clip)
-        found: Tensor = self.top(torch.cat([own, others], dim=1))
-        return found
+        outputs: Tensor = self.top(torch.cat([own, others], dim=1))
+        return outputs
 
 
 def learn_top(
@@ -198,13 +198,13 @@ def _private_gradient(
     """Set the model's gradients to the noisy mean of the rows' clipped ones."""
     params = {n: each.detach() for n, each in model.named_parameters() if each.requires_grad}
     each_row = vmap(grad(row_loss), (None, *(0 for _ in rows)), randomness="different")
-    found: dict[str, Tensor] = each_row(params, *rows)
-    flat = torch.cat([each.flatten(1) for each in found.values()], dim=1)
+    gradients: dict[str, Tensor] = each_row(params, *rows)
+    flat = torch.cat([each.flatten(1) for each in gradients.values()], dim=1)
     scale, usable = weights_within(flat, noise.clip_update), finite(flat).double()
-    parts = (scale @ usable).split([each[0].numel() for each in found.values()])
-    sums = [part.view(each.shape[1:]) for part, each in zip(parts, found.values(), strict=True)]
+    parts = (scale @ usable).split([each[0].numel() for each in gradients.values()])
+    sums = [part.view(each.shape[1:]) for part, each in zip(parts, gradients.values(), strict=True)]
     owner = dict(model.named_parameters())
-    for name, total in zip(found, noise.on_update(sums), strict=True):
+    for name, total in zip(gradients, noise.on_update(sums), strict=True):
         owner[name].grad = total / len(rows[0])
 
 

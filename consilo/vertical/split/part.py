@@ -91,16 +91,16 @@ class SplitPart:
         """Return this silo's parts of the networks as they stand after ``step`` steps."""
         from consilo.vertical.split.layers import Learner, load
 
-        found, starts = {}, {}
+        learners, starts = {}, {}
         for each in self.plan.networks if self.is_label_silo else self.plan.crossing:
             kind = each.way == "label_only"
             if kind not in starts:
                 starts[kind] = self.joined(each) if self.is_label_silo else self.bottom()
             model = deepcopy(starts[kind])
-            found[each.name] = Learner(model, self._optimizer(model))
+            learners[each.name] = Learner(model, self._optimizer(model))
         if step:
-            load(found, self.shelf.after(step))
-        return found
+            load(learners, self.shelf.after(step))
+        return learners
 
     def bottom(self) -> torch.nn.Module:
         """Return the bottom model as it starts."""

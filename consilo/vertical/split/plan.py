@@ -114,13 +114,13 @@ class Plan:
     @cached_property
     def networks(self) -> tuple[Network, ...]:
         """All networks, the final one first."""
-        found = [Network(FINAL, "joined", 0 if self.folds is None else None)]
+        networks = [Network(FINAL, "joined", 0 if self.folds is None else None)]
         for held in range(self.folds or 0):
-            found.append(Network(f"joined-{held}", "joined", held))
+            networks.append(Network(f"joined-{held}", "joined", held))
         ways: tuple[Way, ...] = ("shuffled", "label_only") if self.controls else ()
         for way in ways:
-            found += [Network(f"{way}-{held}", way, held) for held in range(self.folds or 1)]
-        return tuple(found)
+            networks += [Network(f"{way}-{held}", way, held) for held in range(self.folds or 1)]
+        return tuple(networks)
 
     @property
     def crossing(self) -> tuple[Network, ...]:
@@ -147,13 +147,13 @@ class Plan:
 
     def batches(self, networks: Sequence[Network], step: int) -> list[tuple[Network, Array]]:
         """Return the networks that learn at a step, each with its places."""
-        found = [(each, self.batch(each, step)) for each in networks]
-        return [(each, places) for each, places in found if len(places)]
+        placed = [(each, self.batch(each, step)) for each in networks]
+        return [(each, places) for each, places in placed if len(places)]
 
     def judged(self, networks: Sequence[Network]) -> list[tuple[Network, Array]]:
         """Return the networks that are judged, each with its places."""
-        found = [(each, self.held_out(each)) for each in networks]
-        return [(each, places) for each, places in found if len(places)]
+        placed = [(each, self.held_out(each)) for each in networks]
+        return [(each, places) for each, places in placed if len(places)]
 
     def theirs(self, network: Network, places: Array) -> Array:
         """Return which rows of the feature silos go with the label silo's at some places."""

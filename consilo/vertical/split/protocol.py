@@ -84,7 +84,7 @@ class VerticalSplit(VerticalTraining):
     def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
         """Let every silo build its part and pay for all epochs."""
         everybody = self.settings.members
-        said: Answers = yield turns.asked(everybody, everybody, "set_up", {})
+        answers: Answers = yield turns.asked(everybody, everybody, "set_up", {})
         plan = Plan.of(self.job, self.settings, state.rows)
         held = max(len(plan.held_out(each)) for each in plan.networks)
         return replace(
@@ -92,7 +92,7 @@ class VerticalSplit(VerticalTraining):
             facts={"batches": float(plan.total), "held_out": float(held)},
             epsilon={
                 name: reply.fields["epsilon"]
-                for name, reply in said.replies.items()
+                for name, reply in answers.replies.items()
                 if "epsilon" in reply.fields
             },
         )
@@ -141,16 +141,18 @@ class VerticalSplit(VerticalTraining):
         step, noise = part.step_of(message), part.noise()
         learners = self._learnt(part, step, message, noise)
         part.shelf.keep(step, saved(learners))
-        found = {}
+        embeddings = {}
         with part.seeded(step):
             for each, places in part.plan.batches(part.plan.crossing, step):
                 model, rows = learners[each.name].model, part.rows(each, places)
                 if noise is None:
-                    found[each.name] = embed(model, rows, self.settings.clip).detach()
+                    embeddings[each.name] = embed(model, rows, self.settings.clip).detach()
                 else:
-                    found[each.name] = noise.on_rows(embed_apart(model, rows, self.settings.clip))
+                    embeddings[each.name] = noise.on_rows(
+                        embed_apart(model, rows, self.settings.clip)
+                    )
         label = self.settings.label_silo
-        return {"envelopes": {label: part.sealed(label, _EMBEDDINGS, found)}}
+        return {"envelopes": {label: part.sealed(label, _EMBEDDINGS, embeddings)}}
 
     @verb("learn", replies={"envelopes": turns.RESIDUALS})
     def learn(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -193,13 +195,13 @@ class VerticalSplit(VerticalTraining):
         step, noise = part.plan.total + 1, part.noise()
         learners = self._learnt(part, step, message, noise)
         part.shelf.keep(step, saved(learners))
-        found, how = {}, embed if noise is None else embed_apart
+        embeddings, how = {}, embed if noise is None else embed_apart
         for each, places in part.plan.judged(part.plan.crossing):
             model, rows = learners[each.name].model.eval(), part.rows(each, places)
             told = in_pieces(lambda piece, net=model: how(net, piece, self.settings.clip), rows)
-            found[each.name] = told if noise is None else noise.on_rows(told)
+            embeddings[each.name] = told if noise is None else noise.on_rows(told)
         label = self.settings.label_silo
-        sealed = {label: part.sealed(label, _EMBEDDINGS, found)}
+        sealed = {label: part.sealed(label, _EMBEDDINGS, embeddings)}
         return {
             "envelopes": sealed,
             **self.keep_part(silo, part.block, part.content(learners[FINAL])),
@@ -215,15 +217,15 @@ class VerticalSplit(VerticalTraining):
         judged = part.plan.judged(part.plan.networks)
         sizes = {n.name: len(places) for n, places in judged if n in part.plan.crossing}
         others = part.received(self.settings.feature_silos, _EMBEDDINGS, message, sizes)
-        found: dict[str, list[Mapping[str, float]]] = {}
+        by_way: dict[str, list[Mapping[str, float]]] = {}
         for each, places in judged:
             rows, model = part.rows(each, places), cast("Joined", learners[each.name].model)
             outputs = in_pieces(model, rows, others.get(each.name, rows[:, :0]))
             shaped = part.task.shape_outputs(outputs)
             figures, _ = part.task.measure(model.top, shaped, part.targets(places))
-            found.setdefault(each.way, []).append(figures)
+            by_way.setdefault(each.way, []).append(figures)
         kept = self.keep_part(silo, part.block, part.content(learners[FINAL]))
-        return {"metrics": _means(found), **kept}
+        return {"metrics": _means(by_way), **kept}
 
     def price(self, silo: SiloView) -> list[HistoryRow]:
         """Return what all epochs together reserve in a silo."""
@@ -250,10 +252,10 @@ class VerticalSplit(VerticalTraining):
         return learners
 
 
-def _means(found: Mapping[str, list[Mapping[str, float]]]) -> dict[str, float]:
+def _means(by_way: Mapping[str, list[Mapping[str, float]]]) -> dict[str, float]:
     """Return ``way/metric``: the mean over the networks of a way, of metrics that all have."""
     return {
         f"{way}/{name}": float(np.mean([each[name] for each in networks]))
-        for way, networks in found.items()
+        for way, networks in by_way.items()
         for name in sorted(set.intersection(*(set(each) for each in networks)))
     }

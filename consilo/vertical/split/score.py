@@ -52,8 +52,8 @@ class SplitScorer:
         bottom = self._bottom()
         self._put_weights(bottom)
         clip = self._about["clip"]
-        found = in_pieces(lambda rows: embed(bottom, rows, clip), _tensor(features))
-        return {"embedding": found.numpy()}
+        embeddings = in_pieces(lambda rows: embed(bottom, rows, clip), _tensor(features))
+        return {"embedding": embeddings.numpy()}
 
     def outputs(self, features: Array, others: Mapping[str, Mapping[str, Array]]) -> Array:
         """Return what the top model makes of all embeddings."""
@@ -62,9 +62,9 @@ class SplitScorer:
         for name in sorted(set(part.members) - {part.label_silo}):
             embedding = others[name].get("embedding")
             require_shape(name, "embedding", embedding, (len(features), width))
-            found = np.asarray(embedding, np.float32)
-            require_finite(name, "embedding", found)
-            told.append(_tensor(found))
+            theirs = np.asarray(embedding, np.float32)
+            require_finite(name, "embedding", theirs)
+            told.append(_tensor(theirs))
         top = self._built(self._about["top"], width * len(part.members), self._about["num_outputs"])
         model = Joined(self._bottom(), top, self._about["clip"])
         self._put_weights(model)

@@ -33,10 +33,10 @@ class Shelf:
         Raises:
             Refused: where the silo has not done the step, or one of a later epoch already.
         """
-        found = self._state(step).at(self._place(step))
-        if found is None:
+        state = self._state(step).at(self._place(step))
+        if state is None:
             raise Refused(f"this silo does not stand at step {step} of this run", code="order")
-        return np.asarray(found["net"])
+        return np.asarray(state["net"])
 
     def keep(self, step: int, state: Array) -> None:
         """Keep the state after a step, durably.
@@ -54,7 +54,7 @@ class Shelf:
             place=self._place(step),
             mark=self.silo.header.step_id,
             once=True,
-            said=f"step {step}",
+            step_name=f"step {step}",
         )
 
     def _place(self, step: int) -> Place:

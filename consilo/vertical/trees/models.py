@@ -144,18 +144,18 @@ class TreeModels:
 
     def gradients(self) -> Array:
         """Return the loss's derivative by the score, [models, rows]; NaN for a row left out."""
-        found = np.empty_like(self.scores)
+        slopes = np.empty_like(self.scores)
         for place, scores in enumerate(self.scores):
             slope = -residuals(self.boosting.kind, scores, self._labels)
-            found[place] = np.where(self._used(place), slope, np.nan)
-        return found
+            slopes[place] = np.where(self._used(place), slope, np.nan)
+        return slopes
 
     def outward(self, values: Array) -> Array:
         """Return what the feature silos get of [models, rows]: in the order of their rows."""
-        found = np.empty_like(values[: self.boosting.num_shared])
-        for place in range(len(found)):
-            found[place, self._order(place)] = values[place]
-        return found
+        ordered = np.empty_like(values[: self.boosting.num_shared])
+        for place in range(len(ordered)):
+            ordered[place, self._order(place)] = values[place]
+        return ordered
 
     def chosen(self, level: int, gains: Mapping[str, Array]) -> Choice:
         """Return what splits the nodes of a level best.
@@ -215,13 +215,13 @@ class TreeModels:
 
     def metrics(self) -> dict[str, float]:
         """Return each way's figures of merit: means over the folds that were held out."""
-        found, judged = {}, self.boosting.judged
+        means, judged = {}, self.boosting.judged
         for number, way in enumerate(("joined", "shuffled", "label_only")):
             places = range(1 + number * judged, 1 + (number + 1) * judged)
             each_fold = [self._figures(place) for place in places]
             for name in set.intersection(*(set(each) for each in each_fold)):
-                found[f"{way}/{name}"] = float(np.mean([each[name] for each in each_fold]))
-        return found
+                means[f"{way}/{name}"] = float(np.mean([each[name] for each in each_fold]))
+        return means
 
     def part(self) -> dict[str, Any]:
         """Return what the label silo keeps of the model of all rows."""

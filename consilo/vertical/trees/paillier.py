@@ -146,11 +146,11 @@ class PublicKey:
             products.append(running)
             running = running * value % modulus
         inverse = gmp().invert(running, modulus)
-        found = list(values)
-        for place in range(len(found) - 1, -1, -1):
-            found[place] = inverse * products[place] % modulus
+        inverted = list(values)
+        for place in range(len(inverted) - 1, -1, -1):
+            inverted[place] = inverse * products[place] % modulus
             inverse = inverse * values[place] % modulus
-        return found
+        return inverted
 
     def _raised(self, values: Sequence[Number], exponent: Number) -> list[Number]:
         """Return powers, made on every core: GMP works outside the interpreter's lock."""
@@ -158,14 +158,14 @@ class PublicKey:
         if cores < 2:
             return list(gmp().powmod_base_list(list(values), exponent, self.square))
         pieces = [list(values[core::cores]) for core in range(cores)]
-        found = list(values)
+        powers = list(values)
         with ThreadPoolExecutor(cores) as pool:
             made = pool.map(
                 lambda piece: gmp().powmod_base_list(piece, exponent, self.square), pieces
             )
             for core, piece in enumerate(made):
-                found[core::cores] = piece
-        return found
+                powers[core::cores] = piece
+        return powers
 
     def wired(self, values: Iterable[Number]) -> Bytes:
         """Return ciphertexts for the wire, uint8, [ciphertexts, bytes]."""
@@ -179,12 +179,12 @@ class PublicKey:
         Raises:
             ReplyInvalid: for what is no ciphertext of this key.
         """
-        found = np.ascontiguousarray(values)
-        if found.dtype != np.uint8 or found.ndim != 2 or found.shape[1] != self.width:
+        wired = np.ascontiguousarray(values)
+        if wired.dtype != np.uint8 or wired.ndim != 2 or wired.shape[1] != self.width:
             raise ReplyInvalid(
                 f"ciphertexts from silo '{sender}' have another width than the key's"
             )
-        data, mpz = found.tobytes(), gmp().mpz
+        data, mpz = wired.tobytes(), gmp().mpz
         numbers = [
             mpz(int.from_bytes(data[at : at + self.width], "big"))
             for at in range(0, len(data), self.width)
@@ -251,20 +251,20 @@ class PrivateKey:
             process.start()
             theirs.close()
             working.append((process, mine))
-        found: list[Number] = []
+        ciphertexts: list[Number] = []
         for process, mine in working:
             with mine:
                 data = np.frombuffer(mine.recv_bytes(), np.uint8).reshape(-1, width)
             process.join()
-            found += self.public.unwired(data, sender="this silo itself")
-        return found
+            ciphertexts += self.public.unwired(data, sender="this silo itself")
+        return ciphertexts
 
     def _encrypted(self, values: Sequence[int]) -> list[Number]:
         (table_p, square_p), (table_q, square_q) = self._tables
         below_p, below_q = int(self.p - 1), int(self.q - 1)
         size = len(table_p)
         inverse, n = gmp().invert(square_q, square_p), self.public.n
-        found = []
+        ciphertexts = []
         for value in values:
             message = 1 + value * n
             x, y = message % square_p, message % square_q
@@ -276,16 +276,16 @@ class PrivateKey:
                 table_q, secrets.randbelow(below_q).to_bytes(size, "little"), strict=True
             ):
                 y = y * powers[digit] % square_q
-            found.append(y + square_q * ((x - y) * inverse % square_p))
-        return found
+            ciphertexts.append(y + square_q * ((x - y) * inverse % square_p))
+        return ciphertexts
 
     def decrypt(self, value: Number) -> int:
         """Return the integer in a ciphertext, between -n/2 and n/2."""
         p, q, n = self.p, self.q, self.public.n
         mod_p = self._residue(value, p, q)
         mod_q = self._residue(value, q, p)
-        found = mod_q + q * ((mod_p - mod_q) * gmp().invert(q, p) % p)
-        return int(found - n if 2 * found > n else found)
+        plain = mod_q + q * ((mod_p - mod_q) * gmp().invert(q, p) % p)
+        return int(plain - n if 2 * plain > n else plain)
 
     def to_payload(self) -> dict[str, Any]:
         """Return the key as its silo keeps it."""
@@ -312,14 +312,14 @@ class PrivateKey:
 
 
 def _powers(generator: Number, modulus: Number) -> list[list[Number]]:
-    found, base = [], generator
+    table, base = [], generator
     for _ in range(-(-modulus.bit_length() // 16)):
         row = [gmp().mpz(1)]
         for _ in range(255):
             row.append(row[-1] * base % modulus)
-        found.append(row)
+        table.append(row)
         base = row[-1] * base % modulus
-    return found
+    return table
 
 
 def _prime(bits: int) -> tuple[Number, Number]:
@@ -343,10 +343,10 @@ def _prime(bits: int) -> tuple[Number, Number]:
 
 def _factors(number: int) -> set[int]:
     """Return the prime factors of a small number."""
-    found, divisor = set(), 2
+    factors, divisor = set(), 2
     while divisor * divisor <= number:
         while number % divisor == 0:
-            found.add(divisor)
+            factors.add(divisor)
             number //= divisor
         divisor += 1
-    return found | ({number} if number > 1 else set())
+    return factors | ({number} if number > 1 else set())

@@ -132,8 +132,8 @@ class PlainTrees(VerticalTraining):
         label, others, everybody = self.settings.parties
         for step in self.steps_of(state.round):
             own = {name: state.to(name) for name in others}
-            found: Answers = yield turns.asked(others, everybody, "split", step, own)
-            own = {label: {"envelopes": turns.sent(found, label)[label]}}
+            answers: Answers = yield turns.asked(others, everybody, "split", step, own)
+            own = {label: {"envelopes": turns.sent(answers, label)[label]}}
             told = yield turns.asked((label,), everybody, "grow", step, own)
             state = replace(state, letters=turns.sent(told, *others))
         return self.counted(state)
@@ -217,10 +217,10 @@ class PlainTrees(VerticalTraining):
         won = self.won_until(silo, step - 1, told)
         turns.keep(silo, "offers", step, {"won": won.to_payload(), **offer})
         lefts = [
-            np.packbits(found.goes_left(codes, nodes))
-            for found, nodes in zip(every, told["nodes"], strict=True)
+            np.packbits(splits.goes_left(codes, nodes))
+            for splits, nodes in zip(every, told["nodes"], strict=True)
         ]
-        content = {"gains": np.array([found.gains for found in every]), "lefts": np.array(lefts)}
+        content = {"gains": np.array([splits.gains for splits in every]), "lefts": np.array(lefts)}
         return {"envelopes": {label: post.seal(label, _SPLITS, content)}}
 
     @verb("grow", replies={"envelopes": turns.RESIDUALS})

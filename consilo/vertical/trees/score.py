@@ -44,7 +44,7 @@ class TreeScorer:
             bits = others.get(name, {}).get("lefts")
             require_shape(name, "lefts", bits, (int(np.sum(owners == number)), -(-size // 8)))
             theirs[number] = np.asarray(bits)
-        used, found = dict.fromkeys(theirs, 0), np.full(size, float(content["base"]))
+        used, scores = dict.fromkeys(theirs, 0), np.full(size, float(content["base"]))
         for tree, each in enumerate(owners):
             lefts = np.ones((len(each), size), bool)  # a node that is not split goes on to the left
             for node in np.flatnonzero(each != NOBODY):
@@ -55,8 +55,8 @@ class TreeScorer:
                 else:
                     lefts[node] = np.unpackbits(theirs[number][used[number]], count=size)
                     used[number] += 1
-            found += content["values"][tree][_leaves(lefts)]
-        return found
+            scores += content["values"][tree][_leaves(lefts)]
+        return scores
 
 
 def _leaves(lefts: Array) -> Array:

@@ -229,8 +229,8 @@ class SecureTrees(PlainTrees):
         """Bring the feature silos their letters, and the label silo what they answer."""
         label, others, everybody = self.settings.parties
         own = {name: state.to(name) for name in others}
-        found: Answers = yield turns.asked(others, everybody, up, step, own)
-        own = {label: {"envelopes": turns.sent(found, label)[label]}}
+        answers: Answers = yield turns.asked(others, everybody, up, step, own)
+        own = {label: {"envelopes": turns.sent(answers, label)[label]}}
         told: Answers = yield turns.asked((label,), everybody, down, step, own)
         return replace(state, letters=turns.sent(told, *others))
 
@@ -279,23 +279,23 @@ class SecureTrees(PlainTrees):
             level: of the nodes, from 0.
             most: splits that a node can have there.
         """
-        slots, found = Slots(len(models.block), key.public.room), []
+        slots, opened = Slots(len(models.block), key.public.room), []
         shared = self.boosting.num_shared
-        for said, slope, nodes in zip(
+        for sent, slope, nodes in zip(
             told["models"], models.gradients()[:shared], models.nodes[:shared], strict=True
         ):
-            turns.require_shape(name, "counts", said["counts"], (2**level,))
-            if np.max(said["counts"]) > most:  # each must be decrypted, and takes its time
+            turns.require_shape(name, "counts", sent["counts"], (2**level,))
+            if np.max(sent["counts"]) > most:  # each must be decrypted, and takes its time
                 raise ReplyInvalid(
-                    f"silo '{name}' offers {np.max(said['counts'])} splits of a node, of {most} "
+                    f"silo '{name}' offers {np.max(sent['counts'])} splits of a node, of {most} "
                     "that its columns can have"
                 )
             curve, used = curvatures(self.kind, slope), np.isfinite(slope)
-            found.append(
+            opened.append(
                 Opened.of(
                     key,
-                    said["sums"],
-                    said["counts"],
+                    sent["sums"],
+                    sent["counts"],
                     slots=slots,
                     exponents=slots.encoded(slope[used], curve[used])[1],
                     wholes=wholes_of(slope, curve, nodes, 2**level),
@@ -303,7 +303,7 @@ class SecureTrees(PlainTrees):
                     sender=name,
                 )
             )
-        return found
+        return opened
 
     def _numbers(
         self, sent: Mapping[str, Any], size: int
@@ -312,10 +312,10 @@ class SecureTrees(PlainTrees):
         label, shared = self.settings.label_silo, self.boosting.num_shared
         key = PublicKey.from_bytes(sent["n"], sender=label)
         turns.require_shape(label, "used", sent["used"], (shared, -(-size // 8)))
-        found = []
+        by_row = []
         for bits, numbers in zip(sent["used"], sent["numbers"], strict=True):
             rows = np.flatnonzero(np.unpackbits(bits, count=size)).tolist()
             mine = key.unwired(numbers, sender=label)
             turns.require_shape(label, "numbers", numbers, (len(rows), None))
-            found.append(dict(zip(rows, mine, strict=True)))
-        return key, found
+            by_row.append(dict(zip(rows, mine, strict=True)))
+        return key, by_row

@@ -77,14 +77,14 @@ class Slots:
     def decoded(self, value: int, pairs: int, exponents: tuple[int, int]) -> Array:
         """Return the sums in a plaintext, float64, [pairs, 2]: gradients and curvatures."""
         width, half = self.width, 1 << (self.width - 1)
-        found = np.empty((pairs, 2))
+        sums = np.empty((pairs, 2))
         for place in range(2 * pairs):
             digit = ((value + half) & ((1 << width) - 1)) - half
             value = (value - digit) >> width
-            found[place // 2, place % 2] = np.ldexp(float(digit), -exponents[place % 2])
+            sums[place // 2, place % 2] = np.ldexp(float(digit), -exponents[place % 2])
         if value:
             raise ReplyInvalid("an encrypted sum is larger than sums of the rows can be")
-        return found
+        return sums
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ class Sums:
         lefts = np.cumsum(self.counts, axis=2)
         rights = lefts[:, :, -1:] - lefts
         fits = (self.counts > 0) & (lefts >= min_rows) & (rights >= min_rows)
-        found = np.argwhere(fits)
-        secrets.SystemRandom().shuffle(order := list(range(len(found))))
-        found = found[order]
-        return np.asarray(found[np.argsort(found[:, 0], kind="stable")])
+        splits = np.argwhere(fits)
+        secrets.SystemRandom().shuffle(order := list(range(len(splits))))
+        splits = splits[order]
+        return np.asarray(splits[np.argsort(splits[:, 0], kind="stable")])
 
     def packed(self, key: PublicKey, offers: Array, slots: Slots) -> Bytes:
         """Return the left sums of splits, in their order, blinded: uint8, [ciphertexts, bytes]."""
@@ -194,15 +194,15 @@ def _from_rows(members: Sequence[Array], counts: Array, parents: Sums | None) ->
     """Return the nodes whose rows are added up; the others are their parent less their sibling."""
     if parents is None:
         return list(range(len(members)))
-    found = []
+    nodes = []
     for left in range(0, len(members), 2):
         sizes = [len(members[left]), len(members[left + 1])]
         smaller = left + int(sizes[1] < sizes[0])
-        found.append(smaller)
+        nodes.append(smaller)
         bins = np.count_nonzero(counts[smaller ^ 1])
         if max(sizes) * counts.shape[1] <= _COST_OF_INVERSE * bins:
-            found.append(smaller ^ 1)
-    return found
+            nodes.append(smaller ^ 1)
+    return nodes
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def edges_of(features: Array, max_bins: int) -> tuple[Array, ...]:
         features: [rows, columns], no NaN.
         max_bins: 2 to 255.
     """
-    found = []
+    by_column = []
     for column in features.T:
         values = np.unique(column)
         if len(values) <= max_bins:
@@ -50,8 +50,8 @@ def edges_of(features: Array, max_bins: int) -> tuple[Array, ...]:
         else:
             shares = np.linspace(0, 100, max_bins + 1)[1:-1]
             edges = np.unique(np.percentile(column, shares, method="averaged_inverted_cdf"))
-        found.append(edges.astype(np.float64))
-    return tuple(found)
+        by_column.append(edges.astype(np.float64))
+    return tuple(by_column)
 
 
 def coded(features: Array, edges: tuple[Array, ...]) -> Array:
@@ -84,10 +84,10 @@ class Splits:
 
     def thresholds(self, edges: tuple[Array, ...]) -> Array:
         """Return the value up to which rows go left, float64, [nodes]; 0 where nothing is split."""
-        found = np.zeros(len(self.gains))
+        values = np.zeros(len(self.gains))
         for node in np.flatnonzero(self.gains > 0):
-            found[node] = edges[self.columns[node]][self.bins[node]]
-        return found
+            values[node] = edges[self.columns[node]][self.bins[node]]
+        return values
 
 
 def best_splits(
