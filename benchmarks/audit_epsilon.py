@@ -4,14 +4,15 @@ Each path that promises differential privacy is asked many times about two table
 row, made to stand out as much as it can. An attacker who knows both tables guesses which it was, by
 a threshold on how far the answer lies in the row's direction; the threshold is chosen on a third of
 the answers. Clopper-Pearson bounds on how often it is right give a lower bound of ε at the stated δ
-(Jagielski, Ullman, Oprea 2020, arXiv 2006.07709), which holds with a confidence of 1 - 0.05 / paths.
-Above what is stated, it is a proof that the statement is wrong. Far below, it proves nothing: as
-many answers as these cannot show more than ``most_that_can_be_shown``.
+(Jagielski, Ullman, Oprea 2020, arXiv 2006.07709), which holds with a confidence of 1 - 0.05 over
+the number of paths. Above what is stated, it proves that the statement is wrong. Far below, it
+proves nothing: so few answers cannot show more than ``most_that_can_be_shown``.
 
 The same is done to copies that are broken on purpose, and must be caught: their noise is off, their
 clipping is off, or their scale is exact.
 
-    bookkeeping_*, rows_*, hooks_*, functorch_*, poisson_*, moments_*, histogram_*, scale_*, cut_layer_*
+    bookkeeping_*, rows_*, hooks_*, functorch_*, poisson_*, moments_*, histogram_*, scale_*
+    cut_layer_*
     PATH_stated                    ε of a path, at δ 1e-5
     PATH_lower                     lower bound of what it spends
     PATH_noise_off_lower           of the copy without noise
@@ -89,10 +90,11 @@ def lower_bound(without: Floats, with_: Floats, *, failure: float) -> float:
     from scipy.stats import beta
 
     third = len(without) // 3
-    seen = np.sort(np.concatenate([without[:third], with_[:third]]))
+    no, yes = np.sort(without[:third]), np.sort(with_[:third])
+    seen = np.sort(np.concatenate([no, yes]))
     tried = (seen[:-1] + seen[1:]) / 2.0
-    found = 0.0
-    best = max(tried, key=lambda t: (with_[:third] > t).mean() - (without[:third] > t).mean())
+    best = tried[np.argmax(np.searchsorted(no, tried) - np.searchsorted(yes, tried))]
+    bound = 0.0
     wrong, right = int((without[third:] > best).sum()), int((with_[third:] > best).sum())
     number = len(without) - third
     # A half of the failure for each of the two rates; either hypothesis may be the one to reject.
@@ -101,8 +103,8 @@ def lower_bound(without: Floats, with_: Floats, *, failure: float) -> float:
     low = beta.ppf(level, right, number - right + 1) if right else 0.0
     for more, less in ((low, high), (1 - high, 1 - low)):
         if more > DELTA and less > 0:
-            found = max(found, math.log((more - DELTA) / less))
-    return found
+            bound = max(bound, math.log((more - DELTA) / less))
+    return bound
 
 
 def audited(ask: Ask, direction: Floats, number: int, *, failure: float) -> float:
@@ -387,7 +389,7 @@ def audit(number: int, number_broken: int) -> dict[str, float]:
 
 
 def faults(figures: Mapping[str, float]) -> list[str]:
-    """Return what the figures prove: a sound path that is none, a broken copy that is not caught."""
+    """Return what is wrong: a path that spends more than it states, a copy that is not caught."""
     found = []
     for name in PATHS:
         stated, lower = figures[f"{name}_stated"], figures[f"{name}_lower"]

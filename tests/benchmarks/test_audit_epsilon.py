@@ -19,7 +19,7 @@ def test_the_bound_is_below_the_truth_and_not_far_below_it() -> None:
     for epsilon in (0.5, 1.0, 3.0):
         right = np.exp(epsilon) / (1 + np.exp(epsilon))
         bounds = []
-        for seed in range(20):
+        for seed in range(8):
             rng = np.random.default_rng(seed)
             truth = [rng.random(4000) < (1 - right), rng.random(4000) < right]
             without, with_ = (each.astype(float) for each in truth)
@@ -32,9 +32,9 @@ def test_the_bound_is_below_the_truth_and_not_far_below_it() -> None:
 def test_no_path_spends_more_than_it_states_and_broken_copies_are_caught(name: str) -> None:
     path = audit_epsilon.PATHS[name]()
     direction = path.exact(True) - path.exact(False)
-    sound = audit_epsilon.audited(path.ask, direction, 45, failure=FAILURE)
+    sound = audit_epsilon.audited(path.ask, direction, 30, failure=FAILURE)
     assert sound <= audit_epsilon.EPSILON
     assert path.broken
     for what, ask in path.broken.items():
-        found = audit_epsilon.audited(ask, direction, 60, failure=FAILURE)
+        found = audit_epsilon.audited(ask, direction, 48, failure=FAILURE)
         assert found > audit_epsilon.EPSILON, what
