@@ -59,7 +59,7 @@ from silos.node_config import PRELOAD  # noqa: E402
 SILOS = 3
 MIB = 1024 * 1024
 _ECHO = """
-def answerer(silo, bundle):
+def answerer(silo, bundle, elsewhere=None):
     return lambda parcel: parcel
 """
 

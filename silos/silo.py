@@ -26,6 +26,7 @@ from pathlib import Path
 
 from consilo.config import parse, read_yaml
 from consilo.kernel.verbs import Disclosure
+from consilo.protocols.dispatch import Elsewhere
 from consilo.protocols.dispatch import answerer as dispatch_answerer
 from consilo.wire.parcel import Answer
 from silos.gate.audit import audit_log
@@ -152,13 +153,17 @@ class Silo:
         return self.letters.public
 
 
-def answerer(silo_dir: Path, bundle_dir: Path | None = None) -> Answer:
+def answerer(
+    silo_dir: Path, bundle_dir: Path | None = None, elsewhere: Elsewhere | None = None
+) -> Answer:
     """Return what answers requests for the silo in ``silo_dir``; the node calls it in a child.
 
     Args:
         silo_dir: the silo's directory.
         bundle_dir: the approved bundle, packed; its modules can be a job's own.
+        elsewhere: runs those modules in another process; then none is ever imported in this one.
     """
     bundle = None if bundle_dir is None else Path(bundle_dir)
-    path = () if bundle is None else (bundle,)
-    return dispatch_answerer(Silo.open(Path(silo_dir), search_path=path, bundle=bundle))
+    path = () if bundle is None or elsewhere is not None else (bundle,)
+    silo = Silo.open(Path(silo_dir), search_path=path, bundle=bundle)
+    return dispatch_answerer(silo, elsewhere=elsewhere)

@@ -97,6 +97,7 @@ class Statistics(Protocol[None]):
         moments: False asks for the number of rows, per class, and nothing of the features.
     """
 
+    runs_job_code = False
     is_statistics = True
 
     def __init__(self, bins: int = 0, *, moments: bool = True) -> None:

@@ -33,6 +33,7 @@ UNBRIEFED = "unbriefed"
 class Brief(Protocol[None]):
     """Hands a silo the job and the contract of a run; the kernel asks it before anything else."""
 
+    runs_job_code = False
     rows = "none"
 
     def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Any]:

@@ -70,6 +70,10 @@ class Protocol(Generic[StateT]):
     """True where what leaves as a statistic is made of values (means, class counts, histograms),
     which a policy may let leave with noise only."""
 
+    runs_job_code: ClassVar[bool] = True
+    """False where its verbs run nothing of a job's own: no model, no loss, no metrics. All else is
+    answered behind a silo's wall, in jobs that have code of their own."""
+
     @classmethod
     def from_job(cls, job: Job) -> Self:
         """Return the protocol with the settings that a job gives; the same on both sides."""

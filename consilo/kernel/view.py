@@ -31,7 +31,7 @@ from consilo.privacy.account import Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.privacy.noise import ReproducibleStream, SecretStream
 
-_MANIFEST = "manifest"
+MANIFEST = "manifest"
 """Under this name a silo keeps which manifest the run has here."""
 
 
@@ -132,7 +132,7 @@ class SiloView:
         """
         if not self.require_same_run():
             self.host.run_state.keep(
-                self.header.run_id, _MANIFEST, self.header.manifest.digest.encode()
+                self.header.run_id, MANIFEST, self.header.manifest.digest.encode()
             )
         self.host.run_state.keep(self.header.run_id, name, content)
 
@@ -148,7 +148,7 @@ class SiloView:
         Raises:
             Refused: where that was under another manifest.
         """
-        begun = self.host.run_state.kept(self.header.run_id, _MANIFEST)
+        begun = self.host.run_state.kept(self.header.run_id, MANIFEST)
         if begun not in (None, self.header.manifest.digest.encode()):
             raise Refused(
                 "this run began here with another job or contract than this message has; start a "

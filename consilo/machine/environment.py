@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -25,6 +26,17 @@ QUIET: dict[str, str] = {
 
 ISOLATED = ("-P", "-s")
 """Options of an interpreter that looks for modules in no current directory and no user's home."""
+
+
+_PLAIN = re.compile(
+    "PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH|FLWR_HOME|"
+    "(LC|PYTHON|CONSILO|OMP|OPENBLAS|MKL|NUMEXPR|MALLOC|JE_ARROW|TORCH|CUDA)_?[A-Z0-9_]*"
+)
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a variable says nothing that has to be kept from code of a job."""
+    return name in QUIET or _PLAIN.fullmatch(name) is not None
 
 
 def child_environment(*, home: Path | None = None, **extra: str) -> dict[str, str]:

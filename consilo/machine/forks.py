@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from consilo.machine.environment import ISOLATED, child_environment, quieten
+from consilo.machine.environment import ISOLATED, child_environment, is_plain, quieten
 from consilo.machine.reaper import die_with_parent
 
 CRASHED_EXIT = 70
@@ -42,6 +42,7 @@ def spawn(
     folder: Path | None = None,
     home: Path | None = None,
     log: Path | None = None,
+    plain: bool = False,
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start ``python -m module`` in a process group of its own; return it and a socket to it.
 
@@ -52,6 +53,7 @@ def spawn(
         folder: where it works; None for here.
         home: its ``FLWR_HOME``.
         log: file of mode 0600 that gets what it prints; None takes our stderr.
+        plain: it gets only what of our environment is no secret (`is_plain`).
     """
     environment = child_environment(
         home=home,
@@ -62,6 +64,8 @@ def spawn(
         # Arrow 25, which pandas 3.1 imports, starts a thread that tidies its memory.
         JE_ARROW_MALLOC_CONF="background_thread:false",
     )
+    if plain:
+        environment = {name: each for name, each in environment.items() if is_plain(name)}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     options = {"--channel": str(theirs.fileno()), "--preload": json.dumps(list(preload))}
     flat = [part for pair in {**options, **arguments}.items() for part in pair]

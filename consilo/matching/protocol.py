@@ -69,6 +69,7 @@ class Psi(Protocol[None]):
         shard: values in one message, about.
     """
 
+    runs_job_code = False
     rows = "all"
 
     def __init__(self, spec: MatchSpec, handle: str, *, shard: int = SHARD) -> None:

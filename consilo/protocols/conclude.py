@@ -29,6 +29,7 @@ class Conclude(Protocol[None]):
         deadline_s: how long their answers are waited for.
     """
 
+    runs_job_code = False
     rows = "none"
     after_the_end = True
 

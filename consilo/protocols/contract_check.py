@@ -39,6 +39,7 @@ class ContractCheck(Protocol[None]):
         silo: who is asked; empty in the silo half.
     """
 
+    runs_job_code = False
     rows = "part"
 
     def __init__(self, silo: str = "") -> None:

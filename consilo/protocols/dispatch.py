@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from consilo.contracts.contract import Contract
@@ -23,7 +24,7 @@ from consilo.jobs.job import Job
 from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
 from consilo.kernel.roles import SiloHost
-from consilo.kernel.verbs import Asked, Verb
+from consilo.kernel.verbs import Asked, Disclosure, Verb
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
 from consilo.protocols.names import NAMES, declaration_of, find_protocol
@@ -41,8 +42,40 @@ _DISCLOSED: dict[type[ConsiloError], str] = {
 """Errors whose own words may travel: they are made of declared names and counts only."""
 
 
-def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) -> Answer:
-    """Return the function that answers requests on behalf of ``host``."""
+@dataclass(frozen=True)
+class Question:
+    """What a verb is asked, once the gate has judged it.
+
+    Args:
+        header: the request's.
+        job: as its manifest names it.
+        contract: as its manifest names it.
+        payload: what the coordinator half sent.
+    """
+
+    header: Header
+    job: Job
+    contract: Contract
+    payload: Mapping[str, Any]
+
+
+Elsewhere = Callable[[Question, SiloHost], tuple[Mapping[str, Any], frozenset[Disclosure]]]
+"""Computes an answer in another process: its fields, and the classes that these declare."""
+
+
+def answerer(
+    host: SiloHost,
+    *,
+    elsewhere: Elsewhere | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Answer:
+    """Return the function that answers requests on behalf of ``host``.
+
+    Args:
+        host: the silo.
+        elsewhere: computes what runs code of the job's own; None computes all of it here.
+        clock: seconds, of any origin.
+    """
 
     def answer(parcel: Parcel) -> Parcel:
         started = clock()
@@ -55,7 +88,7 @@ def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) 
                 host.gate.repeated(header)
                 host.account.settle(header.step_id)
                 return known
-            fields = _run(header, parcel.body, host)
+            fields = _run(header, parcel.body, host, elsewhere)
             body = pack(fields)
             reply = ReplyHeader(
                 header.step_id,
@@ -118,39 +151,38 @@ def disclose(cause: Exception) -> Fault:
     return Fault("failed", "the silo's computation failed; its own log says why")
 
 
-def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
+def _run(
+    header: Header, body: bytes, host: SiloHost, elsewhere: Elsewhere | None
+) -> dict[str, Any]:
     if digest(body) != header.content:
         raise ReplyInvalid("the request's body is not the one its header names")
     content = unpack(body)
     told = content if "job" in content else briefed(host, header.manifest)
     job = Job.from_json(told["job"])
     contract = Contract.from_json(told["contract"])
-    classes = None if header.protocol in NAMES else host.code_classes
-    verb = None if classes is not None else _verb(header, host)
     if declaration_of(header.protocol).only_by_its_job and header.protocol != job.algorithm:
         raise Refused(
             f"the job is one of {job.algorithm}, in which '{header.protocol}' is not asked",
             code="verb",
         )
-    if verb is None:  # of a bundle, and imported only once the gate has judged the worst of it
-        host.gate.permit(header, job, contract, Asked(header.verb, classes or frozenset()))
-        verb = _verb(header, host)
-        more = sorted(verb.disclosures - (classes or frozenset()))
-        if more:
-            raise Refused(
-                f"'{verb.name}' discloses '{more[0]}', which its bundle does not declare",
-                code="disclosure",
-            )
-    else:
-        host.gate.permit(header, job, contract, verb.asked)
-    protocol = find_protocol(header.protocol, host.search_path).from_job(job)
-    view = SiloView(host, job, contract, header)
-    payload = content["payload"]
-    message = Message(payload, header.round, header.cohort)
+    question = Question(header, job, contract, content["payload"])
+    is_ours = header.protocol in NAMES
+    classes = None if is_ours else host.code_classes
+    verb = verb_of(header, host) if classes is None else None
+    # Code of a bundle is imported only once the gate has judged the most that it may let leave.
+    asked = Asked(header.verb, classes or frozenset()) if verb is None else verb.asked
+    host.gate.permit(header, job, contract, asked)
     try:
-        with computing(job.threads):
-            fields = dict(verb.function(protocol, view, message))
-        verb.check(fields, payload)
+        if elsewhere is None or (is_ours and not find_protocol(header.protocol).runs_job_code):
+            verb = verb or verb_of(header, host)
+            _refuse_more(verb.disclosures, asked)
+            fields = compute(verb, question, host)
+        else:
+            computed, declared = elsewhere(question, host)
+            _refuse_more(declared, asked)
+            fields = dict(computed)
+        if verb is not None:
+            verb.check(fields, question.payload)
     except (BudgetExhausted, Refused):  # judged by numbers of rows and by the ledger
         raise
     except Exception as cause:
@@ -161,7 +193,31 @@ def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
     return fields
 
 
-def _verb(header: Header, host: SiloHost) -> Verb:
+def _refuse_more(declared: frozenset[Disclosure], asked: Asked) -> None:
+    more = sorted(declared - asked.disclosures)
+    if more:
+        raise Refused(
+            f"'{asked.name}' discloses '{more[0]}', which its bundle does not declare",
+            code="disclosure",
+        )
+
+
+def compute(verb: Verb, question: Question, host: SiloHost) -> dict[str, Any]:
+    """Return the fields with which a verb answers, not checked yet."""
+    header, job = question.header, question.job
+    protocol = find_protocol(header.protocol, host.search_path).from_job(job)
+    view = SiloView(host, job, question.contract, header)
+    message = Message(question.payload, header.round, header.cohort)
+    with computing(job.threads):
+        return dict(verb.function(protocol, view, message))
+
+
+def verb_of(header: Header, host: SiloHost) -> Verb:
+    """Return the verb that a request names.
+
+    Raises:
+        Refused: where its protocol has none of that name.
+    """
     verb = find_protocol(header.protocol, host.search_path).verbs().get(header.verb)
     if verb is None:
         raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")

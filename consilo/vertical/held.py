@@ -52,6 +52,7 @@ class MatchHeld(Protocol[None]):
             twice, a silo would say what it said before.
     """
 
+    runs_job_code = False
     rows = "part"
 
     def __init__(self, holders: Holders, run: str = "") -> None:

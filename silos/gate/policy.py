@@ -309,6 +309,8 @@ class Policy(Config):
         limits: of one message, and of their number.
         hours: when messages are answered; None is always.
         expires: last day on which anything is allowed.
+        sandbox: whether code of a bundle runs locked in (``required``: or not at all), or with all
+            that the silo's user may do (``off``).
         allow_unsigned: whether a coordinator of wire version 1, which does not sign, is answered.
     """
 
@@ -321,7 +323,14 @@ class Policy(Config):
     limits: Limits = Limits()
     hours: Hours | None = None
     expires: date | None = None
+    sandbox: Literal["required", "off"] = "required"
     allow_unsigned: bool = False
+
+    @field_validator("sandbox", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML 1.1 reads ``off`` as false."""
+        return "off" if value is False else value
 
     @property
     def statistic_rule(self) -> Leaving:

@@ -52,7 +52,7 @@ from consilo.errors import (
     ServiceFailed,
     TransportError,
 )
-from consilo.machine.environment import QUIET
+from consilo.machine.environment import QUIET, is_plain
 from consilo.machine.forks import spawn
 from consilo.machine.reaper import become_subreaper, descendants
 from consilo.membership.keys import load_silo_key
@@ -98,7 +98,8 @@ class Warm:
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
-        self._limits_kept, self._limits_at = Limits(), 0
+        self._kept: tuple[Limits, str] = (Limits(), "required")
+        self._kept_at = 0
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +122,7 @@ class Warm:
             {"--parent": str(os.getpid())},
             folder=self._folder,
             home=self._folder / "flwr",
+            plain=True,
         )
         self._channel.settimeout(_PRELOAD_S)
         if self._hear() != "ready":
@@ -137,18 +139,19 @@ class Warm:
             self.stop()
             self.start()
         assert self._channel is not None
-        limits = self._limits()
+        limits, sandbox = self._policy()
         job = {
             "silo": str(self._folder),
             "bundle": str(bundle),
             "answerer": self._config.answerer,
             "memory_limit_mib": limits.memory_mib,
             "wall_limit_s": limits.wall_s,
+            "sandbox": sandbox,
         }
-        question, reply = Files.of(parcel), Files.of()
+        question, reply, environment = Files.of(parcel), Files.of(), self._environment()
         try:
             try:
-                descriptors = [*question.descriptors, *reply.descriptors]
+                descriptors = [*question.descriptors, *reply.descriptors, environment]
                 socket.send_fds(self._channel, [json.dumps(job).encode()], descriptors)
                 outcome = self._hear()
             except OSError:
@@ -162,17 +165,30 @@ class Warm:
         finally:
             question.close()
             reply.close()
+            os.close(environment)
 
-    def _limits(self) -> Limits:
-        """Return the policy's limits of a message, read again where the file has changed."""
+    def _environment(self) -> int:
+        """Return a file with what of our environment the guard alone gets: passwords, say."""
+        withheld = {name: each for name, each in os.environ.items() if not is_plain(name)}
+        file = os.memfd_create("environment")
+        with os.fdopen(os.dup(file), "wb") as writer:
+            writer.write(json.dumps(withheld).encode())
+        return file
+
+    def _policy(self) -> tuple[Limits, str]:
+        """Return the policy's limits of a message, and its word on the sandbox.
+
+        Read again where the file has changed.
+        """
         path = self._folder / "policy.yaml"
         try:
             at = path.stat().st_mtime_ns
-            if at != self._limits_at:
-                self._limits_kept, self._limits_at = Policy.load(path).limits, at
+            if at != self._kept_at:
+                policy = Policy.load(path)
+                self._kept, self._kept_at = (policy.limits, policy.sandbox), at
         except (FileNotFoundError, PolicyInvalid):  # without a valid policy, the child refuses
-            return Limits()
-        return self._limits_kept
+            return Limits(), "required"
+        return self._kept
 
     def _hear(self) -> str | None:
         assert self._channel is not None

@@ -111,7 +111,7 @@ def serve(channel: socket.socket) -> None:
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
-        text, descriptors, _, _ = socket.recv_fds(channel, 65536, 4)
+        text, descriptors, _, _ = socket.recv_fds(channel, 65536, 5)
         if not text:
             return
         job = json.loads(text)
@@ -195,17 +195,33 @@ def private_bytes(pid: int) -> int:
 
 
 def _answer(job: dict[str, Any], descriptors: list[int]) -> None:
-    """Answer one message, in a child."""
+    """Answer one message, in a child: the guard. Code of a bundle runs in a child of that."""
+    from silos.node.wall import Wall, has_code
+    from silos.node.worker import fork_worker
+
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _limit(int(job["memory_limit_mib"]) * MIB)
     os.environ[LIMIT_MIB] = str(job["memory_limit_mib"])
-    factory: Callable[[Path, Path | None], Answer] = load(job["answerer"])
-    answer = factory(Path(job["silo"]), Path(job["bundle"]) if job["bundle"] else None)
+    silo, bundle = Path(job["silo"]), Path(job["bundle"]) if job["bundle"] else None
+    factory: Callable[..., Answer] = load(job["answerer"])
+    if bundle is not None and job["sandbox"] != "off" and has_code(bundle):
+        # Forked before anything is opened, the environment included.
+        wall = Wall(fork_worker(bundle, silo), bundle)
+        _take_environment(descriptors[4])
+        answer = factory(silo, bundle, wall.compute)
+    else:
+        _take_environment(descriptors[4])
+        answer = factory(silo, bundle)
     question, reply = (Files(descriptors[at], Spool(descriptors[at + 1])) for at in (0, 2))
     write_parcel(reply, answer(read_parcel(question, mapped=True)))
+
+
+def _take_environment(descriptor: int) -> None:
+    text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    os.environ.update(json.loads(text))
 
 
 def _limit(memory_bytes: int) -> None:

@@ -137,7 +137,7 @@ def test_a_fault_says_only_what_may_travel(cause, code, travels):
         ({"silo": "south"}, "refused"),
         ({"content": "0" * 64}, "invalid_reply"),
         ({"verb": "shout"}, "refused"),
-        ({"protocol": "sing"}, "failed"),
+        ({"protocol": "sing"}, "refused"),
         ({"wire": 99}, "version"),
     ],
     ids=str,

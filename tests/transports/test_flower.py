@@ -34,7 +34,7 @@ ANSWERER = """
 import os, time
 from consilo.wire.parcel import Parcel
 
-def answerer(silo, bundle):
+def answerer(silo, bundle, elsewhere=None):
     def answer(parcel):
         if b"sleep" in parcel.header and b"silo1" in parcel.header:
             time.sleep(30)

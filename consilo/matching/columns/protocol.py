@@ -58,6 +58,7 @@ class Released:
 class FeatureMatch(Protocol[None]):
     """Asks everybody what has been released about columns."""
 
+    runs_job_code = False
     rows = "released"
 
     def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Released]:

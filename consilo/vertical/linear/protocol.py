@@ -63,6 +63,7 @@ class VerticalLinear(VerticalTraining):
             ``protocol.rounds`` limits the exchanges.
     """
 
+    runs_job_code = False
     label_verbs: ClassVar[tuple[str, ...]] = ("start", "combine", "judge")
     feature_verbs: ClassVar[tuple[str, ...]] = ("directions", "keep_part")
     settings: LinearSettings

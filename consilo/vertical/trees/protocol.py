@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class VerticalTrees(PlainTrees):
     """Boosted trees over the columns of several silos; see the module of each kind."""
 
+    runs_job_code = False
+
     @classmethod
     def from_job(cls, job: Job) -> Self:
         """Return the protocol with a job's settings: the one that its ``histograms`` ask for."""

@@ -18,7 +18,7 @@ ANSWERER = """
 import os, sys, time
 from consilo.wire.parcel import Parcel
 
-def answerer(silo, bundle):
+def answerer(silo, bundle, elsewhere=None):
     def answer(parcel):
         order = parcel.header.decode()
         if order == "echo":
