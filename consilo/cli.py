@@ -123,7 +123,9 @@ def main() -> None:
     try:
         build()()
     except ConsiloError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from consilo.wire.printable import printable_lines
+
+        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

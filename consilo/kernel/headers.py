@@ -7,7 +7,6 @@ it to a silo that knows nothing newer; a silo answers it where its policy allows
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,20 +17,49 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo.contracts.contract import Contract
 from consilo.errors import ReplyInvalid, VersionUnsupported
 from consilo.jobs.job import Job
+from consilo.wire.json_text import read_json
 from consilo.wire.parcel import Fault, Parcel
 from consilo.wire.payload import canonical_json, digest
+from consilo.wire.printable import is_plain, printable
 from consilo.wire.signing import is_signed, sign
 
 WIRE_VERSION = 3
 WIRE_VERSIONS = (1, 2, 3)
 """What this release speaks: its own version and those before."""
 
+MAX_LIFE_S = 24 * 3600.0
+"""How long a request may be answered; a silo takes none that was signed for longer."""
+MAX_HEADER_BYTES = 1024 * 1024
+"""Of a request: a cohort of thousands with their attestations."""
 _MAX_CODE = 40
 _MAX_REASON = 2000
-_MAX_NAMES = 100_000
+_MAX_NAMES = 10_000
+_MAX_NAME = 64
 _MAX_REPLY_BYTES = 64 * 1024
+_MOST = {
+    "run_id": 128,
+    "scope": 200,
+    "content": 64,
+    "silo": _MAX_NAME,
+    "protocol": 200,
+    "verb": _MAX_NAME,
+    "head": 64,
+    "signature": 128,
+}
+"""Characters of a request's texts, all of which must be printable."""
+_MOST_OF_RUN = {
+    "run_id": 128,
+    "job": _MAX_NAME,
+    "job_digest": 64,
+    "contract": 128,
+    "contract_digest": 64,
+    "purpose": _MAX_NAME,
+    "bundle": 64,
+}
+_MAX_WORD = 128
+"""Characters of an attestation: a signature."""
 _ATTENDS = "attends"
-_TEXTS = ("run_id", "scope", "content", "silo", "protocol", "verb", "head", "signature")
+_NOT_PLAIN = "is too long, or has signs that are not printable"
 
 
 @dataclass(frozen=True)
@@ -103,6 +131,8 @@ class Manifest:
                 kinds = (int, float, type(None))
             if type(found) not in kinds:
                 raise ReplyInvalid("a request's manifest has a field of the wrong type")
+            if isinstance(found, str) and not is_plain(found, most=_MOST_OF_RUN[name]):
+                raise ReplyInvalid(f"'{name}' of a request's manifest {_NOT_PLAIN}")
         return manifest
 
 
@@ -215,7 +245,7 @@ class Header(_Signed):
             VersionUnsupported: where the coordinator speaks a wire version that we do not.
             ReplyInvalid: where it is no header.
         """
-        fields = _fields(data)
+        fields = _fields(data, most=MAX_HEADER_BYTES)
         wire = fields.get("wire")
         if type(wire) is not int or wire not in WIRE_VERSIONS:
             older = type(wire) is int and wire < WIRE_VERSIONS[0]
@@ -238,11 +268,20 @@ class Header(_Signed):
             and isinstance(attestations, dict)
             and len(attestations) <= _MAX_NAMES
             and all(isinstance(each, str) for each in (*cohort, *attestations.values()))
-            and all(isinstance(getattr(header, name), str) for name in _TEXTS)
+            and all(isinstance(getattr(header, name), str) for name in _MOST)
             and type(header.round) is int
             and all(_is_time(each) for each in (header.issued, header.expires))
         ):
             raise ReplyInvalid("a request's header has a field of the wrong type")
+        for name, most in _MOST.items():
+            if not is_plain(getattr(header, name), most=most):
+                raise ReplyInvalid(f"'{name}' of a request's header {_NOT_PLAIN}")
+        names, words = (*cohort, *attestations), attestations.values()
+        if len(cohort) > _MAX_NAMES or not (
+            all(is_plain(each, most=_MAX_NAME) for each in names)
+            and all(is_plain(each, most=_MAX_WORD) for each in words)
+        ):
+            raise ReplyInvalid(f"the names of silos in a request's header: one {_NOT_PLAIN}")
         return header
 
 
@@ -289,9 +328,7 @@ class ReplyHeader(_Signed):
         Raises:
             ReplyInvalid: where it is no reply header of a version that we speak.
         """
-        if len(data) > _MAX_REPLY_BYTES:
-            raise ReplyInvalid(f"a reply's header has {len(data)} bytes")
-        fields = _fields(data)
+        fields = _fields(data, most=_MAX_REPLY_BYTES)
         try:
             reply = cls(**fields)
         except TypeError:
@@ -308,8 +345,8 @@ class ReplyHeader(_Signed):
     @property
     def fault(self) -> Fault:
         """Why there is no answer, in words that can be shown: cut, and without control signs."""
-        code = _printable(self.code)[:_MAX_CODE] or "failed"
-        return Fault(code, _printable(self.reason)[:_MAX_REASON])
+        code = printable(self.code, most=_MAX_CODE) or "failed"
+        return Fault(code, printable(self.reason, most=_MAX_REASON))
 
 
 def attestation(key: Ed25519PrivateKey, manifest: Manifest, silo: str) -> str:
@@ -340,20 +377,13 @@ def _is_time(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
-def _printable(text: str) -> str:
-    """Return a silo's words without what would move a terminal's cursor."""
-    return "".join(each if each.isprintable() else " " for each in text)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _fields(data: bytes) -> dict[str, Any]:
+def _fields(data: bytes, *, most: int) -> dict[str, Any]:
     try:
-        fields = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise ReplyInvalid("a header is not JSON") from None
+        fields = read_json(data, max_bytes=most)
+    except (ValueError, RecursionError) as cause:
+        # The parser's own words may repeat what it read; ours are counts.
+        why = f" of {most} bytes at most" if len(data) > most else ""
+        raise ReplyInvalid(f"a header is not JSON{why} ({type(cause).__name__})") from None
     if not isinstance(fields, dict):
         raise ReplyInvalid("a header is not a JSON object")
     return fields

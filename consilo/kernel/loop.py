@@ -20,7 +20,14 @@ from consilo.jobs.job import Job
 from consilo.jobs.quorum import Deadline
 from consilo.kernel import brief
 from consilo.kernel.federation import Federation
-from consilo.kernel.headers import WIRE_VERSION, Header, Manifest, ReplyHeader, attests
+from consilo.kernel.headers import (
+    MAX_LIFE_S,
+    WIRE_VERSION,
+    Header,
+    Manifest,
+    ReplyHeader,
+    attests,
+)
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
 from consilo.kernel.verbs import Verb
@@ -311,7 +318,7 @@ class Kernel:
             manifest=self.manifest,
             attestations={n: w for n, w in self._attestations.items() if n in cohort},
             issued=now,
-            expires=now + deadline_s + _MARGIN_S,
+            expires=now + min(deadline_s + _MARGIN_S, MAX_LIFE_S),
             head=self._head(),
         )
         parcels: dict[str, Parcel] = {}

@@ -80,9 +80,11 @@ def answerer(
     def answer(parcel: Parcel) -> Parcel:
         started = clock()
         header: Header | None = None
+        verified: Header | None = None
         try:
             header = Header.decode(parcel.header)
             host.gate.verify(header)
+            verified = header
             known = host.memory.remembered(header.step_id)
             if known is not None:
                 host.gate.repeated(header)
@@ -111,12 +113,14 @@ def answerer(
                 log.warning(said, step, fault.code, cause)
             else:
                 log.exception(said, step, fault.code, cause)
-            return _refusal(host, header, fault)
+            return _refusal(host, header, verified, fault)
 
     return answer
 
 
-def _refusal(host: SiloHost, header: Header | None, fault: Fault) -> Parcel:
+def _refusal(
+    host: SiloHost, header: Header | None, verified: Header | None, fault: Fault
+) -> Parcel:
     """Return the signed parcel that says why there is no answer."""
     reply = ReplyHeader(
         "" if header is None else header.step_id,
@@ -128,7 +132,7 @@ def _refusal(host: SiloHost, header: Header | None, fault: Fault) -> Parcel:
         manifest="" if header is None else header.manifest.digest,
         wire=WIRE_VERSION if header is None else header.wire,
     )
-    return Parcel(host.gate.sign(header, reply, {}).encode(), b"")
+    return Parcel(host.gate.sign(verified, reply, {}).encode(), b"")
 
 
 def disclose(cause: Exception) -> Fault:

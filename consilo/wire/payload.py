@@ -17,9 +17,11 @@ import numpy as np
 
 from consilo.errors import ReplyInvalid
 from consilo.wire.buffers import Body, Pieces, Spool, sha256, whole
+from consilo.wire.json_text import read_json
 
 _MARK = "$array"
-_MAX_HEADER_BYTES = 64 * 1024 * 1024
+MAX_HEAD_BYTES = 1024 * 1024
+"""Of the names, shapes and plain values of a payload; what is large travels as an array."""
 _VIEW_BYTES = 64 * 1024
 _SIZES = (1, 2, 4, 8)
 _NOT_A_PAYLOAD = (
@@ -48,7 +50,8 @@ def pack(payload: Mapping[str, Any]) -> bytes:
 
     Raises:
         ValueError: for a value that cannot travel: another type, a float that is NaN or infinite
-            outside an array, a key that is not a string.
+            outside an array, a key that is not a string; or where all but the arrays has more
+            than `MAX_HEAD_BYTES`.
 
     >>> unpack(pack({"params": {"w": np.ones(2, np.float32)}, "round": 3}))
     {'params': {'w': array([1., 1.], dtype=float32)}, 'round': 3}
@@ -70,6 +73,11 @@ def pack_pieces(payload: Mapping[str, Any]) -> Pieces:
         parts.append(value.reshape(-1).view(np.uint8))
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEAD_BYTES:
+        raise ValueError(
+            f"names, shapes and plain values of {len(text)} bytes cannot travel, at most "
+            f"{MAX_HEAD_BYTES}; put what is large into arrays"
+        )
     return Pieces(len(text).to_bytes(8, "little") + text, *parts)
 
 
@@ -85,10 +93,11 @@ def unpack(body: Body) -> dict[str, Any]:
     try:
         buffer = whole(body)
         size = int.from_bytes(buffer[:8], "little")
-        if not 2 <= size <= min(len(buffer) - 8, _MAX_HEADER_BYTES):
+        if not 2 <= size <= min(len(buffer) - 8, MAX_HEAD_BYTES):
             raise ValueError("the header's length does not fit")
-        head = json.loads(bytes(buffer[8 : 8 + size]))
-        plain = json.loads(head.pop("__metadata__")["payload"], parse_constant=_no_constant)
+        head = read_json(bytes(buffer[8 : 8 + size]), max_bytes=MAX_HEAD_BYTES)
+        text = head.pop("__metadata__")["payload"].encode()
+        plain = read_json(text, max_bytes=MAX_HEAD_BYTES)
         restored = _restore(plain, _arrays(head, buffer[8 + size :]))
         if not isinstance(restored, dict):
             raise ValueError("not a mapping")
@@ -130,10 +139,6 @@ def digest(value: Any) -> str:
     if isinstance(value, bytes | bytearray | memoryview | Pieces | Spool):
         return sha256(value)
     return hashlib.sha256(canonical_json(value)).hexdigest()
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _strip(value: Any, arrays: dict[str, np.ndarray[Any, Any]], path: str) -> Any:

@@ -15,6 +15,9 @@ Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Digest = Annotated[str, typer.Argument(help="SHA-256 of the bundle, or how it begins.")]
 
+_MAX_SHOWN = 3000
+"""Characters of one line of the log; ``--json`` has all of it."""
+
 audit_app = group("Read and verify the silo's audit log.")
 
 
@@ -94,6 +97,7 @@ def audit_show(
     Example: consilo silo audit show --last 50 --dir silos/cleveland
     """
     from consilo.record.chain import read
+    from consilo.wire.printable import printable
 
     path = directory / "audit.jsonl"
     entries = read(path)[-last:] if path.exists() else []
@@ -101,7 +105,8 @@ def audit_show(
         print(json.dumps({"entries": entries}))
         return
     for entry in entries:
-        print(f"{entry['time']}  {entry['kind']:<9} {_line(entry['kind'], entry['body'])}")
+        said = f"{entry['time']}  {entry['kind']:<9} {_line(entry['kind'], entry['body'])}"
+        print(printable(said, most=_MAX_SHOWN))
 
 
 @audit_app.command("verify")

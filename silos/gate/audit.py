@@ -7,6 +7,7 @@ rewrite its history unnoticed (`consilo.record.crosscheck`).
 
     asked      a request with its decision: allowed, refused (code, reason) or repeated
     answered   a reply: its status, the fields with their sizes, the SHA-256 of its body
+    folded     how many lines about requests that were not verified are left out before this one
     bundle     code that was refused or approved
     ledger     the newest hash of the privacy ledger, at the end of a run
     histograms people here released noisy histograms of a data set, and what that cost
@@ -27,6 +28,9 @@ from consilo.errors import Refused
 from consilo.kernel.headers import Header, ReplyHeader
 from consilo.record.chain import Chain
 from consilo.wire.payload import digest, pack_pieces
+from consilo.wire.printable import printable
+
+_MAX_REASON = 2000
 
 
 def audit_log(directory: Path) -> Chain:
@@ -51,7 +55,7 @@ def asked(
         consent: counts of it that belong to the decision.
     """
     manifest = header.manifest
-    why = {} if cause is None else {"code": cause.code, "reason": str(cause)}
+    why = {} if cause is None else {"code": cause.code, "reason": _shown(str(cause))}
     return chain.append(
         "asked",
         run=header.run_id,
@@ -75,9 +79,33 @@ def asked(
     )
 
 
+def asked_by_stranger(chain: Chain, header: Header, cause: Refused) -> str:
+    """Note a request that is not the coordinator's for now: what it said of itself, in brief.
+
+    Nobody vouches for a word of it, so its cohort, which may be long, is counted only.
+    """
+    manifest = header.manifest
+    return chain.append(
+        "asked",
+        run=header.run_id,
+        step=header.step_id,
+        scope=header.scope,
+        protocol=header.protocol,
+        verb=header.verb,
+        num_cohort=len(header.cohort),
+        job=manifest.job,
+        manifest=manifest.digest,
+        coordinator_head=header.head,
+        wire=header.wire,
+        decision="refused",
+        code=cause.code,
+        reason=_shown(str(cause)),
+    )
+
+
 def answered(chain: Chain, reply: ReplyHeader, fields: Mapping[str, Any]) -> str:
     """Note a reply before it leaves; return the line's hash."""
-    why = {"code": reply.code, "reason": reply.reason} if reply.status == "fault" else {}
+    why = {"code": reply.code, "reason": _shown(reply.reason)} if reply.status == "fault" else {}
     return chain.append(
         "answered",
         step=reply.step_id,
@@ -86,6 +114,10 @@ def answered(chain: Chain, reply: ReplyHeader, fields: Mapping[str, Any]) -> str
         fields={name: _about(value) for name, value in fields.items()},
         **why,
     )
+
+
+def _shown(reason: str) -> str:
+    return printable(reason, most=_MAX_REASON)
 
 
 def _about(value: Any) -> dict[str, Any]:

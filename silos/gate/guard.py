@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from consilo.contracts.contract import Contract
 from consilo.errors import BundleNotApproved, Refused
 from consilo.jobs.job import Job
 from consilo.jobs.joint import JointJob
-from consilo.kernel.headers import Header, Manifest, ReplyHeader, attestation, attests
+from consilo.kernel.headers import (
+    MAX_LIFE_S,
+    Header,
+    Manifest,
+    ReplyHeader,
+    attestation,
+    attests,
+)
 from consilo.kernel.protocol import RowsUsed
 from consilo.kernel.verbs import Asked
 from consilo.protocols.names import declaration_of
@@ -99,7 +107,7 @@ class Guard:
         try:
             self._verify(header)
         except Refused as cause:
-            audit.asked(self.log, header, "refused", cause)
+            self._note_stranger(partial(audit.asked_by_stranger, self.log, header, cause))
             raise
 
     def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
@@ -131,8 +139,17 @@ class Guard:
         """Note what leaves, and sign it; a silo that answers well attests to its part in the run.
 
         The attestation is given only once a request passed: a refusal is no part in a run.
+
+        Args:
+            header: the request, verified; None where it was not, or was none.
+            reply: what is said of the answer.
+            fields: what leaves.
         """
-        head = audit.answered(self.log, reply, fields)
+        if header is None:
+            self._note_stranger(partial(audit.answered, self.log, reply, fields))
+            head = self.log.head
+        else:
+            head = audit.answered(self.log, reply, fields)
         word = ""
         if header is not None and reply.status == "ok":
             word = attestation(self.identity.key, header.manifest, self.name)
@@ -147,6 +164,14 @@ class Guard:
         self.log.append("ledger", run=run_id, head=self.ledger.head)
         self.store.conclude(run_id)
         self.run_state.end(run_id)
+
+    def _note_stranger(self, note: Callable[[], str]) -> None:
+        """Note what somebody unverified brought about; where there is much of it, only count it."""
+        is_written, folded = self.store.admit_stranger(at=self.now())
+        if folded:
+            self.log.append("folded", lines=folded)
+        if is_written:
+            note()
 
     def _use(self, header: Header, job: Job, contract: Contract, asked: Asked) -> _Use:
         """Return which rows a request is about, as its protocol declares them."""
@@ -185,6 +210,12 @@ class Guard:
                 f"the request was signed {header.issued - now:.0f} s in this silo's future; set "
                 "the clocks",
                 code="clock",
+            )
+        if header.expires - header.issued > MAX_LIFE_S:
+            raise Refused(
+                f"the request would be good for {(header.expires - header.issued) / 3600:.0f} h; "
+                f"this silo takes one for {MAX_LIFE_S / 3600:.0f} h at most",
+                code="life",
             )
         if header.expires < now:
             raise Refused("the request's time is over: it is an old one", code="expired")

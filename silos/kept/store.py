@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS replies (
     file TEXT, size INTEGER);
 CREATE TABLE IF NOT EXISTS requests (step_id TEXT PRIMARY KEY, at REAL);
 CREATE INDEX IF NOT EXISTS requests_by_time ON requests (at);
+CREATE TABLE IF NOT EXISTS strangers (
+    place INTEGER PRIMARY KEY CHECK (place = 0), since REAL, written INTEGER, folded INTEGER);
 CREATE TABLE IF NOT EXISTS concluded (run_id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
 """
@@ -34,6 +36,10 @@ _KEPT_BYTES = 1 << 30
 _FILE_BYTES = 1 << 20
 _WRITING_S = 600.0
 _DAY_S = 86_400.0
+_STRANGERS_WITHIN_S = 600.0
+_STRANGERS_LINES = 40
+"""So many lines are written in so many seconds about requests that nobody vouches for: 4 MiB a
+day at most."""
 
 
 def lasting_secret(root: bytes, purpose: str) -> bytes:
@@ -142,6 +148,29 @@ class Store:
         with self._open() as database:
             query = "SELECT count(*) FROM requests WHERE at >= ?"
             return int(database.execute(query, (since,)).fetchone()[0])
+
+    def admit_stranger(self, *, at: float) -> tuple[bool, int]:
+        """Return whether a line about an unverified request may be written, and how many were not.
+
+        Args:
+            at: when, in seconds since 1970.
+
+        Returns:
+            Whether this one may; and how many before it were left out and are to be told of now.
+        """
+        with self._open() as database:
+            row = database.execute("SELECT since, written, folded FROM strangers").fetchone()
+            since, written, folded = row or (at, 0, 0)
+            told = 0
+            # A clock that was set back begins a new time, too.
+            if not 0 <= at - since <= _STRANGERS_WITHIN_S:
+                since, written, folded, told = at, 0, 0, folded
+            is_written = written < _STRANGERS_LINES
+            database.execute(
+                "INSERT OR REPLACE INTO strangers VALUES (0, ?, ?, ?)",
+                (since, written + is_written, folded + (not is_written)),
+            )
+        return is_written, told
 
     def conclude(self, run_id: str) -> None:
         """Remember that a run has ended."""

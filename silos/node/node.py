@@ -57,6 +57,7 @@ from consilo.machine.forks import spawn
 from consilo.machine.reaper import become_subreaper, descendants
 from consilo.membership.keys import load_silo_key
 from consilo.wire.parcel import Fault, Parcel
+from consilo.wire.printable import PrintableFormatter, printable_lines
 from silos.gate.bundles import forget_unpacked, require_approved
 from silos.gate.policy import Limits, Policy
 from silos.membership import enrol
@@ -453,14 +454,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--dir", type=Path, required=True, help="the silo's folder")
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         return run_node(options.dir)
     except ConsiloError as cause:
-        sys.stderr.write(f"{cause}\n")
+        sys.stderr.write(f"{printable_lines(str(cause))}\n")
         return 1
 
 

@@ -9,13 +9,16 @@ folder (`consilo.membership.coordinator`), not by Flower's own.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import importlib
+import resource
 import ssl
 import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,6 +56,8 @@ def start_superlink(
     port: int,
     host: str = "127.0.0.1",
     timeout_s: float = 60.0,
+    head_within_s: float = 10.0,
+    connections: int = 2000,
 ) -> SuperLink:
     """Start a SuperLink with TLS, SuperNode authentication and a database in ``home``.
 
@@ -68,13 +73,22 @@ def start_superlink(
         port: to listen on.
         host: address to bind to.
         timeout_s: how long it may take to come up.
+        head_within_s: how long it waits for a TLS handshake, or for the head of a request.
+        connections: how many it has at once.
     """
     require_flower()
     operator_token(authority.ca_certificate.parent)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)  # models pass through its database
     service = supervisor.start(
         "superlink",
-        superlink_command(home, authority, host=host, port=port),
+        superlink_command(
+            home,
+            authority,
+            host=host,
+            port=port,
+            head_within_s=head_within_s,
+            connections=connections,
+        ),
         log=home / "superlink.log",
         # Objects of megabytes pass through 40 threads; with an arena each, their memory stays.
         env=child_environment(home=home / "flwr", MALLOC_ARENA_MAX="2"),
@@ -85,8 +99,16 @@ def start_superlink(
     return SuperLink(f"{host}:{port}", authority.ca_certificate, service)
 
 
-def superlink_command(home: Path, authority: Authority, *, host: str, port: int) -> list[str]:
-    """Return the command line of the SuperLink."""
+def superlink_command(
+    home: Path,
+    authority: Authority,
+    *,
+    host: str,
+    port: int,
+    head_within_s: float = 10.0,
+    connections: int = 2000,
+) -> list[str]:
+    """Return the command line of the SuperLink; see `start_superlink`."""
     options = {
         "--ssl-ca-certfile": authority.ca_certificate,
         "--ssl-certfile": authority.server_certificate,
@@ -98,7 +120,12 @@ def superlink_command(home: Path, authority: Authority, *, host: str, port: int)
     }
     flat = [str(part) for pair in options.items() for part in pair]
     module = "consilo.transports.flower.superlink"
-    ours = {"--bodies": home.resolve() / "bodies", "--keys": authority.ca_certificate.parent}
+    ours = {
+        "--bodies": home.resolve() / "bodies",
+        "--keys": authority.ca_certificate.parent,
+        "--head-within": head_within_s,
+        "--connections": connections,
+    }
     doors = [str(part) for pair in ours.items() for part in pair]
     return [sys.executable, "-m", module, *doors, "--enable-supernode-auth", *flat]
 
@@ -210,11 +237,21 @@ class NewCertificate:
         return tuple(each.stat().st_mtime_ns for each in self._files)
 
 
+def allow_descriptors(wanted: int) -> None:
+    """Let this process have so many open files and connections, as far as the machine lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main() -> None:
     """Run Flower's SuperLink with a door before it, and a place for large bodies."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--bodies", type=Path, required=True, help="folder for large bodies")
     parser.add_argument("--keys", type=Path, required=True, help="folder of the coordinator's keys")
+    parser.add_argument("--head-within", type=float, required=True, help="seconds for a head")
+    parser.add_argument("--connections", type=int, required=True, help="how many at once")
     options, sys.argv[1:] = parser.parse_known_args()
     require_flower()
     quieten()
@@ -224,6 +261,7 @@ def main() -> None:
     from flwr.superlink import main as application
     from starlette.middleware import Middleware
 
+    from consilo.membership.connections import Connection, Crowd, Limits
     from consilo.membership.coordinator import Coordinator
     from consilo.membership.door import MembershipDoor
     from consilo.membership.gate import Again, Gate, Judge
@@ -262,14 +300,26 @@ def main() -> None:
         key_header=FLEET_HTTP_PUBLIC_KEY_HEADER,
     )
     certificate = NewCertificate(served.authority)
+    limits = Limits(head_s=options.head_within, connections=options.connections)
+    allow_descriptors(2 * limits.connections)
+
+    class Impatient(uvicorn.Server):
+        """A server that waits for a TLS handshake no longer than for a head."""
+
+        async def startup(self, sockets: Any = None) -> None:
+            loop: Any = asyncio.get_running_loop()
+            listen = partial(loop.create_server, ssl_handshake_timeout=limits.head_s)
+            loop.create_server = listen
+            await super().startup(sockets)
 
     class Server:
         """Stands for the module ``uvicorn`` where Flower calls ``uvicorn.run``."""
 
         @staticmethod
         def run(app: Any, **options: Any) -> None:
-            options.update(access_log=False, timeout_graceful_shutdown=2)
-            server = uvicorn.Server(uvicorn.Config(app, **options))
+            http = partial(Connection, limits=limits, crowd=Crowd(limits))
+            options.update(access_log=False, timeout_graceful_shutdown=2, http=http)
+            server = Impatient(uvicorn.Config(app, **options))
             certificate.server = server
             bell.closing = lambda: server.should_exit
             server.run()
