@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from consilo.contracts.contract import Contract
@@ -22,10 +24,12 @@ from consilo.errors import (
 from consilo.jobs.job import Job
 from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
+from consilo.kernel.protocol import Protocol
 from consilo.kernel.roles import SiloHost
+from consilo.kernel.verbs import Asked, Verb
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
-from consilo.protocols.names import declaration_of, find_protocol
+from consilo.protocols.names import asked_of, declaration_of, find_protocol
 from consilo.wire.parcel import Answer, Fault, Parcel
 from consilo.wire.payload import digest, pack, unpack
 
@@ -50,17 +54,20 @@ def answerer(host: SiloHost, *, clock: Callable[[], float] = time.perf_counter) 
             header = Header.decode(parcel.header)
             host.gate.verify(header)
             known = host.memory.remembered(header.step_id)
+            question = _question(header, parcel.body, host, again=known is not None)
             if known is not None:
-                host.gate.repeated(header)
+                host.gate.repeated(header, None if question is None else question.told)
                 host.account.settle(header.step_id)
                 return known
-            fields = _run(header, parcel.body, host)
+            assert question is not None
+            fields, is_private = question.run(host)
             body = pack(fields)
+            seconds = clock() - started
             reply = ReplyHeader(
                 header.step_id,
                 host.name,
                 "ok",
-                seconds=round(clock() - started, 3),
+                seconds=coarse_seconds(seconds) if is_private else round(seconds, 3),
                 content=digest(body),
                 manifest=header.manifest.digest,
                 wire=header.wire,
@@ -117,28 +124,75 @@ def disclose(cause: Exception) -> Fault:
     return Fault("failed", "the silo's computation failed; its own log says why")
 
 
-def _run(header: Header, body: bytes, host: SiloHost) -> dict[str, Any]:
+def coarse_seconds(seconds: float) -> float:
+    """Return a time as it is told where privacy is wanted: up to the next power of two, from 1 on.
+
+    >>> [coarse_seconds(each) for each in (0.02, 1.0, 1.1, 300.0)]
+    [1.0, 1.0, 2.0, 512.0]
+    """
+    return float(2 ** max(0, math.ceil(math.log2(max(seconds, 1.0)))))
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A request, read: what it is about, and the verb that answers it."""
+
+    header: Header
+    payload: Mapping[str, Any]
+    job: Job
+    contract: Contract
+    kind: type[Protocol[Any]]
+    verb: Verb
+
+    @property
+    def asked(self) -> Asked:
+        """What the gate is told of it."""
+        return asked_of(self.header.protocol, self.verb)
+
+    @property
+    def told(self) -> tuple[Job, Contract, Asked]:
+        """What the gate is told of it where it is asked again."""
+        return self.job, self.contract, self.asked
+
+    def run(self, host: SiloHost) -> tuple[dict[str, Any], bool]:
+        """Return the fields that leave, and whether the answer's time is told coarsely."""
+        header, job = self.header, self.job
+        permitted = host.gate.permit(header, job, self.contract, self.asked)
+        protocol = self.kind.from_job(job)
+        view = SiloView(host, job, self.contract, header, permitted)
+        message = Message(self.payload, header.round, header.cohort)
+        with computing(job.threads):
+            found = dict(self.verb.function(protocol, view, message))
+        # What is held back is not even checked: a verb of a bundle may have made it all the same.
+        fields = {name: each for name, each in found.items() if view.admits(name)}
+        self.verb.check(fields, self.payload)
+        return fields, permitted.is_private or job.privacy is not None
+
+
+def _question(header: Header, body: bytes, host: SiloHost, *, again: bool) -> _Question | None:
+    """Return what is asked; None for a step asked again that discloses nothing, such as the end.
+
+    Args:
+        header: verified.
+        body: as it came.
+        host: whose bundle and whose memory of the run's job count.
+        again: whether the step has its answer already.
+    """
     if digest(body) != header.content:
         raise ReplyInvalid("the request's body is not the one its header names")
-    content = unpack(body)
-    told = content if "job" in content else briefed(host, header.manifest)
-    job = Job.from_json(told["job"])
-    contract = Contract.from_json(told["contract"])
     kind = find_protocol(header.protocol, host.search_path)
     verb = kind.verbs().get(header.verb)
     if verb is None:
         raise Refused(f"protocol '{header.protocol}' has no verb '{header.verb}'", code="verb")
+    if again and not verb.replies:
+        return None
+    content = unpack(body)
+    told = content if "job" in content else briefed(host, header.manifest)
+    job = Job.from_json(told["job"])
     if declaration_of(header.protocol).only_by_its_job and header.protocol != job.algorithm:
         raise Refused(
             f"the job is one of {job.algorithm}, in which '{header.protocol}' is not asked",
             code="verb",
         )
-    host.gate.permit(header, job, contract, verb.asked)
-    protocol = kind.from_job(job)
-    view = SiloView(host, job, contract, header)
-    payload = content["payload"]
-    message = Message(payload, header.round, header.cohort)
-    with computing(job.threads):
-        fields = dict(verb.function(protocol, view, message))
-    verb.check(fields, payload)
-    return fields
+    contract = Contract.from_json(told["contract"])
+    return _Question(header, content["payload"], job, contract, kind, verb)
