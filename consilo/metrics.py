@@ -43,7 +43,7 @@ def accuracy(labels: Array, predicted: Array) -> float:
 
 def log_loss(labels: Array, logits: Array) -> float:
     """Return the mean negative log likelihood; logits are (n,) for two classes, else (n, k)."""
-    return float(np.mean(_row_log_losses(labels, logits))) if len(labels) else math.nan
+    return float(np.mean(row_log_losses(labels, logits))) if len(labels) else math.nan
 
 
 def roc_auc(labels: Array, scores: Array) -> float:
@@ -101,7 +101,7 @@ def tally(kind: TaskKind, outputs: Array, targets: Array) -> Tally:
             "target_square_sum": float(np.sum(wide**2)),
         }
     labels = np.asarray(targets).astype(np.int64)
-    losses = _row_log_losses(labels, outputs)
+    losses = row_log_losses(labels, outputs)
     if kind == "multiclass":
         predicted = np.argmax(outputs, axis=1) if len(labels) else labels
     else:
@@ -146,7 +146,10 @@ def merge(tallies: Iterable[Mapping[str, float | Array]]) -> Tally:
 
 
 def metrics_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
-    """Return the metrics that a tally determines; one that is undefined is left out."""
+    """Return the metrics that a tally determines; one that is undefined is left out.
+
+    Of noisy sums (``noise_variance`` is among them) each is kept where an exact one would lie.
+    """
     metrics: dict[str, float] = {}
     num_rows = _number(sums, "n")
     if num_rows > 0 and "correct" in sums:
@@ -158,7 +161,7 @@ def metrics_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
         )
     num_values = _number(sums, "values")
     if num_values > 0:
-        squared_error = _number(sums, "squared_error_sum")
+        squared_error = max(0.0, _number(sums, "squared_error_sum"))
         metrics["rmse"] = math.sqrt(squared_error / num_values)
         metrics["mae"] = _number(sums, "absolute_error_sum") / num_values
         mean = _number(sums, "target_sum") / num_values
@@ -171,9 +174,16 @@ def metrics_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
             name = entry.removeprefix(_CUSTOM_SUM)
             rows = _number(sums, _CUSTOM_ROWS + name)
             metrics[name] = _number(sums, entry) / rows if rows > 0 else math.nan
+    if "noise_variance" in sums:
+        for name in metrics:
+            metrics[name] = min(
+                max(metrics[name], _LEAST.get(name, 0.0)), _MOST.get(name, math.inf)
+            )
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
+_MOST = {"accuracy": 1.0, "roc_auc": 1.0, "r2": 1.0}
+_LEAST = {"r2": -math.inf}
 _NAN = math.nan
 
 
@@ -185,7 +195,8 @@ def _histogram_auc(negative: Array, positive: Array) -> float:
     return float(np.sum(positive * (below + negative / 2.0))) / pairs
 
 
-def _row_log_losses(labels: Array, logits: Array) -> Array:
+def row_log_losses(labels: Array, logits: Array) -> Array:
+    """Return each row's negative log likelihood; see `log_loss`."""
     wide = _wide(logits)
     index = np.asarray(labels).astype(np.int64)
     if wide.ndim == 1:

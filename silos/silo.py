@@ -145,7 +145,7 @@ class Silo:
         if classes is None:
             given = self.policy.disclosures
             classes = frozenset(each for each in given if given[each] is not False)
-        return classes or frozenset(Disclosure)
+        return frozenset(map(Disclosure, classes or Disclosure))
 
     @property
     def signing_key(self) -> str:

@@ -112,7 +112,12 @@ class CheckReport(_Travels):
         if self.passed:
             told = _sentence(self.warnings)
             return f"keeps {self.contract}" + (f"; warnings: {told}" if told else "")
-        return f"breaks {self.contract}: {_sentence(self.failures)}"
+        why = _sentence(self.failures)
+        return f"breaks {self.contract}" + (f": {why}" if why else "; its own report says how")
+
+    def bare(self) -> Self:
+        """Return the report with its verdict alone."""
+        return self.model_copy(update={"findings": ()})
 
     def to_json(self) -> str:
         """Return the report as JSON."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from consilo import metrics as figures
+from consilo.horizontal.private_figures import judged_privately
 from consilo.horizontal.tally import tally
-from consilo.horizontal.training import TrainState, as_arrays, loaded, request
+from consilo.horizontal.training import TrainState, judged, loaded, request
 from consilo.jobs.job import Job
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
-from consilo.kernel.verbs import Disclosure, count, numbers, verb
+from consilo.kernel.verbs import Disclosure, FromRows, count, numbers, verb
 from consilo.kernel.view import Message, SiloView
 
 
@@ -56,21 +57,26 @@ class Evaluation(Protocol[None]):
         )
         fields = {name: reply.fields for name, reply in answers.replies.items()}
         return Evaluated(
-            figures.metrics_of(figures.merge(each["tally"] for each in fields.values())),
-            {name: dict(each["metrics"]) for name, each in fields.items()},
+            figures.metrics_of(figures.merge(each.get("tally", {}) for each in fields.values())),
+            {name: dict(each.get("metrics", {})) for name, each in fields.items()},
             {name: each["num_examples"] for name, each in fields.items()},
         )
 
     @verb(
         "evaluate",
         replies={
-            "metrics": numbers(Disclosure.METRIC),
-            "tally": tally(),
-            "num_examples": count(Disclosure.STATISTIC),
+            "metrics": numbers(
+                Disclosure.METRIC, optional=True, rows=FromRows.FIGURES, held_out=True
+            ),
+            "tally": tally(rows=FromRows.FIGURES),
+            "num_examples": count(Disclosure.STATISTIC, rows=FromRows.NONE),
         },
     )
     def evaluate(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return the model's figures on this silo's held-out rows."""
         learner, rows = loaded(silo, message.payload)
-        measured, sums = learner.evaluate(rows.test)
-        return {"metrics": measured, "tally": as_arrays(sums), "num_examples": len(rows.test)}
+        if silo.job.privacy is None:
+            found = judged(silo, learner, rows)
+        else:
+            found = judged_privately(silo, learner, rows)
+        return {**found, "num_examples": len(rows.test)}

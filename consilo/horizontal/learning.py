@@ -19,6 +19,8 @@ from consilo.privacy.accounting import HistoryRow, noise_multiplier
 from consilo.privacy.curve import Keep, afresh, keep_ahead, kept_spend
 from consilo.privacy.dpsgd import DPHook
 
+FIGURES = "gaussian_figures"
+"""What the ledger calls an evaluation on held-out rows."""
 _SLACK = 1e-6
 """Relative; what summing the same history in another order may add to ε."""
 
@@ -103,7 +105,9 @@ def private_fit(
     besides: list[HistoryRow] = []
     if privacy.statistics_epsilon is not None:
         booked = silo.account.reserved(silo.header.run_id)
-        besides = [row for mechanism, row in booked if mechanism != "dp_sgd"]
+        besides = [row for mechanism, row in booked if mechanism not in ("dp_sgd", FIGURES)]
+    if privacy.metrics_epsilon is not None:  # what the evaluation at the end will cost
+        besides.append((figures_noise(silo.kept_number, privacy), 1.0, 1))
     sigma = training_noise(
         silo.kept_number,
         job,
@@ -170,8 +174,18 @@ def training_noise(
 def statistics_noise(keep: Keep, privacy: Privacy) -> float:
     """Return the noise multiplier of one question about statistics."""
     assert privacy.statistics_epsilon is not None
+    return _noise_of_one(keep, privacy, privacy.statistics_epsilon)
+
+
+def figures_noise(keep: Keep, privacy: Privacy) -> float:
+    """Return the noise multiplier of one evaluation on held-out rows."""
+    assert privacy.metrics_epsilon is not None
+    return _noise_of_one(keep, privacy, privacy.metrics_epsilon)
+
+
+def _noise_of_one(keep: Keep, privacy: Privacy, epsilon: float) -> float:
     settings: dict[str, Any] = {
-        "target_epsilon": privacy.statistics_epsilon,
+        "target_epsilon": epsilon,
         "delta": privacy.delta,
         "sample_rate": 1.0,
         "steps": 1,

@@ -27,12 +27,13 @@ from consilo.jobs.job import Job
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
-from consilo.kernel.verbs import Disclosure, count, tensors, verb
+from consilo.kernel.verbs import Disclosure, FromRows, count, tensors, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.privacy.noise import SecretStream
 from consilo.privacy.sums import Sums, noisy_histogram
 
 STATISTIC = Disclosure.STATISTIC
+NOISY = FromRows.STATISTICS
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,6 @@ class Statistics(Protocol[None]):
     """
 
     runs_job_code = False
-    is_statistics = True
 
     def __init__(self, bins: int = 0, *, moments: bool = True) -> None:
         self.bins = bins
@@ -116,7 +116,11 @@ class Statistics(Protocol[None]):
         columns = encoding.numeric
         wanted = _templates(encoding, moments=self.moments)
         answers = yield Ask(cohort, "moments", wanted, quorum=quorum)
-        parts = {name: reply.fields for name, reply in answers.replies.items()}
+        parts = {
+            name: reply.fields
+            for name, reply in answers.replies.items()
+            if "moments" in reply.fields or not self.moments
+        }
         merged: Moments | None = None
         for fields in parts.values() if self.moments else ():
             part = Moments(**{key: fields["moments"][key] for key in ("count", "mean", "m2")})
@@ -138,7 +142,7 @@ class Statistics(Protocol[None]):
             moments,
             {name: fields["rows"] for name, fields in parts.items()},
             {
-                name: tuple(int(each) for each in fields["classes"].get("counts", ()))
+                name: tuple(int(each) for each in fields.get("classes", {}).get("counts", ()))
                 for name, fields in parts.items()
             },
             edges,
@@ -149,14 +153,16 @@ class Statistics(Protocol[None]):
     @verb(
         "moments",
         replies={
-            "moments": tensors(STATISTIC, like="moments"),
-            "classes": tensors(STATISTIC, like="classes"),
-            "rows": count(STATISTIC),
+            "moments": tensors(STATISTIC, like="moments", optional=True, rows=NOISY),
+            "classes": tensors(STATISTIC, like="classes", optional=True, rows=NOISY),
+            "rows": count(STATISTIC, rows=FromRows.NONE),
         },
     )
     def silo_moments(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return the number of this silo's training rows and, if asked, the features' moments."""
         encoding = Encoding.plan(silo.contract, silo.job)
+        if message.payload["moments"]:
+            silo.require_admitted("moments")
         if private_statistics(silo):
             return _private_moments(silo, encoding, moments=bool(message.payload["moments"]))
         part: Moments | None = None
@@ -172,9 +178,10 @@ class Statistics(Protocol[None]):
                 counts += np.bincount(codes, minlength=len(encoding.classes))
         moments = {} if part is None else {"count": part.count, "mean": part.mean, "m2": part.m2}
         classes = {"counts": counts} if encoding.classes else {}
+        silo.require_floor(STATISTIC, num_rows)
         return {"moments": moments, "classes": classes, "rows": num_rows}
 
-    @verb("histogram", replies={"counts": tensors(STATISTIC, like="counts")})
+    @verb("histogram", replies={"counts": tensors(STATISTIC, like="counts", rows=NOISY)})
     def silo_histogram(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return counts per bin of this silo's training rows."""
         encoding = Encoding.plan(silo.contract, silo.job)
@@ -187,14 +194,15 @@ class Statistics(Protocol[None]):
         low, high = ranges_of(silo, encoding) if private else (None, None)
         for block in training_blocks(silo, encoding):
             raw = encoding.raw_numeric(block)
+            num_rows += len(raw)
             if private:
                 mark.update(raw.tobytes())
-                num_rows += len(raw)
                 raw = np.clip(raw, low, high)
             for place, (name, each) in enumerate(edges.items()):
                 values = raw[:, place]
                 bins = np.searchsorted(each[1:-1], values[~np.isnan(values)], side="right")
                 counts[name] += np.bincount(bins, minlength=len(each) - 1)
+        silo.require_floor(STATISTIC, num_rows)
         if private and counts:
             sigma, stream = reserve_noise(silo, "gaussian_histogram", mark.hexdigest(), num_rows)
             counts = noisy_histogram(counts, sigma, stream)
@@ -253,6 +261,7 @@ def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> di
             mark.update(codes.tobytes())
         mark.update(values.tobytes())
         sums = sums.plus(Sums.of(values, low=low, high=high, codes=codes, num_classes=num_classes))
+    silo.require_floor(STATISTIC, sums.rows)
     reply: dict[str, Any] = {"moments": {}, "classes": {}, "rows": sums.rows}
     if sums.vector.size:
         sigma, stream = reserve_noise(silo, "gaussian_sums", mark.hexdigest(), sums.rows)

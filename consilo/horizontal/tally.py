@@ -8,20 +8,27 @@ from typing import Any
 import numpy as np
 
 from consilo.errors import ReplyInvalid
-from consilo.kernel.verbs import Disclosure, Field, check_arrays
+from consilo.kernel.verbs import Disclosure, Field, FromRows, check_arrays
 from consilo.metrics import NUM_BINS
 
 
-def tally(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
-    """Sums over rows from which `consilo.metrics` computes figures of merit."""
-    return Field(disclosure, _check)
+def tally(*, rows: FromRows = FromRows.EXACT) -> Field:
+    """Sums over held-out rows from which `consilo.metrics` computes figures of merit.
+
+    Args:
+        rows: how exact they are.
+    """
+    return Field(Disclosure.METRIC, _check, optional=True, rows=rows, held_out=True)
 
 
 def _check(name: str, value: Any, payload: Mapping[str, Any]) -> None:
     check_arrays(name, value, payload)
+    noisy = "noise_variance" in value
     for key, item in value.items():
         if item.shape != ((NUM_BINS,) if key in ("scores_0", "scores_1") else ()):
             raise ReplyInvalid(f"{name}: '{key[:40]}' has the shape {list(item.shape)}")
+        if item.size and noisy and key not in ("n", "values"):
+            continue
         signed = key == "target_sum" or key.startswith("metric_sum/")
         whole = key in ("n", "values", "correct")
         if (not signed and (item < 0).any()) or (whole and item != np.floor(item)):

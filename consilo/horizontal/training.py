@@ -24,7 +24,7 @@ from consilo.jobs.model_job import ModelJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Checkpoint, Publish, Reply, Step
-from consilo.kernel.verbs import Disclosure, count, number, numbers, tensors, verb
+from consilo.kernel.verbs import Disclosure, FromRows, count, number, numbers, tensors, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
 from consilo.learners.torch_learner import FitHook, TorchLearner
@@ -75,14 +75,17 @@ class TrainState:
 
 
 TRAIN_REPLIES = {
-    "delta": tensors(Disclosure.UPDATE, like="params"),
-    "num_examples": count(Disclosure.STATISTIC),
+    "delta": tensors(Disclosure.UPDATE, like="params", rows=FromRows.TRAINING),
+    "num_examples": count(Disclosure.STATISTIC, rows=FromRows.NONE),
     "loss": number(Disclosure.METRIC, optional=True),
-    "metrics": numbers(Disclosure.METRIC),
+    "metrics": numbers(Disclosure.METRIC, optional=True, held_out=True),
     "tally": tally(),
-    "epsilon": number(Disclosure.STATISTIC, optional=True),
-    "epsilon_bound": number(Disclosure.STATISTIC, optional=True),
+    "epsilon": number(Disclosure.STATISTIC, optional=True, rows=FromRows.NONE),
+    "epsilon_bound": number(Disclosure.STATISTIC, optional=True, rows=FromRows.NONE),
 }
+"""What a silo answers to ``train``. The number of rows is public. A private job's rounds carry no
+figures of merit: those of its finished model are paid for once (`consilo.horizontal.evaluation`).
+"""
 
 
 class Training(Protocol[TrainState]):
@@ -177,7 +180,10 @@ def train_locally(
         hooks: what the protocol adds to the training.
     """
     learner, rows = loaded(silo, message.payload)
-    measured, sums = learner.evaluate(rows.test)
+    silo.require_floor(Disclosure.UPDATE, len(rows.train))
+    figures_here: Mapping[str, Any] = {}
+    if silo.job.privacy is None:
+        figures_here = judged(silo, learner, rows)
     before = select(learner.parameters(), learner.updatable)
     extra: dict[str, float] = {}
     if silo.job.privacy is None:
@@ -196,10 +202,22 @@ def train_locally(
     return {
         "delta": delta,
         "num_examples": len(rows.train),
-        "metrics": measured,
-        "tally": as_arrays(sums),
+        **figures_here,
         **extra,
     }
+
+
+def judged(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[str, Any]:
+    """Return the exact figures of a model on held-out rows: ``metrics`` and ``tally``.
+
+    Empty where the silo's policy keeps them back, or wants them made of more rows than there are.
+    """
+    wanted = [name for name in ("metrics", "tally") if silo.admits(name)]
+    if not wanted or not silo.has_floor(Disclosure.METRIC, len(rows.test)):
+        return {}
+    measured, sums = learner.evaluate(rows.test)
+    found = {"metrics": measured, "tally": as_arrays(sums)}
+    return {name: found[name] for name in wanted}
 
 
 def loaded(silo: SiloView, payload: Mapping[str, Any]) -> tuple[TorchLearner, Rows]:
@@ -227,14 +245,14 @@ def report(state: TrainState, replies: Mapping[str, Reply]) -> dict[str, Any]:
         name: {
             "num_examples": reply.fields["num_examples"],
             "loss": reply.fields.get("loss"),
-            "metrics": dict(reply.fields["metrics"]),
+            "metrics": dict(reply.fields.get("metrics", {})),
             "epsilon": reply.fields.get("epsilon"),
             "epsilon_bound": reply.fields.get("epsilon_bound"),
             "seconds": reply.seconds,
         }
         for name, reply in replies.items()
     }
-    sums = figures.merge(reply.fields["tally"] for reply in replies.values())
+    sums = figures.merge(reply.fields.get("tally", {}) for reply in replies.values())
     told = [each for each in silos.values() if each["loss"] is not None]
     rows = sum(each["num_examples"] for each in told)
     return {

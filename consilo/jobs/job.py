@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import IncompatibleJob, JobInvalid
@@ -30,6 +30,8 @@ LEAST_NORM, MOST_NORM = 1e-12, 1e12
 """Between these, clipping to a norm is exact in float64, and its noise is no extreme float32."""
 
 
+OWN_PACKAGES = ("consilo", "silos", "flows")
+"""The packages of Consilo itself."""
 UNSTATED = "unstated"
 """The purpose of a job that names none."""
 
@@ -83,6 +85,16 @@ class ProtocolSpec(Config):
     strategy: DottedPath | None = Field(None, description="flower: a strategy's path")
     args: dict[str, Any] = Field(default_factory=dict, description="further arguments, by name")
 
+    @field_validator("name")
+    @classmethod
+    def _one_name(cls, value: str) -> str:
+        if ":" in value and value.partition(":")[0].partition(".")[0] in OWN_PACKAGES:
+            raise ValueError(
+                f"'{value}' is a path to one of Consilo's own; those have one name each, such as "
+                "fedavg"
+            )
+        return value
+
 
 class Local(Config):
     """What one silo computes in one round."""
@@ -128,6 +140,12 @@ class Privacy(Config):
         "class counts, once a run; histograms, where asked): clipped to the contract's ranges and "
         "noisy; without it they are exact, and outside of epsilon",
     )
+    metrics_epsilon: Positive | None = Field(
+        None,
+        description="the part of epsilon that each evaluation of the finished model on held-out "
+        "rows costs: sums over rows, clipped and noisy; without it a private job has no figures "
+        "of merit",
+    )
     reproducible: bool = Field(
         False,
         description="noise and sampling from the job's seed: for tests and published benchmarks "
@@ -137,12 +155,22 @@ class Privacy(Config):
 
     @model_validator(mode="after")
     def _training_gets_something(self) -> Self:
-        if self.statistics_epsilon is not None and self.statistics_epsilon >= self.epsilon:
+        parts = {
+            name: getattr(self, name)
+            for name in ("statistics_epsilon", "metrics_epsilon")
+            if getattr(self, name) is not None
+        }
+        if sum(parts.values()) >= self.epsilon:
+            verb = "must be" if len(parts) == 1 else "together must be"
             raise ValueError(
-                f"statistics_epsilon: must be below epsilon ({self.epsilon:g}), of which it is a "
+                f"{' and '.join(parts)}: {verb} below epsilon ({self.epsilon:g}), of which it is a "
                 "part; training needs the rest"
             )
         return self
+
+    def pays(self, price: str) -> bool:
+        """Return whether the section has a key for a part of ε: ``epsilon``, or one below it."""
+        return bool(price) and getattr(self, price) is not None
 
 
 class ReduceSpec(Config):
@@ -230,6 +258,7 @@ _YOUNG = (
     ("", "purpose", 2),
     ("", "exclude", 2),
     ("privacy", "statistics_epsilon", 2),
+    ("privacy", "metrics_epsilon", 3),
     ("local", "threads", 3),
     ("evaluation", "split", 3),
     ("reduce", "args", 3),

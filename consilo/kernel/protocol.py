@@ -38,10 +38,9 @@ class Declaration:
     rows: RowsUsed
     only_by_its_job: bool
     after_the_end: bool
-    is_statistics: bool
 
 
-STRICTEST = Declaration("job", only_by_its_job=True, after_the_end=False, is_statistics=True)
+STRICTEST = Declaration("job", only_by_its_job=True, after_the_end=False)
 """How code is read that is not Consilo's own, whatever it says of itself."""
 
 
@@ -66,9 +65,6 @@ class Protocol(Generic[StateT]):
     """True where a silo answers only in jobs whose ``protocol.name`` this is."""
     after_the_end: ClassVar[bool] = False
     """True where a silo answers also for a run that has ended."""
-    is_statistics: ClassVar[bool] = False
-    """True where what leaves as a statistic is made of values (means, class counts, histograms),
-    which a policy may let leave with noise only."""
 
     runs_job_code: ClassVar[bool] = True
     """False where its verbs run nothing of a job's own: no model, no loss, no metrics. All else is
@@ -87,7 +83,7 @@ class Protocol(Generic[StateT]):
     @classmethod
     def declaration(cls) -> Declaration:
         """Return what the class declares."""
-        return Declaration(cls.rows, cls.only_by_its_job, cls.after_the_end, cls.is_statistics)
+        return Declaration(cls.rows, cls.only_by_its_job, cls.after_the_end)
 
     def prepare(self) -> None:
         """Check at the coordinator, before any message, what only its half needs.

@@ -28,7 +28,7 @@ from consilo.contracts.contract import Contract
 from consilo.errors import Refused
 from consilo.jobs.job import Job
 from consilo.kernel.headers import Header, ReplyHeader
-from consilo.kernel.verbs import Asked, Disclosure
+from consilo.kernel.verbs import Asked, Disclosure, Permitted
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.wire.piecewise import Parts
@@ -52,12 +52,22 @@ class Gate(Protocol):
         """Raise `Refused` unless the coordinator signed this request, for this silo, for now."""
         ...
 
-    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
-        """Raise `Refused` unless the silo's policy allows a verb for this job and cohort."""
+    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> Permitted:
+        """Raise `Refused` unless the silo's policy allows a verb for this job and cohort.
+
+        Returns:
+            What of it the policy keeps back, and of how many rows it must be made.
+        """
         ...
 
-    def repeated(self, header: Header) -> None:
-        """Note that a step is asked again and gets the answer that it got before."""
+    def repeated(self, header: Header, asked: tuple[Job, Contract, Asked] | None) -> None:
+        """Raise `Refused` unless a step that is asked again may still be answered as before.
+
+        Args:
+            header: the request.
+            asked: what passes the policy of now, for the rows that consents allow now; None for a
+                step that discloses nothing.
+        """
         ...
 
     def sign(

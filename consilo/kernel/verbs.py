@@ -6,8 +6,9 @@ silo and an odd reply never reaches a sum.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
@@ -47,6 +48,38 @@ class Disclosure(StrEnum):
     """Words about columns that a person in the silo has released, column by column; no row."""
 
 
+class FromRows(StrEnum):
+    """What a field is computed from, and how exactly: a silo's policy judges by it.
+
+    The last three are noisy, and paid from the data set's account, where the job's section
+    ``privacy`` has the key `price`; where it has not, they are exact.
+    """
+
+    NONE = "none"
+    """No value of a row: words, keys, prices, references, the number of rows, which is public."""
+    BIT = "bit"
+    """Whether the rows keep a contract that people here confirmed: takes part or sits out."""
+    CHECKED = "checked"
+    """What a contract check found, beyond that bit: exact, in coarse counts."""
+    MATCH = "match"
+    """Blinded identifiers for a partner: exact, and let out by a policy's ``matching`` alone."""
+    EXACT = "exact"
+    TRAINING = "noisy_training"
+    STATISTICS = "noisy_statistics"
+    FIGURES = "noisy_figures"
+
+    @property
+    def price(self) -> str:
+        """The key of a job's section ``privacy`` that pays for it; empty where none does."""
+        return _PRICES.get(self.value, "")
+
+
+_PRICES = {
+    "noisy_training": "epsilon",
+    "noisy_statistics": "statistics_epsilon",
+    "noisy_figures": "metrics_epsilon",
+}
+
 Check = Callable[[str, Any, Mapping[str, Any]], None]
 """(where, value, payload of the request): raises `ReplyInvalid` unless the value has the shape."""
 
@@ -65,6 +98,8 @@ class Field:
         content: for sealed bytes, what kind of thing is sealed in them; it leaves the silo too, for
             another silo.
         like: the payload's entry whose names, shapes and dtypes it has; empty where it is small.
+        rows: what it is computed from, and how exactly.
+        held_out: whether it is made of held-out rows, by a model that the request brings.
     """
 
     disclosure: Disclosure
@@ -72,45 +107,94 @@ class Field:
     optional: bool = False
     content: Disclosure | None = None
     like: str = ""
+    rows: FromRows = FromRows.EXACT
+    held_out: bool = False
+
+    @property
+    def classes(self) -> frozenset[Disclosure]:
+        """Its class, and that of what is sealed in it."""
+        return frozenset(each for each in (self.disclosure, self.content) if each is not None)
 
     def check(self, name: str, value: Any, payload: Mapping[str, Any]) -> None:
         """Raise `ReplyInvalid` where ``value`` is not what the field declares."""
         self.shape(name, value, payload)
 
 
-def count(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
+def count(
+    disclosure: Disclosure = Disclosure.STATISTIC, *, rows: FromRows = FromRows.EXACT
+) -> Field:
     """A whole number, zero or more."""
-    return Field(disclosure, check_count)
+    return Field(disclosure, check_count, rows=rows)
 
 
-def number(disclosure: Disclosure, *, optional: bool = False) -> Field:
+def number(
+    disclosure: Disclosure, *, optional: bool = False, rows: FromRows = FromRows.EXACT
+) -> Field:
     """One finite number."""
-    return Field(disclosure, check_number, optional=optional)
+    return Field(disclosure, check_number, optional=optional, rows=rows)
 
 
-def numbers(disclosure: Disclosure, *, optional: bool = False) -> Field:
+def numbers(
+    disclosure: Disclosure,
+    *,
+    optional: bool = False,
+    rows: FromRows = FromRows.EXACT,
+    held_out: bool = False,
+) -> Field:
     """Finite numbers by name."""
-    return Field(disclosure, check_numbers, optional=optional)
+    return Field(disclosure, check_numbers, optional=optional, rows=rows, held_out=held_out)
 
 
-def arrays(disclosure: Disclosure, *, optional: bool = False) -> Field:
+def arrays(
+    disclosure: Disclosure, *, optional: bool = False, rows: FromRows = FromRows.EXACT
+) -> Field:
     """Finite numeric arrays by name."""
-    return Field(disclosure, check_arrays, optional=optional)
+    return Field(disclosure, check_arrays, optional=optional, rows=rows)
 
 
-def tensors(disclosure: Disclosure, *, like: str) -> Field:
+def tensors(
+    disclosure: Disclosure,
+    *,
+    like: str,
+    optional: bool = False,
+    rows: FromRows = FromRows.EXACT,
+) -> Field:
     """Arrays with the names, shapes and dtypes of the payload's entry ``like``."""
-    return Field(disclosure, partial(_check_tensors, like=like), like=like)
+    return Field(
+        disclosure, partial(_check_tensors, like=like), optional=optional, like=like, rows=rows
+    )
 
 
-def envelopes(content: Disclosure | None = None) -> Field:
+def envelopes(content: Disclosure | None = None, *, rows: FromRows | None = None) -> Field:
     """Sealed bytes (uint8 arrays) by receiver.
 
     Args:
         content: what kind of thing they hold for their receivers; None for what tells nothing of
             the silo's data, such as public keys.
+        rows: what they are computed from; None is nothing without ``content``, else exact.
     """
-    return Field(Disclosure.SEALED, _check_envelopes, content=content)
+    if rows is None:
+        rows = FromRows.NONE if content is None else FromRows.EXACT
+    return Field(Disclosure.SEALED, _check_envelopes, content=content, rows=rows)
+
+
+@dataclass(frozen=True)
+class AskedField:
+    """What one field of an answer would let leave.
+
+    Args:
+        name: the field's.
+        disclosures: its class, and that of what is sealed in it.
+        rows: what it is computed from, and how exactly.
+        optional: whether an answer without it counts.
+        held_out: whether it is made of held-out rows.
+    """
+
+    name: str
+    disclosures: frozenset[Disclosure]
+    rows: FromRows
+    optional: bool
+    held_out: bool
 
 
 @dataclass(frozen=True)
@@ -119,11 +203,70 @@ class Asked:
 
     Args:
         name: the verb's.
-        disclosures: every class that an answer may hold.
+        fields: of its answer.
     """
 
     name: str
-    disclosures: frozenset[Disclosure]
+    fields: tuple[AskedField, ...]
+
+    @property
+    def disclosures(self) -> frozenset[Disclosure]:
+        """Every class that an answer may hold."""
+        return frozenset(each for field in self.fields for each in field.disclosures)
+
+    @property
+    def uses_rows(self) -> bool:
+        """Whether anything of an answer is computed from values of rows."""
+        return any(field.rows != FromRows.NONE for field in self.fields)
+
+    def strictest(self) -> Asked:
+        """Return how the fields are read of code that is not Consilo's own, whatever it declares.
+
+        All is exact and computed from rows; a figure of merit is one of held-out rows; what is
+        said to be masked is taken for a plain update.
+        """
+        return Asked(self.name, tuple(_strictest(each) for each in self.fields))
+
+
+def _strictest(field: AskedField) -> AskedField:
+    said = field.disclosures
+    if Disclosure.MASKED_UPDATE in said:
+        said = said | {Disclosure.UPDATE}
+    return replace(
+        field,
+        disclosures=said,
+        rows=FromRows.EXACT,
+        held_out=field.held_out or Disclosure.METRIC in said,
+    )
+
+
+def unread(name: str, classes: frozenset[Disclosure]) -> Asked:
+    """Return how a verb is judged of which nothing is known but the classes that may leave.
+
+    Args:
+        name: the verb's.
+        classes: that the label of its bundle declares.
+    """
+    fields = (
+        AskedField(str(each), frozenset({each}), FromRows.EXACT, optional=False, held_out=False)
+        for each in sorted(classes)
+    )
+    return Asked(name, tuple(fields)).strictest()
+
+
+@dataclass(frozen=True)
+class Permitted:
+    """What a silo's gate lets a verb do.
+
+    Args:
+        withheld: optional fields that its policy keeps back, each with the reason.
+        floors: class → of how many rows a figure of it must be made.
+        is_private: whether the policy wants differential privacy, so that times are told coarsely.
+    """
+
+    withheld: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    floors: Mapping[Disclosure, int] = dataclasses.field(default_factory=dict)
+    is_private: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,14 +286,18 @@ class Verb:
     @property
     def disclosures(self) -> frozenset[Disclosure]:
         """Every class that an answer of this verb may hold."""
-        said = {field.disclosure for field in self.replies.values()}
-        sealed = {field.content for field in self.replies.values() if field.content is not None}
-        return frozenset(said | sealed)
+        return self.asked.disclosures
 
     @property
     def asked(self) -> Asked:
         """What a silo's gate is told of the verb."""
-        return Asked(self.name, self.disclosures)
+        return Asked(
+            self.name,
+            tuple(
+                AskedField(name, each.classes, each.rows, each.optional, each.held_out)
+                for name, each in self.replies.items()
+            ),
+        )
 
     def num_bytes(self, payload: Mapping[str, Any]) -> int:
         """Return the size of an answer's vectors; its figures are not counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from consilo.kernel.roles import (
     kept_number,
 )
 from consilo.kernel.step_state import StepState
+from consilo.kernel.verbs import Disclosure, Permitted
 from consilo.privacy.account import Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.privacy.noise import ReproducibleStream, SecretStream
@@ -59,12 +60,36 @@ class SiloView:
         job: what is being run.
         contract: what the data obey.
         header: the request's header.
+        permitted: what the silo's gate said of it.
     """
 
     host: SiloHost
     job: Job
     contract: Contract
     header: Header
+    permitted: Permitted = field(default_factory=Permitted)
+
+    def admits(self, name: str) -> bool:
+        """Return whether the silo lets a reply field leave; what it keeps back is not computed."""
+        return name not in self.permitted.withheld
+
+    def require_admitted(self, name: str) -> None:
+        """Raise `Refused` where the silo keeps a reply field back that the message asks for."""
+        if not self.admits(name):
+            raise Refused(self.permitted.withheld[name], code="disclosure")
+
+    def has_floor(self, disclosure: Disclosure, num_rows: int) -> bool:
+        """Return whether a figure of ``num_rows`` rows is made of as many as its class needs."""
+        return num_rows >= self.permitted.floors.get(disclosure, 1)
+
+    def require_floor(self, disclosure: Disclosure, num_rows: int) -> None:
+        """Raise `Refused` where a figure is made of fewer rows than the silo's policy wants."""
+        if not self.has_floor(disclosure, num_rows):
+            raise Refused(
+                f"this silo's policy lets '{disclosure}' leave where it is made of "
+                f"{self.permitted.floors[disclosure]} rows or more only",
+                code="group",
+            )
 
     @property
     def name(self) -> str:

@@ -89,7 +89,7 @@ def build_model(
         raise JobInvalid("model", findings)
     with seeded(seed):
         try:
-            model = found(**{**known, **args})
+            model: nn.Module = found(**{**known, **args})
         except Exception as cause:
             raise JobInvalid(
                 "model", [f"'{where}' could not be constructed: {describe(cause)}: {cause}"]

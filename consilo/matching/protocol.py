@@ -42,7 +42,7 @@ from consilo.kernel.federation import Federation
 from consilo.kernel.letters import Mailbox
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Ask, Publish, Step
-from consilo.kernel.verbs import Disclosure, count, envelopes, numbers, verb
+from consilo.kernel.verbs import Disclosure, FromRows, count, envelopes, numbers, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.matching import group
 from consilo.matching.entities import people, shuffle, sketch
@@ -142,7 +142,7 @@ class Psi(Protocol[None]):
         self.hub(message.cohort)
         return {"envelopes": Mailbox(silo).introduce(message.cohort)}
 
-    @verb("agree", replies={"envelopes": envelopes(Disclosure.MATCH)})
+    @verb("agree", replies={"envelopes": envelopes(Disclosure.MATCH, rows=FromRows.MATCH)})
     def agree(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Make the keys of this silo's rows, ask its policy, and say how many there are."""
         mailbox = Mailbox(silo)
@@ -200,9 +200,9 @@ class Psi(Protocol[None]):
     @verb(
         "exchange",
         replies={
-            "envelopes": envelopes(Disclosure.MATCH),
+            "envelopes": envelopes(Disclosure.MATCH, rows=FromRows.MATCH),
             # How many messages are to come, which the sizes of the envelopes tell as well.
-            "more": count(Disclosure.SEALED),
+            "more": count(Disclosure.SEALED, rows=FromRows.NONE),
         },
     )
     def exchange(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -231,7 +231,7 @@ class Psi(Protocol[None]):
         _save(silo, state)
         return {"envelopes": sent, "more": last - step}
 
-    @verb("join", replies={"envelopes": envelopes(Disclosure.MATCH)})
+    @verb("join", replies={"envelopes": envelopes(Disclosure.MATCH, rows=FromRows.MATCH)})
     def join(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """At the hub: find who matches in all silos, one to one; tell each spoke its part."""
         mailbox, state = Mailbox(silo), _state(silo)
@@ -262,7 +262,7 @@ class Psi(Protocol[None]):
         _save(silo, state)
         return {"envelopes": sent}
 
-    @verb("reveal", replies={"envelopes": envelopes(Disclosure.MATCH)})
+    @verb("reveal", replies={"envelopes": envelopes(Disclosure.MATCH, rows=FromRows.MATCH)})
     def reveal(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Take the joint list, and only then tell the own share of the order's key."""
         mailbox, state = Mailbox(silo), _state(silo)
@@ -329,7 +329,7 @@ class Psi(Protocol[None]):
         mailbox.close()
         return {}
 
-    @verb("report", replies={"sizes": numbers(Disclosure.STATISTIC)})
+    @verb("report", replies={"sizes": numbers(Disclosure.STATISTIC, rows=FromRows.MATCH)})
     def report(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Say how many there are, to the coordinator."""
         report = match_of(silo, self.handle).report

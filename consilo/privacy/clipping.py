@@ -317,7 +317,8 @@ def _blanked(values: Tensor, rows: Tensor) -> Tensor:
 
 def _norms_of(rows: Tensor) -> Tensor:
     """Return the norm of each row of a float32 matrix, float64."""
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms
 
 
 def _weighted(factors: Tensor, rows: Tensor) -> Tensor:

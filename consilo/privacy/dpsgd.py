@@ -238,7 +238,7 @@ def _made_up(session: FitSession, count: int) -> tuple[Tensor, Tensor]:
 
     rng, data, task = np.random.default_rng(0), session.data, session.learner.task
     features = rng.random((count, *data.features.shape[1:]), dtype=np.float32)
-    targets = rng.random((count, *data.targets.shape[1:]))
+    targets: np.ndarray[Any, Any] = rng.random((count, *data.targets.shape[1:]))
     if task.num_classes:
         targets = np.arange(count) % task.num_classes
     return torch.from_numpy(features), task.encode(targets.astype(data.targets.dtype))

@@ -12,14 +12,9 @@ from consilo.jobs.job import Job
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
-from consilo.kernel.verbs import Disclosure, Field, verb
+from consilo.kernel.verbs import Disclosure, Field, FromRows, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.wire.parcel import Fault
-
-
-def verdict(disclosure: Disclosure = Disclosure.STATISTIC) -> Field:
-    """A contract check's findings: rule, column, verdict, severity, safe counts."""
-    return Field(disclosure, _check_verdict)
 
 
 def _check_verdict(name: str, value: Any, payload: Mapping[str, Any]) -> None:
@@ -30,6 +25,29 @@ def _check_verdict(name: str, value: Any, payload: Mapping[str, Any]) -> None:
             f"{name}: expected a contract report; a finding holds rule, column, verdict, severity "
             "and counts, and nothing else"
         ) from None
+
+
+REPORT = {
+    "report": Field(Disclosure.STATISTIC, _check_verdict, rows=FromRows.BIT),
+    "findings": Field(Disclosure.STATISTIC, _check_verdict, optional=True, rows=FromRows.CHECKED),
+}
+"""The reply fields of a contract check: ``report`` says only whether the rows keep the contract,
+``findings`` is the whole report: rule, column, verdict, severity, safe counts."""
+
+
+def told(silo: SiloView) -> dict[str, Any]:
+    """Return the fields of `REPORT` about this silo's rows."""
+    part = silo.job.part(silo.contract, silo.name)
+    whole = silo.rows.check(part, purpose=silo.job.purpose)
+    found = {"report": json.loads(whole.bare().to_json())}
+    if silo.admits("findings"):
+        found["findings"] = json.loads(whole.to_json())
+    return found
+
+
+def report_of(fields: Mapping[str, Any]) -> CheckReport:
+    """Return what a silo said of its rows, as much of it as it said."""
+    return CheckReport.from_json(json.dumps(fields.get("findings", fields["report"])))
 
 
 class ContractCheck(Protocol[None]):
@@ -56,16 +74,14 @@ class ContractCheck(Protocol[None]):
         if self.silo in answers.missing:
             fault: Fault = answers.missing[self.silo]
             return fault
-        report = CheckReport.from_json(json.dumps(answers.replies[self.silo].fields["report"]))
+        report = report_of(answers.replies[self.silo].fields)
         if report.contract_digest != fed.job.part(fed.contract, self.silo).digest:
             return Fault("invalid_reply", "the report is about another contract")
-        if report.verdict != verdict_of(report.findings):
+        if report.findings and report.verdict != verdict_of(report.findings):
             return Fault("invalid_reply", "the report's verdict does not follow from its findings")
         return report
 
-    @verb("check", replies={"report": verdict()})
+    @verb("check", replies=REPORT)
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Return this silo's report: rules, columns, verdicts, coarse counts."""
-        part = silo.job.part(silo.contract, silo.name)
-        report = silo.rows.check(part, purpose=silo.job.purpose)
-        return {"report": json.loads(report.to_json())}
+        """Return whether this silo takes part, and why not, as far as its policy says so."""
+        return told(silo)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from consilo.contracts.contract import Contract
@@ -24,10 +25,10 @@ from consilo.jobs.job import Job
 from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
 from consilo.kernel.roles import SiloHost
-from consilo.kernel.verbs import Asked, Disclosure, Verb
+from consilo.kernel.verbs import Asked, Disclosure, Permitted, Verb, unread
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
-from consilo.protocols.names import NAMES, declaration_of, find_protocol
+from consilo.protocols.names import NAMES, asked_of, declaration_of, find_protocol
 from consilo.wire.parcel import Answer, Fault, Parcel
 from consilo.wire.payload import digest, pack, unpack
 
@@ -51,12 +52,14 @@ class Question:
         job: as its manifest names it.
         contract: as its manifest names it.
         payload: what the coordinator half sent.
+        permitted: what the gate keeps back of it, and its floors.
     """
 
     header: Header
     job: Job
     contract: Contract
     payload: Mapping[str, Any]
+    permitted: Permitted = field(default_factory=Permitted)
 
 
 Elsewhere = Callable[[Question, SiloHost], tuple[Mapping[str, Any], frozenset[Disclosure]]]
@@ -87,16 +90,18 @@ def answerer(
             verified = header
             known = host.memory.remembered(header.step_id)
             if known is not None:
-                host.gate.repeated(header)
+                host.gate.repeated(header, _told_again(header, parcel.body, host))
                 host.account.settle(header.step_id)
                 return known
-            fields = _run(header, parcel.body, host, elsewhere)
+            question = _question(header, parcel.body, host)
+            fields, is_private = _run(question, host, elsewhere)
             body = pack(fields)
+            seconds = clock() - started
             reply = ReplyHeader(
                 header.step_id,
                 host.name,
                 "ok",
-                seconds=round(clock() - started, 3),
+                seconds=coarse_seconds(seconds) if is_private else round(seconds, 3),
                 content=digest(body),
                 manifest=header.manifest.digest,
                 wire=header.wire,
@@ -155,9 +160,23 @@ def disclose(cause: Exception) -> Fault:
     return Fault("failed", "the silo's computation failed; its own log says why")
 
 
-def _run(
-    header: Header, body: bytes, host: SiloHost, elsewhere: Elsewhere | None
-) -> dict[str, Any]:
+def coarse_seconds(seconds: float) -> float:
+    """Return a time as it is told where privacy is wanted: up to the next power of two, from 1 on.
+
+    >>> [coarse_seconds(each) for each in (0.02, 1.0, 1.1, 300.0)]
+    [1.0, 1.0, 2.0, 512.0]
+    """
+    return float(2 ** max(0, math.ceil(math.log2(max(seconds, 1.0)))))
+
+
+def _question(header: Header, body: bytes, host: SiloHost) -> Question:
+    """Return what is asked.
+
+    Args:
+        header: verified.
+        body: as it came.
+        host: whose memory of the run's job counts.
+    """
     if digest(body) != header.content:
         raise ReplyInvalid("the request's body is not the one its header names")
     content = unpack(body)
@@ -169,13 +188,41 @@ def _run(
             f"the job is one of {job.algorithm}, in which '{header.protocol}' is not asked",
             code="verb",
         )
-    question = Question(header, job, contract, content["payload"])
+    return Question(header, job, contract, content["payload"])
+
+
+def _told_again(header: Header, body: bytes, host: SiloHost) -> tuple[Job, Contract, Asked] | None:
+    """Return what the gate is told of a step asked again; None where it discloses nothing."""
+    asked, _ = _asked(header, host)
+    if not asked.fields:  # such as the end of a run, whose job is forgotten by then
+        return None
+    question = _question(header, body, host)
+    return question.job, question.contract, asked
+
+
+def _asked(header: Header, host: SiloHost) -> tuple[Asked, Verb | None]:
+    """Return what the gate is told of a verb, and the verb.
+
+    Code of a bundle is imported only once the gate has judged the most that it may let leave: then
+    there is no verb yet.
+    """
+    classes = None if header.protocol in NAMES else host.code_classes
+    if classes is not None:
+        return unread(header.verb, classes), None
+    verb = verb_of(header, host)
+    return asked_of(header.protocol, verb), verb
+
+
+def _run(
+    question: Question, host: SiloHost, elsewhere: Elsewhere | None
+) -> tuple[dict[str, Any], bool]:
+    """Return the fields that leave, and whether the answer's time is told coarsely."""
+    header, job = question.header, question.job
+    asked, verb = _asked(header, host)
+    permitted = host.gate.permit(header, job, question.contract, asked)
+    question = replace(question, permitted=permitted)
+    is_private = permitted.is_private or job.privacy is not None
     is_ours = header.protocol in NAMES
-    classes = None if is_ours else host.code_classes
-    verb = verb_of(header, host) if classes is None else None
-    # Code of a bundle is imported only once the gate has judged the most that it may let leave.
-    asked = Asked(header.verb, classes or frozenset()) if verb is None else verb.asked
-    host.gate.permit(header, job, contract, asked)
     try:
         if elsewhere is None or (is_ours and not find_protocol(header.protocol).runs_job_code):
             verb = verb or verb_of(header, host)
@@ -184,17 +231,22 @@ def _run(
         else:
             computed, declared = elsewhere(question, host)
             _refuse_more(declared, asked)
-            fields = dict(computed)
+            fields = _admitted(computed, permitted)
         if verb is not None:
             verb.check(fields, question.payload)
     except (BudgetExhausted, Refused):  # judged by numbers of rows and by the ledger
         raise
     except Exception as cause:
-        if job.privacy is None:
+        if not is_private:
             raise
         # What went wrong, and where, is computed from rows: it is not covered by ε.
         raise ConsiloError("under differential privacy no reason leaves") from cause
-    return fields
+    return fields, is_private
+
+
+def _admitted(fields: Mapping[str, Any], permitted: Permitted) -> dict[str, Any]:
+    """Return the fields that the silo does not keep back; a bundle may have made them all."""
+    return {name: each for name, each in fields.items() if name not in permitted.withheld}
 
 
 def _refuse_more(declared: frozenset[Disclosure], asked: Asked) -> None:
@@ -210,10 +262,11 @@ def compute(verb: Verb, question: Question, host: SiloHost) -> dict[str, Any]:
     """Return the fields with which a verb answers, not checked yet."""
     header, job = question.header, question.job
     protocol = find_protocol(header.protocol, host.search_path).from_job(job)
-    view = SiloView(host, job, question.contract, header)
+    view = SiloView(host, job, question.contract, header, question.permitted)
     message = Message(question.payload, header.round, header.cohort)
     with computing(job.threads):
-        return dict(verb.function(protocol, view, message))
+        fields = verb.function(protocol, view, message)
+    return _admitted(fields, question.permitted)
 
 
 def verb_of(header: Header, host: SiloHost) -> Verb:

@@ -8,8 +8,9 @@ from typing import Any
 
 from consilo.config import nearest
 from consilo.errors import IncompatibleJob, JobInvalid
-from consilo.jobs.job import Job
+from consilo.jobs.job import OWN_PACKAGES, Job
 from consilo.kernel.protocol import STRICTEST, Declaration, Protocol
+from consilo.kernel.verbs import Asked, Verb
 from consilo.learners.modules import load_dotted, resolve
 
 NAMES = {
@@ -43,8 +44,11 @@ def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol[
         name: the name or path.
         search_path: where a job's own modules lie; in a silo, the approved bundle.
 
+    One of Consilo's own has one name, that of `NAMES`: reached by a path, its module's or that of
+    another that hands it out, it would be judged as somebody else's code.
+
     Raises:
-        IncompatibleJob: where there is none.
+        IncompatibleJob: where there is none, or one of Consilo's own is named by a path.
     """
     if name in NAMES:
         ours: type[Protocol[Any]] = load_dotted(NAMES[name])
@@ -53,11 +57,22 @@ def find_protocol(name: str, search_path: Sequence[Path] = ()) -> type[Protocol[
         guess = nearest(name, list(NAMES))
         hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(NAMES)}"
         raise IncompatibleJob(f"protocol.name: there is no protocol '{name}'; {hint}")
+    if name.partition(":")[0].partition(".")[0] in OWN_PACKAGES:
+        raise _by_path(name)
     try:
         found: type[Protocol[Any]] = resolve(name, search_path, what="protocol", of=Protocol)
     except JobInvalid as cause:
         raise IncompatibleJob(f"protocol.name: {'; '.join(cause.findings)}") from cause
+    if found.__module__.partition(".")[0] in OWN_PACKAGES:
+        raise _by_path(name)
     return found
+
+
+def _by_path(name: str) -> IncompatibleJob:
+    return IncompatibleJob(
+        f"protocol.name: '{name}' is a path to one of Consilo's own classes, which have one name "
+        f"each: {', '.join(NAMES)}"
+    )
 
 
 def name_of(kind: type[Protocol[Any]]) -> str:
@@ -77,6 +92,16 @@ def declaration_of(name: str) -> Declaration:
     strictest way whatever its class declares; the class is not even imported for it.
     """
     return find_protocol(name).declaration() if name in NAMES else STRICTEST
+
+
+def asked_of(name: str, verb: Verb) -> Asked:
+    """Return what a verb of the protocol called ``name`` would let leave, as far as it is believed.
+
+    Args:
+        name: one of `NAMES`, or the path of somebody's own.
+        verb: of its class.
+    """
+    return verb.asked if name in NAMES else verb.asked.strictest()
 
 
 def asked_besides(job: Job) -> tuple[str, ...]:

@@ -6,29 +6,33 @@ policy, as if the job had begun. The contract is checked first: a run would begi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from consilo.contracts.report import CheckReport
 from consilo.errors import BudgetExhausted, QuorumLost
 from consilo.horizontal.dataset import training_blocks
 from consilo.horizontal.features import Encoding
-from consilo.horizontal.learning import plan_of, run_epsilon, statistics_noise, training_noise
+from consilo.horizontal.learning import (
+    figures_noise,
+    plan_of,
+    run_epsilon,
+    statistics_noise,
+    training_noise,
+)
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
-from consilo.kernel.verbs import Disclosure, arrays, count, numbers, verb
+from consilo.kernel.verbs import Disclosure, FromRows, arrays, count, numbers, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.privacy.account import Account, Balance, Limit
 from consilo.privacy.accounting import HistoryRow
-from consilo.protocols.contract_check import verdict
-from consilo.protocols.names import find_protocol
+from consilo.protocols.contract_check import REPORT, report_of, told
+from consilo.protocols.names import asked_of, find_protocol
 from consilo.vertical.training import VerticalTraining
 from consilo.wire.parcel import Fault
 
@@ -100,7 +104,7 @@ class Quote(Protocol[None]):
         for name, fault in checked.missing.items():
             offers[name] = Offer(fault)
         for name, reply in checked.replies.items():
-            report = CheckReport.from_json(json.dumps(reply.fields["report"]))
+            report = report_of(reply.fields)
             if not report.passed:
                 offers[name] = Offer(Fault("contract", report.reason()))
         willing = tuple(name for name in checked.replies if name not in offers)
@@ -112,19 +116,17 @@ class Quote(Protocol[None]):
             offers.setdefault(name, Offer(Fault("unreachable", reason)))
         return Quotes(dict(sorted(offers.items())), _no_quorum(fed.job, offers))
 
-    @verb("quote_contract", replies={"report": verdict()})
+    @verb("quote_contract", replies=REPORT)
     def check(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return this silo's verdict on its data."""
-        part = silo.job.part(silo.contract, silo.name)
-        report = silo.rows.check(part, purpose=silo.job.purpose)
-        return {"report": json.loads(report.to_json())}
+        return told(silo)
 
     @verb(
         "quote",
         replies={
-            "rows": count(STATISTIC),
-            "cost": numbers(STATISTIC),
-            "account": arrays(STATISTIC),
+            "rows": count(STATISTIC, rows=FromRows.NONE),
+            "cost": numbers(STATISTIC, rows=FromRows.NONE),
+            "account": arrays(STATISTIC, rows=FromRows.NONE),
         },
     )
     def quote(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -134,7 +136,9 @@ class Quote(Protocol[None]):
         if issubclass(protocol, VerticalTraining):
             rows, price = _vertical(silo, protocol.from_job(job))
         else:
-            silo.gate.permit(silo.header, job, silo.contract, protocol.verbs()["train"].asked)
+            silo.gate.permit(
+                silo.header, job, silo.contract, asked_of(job.algorithm, protocol.verbs()["train"])
+            )
             encoding = Encoding.plan(silo.contract, job)
             rows = sum(len(block) for block in training_blocks(silo, encoding))
             price = [] if job.privacy is None else reserved(silo, rows)
@@ -156,7 +160,9 @@ def _vertical(silo: SiloView, protocol: VerticalTraining) -> tuple[int, list[His
     is_label = silo.name == protocol.settings.label_silo
     verbs = protocol.verbs()
     for name in protocol.label_verbs if is_label else protocol.feature_verbs:
-        silo.gate.permit(silo.header, silo.job, silo.contract, verbs[name].asked)
+        silo.gate.permit(
+            silo.header, silo.job, silo.contract, asked_of(silo.job.algorithm, verbs[name])
+        )
     return protocol.num_rows(silo), protocol.price(silo)
 
 
@@ -174,6 +180,8 @@ def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
         # Class counts and moments are one question; a scale that stays in the silo is another.
         questions = 2 if job.features.standardize == "silo" else 1
         history.append((statistics_noise(silo.kept_number, privacy), 1.0, questions))
+    if privacy.metrics_epsilon is not None:
+        history.append((figures_noise(silo.kept_number, privacy), 1.0, 1))
     plan = plan_of(job)
     rate, steps = plan.sample_rate(rows), plan.num_steps(rows) * job.protocol.rounds
     sigma = training_noise(silo.kept_number, job, rate=rate, steps=steps, besides=history)

@@ -15,7 +15,7 @@ from consilo.jobs.joint import JointJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Step
-from consilo.kernel.verbs import Disclosure, arrays, count, verb
+from consilo.kernel.verbs import Disclosure, FromRows, arrays, count, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.vertical import turns
 from consilo.vertical.blocks import matched_with_all
@@ -87,7 +87,14 @@ class MatchHeld(Protocol[None]):
             return Held(reason="the silos hold halves of different matches")
         return Held(rows=min(int(each.fields["rows"]) for each in answers.replies.values()))
 
-    @verb("held", replies={"rows": count(), "problem": count(), "mark": arrays(STATISTIC)})
+    @verb(
+        "held",
+        replies={
+            "rows": count(rows=FromRows.NONE),
+            "problem": count(rows=FromRows.NONE),
+            "mark": arrays(STATISTIC, rows=FromRows.MATCH),
+        },
+    )
     def held(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return how many rows are matched, and a digest that all halves of a match share.
 

@@ -23,7 +23,7 @@ from consilo.errors import IncompatibleJob, JobInvalid, Refused
 from consilo.jobs.holders import Holders
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel.steps import Answers, Step
-from consilo.kernel.verbs import count, verb
+from consilo.kernel.verbs import FromRows, count, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.vertical import turns
 from consilo.vertical.blocks import Batch, batch_of
@@ -89,7 +89,7 @@ class VerticalScore(VerticalTraining):
         sealed = post.seal(part.label_silo, _TOLD, dict(outward))
         return {"envelopes": {part.label_silo: sealed}}
 
-    @verb("score", replies={"rows": count()})
+    @verb("score", replies={"rows": count(rows=FromRows.NONE)})
     def score(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Label silo: make the scores and keep them for people here."""
         part, batch = self._opened(silo)

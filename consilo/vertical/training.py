@@ -21,7 +21,7 @@ from consilo.kernel.federation import Federation
 from consilo.kernel.letters import Envelope, Mailbox
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Checkpoint, Publish, Step
-from consilo.kernel.verbs import Disclosure, arrays, count, verb
+from consilo.kernel.verbs import Disclosure, FromRows, arrays, count, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.privacy.accounting import HistoryRow
 from consilo.vertical import turns
@@ -29,7 +29,7 @@ from consilo.vertical.blocks import Block, block_of
 from consilo.vertical.parts import Part, part_of_model
 from consilo.vertical.roles import PARTS
 
-REFERENCE = {"reference": arrays(Disclosure.STATISTIC)}
+REFERENCE = {"reference": arrays(Disclosure.STATISTIC, rows=FromRows.NONE)}
 """What a silo replies that has kept its part of the model: the part's SHA-256, 32 bytes."""
 
 
@@ -153,7 +153,7 @@ class VerticalTraining(Protocol[Turn]):
         """Return this silo's public key for the others."""
         return {"envelopes": Mailbox(silo).introduce(self.settings.members)}
 
-    @verb("meet", replies={"rows": count()})
+    @verb("meet", replies={"rows": count(rows=FromRows.NONE)})
     def meet(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Take in the others' keys, read the matched rows, and say how many there are."""
         Mailbox(silo).meet(message.payload["introductions"], self.settings.members)

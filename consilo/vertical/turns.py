@@ -12,7 +12,7 @@ from consilo.errors import Refused, ReplyInvalid
 from consilo.jobs.quorum import Quorum
 from consilo.kernel.letters import Envelope, Mailbox
 from consilo.kernel.steps import Answers, Ask, Reply, Step
-from consilo.kernel.verbs import Disclosure, envelopes
+from consilo.kernel.verbs import Disclosure, FromRows, envelopes
 from consilo.kernel.view import SiloView
 from consilo.wire.payload import pack, unpack
 
@@ -22,6 +22,8 @@ INTRODUCTIONS = {"envelopes": envelopes()}
 """What the verb that introduces a silo replies."""
 SCORES = envelopes(Disclosure.EMBEDDING)
 RESIDUALS = envelopes(Disclosure.LABEL)
+NOISY_SCORES = envelopes(Disclosure.EMBEDDING, rows=FromRows.TRAINING)
+NOISY_RESIDUALS = envelopes(Disclosure.LABEL, rows=FromRows.TRAINING)
 
 
 def asked(

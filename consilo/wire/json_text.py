@@ -60,10 +60,10 @@ def _structure(text: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     """
     # Pairs of backslashes first: what escapes a quote afterwards is a single one.
     quoted = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    found = np.frombuffer(quoted.translate(None, _OTHERS), np.uint8)
-    quotes = found == ord('"')
+    signs = np.frombuffer(quoted.translate(None, _OTHERS), np.uint8)
+    quotes = signs == ord('"')
     outside = np.cumsum(quotes, dtype=np.int32) % 2 == 0
-    return found[outside & ~quotes]
+    return np.compress(outside & ~quotes, signs)
 
 
 def _finite(text: str) -> float:

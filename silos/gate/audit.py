@@ -44,6 +44,7 @@ def asked(
     decision: str,
     cause: Refused | None = None,
     consent: Mapping[str, int] | None = None,
+    withheld: Mapping[str, str] | None = None,
 ) -> str:
     """Note a request and what was decided; return the line's hash.
 
@@ -53,6 +54,7 @@ def asked(
         decision: allowed, refused or repeated.
         cause: of a refusal.
         consent: counts of it that belong to the decision.
+        withheld: optional fields that were kept back, each with the reason.
     """
     manifest = header.manifest
     why = {} if cause is None else {"code": cause.code, "reason": _shown(str(cause))}
@@ -76,6 +78,7 @@ def asked(
         decision=decision,
         **why,
         **({"consent": dict(consent)} if consent else {}),
+        **({"withheld": dict(withheld)} if withheld else {}),
     )
 
 

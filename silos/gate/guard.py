@@ -29,7 +29,7 @@ from consilo.kernel.headers import (
     attests,
 )
 from consilo.kernel.protocol import RowsUsed
-from consilo.kernel.verbs import Asked
+from consilo.kernel.verbs import Asked, Permitted
 from consilo.protocols.names import declaration_of
 from consilo.record.chain import Chain
 from silos.gate import audit
@@ -39,7 +39,7 @@ from silos.gate.matchmaking import Matchmaking
 from silos.gate.policy import Circumstances, Policy
 from silos.kept.ledger import Ledger
 from silos.kept.run_state import RunState
-from silos.kept.store import Store
+from silos.kept.store import Permit, Store
 from silos.rows.mapping import require_agreed
 from silos.rows.tables import Tables
 
@@ -110,7 +110,7 @@ class Guard:
             self._note_stranger(partial(audit.asked_by_stranger, self.log, header, cause))
             raise
 
-    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
+    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> Permitted:
         """Raise `Refused` unless manifest, bundle and policy allow a verb; note the decision.
 
         Args:
@@ -118,19 +118,41 @@ class Guard:
             job: as its body has it.
             contract: as its body has it.
             asked: what its verb would let leave.
+
+        Returns:
+            What of it the policy keeps back, and of how many rows it must be made.
         """
         use = self._use(header, job, contract, asked)
         try:
-            self._permit(header, job, contract, asked, use.num_rows)
-            consent = use.consent_counts()
+            permitted = self._permit(header, job, contract, asked, use.num_rows)
+            consent, state = use.consent_counts(), use.consent_state()
         except Refused as cause:
             audit.asked(self.log, header, "refused", cause)
             raise
-        self.store.note_request(header.step_id, at=self.now())
-        audit.asked(self.log, header, "allowed", consent=consent)
+        now = self.now()
+        self.store.note_request(header.step_id, at=now)
+        judged = any(e.held_out and e.name not in permitted.withheld for e in asked.fields)
+        given = Permit(judged, state, frozenset(permitted.withheld))
+        self.store.note_permit(header.step_id, given, run_id=header.run_id, at=now)
+        audit.asked(self.log, header, "allowed", consent=consent, withheld=permitted.withheld)
+        return permitted
 
-    def repeated(self, header: Header) -> None:
-        """Note that a step got the answer that it got before."""
+    def repeated(self, header: Header, asked: tuple[Job, Contract, Asked] | None) -> None:
+        """Raise `Refused` unless a step may be given the answer that it got before; note it.
+
+        The policy is asked as it was for the first answer. Nothing may have become forbidden since
+        then that the answer holds, and the rows that consents allow must be the same.
+
+        Args:
+            header: the request.
+            asked: what it asks; None for a step that discloses nothing.
+        """
+        try:
+            if asked is not None:
+                self._permit_again(header, *asked)
+        except Refused as cause:
+            audit.asked(self.log, header, "refused", cause)
+            raise
         audit.asked(self.log, header, "repeated")
 
     def sign(
@@ -225,14 +247,14 @@ class Guard:
 
     def _permit(
         self, header: Header, job: Job, contract: Contract, asked: Asked, rows: Callable[[], int]
-    ) -> None:
+    ) -> Permitted:
         manifest = header.manifest
         stated = Manifest.of(header.run_id, job, contract, manifest.bundle)
         if header.wire >= 2 and manifest != stated:
             raise Refused(
                 "job or contract are not those that the request's manifest names", code="manifest"
             )
-        if asked.disclosures:
+        if self._use(header, job, contract, asked).uses_rows:
             require_agreed(self.directory, contract)
         signer = ""
         if self.bundle is not None and header.wire >= 2:
@@ -245,8 +267,9 @@ class Guard:
                     f"'{asked.name}' discloses '{more[0]}', which its bundle does not declare",
                     code="disclosure",
                 )
-        hour_ago = self.now() - 3600.0
-        self.policy.permit(
+        hour_ago, day_ago = self.now() - 3600.0, self.now() - 86_400.0
+        step, run = header.step_id, header.run_id
+        return self.policy.permit(
             header,
             job,
             asked,
@@ -256,8 +279,24 @@ class Guard:
                 asked_last_hour=self.store.count_requests(since=hour_ago),
                 rows=rows,
                 signer=signer,
+                judged_in_run=self.store.count_judged(since=day_ago, but=step, run_id=run),
+                judged_last_day=self.store.count_judged(since=day_ago, but=step),
             ),
         )
+
+    def _permit_again(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
+        use = self._use(header, job, contract, asked)
+        permitted = self._permit(header, job, contract, asked, use.num_rows)
+        given = self.store.permit(header.step_id)
+        if given is None or given.consents != use.consent_state():
+            raise Refused(
+                "the consents for these rows changed since this was answered, or that is too long "
+                "ago to tell; start a new run",
+                code="consent",
+            )
+        more = sorted(set(permitted.withheld) - given.withheld)
+        if more:
+            raise Refused(permitted.withheld[more[0]], code="disclosure")
 
     def _attested(self, header: Header) -> frozenset[str]:
         """Return the cohort's members that have signed this very run with a key we have pinned."""
@@ -286,9 +325,14 @@ class _Use:
     contract: Contract
     rows: RowsUsed
 
+    @property
+    def uses_rows(self) -> bool:
+        """Whether any row is used for it, if only to count them."""
+        return self.rows not in ("none", "released")
+
     def num_rows(self) -> int:
         """Return how many there are; no end of them where no row is used."""
-        if self.rows in ("none", "released"):
+        if not self.uses_rows:
             return sys.maxsize
         if self.rows == "matched":
             handle = JointJob.of(self.job).holders.match
@@ -301,9 +345,19 @@ class _Use:
         Raises:
             Refused: where the silo cannot read its consents.
         """
-        if self.rows in ("none", "released"):
+        if not self.uses_rows:
             return None
         return self.guard.rows.consent_counts(self._contract, self.job.purpose)
+
+    def consent_state(self) -> str:
+        """Return a digest of which rows consents allow now; empty where there is nothing to ask.
+
+        Raises:
+            Refused: where the silo cannot read its consents.
+        """
+        if not self.uses_rows:
+            return ""
+        return self.guard.rows.consent_state(self._contract, self.job.purpose)
 
     @property
     def _contract(self) -> Contract:

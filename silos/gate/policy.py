@@ -16,15 +16,12 @@ from pydantic import Field, field_validator, model_validator
 
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import PolicyInvalid, Refused
-from consilo.jobs.job import Job
+from consilo.jobs.job import Job, Privacy
+from consilo.jobs.table_job import TableJob
 from consilo.kernel.headers import Header
-from consilo.kernel.verbs import Asked, Disclosure
-from consilo.protocols.names import declaration_of
+from consilo.kernel.verbs import Asked, AskedField, Disclosure, FromRows, Permitted
 from silos.kept.budget import Budget
 
-_ABOUT_ROWS = frozenset(
-    {Disclosure.UPDATE, Disclosure.MASKED_UPDATE, Disclosure.EMBEDDING, Disclosure.LABEL}
-)
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: tuple[Day, ...] = get_args(Day)
 
@@ -39,10 +36,12 @@ allow:
     # bundles: [3f5a…]           # SHA-256 of the code, besides its approval
     # signers: [9c1e…]           # or who signed it
 
-# Classes of what may leave: yes, no, secure (only where the coordinator sees sums alone),
-# or limits such as {min_rows: 100}: only where the job has that many rows here.
+# Classes of what may leave: yes, no, or limits such as {min_rows: 100}: only where it is made of
+# that many rows here. secure: of updates only masked ones, of which the coordinator sees the sum
+# alone; this version of Consilo sends none.
 disclosures:
-  metric: yes                    # figures of merit on held-out rows
+  metric: yes                    # figures of merit on held-out rows; {min_rows: …} counts those;
+                                 # no: what trains goes on without them
   statistic: yes                 # counts and aggregates over rows
   update: yes                    # changes of model parameters
   # metadata: yes                # words about columns, those that you have marked to share
@@ -57,9 +56,11 @@ min_cohort: 2                    # silos asked together, this one included, for 
 partners: pinned                 # confirmed: only silos whose key fingerprint you have compared
 
 privacy:
-  required: no                   # yes: updates leave only with differential privacy
+  required: no                   # yes: what is computed from rows leaves only with differential
+                                 # privacy, but for one bit of a contract check, and matches
   allow_reproducible: no         # noise that whoever knows the job's seed can take away
-  exact_statistics: yes          # no: means, class counts, histograms leave with noise only
+  exact_statistics: yes          # no: means, class counts, histograms, figures of merit leave
+                                 # with noise only
   # max_epsilon: 10.0            # in one run
   # max_delta: 1.0e-3
   # budgets:                     # all runs together, by data set; "*" is every other one
@@ -69,6 +70,11 @@ privacy:
   #     window_days: 365
   #     total_epsilon: 30.0      # for ever
   #     min_noise_multiplier: 0.5
+
+evaluation:
+  max_holdout: 0.5               # largest share of the rows that a job may hold out
+  per_day: 1000                  # models judged on held-out rows; later ones get no figures
+  # per_run: 100
 
 # matching:                      # rows of which silos are the same people; without it, refused;
 #                                # it also needs disclosures: {sealed: yes, match: yes}
@@ -144,14 +150,17 @@ class PrivacyRules(Config):
     """What differential privacy must be.
 
     Args:
-        required: updates leave only with it.
+        required: what is computed from rows leaves only with it: updates, statistics, figures of
+            merit, what crosses to other silos. Exempt are one bit of a contract check, the number
+            of rows, and matches, which ``matching`` admits.
         max_epsilon: of one run; None sets no limit.
         max_delta: of one run; None sets no limit.
         allow_reproducible: whether a job may key the noise by its own seed.
-        exact_statistics: whether moments, class counts and histograms may leave exactly; if not,
-            only of jobs with ``privacy.statistics_epsilon``, which pay for them.
+        exact_statistics: whether sums over rows may leave exactly: moments, class counts,
+            histograms, figures of merit; if not, only those of jobs that pay for them, with
+            ``privacy.statistics_epsilon`` and ``privacy.metrics_epsilon``.
         budgets: of all runs together, by data set; ``*`` is every other one. Where there is any,
-            updates leave only with differential privacy, since nothing else can be accounted for.
+            it counts as ``required``, since nothing else can be accounted for.
     """
 
     required: bool = False
@@ -161,39 +170,64 @@ class PrivacyRules(Config):
     exact_statistics: bool = True
     budgets: dict[str, Budget] = Field(default_factory=dict)
 
-    def permit_statistics(self, job: Job) -> None:
-        """Raise `Refused` unless a job's statistics are as private as they must be."""
-        private = job.privacy is not None and job.privacy.statistics_epsilon is not None
-        if not (private or self.exact_statistics):
-            raise Refused(
-                "this silo's policy lets statistics leave with noise only; the job needs "
-                "privacy.statistics_epsilon",
-                code="privacy",
-            )
+    @property
+    def is_wanted(self) -> bool:
+        """Whether what is computed from rows leaves with differential privacy only."""
+        limits = (self.max_epsilon, self.max_delta)
+        return self.required or bool(self.budgets) or any(each is not None for each in limits)
 
-    def permit(self, job: Job) -> None:
-        """Raise `Refused` unless a job that asks for an update is private enough."""
-        asked = job.privacy
-        if asked is None:
-            limits = (self.max_epsilon, self.max_delta)
-            if self.required or self.budgets or any(each is not None for each in limits):
-                raise Refused(
-                    "this silo's policy wants differential privacy, the job has none",
-                    code="privacy",
-                )
-            return
+    def fault(self, field: AskedField, job: Job) -> str:
+        """Return why a field is not as private as it must be; empty where it is."""
+        if field.rows in (FromRows.NONE, FromRows.BIT, FromRows.MATCH):
+            return ""
+        asked, price = job.privacy, field.rows.price
+        if asked is not None and asked.pays(price):
+            return self._fault_of(asked)
+        if self.is_wanted:
+            if price == "epsilon":
+                return "this silo's policy wants differential privacy, the job has none"
+            need = f"; the job needs privacy.{price}" if price else ""
+            return (
+                "this silo's policy wants differential privacy for all that is computed from "
+                f"rows, '{field.name}' is exact{need}"
+            )
+        sums = {Disclosure.STATISTIC, Disclosure.METRIC} & field.disclosures
+        if sums and not self.exact_statistics:
+            need = f"; the job needs privacy.{price}" if price else ""
+            return f"this silo's policy lets statistics leave with noise only{need}"
+        return ""
+
+    def _fault_of(self, asked: Privacy) -> str:
         if asked.reproducible and not self.allow_reproducible:
-            raise Refused("this silo's policy allows no reproducible noise", code="privacy")
+            return "this silo's policy allows no reproducible noise"
         for name, found, limit in (
             ("ε", asked.epsilon, self.max_epsilon),
             ("δ", asked.delta, self.max_delta),
         ):
             if limit is not None and found > limit:
-                raise Refused(
+                return (
                     f"this silo's policy allows {name} up to {limit:g} in one run, the job asks "
-                    f"for {found:g}",
-                    code="privacy",
+                    f"for {found:g}"
                 )
+        return ""
+
+
+class EvaluationRules(Config):
+    """How often, and on how large a share of the rows, models are judged here.
+
+    A model that is judged was chosen by whoever asks, so that each answer tells a little of the
+    rows that are held out.
+
+    Args:
+        max_holdout: largest share of the rows that a job may hold out; what is held out is not
+            learnt from, so that it bounds from how few rows an update is made, too.
+        per_run: evaluations in one run; None sets no limit.
+        per_day: evaluations within 24 hours, over all runs; None sets no limit.
+    """
+
+    max_holdout: float = Field(default=0.5, gt=0, lt=1)
+    per_run: int | None = Field(default=None, ge=1)
+    per_day: int | None = Field(default=1000, ge=1)
 
 
 class Limits(Config):
@@ -286,6 +320,8 @@ class Circumstances:
         asked_last_hour: how many messages were allowed within the last hour.
         rows: how many rows the job has here; asked only where a rule needs it.
         signer: the key that signed the run's code; empty where nobody did.
+        judged_in_run: how many models were judged in this run.
+        judged_last_day: how many within the last 24 hours.
     """
 
     now: float
@@ -293,6 +329,8 @@ class Circumstances:
     asked_last_hour: int
     rows: Callable[[], int]
     signer: str = ""
+    judged_in_run: int = 0
+    judged_last_day: int = 0
 
 
 class Policy(Config):
@@ -305,6 +343,7 @@ class Policy(Config):
             the others must have attested with a key that this silo has pinned.
         partners: whose attestations count: every pinned key's, or confirmed ones' only.
         privacy: what differential privacy must be.
+        evaluation: how often models are judged here, and on how many rows.
         matching: when rows may be matched with those of other silos; None is never.
         limits: of one message, and of their number.
         hours: when messages are answered; None is always.
@@ -319,6 +358,7 @@ class Policy(Config):
     min_cohort: int = Field(default=2, ge=1)
     partners: Literal["pinned", "confirmed"] = "pinned"
     privacy: PrivacyRules = PrivacyRules()
+    evaluation: EvaluationRules = EvaluationRules()
     matching: MatchingRules | None = None
     limits: Limits = Limits()
     hours: Hours | None = None
@@ -372,13 +412,16 @@ class Policy(Config):
             disclosures=kinds,
             min_cohort=1,
             privacy=PrivacyRules(allow_reproducible=True),
+            evaluation=EvaluationRules(max_holdout=0.99, per_day=None),
             limits=Limits(threads=None),
         )
 
     def permit(
         self, header: Header, job: Job, asked: Asked, met: Circumstances | None = None
-    ) -> None:
+    ) -> Permitted:
         """Raise `Refused` unless this policy allows what is asked for ``job`` and its cohort.
+
+        An optional field that a rule keeps back is left out, and the rest is answered.
 
         Args:
             header: the request.
@@ -395,23 +438,53 @@ class Policy(Config):
                 code="job",
             )
         self._permit_threads(job)
-        for each in sorted(asked.disclosures):
-            self._permit_leaving(each, asked, job, met)
-        if (
-            Disclosure.STATISTIC in asked.disclosures
-            and declaration_of(header.protocol).is_statistics
-        ):
-            self.privacy.permit_statistics(job)
-        if not asked.disclosures & _ABOUT_ROWS:
+        if asked.uses_rows:
+            self._permit_holdout(job)
+        withheld: dict[str, str] = {}
+        for field in asked.fields:
+            try:
+                self._permit_field(field, header, job, asked, met)
+            except Refused as cause:
+                if not field.optional:
+                    raise
+                withheld[field.name] = str(cause)
+        floors = {each: self._rule(each).min_rows for each in asked.disclosures}
+        return Permitted(withheld, floors, is_private=self.privacy.is_wanted)
+
+    def _permit_field(
+        self, field: AskedField, header: Header, job: Job, asked: Asked, met: Circumstances
+    ) -> None:
+        for each in sorted(field.disclosures):
+            self._permit_leaving(each, asked, met)
+        if field.rows in (FromRows.NONE, FromRows.BIT):
             return
         here = 1 + len(met.attested)
-        if here < self.min_cohort:
+        if field.rows != FromRows.CHECKED and here < self.min_cohort:
             raise Refused(
                 f"this silo's policy wants at least {self.min_cohort} silos to be asked together; "
                 f"the cohort names {len(header.cohort)}, of which {here} are known to take part",
                 code="cohort",
             )
-        self.privacy.permit(job)
+        if fault := self.privacy.fault(field, job):
+            raise Refused(fault, code="privacy")
+        if field.held_out:
+            self._permit_judging(met)
+
+    def _permit_holdout(self, job: Job) -> None:
+        most = self.evaluation.max_holdout
+        if isinstance(job, TableJob) and job.evaluation.holdout > most:
+            raise Refused(
+                f"this silo's policy lets a job hold out {most:g} of the rows at most, this one "
+                f"asks for {job.evaluation.holdout:g} (evaluation.holdout)",
+                code="holdout",
+            )
+
+    def _permit_judging(self, met: Circumstances) -> None:
+        rules = self.evaluation
+        if rules.per_run is not None and met.judged_in_run >= rules.per_run:
+            raise Refused(f"this silo judges {rules.per_run} models in a run", code="judged")
+        if rules.per_day is not None and met.judged_last_day >= rules.per_day:
+            raise Refused(f"this silo judges {rules.per_day} models a day", code="judged")
 
     def _permit_now(self, met: Circumstances) -> None:
         if self.expires is not None and datetime.fromtimestamp(met.now).date() > self.expires:
@@ -436,17 +509,26 @@ class Policy(Config):
                 code="threads",
             )
 
-    def _permit_leaving(self, each: Disclosure, asked: Asked, job: Job, met: Circumstances) -> None:
+    def _rule(self, each: Disclosure) -> Leaving:
         found = self.disclosures.get(each, False)
-        rule = Leaving(secure=found == "secure") if not isinstance(found, Leaving) else found
+        return found if isinstance(found, Leaving) else Leaving(secure=found == "secure")
+
+    def _permit_leaving(self, each: Disclosure, asked: Asked, met: Circumstances) -> None:
+        found, rule = self.disclosures.get(each, False), self._rule(each)
+        if each == Disclosure.MASKED_UPDATE and found is False:
+            # Who lets updates leave under secure aggregation only lets masked ones leave.
+            rule = self._rule(Disclosure.UPDATE)
+            found = rule.secure
         if found is False:
             raise Refused(
                 f"this silo's policy does not let '{each}' leave, which '{asked.name}' discloses",
                 code="disclosure",
             )
-        if rule.secure and not job.is_secure:
+        if rule.secure and each != Disclosure.MASKED_UPDATE:
             raise Refused(
-                f"this silo's policy lets '{each}' leave under secure aggregation only",
+                f"this silo's policy lets '{each}' leave under secure aggregation only, as "
+                f"'{Disclosure.MASKED_UPDATE}'; '{asked.name}' sends it in the clear, and this "
+                "version of Consilo has no secure aggregation",
                 code="disclosure",
             )
         if rule.min_rows > 1 and met.rows() < rule.min_rows:

@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from consilo.machine.database import open_database
@@ -28,6 +29,9 @@ CREATE TABLE IF NOT EXISTS requests (step_id TEXT PRIMARY KEY, at REAL);
 CREATE INDEX IF NOT EXISTS requests_by_time ON requests (at);
 CREATE TABLE IF NOT EXISTS strangers (
     place INTEGER PRIMARY KEY CHECK (place = 0), since REAL, written INTEGER, folded INTEGER);
+CREATE TABLE IF NOT EXISTS permits (
+    step_id TEXT PRIMARY KEY, run_id TEXT, at REAL, judged INTEGER, consents TEXT, withheld TEXT);
+CREATE INDEX IF NOT EXISTS permits_by_time ON permits (at);
 CREATE TABLE IF NOT EXISTS concluded (run_id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
 """
@@ -45,6 +49,21 @@ day at most."""
 def lasting_secret(root: bytes, purpose: str) -> bytes:
     """Return 32 bytes for one purpose, derived from a silo's own secret."""
     return hmac.digest(root, b"lasting/" + purpose.encode(), "sha256")
+
+
+@dataclass(frozen=True)
+class Permit:
+    """The conditions under which a step was allowed; asked again, it must meet them still.
+
+    Args:
+        judged: whether a model was judged on held-out rows.
+        consents: digest of which rows consents allowed; empty where there are none to ask.
+        withheld: optional fields that were kept back.
+    """
+
+    judged: bool = False
+    consents: str = ""
+    withheld: frozenset[str] = frozenset()
 
 
 class Store:
@@ -171,6 +190,43 @@ class Store:
                 (since, written + is_written, folded + (not is_written)),
             )
         return is_written, told
+
+    def note_permit(self, step_id: str, permit: Permit, *, run_id: str, at: float) -> None:
+        """Keep under which conditions a step was allowed, the newest; for a day.
+
+        Args:
+            step_id: which.
+            permit: the conditions.
+            run_id: of which run.
+            at: when, in seconds since 1970.
+        """
+        withheld = "\n".join(sorted(permit.withheld))
+        row = (step_id, run_id, at, int(permit.judged), permit.consents, withheld)
+        with self._open() as database:
+            database.execute("DELETE FROM permits WHERE at < ?", (at - _DAY_S,))
+            database.execute("INSERT OR REPLACE INTO permits VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def permit(self, step_id: str) -> Permit | None:
+        """Return the conditions under which a step was allowed; None where none are kept."""
+        with self._open() as database:
+            query = "SELECT judged, consents, withheld FROM permits WHERE step_id = ?"
+            row = database.execute(query, (step_id,)).fetchone()
+        return None if row is None else Permit(bool(row[0]), row[1], frozenset(row[2].split()))
+
+    def count_judged(self, *, since: float, but: str, run_id: str | None = None) -> int:
+        """Return how many steps judged a model since a time.
+
+        Args:
+            since: seconds since 1970.
+            but: a step that is not counted.
+            run_id: of this run alone; None is all.
+        """
+        query = "SELECT count(*) FROM permits WHERE judged AND at >= ? AND step_id <> ?"
+        values: tuple[object, ...] = (since, but)
+        if run_id is not None:
+            query, values = f"{query} AND run_id = ?", (*values, run_id)
+        with self._open() as database:
+            return int(database.execute(query, values).fetchone()[0])
 
     def conclude(self, run_id: str) -> None:
         """Remember that a run has ended."""

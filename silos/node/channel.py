@@ -22,7 +22,7 @@ from consilo.contracts.contract import Contract
 from consilo.errors import ReplyInvalid
 from consilo.jobs.job import Job
 from consilo.kernel.headers import Header
-from consilo.kernel.verbs import Asked, Disclosure
+from consilo.kernel.verbs import Asked, AskedField, Disclosure, FromRows
 from consilo.privacy.account import Charge
 from consilo.wire.payload import pack, unpack
 from consilo.wire.piecewise import Parts
@@ -139,7 +139,17 @@ def _encoded(value: Any, calls: list[Callable[..., Any]]) -> Any:
     if isinstance(value, Header):
         return {"$header": value.step_id}
     if isinstance(value, Asked):
-        return {"$asked": [value.name, sorted(map(str, value.disclosures))]}
+        fields = [
+            [
+                each.name,
+                sorted(map(str, each.disclosures)),
+                str(each.rows),
+                each.optional,
+                each.held_out,
+            ]
+            for each in value.fields
+        ]
+        return {"$asked": [value.name, fields]}
     if isinstance(value, Charge):
         return {"$charge": _encoded(dataclasses.asdict(value), calls)}
     if isinstance(value, Mapping):
@@ -173,7 +183,7 @@ def _decoded(value: Any, call: Callable[[int], Callable[..., Any]]) -> Any:
     if kind == "header":
         return Named(str(content))
     if kind == "asked":
-        return Asked(str(content[0]), frozenset(map(Disclosure, content[1])))
+        return Asked(str(content[0]), tuple(_asked_field(*each) for each in content[1]))
     if kind == "contract":
         return Contract.from_json(_decoded(content["value"], call))
     if kind == "job":
@@ -186,6 +196,16 @@ def _decoded(value: Any, call: Callable[[int], Callable[..., Any]]) -> Any:
 
         return pd.DataFrame(plain)
     return plain
+
+
+def _asked_field(name: Any, classes: Any, rows: Any, optional: Any, held_out: Any) -> AskedField:
+    return AskedField(
+        str(name),
+        frozenset(map(Disclosure, classes)),
+        FromRows(rows),
+        optional=bool(optional),
+        held_out=bool(held_out),
+    )
 
 
 def _decoded_map(content: Any) -> Any:

@@ -146,7 +146,9 @@ def mapping_place(directory: Path, ref: str) -> Path:
 
 
 def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
-    """Put a proposed mapping to use: a person has read it.
+    """Put a proposed mapping to use: a person has read it, and the contract's text.
+
+    Where there is no mapping yet, the silo's columns are taken to be the contract's.
 
     Args:
         directory: the silo's.
@@ -161,7 +163,8 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
         ConfigInvalid: where ``silo.yaml`` does not have its data set.
     """
     place = mapping_place(directory, contract.ref)
-    value = read_yaml(place, error=MappingInvalid)
+    alike = "" if place.exists() else f"contract: {contract.ref}\n"
+    value = _loaded(alike) if alike else read_yaml(place, error=MappingInvalid)
     mapping = Mapping.parse(value, contract, where=str(place))
     _, known = _read_silo(directory, None)
     data = mapping.data or (next(iter(known)) if len(known) == 1 else None)
@@ -172,7 +175,7 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
     faults = mapping.missing_columns(source.columns(), contract)
     if faults:
         raise MappingInvalid(str(place), faults)
-    before = text = place.read_text(encoding="utf-8")
+    before = text = alike or place.read_text(encoding="utf-8")
     if not mapping.confirmed:
         text, count = _UNCONFIRMED.subn("confirmed: true", text)
         if count != 1 or not Mapping.parse(_loaded(text), contract, where=str(place)).confirmed:
@@ -184,6 +187,7 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
         if Mapping.parse(_loaded(text), contract, where=str(place)).agreed != agreed:
             raise MappingInvalid(str(place), [f"write 'agreed: {agreed}' by hand"])
     if text != before:
+        place.parent.mkdir(mode=0o700, exist_ok=True)
         write_atomic(place, text.encode(), mode=_MAPPING_MODE)
     return place
 

@@ -42,7 +42,7 @@ class Mapping(Config):
         data: which of the silo's data sets the rows come from; needed only where it has several.
         confirmed: false in a proposal that no person has confirmed yet; the silo does not use it.
         agreed: SHA-256 of the contract that was confirmed; another text under the same name is
-            refused. Without it, any text of that name is taken.
+            refused, and without it any text is.
     """
 
     contract: str
@@ -240,13 +240,22 @@ def mapping_file(directory: Path, ref: str) -> Path | None:
 
 
 def require_agreed(directory: Path, contract: Contract) -> None:
-    """Raise `Refused` unless a contract is the very one that people in the silo have confirmed."""
+    """Raise `Refused` unless a contract is the very one that people in the silo have confirmed.
+
+    A contract that is judged by rows tells of them: whoever could choose its text could find out
+    any value by asking again and again.
+    """
     place = mapping_file(directory, contract.ref)
     value = read_yaml(place, error=MappingInvalid) if place is not None else None
-    if not isinstance(value, dict) or value.get("contract") not in (None, contract.ref):
-        return
-    agreed = value.get("agreed")
-    if agreed is not None and agreed != contract.digest:
+    mapped = isinstance(value, dict) and value.get("contract") == contract.ref
+    agreed = value.get("agreed") if isinstance(value, dict) and mapped else None
+    if agreed is None:
+        raise Refused(
+            f"nobody in this silo has confirmed the contract {contract.ref}; read it, then: "
+            f"consilo silo data confirm {contract.ref}",
+            code="contract_unconfirmed",
+        )
+    if agreed != contract.digest:
         raise Refused(
             f"the contract {contract.ref} is not the text that this silo has confirmed; read what "
             f"changed, then: consilo silo data confirm {contract.ref}",

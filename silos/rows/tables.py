@@ -204,6 +204,15 @@ class Tables:
         keep = self._consent(self.mapping(contract), purpose)
         return None if keep is None else keep.counts
 
+    def consent_state(self, contract: Contract, purpose: str) -> str:
+        """Return a digest of which rows a purpose may use; empty where all may.
+
+        Raises:
+            Refused: where the silo cannot read its consents.
+        """
+        keep = self._consent(self.mapping(contract), purpose) if self._consents else None
+        return "" if keep is None else keep.digest
+
     def num_rows(self, contract: Contract, purpose: str) -> int:
         """Return how many rows a purpose may use; no end of them where they break the contract."""
         try:

@@ -34,7 +34,7 @@ from consilo.jobs.match import Match, MatchQuestion
 from consilo.kernel import seeds
 from consilo.kernel.headers import Header, ReplyHeader
 from consilo.kernel.roles import Arrays, Built
-from consilo.kernel.verbs import Asked
+from consilo.kernel.verbs import Asked, Permitted
 from consilo.machine.files import write_atomic
 from consilo.matching.columns.cards import Card
 from consilo.privacy.account import Account, Admit, Charge
@@ -98,12 +98,13 @@ class InMemorySilo(AllRoles):
         """Raise `Refused` where a request is another silo's; nobody signs within a process."""
         addressed(header, self.name)
 
-    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
+    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> Permitted:
         """Raise `Refused` where the silo refuses everything."""
         if self.refusal:
             raise Refused(self.refusal)
+        return Permitted()
 
-    def repeated(self, header: Header) -> None:
+    def repeated(self, header: Header, asked: tuple[Job, Contract, Asked] | None) -> None:
         """Keep no log."""
 
     def sign(

@@ -49,7 +49,7 @@ from consilo.jobs.job import Job
 from consilo.jobs.match import Match, MatchQuestion
 from consilo.kernel.headers import Header, ReplyHeader
 from consilo.kernel.roles import Arrays, Built
-from consilo.kernel.verbs import Asked
+from consilo.kernel.verbs import Asked, Permitted
 from consilo.machine.database import open_database
 from consilo.matching.columns.cards import Card
 from consilo.privacy.account import Account, Admit, Charge
@@ -208,11 +208,11 @@ class SimulatedSilo(AllRoles):
         """Raise `Refused` where a request is another silo's; nobody signs in a simulation."""
         addressed(header, self.name)
 
-    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
+    def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> Permitted:
         """Raise `Refused` unless the policy of simulated silos allows this verb."""
-        self._shared.policy.permit(header, job, asked)
+        return self._shared.policy.permit(header, job, asked)
 
-    def repeated(self, header: Header) -> None:
+    def repeated(self, header: Header, asked: tuple[Job, Contract, Asked] | None) -> None:
         """Keep no log: nobody audits a simulation."""
 
     def sign(

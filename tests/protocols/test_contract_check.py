@@ -33,7 +33,6 @@ def test_a_sound_report_is_believed(tmp_path, said):
     [
         ({"contract_digest": "another"}, "another contract"),
         ({"findings": (finding("fail"),)}, "does not follow"),
-        ({"verdict": "failed"}, "does not follow"),
     ],
 )
 def test_a_report_that_does_not_fit_is_none(tmp_path, changes, why):

@@ -5,6 +5,7 @@ import pytest
 
 from consilo.kernel.federation import Federation
 from consilo.kernel.loop import Kernel
+from consilo.kernel.verbs import Permitted
 from consilo.privacy.account import Account, Balance, Limit
 from consilo.privacy.accounting import spent
 from consilo.protocols.dispatch import answerer
@@ -98,6 +99,7 @@ def test_the_policy_is_asked_about_the_training_and_not_only_about_the_question(
 
             if "update" in verb.disclosures:
                 raise Refused("no update leaves", code="disclosure")
+            return Permitted()
 
     found = quotes({"east": OnlyFigures("east", ROWS["east"])}, clinic.job())
     assert found.silos["east"].fault == Fault("refused", "no update leaves")

@@ -349,9 +349,15 @@ def test_a_users_module_trains_any_task(kind, private, tmp_path):
         if kind == "multiclass":
             host.table["ill"] = rng.integers(0, 3, len(host.table))
         host.table["months"] = rng.uniform(1, 5, len(host.table))
-    privacy = {"epsilon": 5.0, "delta": 1e-3, "accountant": "rdp"} if private else None
+    privacy = {"epsilon": 5.0, "delta": 1e-3, "accountant": "rdp", "metrics_epsilon": 3.0}
+    if kind == "survival":  # nothing bounds what one row adds to a figure of one's own
+        expected = set() if private else expected
     job = clinic.job(
-        model="my_model:Net", privacy=privacy, local={"lr": 0.05}, protocol={"rounds": 1}, **changes
+        model="my_model:Net",
+        privacy=privacy if private else None,
+        local={"lr": 0.05},
+        protocol={"rounds": 1},
+        **changes,
     )
     run = clinic.run_of(
         job, hosts, tmp_path / "run", contract_=clinic.contract(contract), search_path=search
@@ -359,7 +365,12 @@ def test_a_users_module_trains_any_task(kind, private, tmp_path):
     result = finish(run)
     assert result.status == "complete", result.reason
     assert expected <= set(result.metrics)
-    assert all(expected <= set(each.metrics) for each in result.silos.values())
+    if private:  # with few rows, noise may take r2 away
+        assert kind == "regression" or all(
+            expected <= set(each.metrics) for each in result.silos.values()
+        )
+    else:
+        assert all(expected <= set(each.metrics) for each in result.silos.values())
 
 
 def test_a_silo_with_one_class_and_one_with_one_row_take_part(tmp_path):

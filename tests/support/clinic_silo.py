@@ -3,6 +3,7 @@
 import clinic
 import yaml
 
+from silos.proposals import onboard
 from silos.silo import Silo
 
 POLICY = "allow: [{jobs: ['*']}]\ndisclosures: {metric: yes, statistic: yes, update: yes}\n"
@@ -16,4 +17,6 @@ def make(path, rows=None, *, mapping=None, name="north", policy=POLICY):
     (path / "policy.yaml").write_text(policy)
     if mapping is not None:
         (path / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+    if mapping is None or mapping.get("contract") == clinic.contract().ref:
+        onboard.confirm(path, clinic.contract(), clinic.contract().digest)
     return Silo.open(path)

@@ -9,6 +9,7 @@ from consilo.errors import QuorumLost, Refused
 from consilo.kernel.federation import Federation
 from consilo.kernel.loop import Kernel
 from consilo.kernel.steps import Ask
+from consilo.kernel.verbs import Permitted
 from consilo.vertical.linear.protocol import VerticalLinear
 from consilo.vertical.parts import Part
 
@@ -47,6 +48,7 @@ def test_a_policy_that_lets_no_update_leave_keeps_the_top_part():
     def permit(header, job, contract, verb):
         if verb.name == "release":
             raise Refused("this silo's policy does not let 'update' leave", code="disclosure")
+        return Permitted()
 
     hosts["bank"].permit = permit
     with pytest.raises(QuorumLost, match="does not let 'update' leave"):

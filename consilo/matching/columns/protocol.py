@@ -18,7 +18,7 @@ from consilo.errors import ReplyInvalid
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
-from consilo.kernel.verbs import Disclosure, Field, arrays, verb
+from consilo.kernel.verbs import Disclosure, Field, FromRows, arrays, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.matching.columns.cards import Card, Histograms, parsed, plain, width_of
 from consilo.matching.columns.roles import RELEASED
@@ -27,7 +27,7 @@ from consilo.wire.parcel import Fault
 
 def cards() -> Field:
     """What columns are, in their owner's words: `consilo.matching.columns.cards`."""
-    return Field(Disclosure.METADATA, _check_cards)
+    return Field(Disclosure.METADATA, _check_cards, rows=FromRows.NONE)
 
 
 def _check_cards(name: str, value: Any, payload: Mapping[str, Any]) -> None:
@@ -82,7 +82,7 @@ class FeatureMatch(Protocol[None]):
         """Return this silo's released columns."""
         return {"cards": plain(tuple(silo.role(RELEASED).cards()))}
 
-    @verb("histograms", replies={"histograms": arrays(Disclosure.STATISTIC)})
+    @verb("histograms", replies={"histograms": arrays(Disclosure.STATISTIC, rows=FromRows.NONE)})
     def silo_histograms(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Return the histograms of released columns."""
         released = {card.key for card in silo.role(RELEASED).cards()}

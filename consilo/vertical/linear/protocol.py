@@ -118,7 +118,7 @@ class VerticalLinear(VerticalTraining):
         return replace(
             state,
             letters={},
-            metrics=dict(done.replies[label].fields["metrics"]),
+            metrics=dict(done.replies[label].fields.get("metrics", {})),
             references=references(done) | references(kept),
         )
 
@@ -171,7 +171,7 @@ class VerticalLinear(VerticalTraining):
         "judge",
         replies={
             "envelopes": envelopes(Disclosure.UPDATE),
-            "metrics": numbers(Disclosure.METRIC),
+            "metrics": numbers(Disclosure.METRIC, optional=True, held_out=True),
             **REFERENCE,
         },
     )

@@ -201,7 +201,7 @@ def _private_gradient(
     gradients: dict[str, Tensor] = each_row(params, *rows)
     flat = torch.cat([each.flatten(1) for each in gradients.values()], dim=1)
     scale, usable = weights_within(flat, noise.clip_update), finite(flat).double()
-    parts = (scale @ usable).split([each[0].numel() for each in gradients.values()])
+    parts = torch.split(scale @ usable, [each[0].numel() for each in gradients.values()])
     sums = [part.view(each.shape[1:]) for part, each in zip(parts, gradients.values(), strict=True)]
     owner = dict(model.named_parameters())
     for name, total in zip(gradients, noise.on_update(sums), strict=True):

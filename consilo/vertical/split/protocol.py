@@ -27,7 +27,7 @@ from consilo.config import parse
 from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel.steps import Answers, Step
-from consilo.kernel.verbs import Disclosure, number, numbers, verb
+from consilo.kernel.verbs import Disclosure, FromRows, number, numbers, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.privacy.accounting import HistoryRow
 from consilo.vertical import turns
@@ -120,11 +120,14 @@ class VerticalSplit(VerticalTraining):
         return replace(
             state,
             letters={},
-            metrics=dict(judged.replies[label].fields["metrics"]),
+            metrics=dict(judged.replies[label].fields.get("metrics", {})),
             references=references(told) | references(judged),
         )
 
-    @verb("set_up", replies={"epsilon": number(Disclosure.STATISTIC, optional=True)})
+    @verb(
+        "set_up",
+        replies={"epsilon": number(Disclosure.STATISTIC, optional=True, rows=FromRows.NONE)},
+    )
     def set_up(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Build this silo's part of each network once, to see that it can be; pay."""
         part = SplitPart(silo, self.settings)
@@ -132,7 +135,7 @@ class VerticalSplit(VerticalTraining):
         epsilon = part.pay()
         return {} if epsilon is None else {"epsilon": epsilon}
 
-    @verb("embed", replies={"envelopes": turns.SCORES})
+    @verb("embed", replies={"envelopes": turns.NOISY_SCORES})
     def embed(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: learn from the gradients of the batch before, seal the next embeddings."""
         from consilo.vertical.split.layers import embed, embed_apart, saved
@@ -154,7 +157,7 @@ class VerticalSplit(VerticalTraining):
         label = self.settings.label_silo
         return {"envelopes": {label: part.sealed(label, _EMBEDDINGS, embeddings)}}
 
-    @verb("learn", replies={"envelopes": turns.RESIDUALS})
+    @verb("learn", replies={"envelopes": turns.NOISY_RESIDUALS})
     def learn(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Label silo: learn from a batch's embeddings, seal their gradients."""
         from consilo.vertical.split.layers import learn_top, saved
@@ -186,7 +189,7 @@ class VerticalSplit(VerticalTraining):
             sealed[name] = part.sealed(name, _GRADIENTS, theirs)
         return {"envelopes": sealed}
 
-    @verb("conclude", replies={"envelopes": turns.SCORES, **REFERENCE})
+    @verb("conclude", replies={"envelopes": turns.NOISY_SCORES, **REFERENCE})
     def conclude(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Feature silo: learn from the last gradients, keep the part, seal what judges it."""
         from consilo.vertical.split.layers import embed, embed_apart, in_pieces, saved
@@ -207,7 +210,10 @@ class VerticalSplit(VerticalTraining):
             **self.keep_part(silo, part.block, part.content(learners[FINAL])),
         }
 
-    @verb("judge", replies={"metrics": numbers(Disclosure.METRIC), **REFERENCE})
+    @verb(
+        "judge",
+        replies={"metrics": numbers(Disclosure.METRIC, optional=True, held_out=True), **REFERENCE},
+    )
     def judge(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Label silo: keep the own part, return the figures of merit on rows held out."""
         from consilo.vertical.split.layers import in_pieces

@@ -148,7 +148,7 @@ class PlainTrees(VerticalTraining):
         return replace(
             state,
             letters={},
-            metrics=dict(done.replies[label].fields["metrics"]),
+            metrics=dict(done.replies[label].fields.get("metrics", {})),
             references=references(done) | references(kept),
         )
 
@@ -245,7 +245,10 @@ class PlainTrees(VerticalTraining):
         turns.keep(silo, "models", step, models.to_payload())
         return {"envelopes": self._letters(silo, block, models, step, self.taken(choice))}
 
-    @verb("judge", replies={"metrics": numbers(Disclosure.METRIC), **REFERENCE})
+    @verb(
+        "judge",
+        replies={"metrics": numbers(Disclosure.METRIC, optional=True, held_out=True), **REFERENCE},
+    )
     def judge(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Label silo: return the figures of merit on held-out rows; keep the own part."""
         block = block_of(silo, self.settings)

@@ -42,7 +42,7 @@ def ask(directory, text):
         "r", "0/0/check", "c", 0, "north", "contract_check", "check", ("north",), manifest
     )
     verb = find_protocol("contract_check").verbs()["check"]
-    Silo.open(directory).gate.permit(header, job, contract, verb)
+    Silo.open(directory).gate.permit(header, job, contract, verb.asked)
 
 
 def test_the_confirmed_text_is_answered_for(place):
@@ -69,7 +69,17 @@ def test_confirming_it_anew_takes_the_new_text_and_only_that(place):
     assert text.count("agreed:") == 1
 
 
-def test_a_mapping_by_hand_that_names_no_text_takes_any(place):
-    (place / "mappings" / "clinic@1.yaml").write_text("contract: clinic@1\n")
+@pytest.mark.parametrize("by_hand", ["contract: clinic@1\n", None], ids=["mapping", "none"])
+def test_without_a_confirmed_text_the_first_use_asks_for_it(place, by_hand):
+    """A mapping by hand, or none, took any text of the contract's name."""
+    file = place / "mappings" / "clinic@1.yaml"
+    file.unlink()
+    if by_hand:
+        file.write_text(by_hand)
+    for text in (clinic.CONTRACT, REWRITTEN):
+        with pytest.raises(Refused, match="consilo silo data confirm clinic@1"):
+            ask(place, text)
+    run("data", "confirm", "clinic.yaml")
     ask(place, clinic.CONTRACT)
-    ask(place, REWRITTEN)
+    with pytest.raises(Refused, match="not the text"):
+        ask(place, REWRITTEN)

@@ -11,9 +11,9 @@ import pytest
 import test_guard as guard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo.kernel.headers import Header, Manifest
+from consilo.kernel.headers import Header, Manifest, attestation
 from consilo.kernel.protocol import STRICTEST, Protocol
-from consilo.kernel.verbs import Asked, Disclosure, count, verb
+from consilo.kernel.verbs import Disclosure, count, verb
 from consilo.matching.columns.protocol import FeatureMatch
 from consilo.protocols.names import NAMES, asked_besides, declaration_of, find_protocol, name_of
 from consilo.transports.flower.bundle import build_bundle, bundle_hash, keep_bundle
@@ -81,7 +81,6 @@ def test_what_our_own_protocols_declare() -> None:
         ),
     }
     assert [name for name, each in every.items() if each.after_the_end] == ["conclude"]
-    assert [name for name, each in every.items() if each.is_statistics] == ["statistics"]
     own = {name for name, each in every.items() if each.only_by_its_job}
     assert own == {name for name, each in every.items() if each.rows == "matched"}
 
@@ -151,7 +150,7 @@ def request(job=BY_ITS_OWN_JOB, **changes) -> Parcel:
         "protocol": SLY,
         "verb": "count",
         "manifest": manifest,
-        "attestations": {},
+        "attestations": {"south": attestation(guard.SOUTH, manifest, "south")},
         **changes,
     }
     key: Ed25519PrivateKey = guard.KEY
@@ -191,7 +190,7 @@ def test_a_bundles_statistics_leave_with_noise_only_where_ours_do(tmp_path, plac
 def test_released_words_need_no_rows_and_ours_alone_may_say_so(tmp_path, place):
     """`min_rows` of statistics does not count for histograms that people released by hand."""
     silo = opened(tmp_path, place, MANY)
-    asked = Asked("histograms", frozenset({Disclosure.STATISTIC}))
+    asked = FeatureMatch.verbs()["histograms"].asked
     header = Header.decode(request().header)
     ours = replace(header, protocol=name_of(FeatureMatch))
     silo.gate.permit(ours, BY_ITS_OWN_JOB, clinic.contract(), asked)

@@ -18,6 +18,7 @@ from consilo.wire.payload import digest, pack, unpack
 from consilo.wire.signing import public_hex
 from silos.gate.partners import Partner
 from silos.gate.policy import TEMPLATE
+from silos.proposals import onboard
 from silos.silo import Silo
 
 KEY = Ed25519PrivateKey.generate()
@@ -31,6 +32,7 @@ def make(path: Path, *, policy: str = TEMPLATE, **settings) -> Silo:
     config = {"name": "north", "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (path / "silo.yaml").write_text(yaml.safe_dump(config))
     (path / "policy.yaml").write_text(policy)
+    onboard.confirm(path, clinic.contract(), clinic.contract().digest)
     settings = {
         "signing_keys": (public_hex(KEY),),
         "partners": {"south": Partner(signing_key=public_hex(SOUTH))},

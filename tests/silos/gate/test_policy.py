@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from consilo.errors import PolicyInvalid, Refused
 from consilo.jobs.schema import stale
 from consilo.kernel.headers import Header, Manifest
+from consilo.kernel.verbs import Disclosure, Field, Verb, check_arrays
 from consilo.protocols.names import find_protocol
 from silos.gate.policy import TEMPLATE, Circumstances, Hours, Policy
 from silos.schema import schemas
 
+EVALUATE = find_protocol("evaluation").verbs()["evaluate"]
 TRAIN = find_protocol("fedavg").verbs()["train"]
 CHECK = find_protocol("contract_check").verbs()["check"]
+HISTOGRAM = find_protocol("statistics").verbs()["histogram"]
 MOMENTS = find_protocol("statistics").verbs()["moments"]
 PRIVATE = {"epsilon": 2.0, "delta": 1e-5}
 EVERYTHING = {"metric": True, "statistic": True, "update": True}
@@ -46,19 +49,60 @@ def permit(
     cohort = ("a", "b", "c")
     header = Header("r", "1/0/train", "c", 1, "a", protocol, verb.name, cohort, manifest)
     met = Circumstances(now, frozenset(attested), asked, lambda: rows, signer)
-    given.permit(header, job, verb, met)
+    return given.permit(header, job, verb.asked, met)
 
 
 def test_statistics_leave_with_noise_only_where_the_policy_says_so():
     strict = policy(privacy={"exact_statistics": False})
-    asked = {"protocol": "statistics", "verb": find_protocol("statistics").verbs()["moments"]}
     exact = clinic.job(privacy={"epsilon": 3, "delta": 1e-5})
     noisy = clinic.job(privacy={"epsilon": 3, "delta": 1e-5, "statistics_epsilon": 1})
     for job in (clinic.job(), exact):
-        assert code(strict, job, **asked) == "privacy"
-        permit(policy(), job, **asked)
-    permit(strict, noisy, **asked)
+        assert code(strict, job, verb=HISTOGRAM) == "privacy"
+        assert set(permit(strict, job, verb=MOMENTS).withheld) == {"moments", "classes"}
+        permit(policy(), job, verb=HISTOGRAM)
+        assert not permit(policy(), job, verb=MOMENTS).withheld
+    permit(strict, noisy, verb=HISTOGRAM)
+    assert not permit(strict, noisy, verb=MOMENTS).withheld
     permit(strict, exact)
+
+
+def test_figures_of_merit_are_kept_back_and_the_rest_is_answered():
+    """A policy of `metric: no` refused training altogether."""
+    without = policy(disclosures={**EVERYTHING, "metric": False})
+    assert set(permit(without).withheld) == {"loss", "metrics", "tally"}
+    assert set(permit(without, verb=EVALUATE).withheld) == {"metrics", "tally"}
+    assert not permit(policy()).withheld
+
+
+@pytest.mark.parametrize("rules", [{"per_run": 2}, {"per_day": 3}], ids=str)
+def test_a_silo_bounds_how_often_models_are_judged(rules):
+    given = policy(evaluation=rules)
+    for judged, kept in (((1, 2), set()), ((2, 3), {"metrics", "tally"})):
+        met = Circumstances(NOW, frozenset("bc"), 0, lambda: 99, "", *judged)
+        header = Header("r", "1/0/evaluate", "c", 1, "a", "evaluation", "evaluate", ("a",))
+        found = given.permit(header, clinic.job(), EVALUATE.asked, met)
+        assert set(found.withheld) == kept
+
+
+def test_a_job_holds_out_no_more_than_the_silo_bears():
+    for verb in (TRAIN, MOMENTS, EVALUATE):
+        assert code(policy(), clinic.job(evaluation={"holdout": 0.51}), verb=verb) == "holdout"
+    wide = policy(evaluation={"max_holdout": 0.9})
+    permit(wide, clinic.job(evaluation={"holdout": 0.51}))
+
+
+def test_updates_under_secure_aggregation_only_are_masked_ones():
+    """`update: secure` believed a flag of the job."""
+    strict = policy(disclosures={**EVERYTHING, "update": "secure"})
+    for secure in (False, True):
+        assert code(strict, clinic.job(reduce={"secure": secure})) == "disclosure"
+    masked = Field(Disclosure.MASKED_UPDATE, check_arrays)
+    ours = Verb("sum", {"sum": masked}, lambda protocol, silo, message: {})
+    assert permit(strict, verb=ours).withheld == {}
+    header = Header("r", "1/0/sum", "c", 1, "a", "mine:Mine", "sum", ("a",))
+    met = Circumstances(NOW, frozenset("bc"), 0, lambda: 99)
+    with pytest.raises(Refused, match="in the clear"):
+        strict.permit(header, clinic.job(), ours.asked.strictest(), met)
 
 
 def code(*args, **kwargs) -> str:
@@ -89,7 +133,6 @@ def test_a_sound_job_is_allowed():
         ({"allow": [{"signers": ["e" * 64]}]}, "job"),
         ({"allow": [{"signers": [""]}]}, "job"),
         ({"disclosures": {"metric": True, "statistic": True}}, "disclosure"),
-        ({"disclosures": {**EVERYTHING, "metric": False}}, "disclosure"),
         ({"disclosures": {**EVERYTHING, "update": "secure"}}, "disclosure"),
         ({"disclosures": {**EVERYTHING, "update": {"min_rows": 1001}}}, "group"),
         ({"min_cohort": 4}, "cohort"),
@@ -135,8 +178,12 @@ def test_a_cohort_counts_who_has_attested_not_who_is_named():
     permit(policy(min_cohort=3), attested=("b", "c"))
 
 
-def test_a_small_cohort_may_still_be_asked_for_statistics():
-    permit(policy(min_cohort=9), verb=MOMENTS)
+def test_a_small_cohort_is_told_how_many_rows_there_are_and_nothing_of_them():
+    """Statistics left without a cohort, and whatever the policy's privacy said."""
+    found = permit(policy(min_cohort=9), verb=MOMENTS)
+    assert set(found.withheld) == {"moments", "classes"}
+    assert code(policy(min_cohort=9), verb=HISTOGRAM) == "cohort"
+    permit(policy(min_cohort=9), verb=CHECK, attested=())
 
 
 def test_rows_are_counted_only_where_a_rule_needs_them():
@@ -145,7 +192,7 @@ def test_rows_are_counted_only_where_a_rule_needs_them():
 
     header = Header("r", "1/0/train", "c", 1, "a", "fedavg", "train", ("a",))
     met = Circumstances(NOW, frozenset("bc"), 0, counted)
-    policy().permit(header, clinic.job(), TRAIN, met)
+    policy().permit(header, clinic.job(), TRAIN.asked, met)
 
 
 @pytest.mark.parametrize(

@@ -182,12 +182,12 @@ def test_a_policy_decides_by_what_the_envelopes_hold():
     policy = Policy(allow=(Rule(jobs=("*",)),), disclosures=kinds, min_cohort=3)
     others = Circumstances(0.0, frozenset({"bank", "telecom"}), 0, lambda: 100)
     verbs = VerticalLinear.verbs()
-    policy.permit(header, job, verbs["directions"], others)
+    policy.permit(header, job, verbs["directions"].asked, others)
     with pytest.raises(Refused, match="does not let 'label' leave, which 'start' discloses"):
-        policy.permit(header, job, verbs["start"], others)
+        policy.permit(header, job, verbs["start"].asked, others)
     alone = replace(others, attested=frozenset({"bank"}))
     with pytest.raises(Refused, match="at least 3 silos"):
-        policy.permit(header, job, verbs["directions"], alone)
+        policy.permit(header, job, verbs["directions"].asked, alone)
 
 
 def test_the_cohort_is_everybody_though_silos_take_turns():

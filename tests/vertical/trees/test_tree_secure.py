@@ -241,7 +241,7 @@ def test_a_policy_without_labels_lets_secure_trees_train_and_no_others():
     def permit(job, name):
         manifest = Manifest.of("r", job, contract, "")
         header = Header("r", "0/1/x", "", 0, "bank", "vertical_trees", name, everybody, manifest)
-        policy.permit(header, job, VerticalTrees.verbs()[name], others)
+        policy.permit(header, job, VerticalTrees.verbs()[name].asked, others)
 
     secure = boosted.job_of(args=SECURE)
     for name in VerticalTrees.from_job(secure).label_verbs:

@@ -1,0 +1,214 @@
+"""Figures of merit with differential privacy: clipped sums over held-out rows, noisy and paid.
+
+Sensitivity. One row, added or removed, changes each entry of a tally that it touches by at most
+that entry's bound: a right answer by 1; a row's log loss, clipped to `MAX_LOGIT`, by `MAX_LOGIT`;
+one of the groups of scores by 1; in regression, with targets and outputs clipped to the contract's
+range [a, b], per target a squared error by (b - a)**2, an absolute one by b - a, a target by
+max(|a|, |b|) and its square by max(|a|, |b|)**2. Each entry is divided by its bound, so that one
+row moves the vector of all by an L2 norm of at most the root of how many entries it touches;
+Gaussian noise of ``sigma`` times that root is added. The number of rows is public.
+
+Scores lie in 32 groups per label, not in 256 bins: what is lost in resolution is far less than what
+noise in eight times as many numbers would cost. Noise is not cut off at 0, since what is cut off at
+0 adds up over groups and silos; a figure is kept where it can be (`consilo.metrics`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from consilo.horizontal.dataset import Rows
+from consilo.horizontal.learning import FIGURES, admit, figures_noise
+from consilo.kernel.verbs import Disclosure
+from consilo.kernel.view import SiloView
+from consilo.learners.torch_learner import Arrays, TorchLearner
+from consilo.metrics import MAX_LOGIT, NUM_BINS, metrics_of, row_log_losses
+from consilo.privacy.noise import SecretStream, add_gaussian
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+GROUPS = 32
+"""Groups of scores per label."""
+_BLOCK = 4096
+
+
+def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[str, Any]:
+    """Return the noisy figures of a private job's model on held-out rows, once they are paid.
+
+    Empty where the job has no ``privacy.metrics_epsilon``, where the silo's policy keeps them back
+    or wants them made of more rows than there are, and where nothing bounds what one row adds: for
+    a task of its own, and for a target without a range in the contract.
+
+    Raises:
+        BudgetExhausted: where the job's ε or the data set's account cannot pay.
+    """
+    privacy = silo.job.privacy
+    wanted = [name for name in ("metrics", "tally") if silo.admits(name)]
+    if privacy is None or privacy.metrics_epsilon is None or not wanted:
+        return {}
+    if not silo.has_floor(Disclosure.METRIC, len(rows.test)):
+        return {}
+    bounds = _bounds(silo, learner)
+    if not bounds:
+        return {}
+    mark = hashlib.sha256()
+    for array in (rows.test.features, rows.test.targets):
+        for start in range(0, len(array), _BLOCK):
+            mark.update(np.ascontiguousarray(array[start : start + _BLOCK]).tobytes())
+    sigma = figures_noise(silo.kept_number, privacy)
+    silo.reserve(
+        FIGURES,
+        sigma=sigma,
+        sample_rate=1.0,
+        steps=1,
+        rows=len(rows.test),
+        fingerprint=mark.hexdigest(),
+        admit=lambda history: admit(history, privacy),
+    )
+    sums = _sums(silo, learner, rows.test)
+    tally = noisy_tally(sums, bounds, len(rows.test), sigma, silo.noise(mark.hexdigest()))
+    found = {"metrics": metrics_of(tally), "tally": tally}
+    return {name: found[name] for name in wanted}
+
+
+def noisy_tally(
+    sums: Mapping[str, Floats],
+    bounds: Mapping[str, float],
+    num_rows: int,
+    sigma: float,
+    stream: SecretStream,
+) -> dict[str, Any]:
+    """Return a tally for `consilo.metrics` from clipped sums, with noise.
+
+    Args:
+        sums: entry → sum over rows; the groups of scores are vectors of `GROUPS`.
+        bounds: entry → most that one row adds to it; 0 for an entry that is public. A row touches
+            one of both vectors of scores.
+        num_rows: how many rows there are; public.
+        sigma: noise multiplier.
+        stream: advanced by the numbers that were used.
+    """
+    std = sigma * sensitivity(bounds)
+    found: dict[str, Any] = {"n": np.asarray(float(num_rows))}
+    for name, value in sums.items():
+        bound = bounds[name]
+        flat = np.atleast_1d(np.asarray(value, np.float64))
+        noisy = add_gaussian(flat / bound, std, stream) * bound if bound else flat
+        if name.startswith("scores_"):
+            spread = np.zeros(NUM_BINS)
+            spread[NUM_BINS // GROUPS // 2 :: NUM_BINS // GROUPS] = noisy
+            found[name] = spread
+        else:
+            found[name] = noisy.reshape(())
+    found["noise_variance"] = np.asarray(std**2)
+    return found
+
+
+def sensitivity(bounds: Mapping[str, float]) -> float:
+    """Return the most that one row moves the vector of all entries, each divided by its bound."""
+    touched = sum(1 for name, bound in bounds.items() if bound and name != "scores_1")
+    return math.sqrt(touched)
+
+
+def _bounds(silo: SiloView, learner: TorchLearner) -> dict[str, float]:
+    """Return entry → most that one row adds to it; empty where nothing bounds it."""
+    kind = learner.task.kind
+    if kind in ("binary", "multiclass"):
+        found = {"correct": 1.0, "log_loss_sum": MAX_LOGIT}
+        return found | ({"scores_0": 1.0, "scores_1": 1.0} if kind == "binary" else {})
+    ranges = _target_ranges(silo) if kind == "regression" else None
+    if ranges is None:
+        return {}
+    low, high = ranges
+    width, largest = high - low, np.maximum(np.abs(low), np.abs(high))
+    return {
+        "values": 0.0,
+        "squared_error_sum": float(np.sum(width**2)),
+        "absolute_error_sum": float(np.sum(width)),
+        "target_sum": float(np.sum(largest)),
+        "target_square_sum": float(np.sum(largest**2)),
+    }
+
+
+def _sums(silo: SiloView, learner: TorchLearner, data: Arrays) -> dict[str, Floats]:
+    """Return the clipped sums over the rows of ``data``."""
+    outputs, targets = _outputs(learner, data.features), np.asarray(data.targets)
+    if learner.task.kind == "regression":
+        ranges = _target_ranges(silo)
+        assert ranges is not None
+        wide = np.clip(targets.astype(np.float64).reshape(len(targets), -1), *ranges)
+        error = wide - np.clip(outputs.reshape(wide.shape), *ranges)
+        return {
+            "values": np.asarray(float(wide.size)),
+            "squared_error_sum": np.sum(error**2),
+            "absolute_error_sum": np.sum(np.abs(error)),
+            "target_sum": np.sum(wide),
+            "target_square_sum": np.sum(wide**2),
+        }
+    labels = targets.astype(np.int64).reshape(-1)
+    binary = learner.task.kind == "binary"
+    said = (outputs > 0).astype(np.int64) if binary else np.argmax(outputs, axis=1)
+    losses = np.clip(row_log_losses(labels, outputs), 0.0, MAX_LOGIT)
+    sums = {"correct": np.sum(said == labels, dtype=np.float64), "log_loss_sum": np.sum(losses)}
+    if binary:
+        places = np.floor((outputs + MAX_LOGIT) / (2 * MAX_LOGIT) * GROUPS)
+        groups = places.clip(0, GROUPS - 1).astype(np.int64)
+        for label in (0, 1):
+            counts = np.bincount(groups[labels == label], minlength=GROUPS)
+            sums[f"scores_{label}"] = counts.astype(np.float64)
+    return sums
+
+
+def _outputs(learner: TorchLearner, features: Any) -> Floats:
+    """Return a model's outputs as float64; what is not finite counts as 0, and raises nothing.
+
+    A model that is not Consilo's own sees one row at a time: what mixes the rows of a batch would
+    let one row move the sums by more than their noise hides.
+    """
+    own = type(learner.model).__module__.partition(".")[0] == "consilo"
+    size, was_training = (_BLOCK if own else 1), learner.model.training
+    learner.model.eval()
+    try:
+        with torch.no_grad():
+            parts = [
+                learner.forward(
+                    learner.model,
+                    torch.from_numpy(np.array(features[start : start + size], np.float32)),
+                ).numpy()
+                for start in range(0, len(features), size)
+            ]
+    finally:
+        learner.model.train(was_training)
+    shape = (0, learner.task.num_classes) if learner.task.kind == "multiclass" else (0,)
+    found = np.concatenate(parts) if parts else np.zeros(shape)
+    return np.nan_to_num(found.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _target_ranges(silo: SiloView) -> tuple[Floats, Floats] | None:
+    """Return least and largest value of each target, by the contract; None where one has none."""
+    targets = [column for column in silo.contract.table if column.role == "target"]
+    ends = [
+        (each.range.min, each.range.max) if each.range else _ends(each.allowed or ())
+        for each in targets
+    ]
+    found = [
+        (float(low), float(high))
+        for low, high in ends
+        if isinstance(low, int | float) and isinstance(high, int | float)
+    ]
+    if len(found) < len(targets) or not found:
+        return None
+    low, high = np.array(found, np.float64).T
+    return low, high
+
+
+def _ends(allowed: Sequence[Any]) -> tuple[Any, Any]:
+    """Return the least and the largest of the values that a column may have; None without."""
+    numbers = [each for each in allowed if isinstance(each, int | float)]
+    return (min(numbers), max(numbers)) if numbers else (None, None)
