@@ -123,7 +123,7 @@ def main() -> None:
     try:
         build()()
     except ConsiloError as error:
-        from consilo.wire.printable import printable_lines
+        from consilo.printable import printable_lines
 
         print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None

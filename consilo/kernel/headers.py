@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo.contracts.contract import Contract
 from consilo.errors import ReplyInvalid, VersionUnsupported
 from consilo.jobs.job import Job
+from consilo.printable import is_plain, printable
 from consilo.wire.json_text import read_json
 from consilo.wire.parcel import Fault, Parcel
 from consilo.wire.payload import canonical_json, digest
-from consilo.wire.printable import is_plain, printable
 from consilo.wire.signing import is_signed, sign
 
 WIRE_VERSION = 3

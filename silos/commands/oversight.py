@@ -96,8 +96,8 @@ def audit_show(
 
     Example: consilo silo audit show --last 50 --dir silos/cleveland
     """
+    from consilo.printable import printable
     from consilo.record.chain import read
-    from consilo.wire.printable import printable
 
     path = directory / "audit.jsonl"
     entries = read(path)[-last:] if path.exists() else []

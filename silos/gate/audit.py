@@ -26,9 +26,9 @@ from typing import Any
 
 from consilo.errors import Refused
 from consilo.kernel.headers import Header, ReplyHeader
+from consilo.printable import printable
 from consilo.record.chain import Chain
 from consilo.wire.payload import digest, pack_pieces
-from consilo.wire.printable import printable
 
 _MAX_REASON = 2000
 

@@ -56,8 +56,8 @@ from consilo.machine.environment import QUIET, is_plain
 from consilo.machine.forks import spawn
 from consilo.machine.reaper import become_subreaper, descendants
 from consilo.membership.keys import load_silo_key
+from consilo.printable import PrintableFormatter, printable_lines
 from consilo.wire.parcel import Fault, Parcel
-from consilo.wire.printable import PrintableFormatter, printable_lines
 from silos.gate.bundles import forget_unpacked, require_approved
 from silos.gate.policy import Limits, Policy
 from silos.membership import enrol

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from consilo.cli import build
 from consilo.kernel.headers import Header, Manifest, ReplyHeader
+from consilo.printable import PrintableFormatter, printable, printable_lines
 from consilo.protocols.dispatch import answerer
 from consilo.record.chain import verify
 from consilo.wire.parcel import Parcel
-from consilo.wire.printable import PrintableFormatter, printable, printable_lines
 
 ESCAPES = "x\x1b]0;owned\x07\x1b[2Jrun"
 BIDI = "run\u202egpj.exe\u2066"
