@@ -17,7 +17,7 @@ from consilo.kernel.verbs import (
     tensors,
     verb,
 )
-from consilo.protocols.contract_check import verdict
+from consilo.protocols import contract_check
 from consilo.protocols.names import NAMES, find_protocol
 
 REPORT = json.loads(
@@ -55,7 +55,7 @@ class Toy(Protocol):
             "sums": arrays(Disclosure.STATISTIC),
             "delta": tensors(Disclosure.UPDATE, like="params"),
             "tally": tally(),
-            "report": verdict(),
+            "report": contract_check.REPORT["report"],
             "letters": envelopes(),
         },
     )
