@@ -55,7 +55,8 @@ class Features(Config):
     standardize: Literal["global", "silo", "contract", "none"] = Field(
         "global",
         description="global: mean and deviation over all silos (their sums leave the silos); "
-        "silo: each silo its own (nothing leaves); contract: the contract's ranges scale to "
+        "silo: each silo its own (nothing leaves; with privacy, noisy and paid by "
+        "statistics_epsilon); contract: the contract's ranges scale to "
         "[-1, 1] (nothing leaves); none",
     )
     missing: Literal["mean", "indicator", "drop"] = Field(
@@ -127,7 +128,10 @@ class Local(Config):
 
 
 class Privacy(Config):
-    """Record-level differential privacy of every silo's updates, by DP-SGD."""
+    """Record-level differential privacy of every silo's updates, by DP-SGD.
+
+    Of two tables that differ in one row, there or not; the number of rows is released exactly.
+    """
 
     unit: Literal["record"] = "record"
     epsilon: Positive

@@ -1,7 +1,7 @@
 """What noise costs: from (noise multiplier, sampling rate, steps) to epsilon, and back.
 
 A *history* is a list of ``(noise_multiplier, sample_rate, steps)``; it survives JSON and is what a
-silo's ledger keeps. Unit of privacy: one record, added or removed, under Poisson sampling. The
+silo's ledger keeps. Unit of privacy: see `adjacency`; sampling is Poisson's. The
 accountants are Opacus': PRV (Gopi et al. 2021, numerical composition) is the figure that counts,
 RDP (Mironov 2017) stands beside it as a bound obtained another way.
 
@@ -34,6 +34,25 @@ _PRV_SLACKS = ((0.01, math.inf), (0.001, 1.1), (0.0001, 0.03))
 _PRV_UP_TO = 50.0
 _MAX_SIGMA = 1e6
 _MIN_SIGMA = 1e-3
+
+
+_REPLACED = frozenset({"vertical_split"})
+"""Mechanisms whose noise is twice as large, because they hide which values a row has."""
+
+
+def adjacency(mechanism: str) -> str:
+    """Return which tables a mechanism makes hard to tell apart: what its ε is about.
+
+    The same words stand in the plan of a job and in the ledger's statement. Two tables that differ
+    in the values of one row, where rows are added or removed, are one removal and one addition:
+    at most 2 ε, at δ (1 + e^ε).
+
+    >>> adjacency("dp_sgd")
+    'one row is there or not; the exact number of rows is released beside it'
+    """
+    if mechanism in _REPLACED:
+        return "one row has these values or others; which rows are matched is released beside it"
+    return "one row is there or not; the exact number of rows is released beside it"
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def job_plan(
         "job_digest": loaded.digest,
         "possible": not quotes.reason,
         "reason": quotes.reason,
+        "adjacency": _adjacency(loaded),
         "silos": {name: offer.to_json() for name, offer in quotes.silos.items()},
     }
     if as_json:
@@ -66,6 +67,15 @@ def job_plan(
     else:
         _show(told)
     raise typer.Exit(1 if quotes.reason else 0)
+
+
+def _adjacency(job: Job) -> str | None:
+    """Return what ε is about; None for a job without privacy."""
+    from consilo.privacy.accounting import adjacency
+
+    if job.privacy is None:
+        return None
+    return adjacency(job.algorithm if job.kind == "vertical" else "dp_sgd")
 
 
 def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) -> Quotes:
@@ -117,4 +127,6 @@ def _show(told: Mapping[str, Any]) -> None:
     for name, offer in told["silos"].items():
         if not offer["takes_part"]:
             console.print(f"{name} takes no part ({offer['code']}): {offer['reason']}")
+    if told["adjacency"]:
+        console.print(f"ε: {told['adjacency']}")
     console.print(told["reason"] or "those who take part are a quorum")

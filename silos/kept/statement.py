@@ -19,7 +19,7 @@ from consilo.errors import InvalidInput, RecordTampered
 from consilo.machine.files import write_atomic
 from consilo.privacy import composition
 from consilo.privacy.account import Limit
-from consilo.privacy.accounting import HistoryRow
+from consilo.privacy.accounting import HistoryRow, adjacency
 from consilo.record.chain import check_links, now_utc, read
 from consilo.wire.payload import canonical_json
 from consilo.wire.signing import is_signed, public_hex, sign
@@ -166,12 +166,19 @@ def export(
             name: standing(entries, name, budget_of(dict(budgets), name), at=at)
             for name in accounts(entries)
         },
+        "adjacency": {each: adjacency(each) for each in _mechanisms(entries)},
         "signing_key": public_hex(key),
     }
     closing = {"statement": said, "signature": sign(key, _PURPOSE, said)}
     lines = [canonical_json(each) + b"\n" for each in (*entries, closing)]
     write_atomic(path, b"".join(lines), mode=0o600)
     return said
+
+
+def _mechanisms(entries: Sequence[Entry]) -> list[str]:
+    """Return what ever added noise, sorted."""
+    bodies = (each["body"] for each in entries)
+    return sorted({str(body["mechanism"]) for body in bodies if "mechanism" in body})
 
 
 def verify(path: Path, key: str | None = None) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def test_the_account_before_and_after_is_told_and_nothing_is_spent(study):
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["possible"] is True
+    assert (told["adjacency"] is None) == (told["silos"]["north"]["cost"] == {})
     for name, offer in told["silos"].items():
         (account,) = offer["account"]
         assert account["limit"] == "within 30 days"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from consilo.errors import ConfigInvalid, RecordTampered
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.privacy.account import Charge, Limit
-from consilo.privacy.accounting import spent
+from consilo.privacy.accounting import adjacency, spent
 from consilo.record.chain import START as NO_HEAD
 from consilo.record.chain import check_links, linked
 from consilo.wire.payload import canonical_json
@@ -87,6 +87,13 @@ def test_an_exported_ledger_verifies_and_is_the_owners(exported, ledger):
     assert (said["silo"], said["entries"]) == ("north", len(ledger.entries()))
     assert said["accounts"]["other"]["limits"] == []
     assert stat.S_IMODE(exported.stat().st_mode) == 0o600
+
+
+def test_it_says_what_its_epsilon_is_about(exported):
+    content = statement.verify(exported)
+    assert set(content["adjacency"]) == {"dp_sgd", "gaussian_sums"}
+    assert "number of rows is released" in content["adjacency"]["dp_sgd"]
+    assert "others" in adjacency("vertical_split")
 
 
 def test_another_key_than_the_silos_is_noticed(exported):
