@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from consilo.errors import BudgetExhausted
+from consilo.errors import BudgetExhausted, SchemaDrift
 from consilo.horizontal.features import Encoding
 from consilo.jobs.job import Job, Privacy
 from consilo.jobs.model_job import ModelJob
@@ -100,6 +100,8 @@ def private_fit(
     """
     job, privacy = ModelJob.of(silo.job), silo.job.privacy
     assert privacy is not None
+    if not len(data):
+        raise SchemaDrift("there are no training rows; check the silo's data and its contract")
     plan = plan_of(job)
     rate, steps = plan.sample_rate(len(data)), plan.num_steps(len(data))
     besides: list[HistoryRow] = []

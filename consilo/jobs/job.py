@@ -157,6 +157,16 @@ class Privacy(Config):
         "the model",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rows_are_the_unit(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("unit") == "subject":
+            raise ValueError(
+                "unit: 'subject' is not in this version: epsilon is about one row, and a person "
+                "with k rows has k times as much; leave one row of each, or divide epsilon by k"
+            )
+        return value
+
     @model_validator(mode="after")
     def _training_gets_something(self) -> Self:
         parts = {
