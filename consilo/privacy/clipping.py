@@ -312,7 +312,8 @@ def _factors(norms: Tensor, max_norm: float) -> tuple[Tensor, Tensor | None]:
 
 
 def _blanked(values: Tensor, rows: Tensor) -> Tensor:
-    return values.masked_fill(rows.reshape(-1, *[1] * (values.ndim - 1)), 0.0)
+    blank: Tensor = values.masked_fill(rows.reshape(-1, *[1] * (values.ndim - 1)), 0.0)
+    return blank
 
 
 def _norms_of(rows: Tensor) -> Tensor:

@@ -240,7 +240,7 @@ def _made_up(session: FitSession, count: int) -> tuple[Tensor, Tensor]:
     features = rng.random((count, *data.features.shape[1:]), dtype=np.float32)
     targets: np.ndarray[Any, Any] = rng.random((count, *data.targets.shape[1:]))
     if task.num_classes:
-        targets = np.arange(count) % task.num_classes
+        targets = np.arange(count, dtype=np.float64) % task.num_classes
     return torch.from_numpy(features), task.encode(targets.astype(data.targets.dtype))
 
 
