@@ -12,7 +12,7 @@ The same is done to copies that are broken on purpose, and must be caught: their
 clipping is off, or their scale is exact.
 
     bookkeeping_*, rows_*, hooks_*, functorch_*, poisson_*, moments_*, histogram_*, scale_*
-    cut_layer_*
+    figures_*, cut_layer_*
     PATH_stated                    ε of a path, at δ 1e-5
     PATH_lower                     lower bound of what it spends
     PATH_noise_off_lower           of the copy without noise
@@ -42,6 +42,7 @@ from consilo.contracts.contract import Contract
 from consilo.horizontal.dataset import local_scale
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import learner_of, private_fit
+from consilo.horizontal.private_figures import bounds_of, clipped_sums, noisy_tally
 from consilo.horizontal.scaling import scaled_rows
 from consilo.jobs.job import Job
 from consilo.kernel.headers import Header, Manifest
@@ -351,6 +352,35 @@ def cut_layer_path() -> Path:
     )
 
 
+def figures_path() -> Path:
+    """Return noisy figures of merit, on held-out rows with or without one that is very wrong."""
+    sigma = noise_multiplier(target_epsilon=EPSILON, delta=DELTA, sample_rate=1.0, steps=1)
+    learner = TorchLearner(nn.Linear(1, 1, bias=False), Task.of("binary"))
+    nn.init.ones_(learner.model.weight)  # type: ignore[arg-type]
+    silo: Any = None  # figures of a classifier ask it nothing
+
+    def ask(there: bool, *, sigma: float, clipping: bool = True) -> Floats:
+        features = np.array([[0.0]] * 8 + [[1e9]] * there, np.float32)
+        data = Arrays(features, np.zeros(len(features), np.int64))
+        sums = clipped_sums(silo, learner, data)
+        if there and not clipping:
+            sums["log_loss_sum"] = sums["log_loss_sum"] + 1e9
+        stream = secret("figures")
+        tally = noisy_tally(sums, bounds_of(silo, learner), len(data), sigma, stream)
+        names = ("correct", "log_loss_sum", "scores_0", "scores_1")
+        bounds = bounds_of(silo, learner)
+        return np.concatenate([np.atleast_1d(tally[name]) / bounds[name] for name in names])
+
+    return Path(
+        partial(ask, sigma=sigma),
+        partial(ask, sigma=_OFF),
+        {
+            "noise_off": partial(ask, sigma=_OFF),
+            "clipping_off": partial(ask, sigma=sigma, clipping=False),
+        },
+    )
+
+
 PATHS: Mapping[str, Callable[[], Path]] = {
     "bookkeeping": partial(training_path, Linear),
     "rows": partial(training_path, Rows),
@@ -360,6 +390,7 @@ PATHS: Mapping[str, Callable[[], Path]] = {
     "moments": moments_path,
     "histogram": histogram_path,
     "scale": scale_path,
+    "figures": figures_path,
     "cut_layer": cut_layer_path,
 }
 

@@ -53,7 +53,7 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         seed=seeds.seed32(asked.seed, "model"),
         search_path=search_path,
     )
-    return TorchLearner(model, task, threads=asked.threads, private=asked.privacy is not None)
+    return TorchLearner(model, task, threads=asked.threads)
 
 
 def plan_of(job: Job) -> FitPlan:

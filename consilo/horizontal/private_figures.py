@@ -29,7 +29,7 @@ from consilo.kernel.verbs import Disclosure
 from consilo.kernel.view import SiloView
 from consilo.learners.torch_learner import Arrays, TorchLearner
 from consilo.metrics import MAX_LOGIT, NUM_BINS, metrics_of, row_log_losses
-from consilo.privacy.noise import SecretStream, add_gaussian
+from consilo.privacy.noise import SecretStream, add_gaussian, noise_std
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -54,7 +54,7 @@ def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[
         return {}
     if not silo.has_floor(Disclosure.METRIC, len(rows.test)):
         return {}
-    bounds = _bounds(silo, learner)
+    bounds = bounds_of(silo, learner)
     if not bounds:
         return {}
     mark = hashlib.sha256()
@@ -71,7 +71,7 @@ def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[
         fingerprint=mark.hexdigest(),
         admit=lambda history: admit(history, privacy),
     )
-    sums = _sums(silo, learner, rows.test)
+    sums = clipped_sums(silo, learner, rows.test)
     tally = noisy_tally(sums, bounds, len(rows.test), sigma, silo.noise(mark.hexdigest()))
     found = {"metrics": metrics_of(tally), "tally": tally}
     return {name: found[name] for name in wanted}
@@ -94,7 +94,8 @@ def noisy_tally(
         sigma: noise multiplier.
         stream: advanced by the numbers that were used.
     """
-    std = sigma * sensitivity(bounds)
+    size = sum(np.size(value) for value in sums.values())
+    std = noise_std(sigma, sensitivity=sensitivity(bounds), size=size)
     found: dict[str, Any] = {"n": np.asarray(float(num_rows))}
     for name, value in sums.items():
         bound = bounds[name]
@@ -116,7 +117,7 @@ def sensitivity(bounds: Mapping[str, float]) -> float:
     return math.sqrt(touched)
 
 
-def _bounds(silo: SiloView, learner: TorchLearner) -> dict[str, float]:
+def bounds_of(silo: SiloView, learner: TorchLearner) -> dict[str, float]:
     """Return entry → most that one row adds to it; empty where nothing bounds it."""
     kind = learner.task.kind
     if kind in ("binary", "multiclass"):
@@ -136,7 +137,7 @@ def _bounds(silo: SiloView, learner: TorchLearner) -> dict[str, float]:
     }
 
 
-def _sums(silo: SiloView, learner: TorchLearner, data: Arrays) -> dict[str, Floats]:
+def clipped_sums(silo: SiloView, learner: TorchLearner, data: Arrays) -> dict[str, Floats]:
     """Return the clipped sums over the rows of ``data``."""
     outputs, targets = _outputs(learner, data.features), np.asarray(data.targets)
     if learner.task.kind == "regression":

@@ -58,8 +58,6 @@ __all__ = [
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 _EVALUATION_ROWS = 4096
-MOST_OUTPUT = 1e15
-"""Under differential privacy; its square is finite in whatever a figure of merit sums."""
 
 
 class FitHook:
@@ -166,8 +164,6 @@ class TorchLearner:
         freeze: shell patterns of parameter names that training leaves alone.
         threads: that torch computes with in `fit`, `evaluate` and `predict`, whatever it has
             outside; the number that is found is put back.
-        private: no fault may depend on a row: what the model gives for rows it is judged by is
-            kept within `MOST_OUTPUT`, and is 0 where it is NaN.
         clock: seconds, for `FitReport.seconds`.
     """
 
@@ -178,13 +174,11 @@ class TorchLearner:
         *,
         freeze: Sequence[str] = (),
         threads: int = 1,
-        private: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
         self.task = task
         self.threads = threads
-        self._private = private
         self._clock = clock
         names = [name for name, _ in model.named_parameters()]
         unmatched = [each for each in freeze if not fnmatch.filter(names, each)]
@@ -298,7 +292,7 @@ class TorchLearner:
         """Return metrics of these rows, and the tally that merges with other silos' tallies.
 
         Raises:
-            ModelDiverged: where an output is NaN or infinite, unless the learner is private.
+            ModelDiverged: where an output is NaN or infinite.
         """
         with computing(self.threads):
             outputs = self._outputs(data.features)
@@ -338,8 +332,6 @@ class TorchLearner:
         finally:
             self.model.train(was_training)
         outputs = torch.cat(parts)
-        if self._private:
-            return torch.nan_to_num(outputs, nan=0.0).clamp(-MOST_OUTPUT, MOST_OUTPUT)
         if not bool(torch.isfinite(outputs).all()):
             raise ModelDiverged(
                 "the model's outputs hold NaN or infinity; lower the learning rate, or check the"
