@@ -202,13 +202,17 @@ def confine(readable: Iterable[Path], *, keep: Collection[int], hidden: Path | N
     _seccomp()
 
 
-def fault() -> str:
-    """Return why this machine cannot lock a process in; empty where it can. Tried in a child."""
+def fault(*, hidden: Path | None = None) -> str:
+    """Return why this machine cannot lock a process in; empty where it can. Tried in a child.
+
+    Args:
+        hidden: a folder that nothing readable may contain.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         try:
-            confine((), keep=(writer,))
+            confine((), keep=(writer,), hidden=hidden)
             os.write(writer, b"-")
         except BaseException as cause:
             os.write(writer, str(cause).encode()[:1000] or b"unknown")

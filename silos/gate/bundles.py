@@ -278,7 +278,7 @@ def difference(folder: Path, digest: str) -> str:
     return "\n".join(lines)
 
 
-def declared(bundle: Path) -> tuple[frozenset[str] | None, str]:
+def declared(bundle: Path) -> tuple[frozenset[Disclosure] | None, str]:
     """Return the classes that a packed bundle declares, and who signed it.
 
     None and nobody for one without modules.
@@ -290,7 +290,9 @@ def declared(bundle: Path) -> tuple[frozenset[str] | None, str]:
     if hashlib.sha256(content).hexdigest() != bundle.stem:
         raise Refused("the bundle in this silo is not the one that was approved", code="bundle")
     label = _read_label(content)
-    return (None, "") if label is None else (frozenset(label.disclosures), label.signer)
+    if label is None:
+        return None, ""
+    return frozenset(map(Disclosure, label.disclosures)), label.signer
 
 
 def forget_unpacked(folder: Path) -> None:

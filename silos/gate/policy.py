@@ -92,6 +92,9 @@ limits:
   threads: 1                     # that a job may ask for (local.threads); more are refused
   # per_hour: 500                # messages
 
+sandbox: required                # code of a bundle runs locked in, or not at all; "off" lets it do
+                                 # all that the node's user may do: see docs/threat-model.md
+
 # hours: {days: [mon, tue, wed, thu, fri], start: "20:00", end: "06:00", zone: Europe/Berlin}
 # expires: 2027-12-31            # from the next day on, nothing is allowed
 """

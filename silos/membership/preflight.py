@@ -21,7 +21,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from consilo.errors import ConsiloError
+from consilo.errors import ConsiloError, PolicyInvalid
+from consilo.machine import sandbox
 from silos.gate.guard import SKEW_S, CoordinatorConfig
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def preflight(
         lambda: _permissions(directory, uid),
         lambda: _write_access(directory),
         _versions,
+        lambda: _sandbox(directory),
         lambda: _disk(directory),
         lambda: _memory(directory),
         lambda: _policy(directory, now),
@@ -128,6 +130,30 @@ def _write_access(directory: Path) -> Iterator[Point]:
         yield Point("write", "failed", f"the directory cannot be written to: {reason}", hint)
     else:
         yield Point("write", "ok", "the directory can be written to")
+
+
+def _sandbox(directory: Path) -> Iterator[Point]:
+    """Say whether code of a bundle can be locked in here, and whether the policy wants that."""
+    from silos.gate.policy import Policy
+
+    why = sandbox.fault(hidden=directory)
+    hint = (
+        "give the node a kernel with Landlock (Linux 5.13 or later, landlock in /sys/kernel/"
+        "security/lsm), a service or container that lets it use Landlock and seccomp, and a "
+        "directory outside of where Python is installed"
+    )
+    try:
+        is_off = Policy.load(directory / "policy.yaml").sandbox == "off"
+    except PolicyInvalid:
+        is_off = False  # what is wrong with the policy is a point of its own
+    if is_off:
+        off = "code of a bundle would run with all that the node's user may do (sandbox: off)"
+        yield Point("sandbox", "warning", off, "say 'sandbox: required' in policy.yaml")
+    elif why:
+        said = f"code of a bundle cannot be locked in, so none runs: {why}"
+        yield Point("sandbox", "warning", said, hint)
+    else:
+        yield Point("sandbox", "ok", "code of a bundle runs locked in, by Landlock and seccomp")
 
 
 def _versions() -> Iterator[Point]:

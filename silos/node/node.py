@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("consilo.node")
 
 _PRELOAD_S = 180.0
+_WALL = ("silos.node.wall", "silos.node.worker")
 _ACTIVATE_LONGEST_S = 10.0
 _BACK_OFF = wait_exponential_jitter(exp_base=1.5, max=_ACTIVATE_LONGEST_S)
 """A second, half as much again each time, and up to a second by chance."""
@@ -116,7 +117,7 @@ class Warm:
         Raises:
             ServiceFailed: where the preload fails.
         """
-        modules = [*self._config.preload, self._config.answerer.partition(":")[0]]
+        modules = [*self._config.preload, *_WALL, self._config.answerer.partition(":")[0]]
         self._process, self._channel = spawn(
             "silos.node.warm",
             modules,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pandas  # noqa: F401
 import pyarrow.ipc  # noqa: F401
 
-import silos.node.wall
-import silos.node.worker
 import silos.silo  # noqa: F401
 from consilo.privacy.accounting import spent
 from silos.node.warm_up import warm

@@ -3,8 +3,8 @@
 A worker speaks of its own run, step, job and contract only. It gets rows as every verb of the job
 would, no key of the silo's and not the run's secret, but one that is derived from it for this
 bundle; and that by which rows are held out, since they are the same in every job. What it keeps for
-later lies under the bundle's hash, so that no other code ever finds it.
-What it says of a fault is its kind; words that it made never leave.
+later lies under the bundle's hash, so that no other code ever finds it. What it says of a fault is
+its kind; words that it made never leave.
 """
 
 from __future__ import annotations

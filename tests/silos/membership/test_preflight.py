@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
+import sys
+import tempfile
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -46,6 +48,14 @@ def look(place: Path, *, now: datetime = NOW, uid: int | None = None) -> dict[st
     return {each.name: each.verdict for each in points}
 
 
+def test_a_silo_that_cannot_lock_code_in_or_does_not_is_told(place: Path) -> None:
+    (place / "policy.yaml").write_text(TEMPLATE.replace("sandbox: required", "sandbox: off"))
+    assert look(place)["sandbox"] == "warning"
+    with tempfile.TemporaryDirectory(dir=sys.prefix, prefix="silo-") as inside:
+        Path(inside).chmod(0o700)
+        assert look(Path(inside))["sandbox"] == "warning"
+
+
 def test_what_is_in_order_is_said_to_be(place: Path) -> None:
     found = look(place)
     for name in (
@@ -53,6 +63,7 @@ def test_what_is_in_order_is_said_to_be(place: Path) -> None:
         "secrets",
         "write",
         "versions",
+        "sandbox",
         "policy",
         "data",
         "contract clinic@1",

@@ -77,6 +77,7 @@ BUNDLE = build_bundle({"net.py": NET}, disclosures=sorted(CLASSES))
 JOB = clinic.job(model="net:Net", metrics="net:metrics")
 OWN = clinic.job(protocol={"name": "net:Count"})
 PRIVATE = {"epsilon": 5.0, "delta": 1e-3, "accountant": "rdp", "reproducible": True}
+PRIVATE |= {"statistics_epsilon": 1.0}
 
 
 def payload() -> dict[str, object]:
@@ -94,8 +95,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tup
         silo = warm_silo.make(
             tmp_path_factory.mktemp(sandbox) / "north", policy=f"{policy}\nsandbox: {sandbox}\n"
         )
+        (silo / "secrets").mkdir(mode=0o700)
+        (silo / "secrets" / "silo.key").write_bytes(bytes(32))  # the same rows are held out
         bundle = warm_silo.approved(silo, BUNDLE)
-        private = JOB.changed(privacy=PRIVATE, features={"standardize": "contract"})
+        private = JOB.changed(privacy=PRIVATE)
         asked = {
             "plain": {"job": JOB, "payload": payload()},
             "private": {"job": private, "payload": payload()},
