@@ -32,6 +32,7 @@ from consilo.wire.parcel import Answer
 from silos.gate.audit import audit_log
 from silos.gate.bundles import declared
 from silos.gate.guard import Guard
+from silos.gate.history import History
 from silos.gate.identity import Identity
 from silos.gate.matchmaking import Matchmaking
 from silos.gate.partners import Partner
@@ -88,6 +89,7 @@ class Silo:
         self.matches = Matchmaking(directory, policy.matching, self.rows.fingerprint, now)
         self.parts = ModelParts(directory, audit)
         self.released = Released(directory, statistics_leave=policy.statistics_leave)
+        self.history = History(directory, audit, self.letters, self.account.ledger)
         self.gate = Guard(
             config.name,
             directory,
@@ -99,6 +101,7 @@ class Silo:
             self.account.ledger,
             self.rows,
             self.matches,
+            self.history,
             signing_keys=signing_keys,
             bundle=bundle,
         )

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
+from typing import Protocol as TypingProtocol
 
 from consilo.errors import Refused
 from consilo.kernel.protocol import Protocol
+from consilo.kernel.roles import Role
 from consilo.kernel.verbs import verb
 from consilo.wire.payload import canonical_json
 
@@ -28,6 +30,19 @@ BRIEF = "brief"
 """The protocol's name, and that of its only verb."""
 UNBRIEFED = "unbriefed"
 """A fault's code: the silo does not hold job and contract of the request's manifest."""
+NEWEST = "newest"
+"""In the payload: the header of the newest reply that the silo signed, where one is known."""
+
+
+class History(TypingProtocol):
+    """What a silo has said before, in all runs."""
+
+    def recognise(self, newest: Mapping[str, Any] | None) -> None:
+        """Raise `Refused`, from now on, where the silo does not remember what it has signed."""
+        ...
+
+
+HISTORY: Role[History] = Role("history")
 
 
 class Brief(Protocol[None]):
@@ -42,7 +57,9 @@ class Brief(Protocol[None]):
 
     @verb(BRIEF, replies={})
     def brief(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Keep job and contract for later messages of this run."""
+        """Look whether the silo remembers what it said; keep job and contract for this run."""
+        if message.payload:
+            silo.role(HISTORY).recognise(message.payload.get(NEWEST))
         content = {"job": silo.job.to_json(), "contract": silo.contract.to_json()}
         manifest = silo.header.manifest
         silo.host.run_state.keep(manifest.run_id, _name(manifest), canonical_json(content))

@@ -96,6 +96,7 @@ class Kernel:
         parties: silo → how it signs and what it speaks; a silo that is not in it is simulated:
             nobody signs.
         head: gives the hash of the newest line of the run record.
+        newest: gives the header of the newest reply that a silo signed in any run, if known.
         now: the time in seconds since 1970.
     """
 
@@ -112,6 +113,7 @@ class Kernel:
         bundle: str = "",
         parties: Mapping[str, Party] | None = None,
         head: Callable[[], str] = lambda: "",
+        newest: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._transport = transport
@@ -120,6 +122,7 @@ class Kernel:
         self._key = key
         self._parties = dict(parties or {})
         self._head = head
+        self._newest = newest
         self._now = now
         self.manifest = Manifest.of(run_id, job, contract, bundle)
         self._attestations: dict[str, str] = {}
@@ -259,7 +262,12 @@ class Kernel:
         if not told or place.name == brief.BRIEF:
             return {}
         cohort = step.cohort or step.members
-        asked = Ask(told, brief.BRIEF, {}, deadline_s=step.deadline_s, cohort=cohort)
+        own = {
+            name: {brief.NEWEST: known}
+            for name in told
+            if (known := self._newest(name)) is not None
+        }
+        asked = Ask(told, brief.BRIEF, {}, own, deadline_s=step.deadline_s, cohort=cohort)
         where = _Place(brief.BRIEF, brief.Brief(), round=0, index=index)
         answers = self._answers(asked, where, fed)
         self._briefed |= set(answers.replies)

@@ -2,11 +2,12 @@
 
 Diffie-Hellman PSI (Meadows 1986; Huberman, Franklin and Hogg 1999) between a hub, the silo with the
 labels, and each other silo, a spoke. Both blind the values of their keys with a secret, exchange
-them, and blind the other's again: equal values, equal tags. Differences from the papers: tags come
-back sorted, so that at first both sides learn only how many are common and can still stop; then the
-spoke tells the hub which of the hub's values matched, and the hub, once it knows who matches in all
-silos, tells each spoke which of its rows those are. Several keys are matched at once and made one
-to one by the hub (`consilo.matching.resolve`).
+them, and blind the other's again: equal values, equal tags. Differences from the papers: both sides
+commit to tags before either sends them (`consilo.matching.side`); tags come back sorted, so that at
+first both sides learn only how many are common and can still stop; then the spoke tells the hub
+which of the hub's values matched, and the hub, once it knows who matches in all silos, tells each
+spoke which of its rows those are. Several keys are matched at once and made one to one by the hub
+(`consilo.matching.resolve`).
 
 Everything between silos travels sealed (`consilo.kernel.letters`). docs/vertical.md says who learns
 what.
@@ -15,7 +16,8 @@ Messages, each an `Ask` of all members, whose envelopes the next one brings to t
 
     hello      public relay keys, signed
     agree      recipe, sizes, salt, and a commitment to a share of the order's key
-    exchange   shard by shard: own values blinded, the partner's blinded again
+    exchange   shard by shard: own values blinded, a commitment to the partner's blinded again,
+               then these
     join       the hub: who matches in all silos; to each spoke its part
     reveal     the shares of the order's key, now that the hub's list is fixed
     finish     the match is kept in each silo; keys are erased
@@ -47,11 +49,13 @@ from consilo.kernel.view import Message, SiloView
 from consilo.matching import group
 from consilo.matching.entities import people, shuffle, sketch
 from consilo.matching.roles import MATCHES, match_of
-from consilo.matching.side import MAX_VALUES, Side, integers, turns_name, values_name
+from consilo.matching.side import MAX_VALUES, Side, integers, last_step, turns_name, values_name
 from consilo.wire.payload import canonical_json, digest, pack, unpack
 
 SHARD = 1 << 16
 """Values in one message, about: it bounds what a silo holds besides its keys' digests."""
+TURNS = 2
+"""By which way the exchange goes; the first one sent tags that nobody had committed to."""
 _EXCHANGE_S = 1800.0
 _STATE = "psi"
 _LISTS = ("values", "ambiguous")
@@ -182,6 +186,7 @@ class Psi(Protocol[None]):
             "commitment": hashlib.sha256(b"order" + share).hexdigest(),
             "members": [*message.cohort],
             "hub": hub,
+            "turns": TURNS,
         }
         state = {
             "members": [*message.cohort],
@@ -212,7 +217,7 @@ class Psi(Protocol[None]):
         step = state["steps"].setdefault(silo.header.scope, len(state["steps"]))
         if step == 0:
             self._take_agreements(silo, mailbox, state, letters)
-        last = len(_shards(state, self.shard)) + 1
+        last = last_step(_shards(state, self.shard))
         sent = {}
         for partner in state["partners"]:
             content: dict[str, Any] = {}
@@ -238,7 +243,7 @@ class Psi(Protocol[None]):
         if silo.name != self.hub(message.cohort):
             return {"envelopes": {}}
         shards, partners = _shards(state, self.shard), state["partners"]
-        topic = f"exchange {len(shards) + 1}"
+        topic = f"exchange {last_step(shards)}"
         found = []
         for partner in partners:
             content = _opened(mailbox, partner, topic, message.payload["envelopes"])
@@ -429,9 +434,16 @@ def _opened(mailbox: Mailbox, sender: str, topic: str, letters: Letters) -> dict
 def _agreement(mailbox: Mailbox, sender: str, letters: Letters) -> dict[str, Any]:
     """Return what a partner says of itself, if it has the form that it must have."""
     said = _opened(mailbox, sender, "agree", letters)
+    if said.get("turns") != TURNS:
+        raise Refused(
+            f"'{sender}' matches by an older or newer way than this silo: here tags are committed "
+            "to before they are sent, so that nobody can send another's back as its own; use one "
+            "version of Consilo on both sides",
+            code="version",
+        )
     sizes = ("rows", "entities")
     fits = (
-        set(said) == {*sizes, *_LISTS, *_TEXTS, "members"}
+        set(said) == {*sizes, *_LISTS, *_TEXTS, "members", "turns"}
         and all(_is_count(said[name]) for name in sizes)
         and all(isinstance(said[name], list) and len(said[name]) <= 16 for name in _LISTS)
         and all(_is_count(each) for name in _LISTS for each in said[name])

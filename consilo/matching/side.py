@@ -1,16 +1,26 @@
 """One silo's side of the intersection with one partner, turn by turn.
 
-In turn ``t`` a silo sends its own values of shard ``t``, blinded, and the partner's of shard ``t -
-1``, blinded again and sorted: their tags. So it learns in turn ``t + 2`` which of the *partner's*
-places in shard ``t`` hold values that it has too, and never which of its own: that the partner must
-tell. Places are numbered through the shards of a key, in an order that the silo alone knows.
+In turn ``t`` a silo sends its own values of shard ``t``, blinded. It blinds the partner's again,
+which gives their tags, and sends in turn ``t + 1`` a commitment to them: a hash, of who says it to
+whom, of the turn, of a secret and of the sorted tags. Only once it holds the partner's commitment
+does it send the tags themselves, in turn ``t + 2``. So it learns in turn ``t + 3`` which of the
+*partner's* places in shard ``t`` hold values that it has too, and never which of its own: that the
+partner must tell. Places are numbered through the shards of a key, in an order that the silo alone
+knows.
+
+Why commitments: a tag counts where both sides name it, each for the other's elements. Whoever saw
+the partner's tags first could send them back as its own, and everybody would seem to be common. It
+cannot commit to tags before it has seen them, and cannot compute them: they need both secrets. Nor
+does it help to hand in a commitment that was heard, since it names who made it; to be asked a turn
+twice with other letters; or to send an element again in a later shard, whose tag is known from the
+earlier one: a tag comes once in a match.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +31,7 @@ from consilo.kernel.view import SiloView
 from consilo.matching import group
 from consilo.matching.entities import Ints, Values, shuffle
 from consilo.matching.resolve import Edges, one_to_one
-from consilo.wire.payload import canonical_json, pack, unpack
+from consilo.wire.payload import canonical_json, digest, pack, unpack
 
 _HEAD_BYTES = 4096
 """What a packed payload needs besides its arrays, at most."""
@@ -81,7 +91,14 @@ class Side:
             sum(key == each for each, _ in shards) for key in range(len(self._announced))
         ]
         kept = silo.kept(turns_name(partner))
-        empty: dict[str, Any] = {"pending": {}, "matched": {}, "counts": {}}
+        empty: dict[str, Any] = {
+            "pending": {},
+            "matched": {},
+            "counts": {},
+            "heard": {},
+            "seen": {},
+            "commitments": {},
+        }
         self._turns = empty if kept is None else unpack(kept)
         self._loaded: tuple[int, Values] | None = None
 
@@ -89,21 +106,35 @@ class Side:
         """Return what the partner gets in this step.
 
         Args:
-            step: from 0 to the number of shards + 1.
+            step: from 0 to `last`.
             content: what the partner sent in the step before.
 
         Raises:
-            Refused: where an element or a count is not as it must be.
+            Refused: where an element, a count or a commitment is not as it must be, or the step was
+                done before with another content.
         """
         out: dict[str, Any] = {}
-        if step >= 2:
-            self._compare(step - 2, content)
+        heard = digest(pack(content))
+        if self._turns["heard"].setdefault(str(step), heard) != heard:
+            raise Refused(
+                f"'{self._partner}' sent two different letters for one turn of the match",
+                code="psi",
+            )
+        if step >= 3:
+            self._compare(step - 3, content)
+        if 2 <= step <= len(self._shards) + 1:
+            out |= self._open_tags(step - 2, content)
         if 1 <= step <= len(self._shards):
-            out["tags"] = self._blind_theirs(step - 1, content)
+            out["commitment"] = self._blind_theirs(step - 1, content)
         if step < len(self._shards):
             out["blinded"] = self._blind_ours(step)
         self._silo.keep(turns_name(self._partner), pack(self._turns))
         return out
+
+    @property
+    def last(self) -> int:
+        """The step after which it is known what matched."""
+        return last_step(self._shards)
 
     @property
     def num_matched(self) -> list[int]:
@@ -211,7 +242,8 @@ class Side:
         digests = [each.tobytes() for each in values.digests[places]]
         return group.blind(group.hash_to_group(digests, self._domain(key)), self._scalar)
 
-    def _blind_theirs(self, turn: int, content: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    def _blind_theirs(self, turn: int, content: Mapping[str, Any]) -> str:
+        """Make the tags of what the partner sent; return the commitment to them."""
         key, shard = self._shards[turn]
         sent = content.get("blinded")
         if not isinstance(sent, np.ndarray) or sent.dtype != np.uint8 or sent.ndim != 2:
@@ -227,12 +259,36 @@ class Side:
             )
         elements = group.checked_elements(sent)
         theirs = group.tags(elements, self._scalar)
-        if len(np.unique(theirs)) < len(theirs):
+        raw = _raw(theirs)
+        # 64 bits of each: among 50 million honest ones two are alike in one match of ten thousand.
+        begins = np.sort(np.ascontiguousarray(raw[:, :8]).view("<u8").reshape(-1))
+        others = [each for at, each in self._turns["seen"].items() if at != str(turn)]
+        if (begins[1:] == begins[:-1]).any() or any(
+            len(np.intersect1d(begins, each, assume_unique=True)) for each in others
+        ):
             raise Refused(f"'{self._partner}' sent an element twice", code="psi")
-        self._turns["pending"].pop(str(turn - 2), None)
-        self._turns["pending"][str(turn)] = _raw(theirs)
+        self._turns["seen"][str(turn)] = begins
+        self._turns["pending"].pop(str(turn - 3), None)
+        self._turns["pending"][str(turn)] = raw
         self._turns["counts"][str(turn)] = len(sent)
-        return _raw(np.sort(theirs))
+        return self._commitment(turn, self._silo.name, self._seed("nonce", turn), _sorted(raw))
+
+    def _open_tags(self, turn: int, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the tags that were committed to, now that the partner has committed to its own."""
+        said = content.get("commitment")
+        if not isinstance(said, str) or len(said) != 64:
+            raise Refused(f"'{self._partner}' committed to no tags", code="psi")
+        self._turns["commitments"][str(turn)] = said
+        tags = _sorted(self._turns["pending"][str(turn)])
+        return {"tags": tags, "nonce": self._seed("nonce", turn).hex()}
+
+    def _commitment(self, turn: int, who: str, nonce: bytes, tags: np.ndarray[Any, Any]) -> str:
+        """Return the hash by which one of the two says, in a turn, which tags it will send."""
+        header = self._silo.header
+        run = [header.run_id, header.manifest.digest, header.protocol]
+        told = [*sorted((self._silo.name, self._partner)), who, turn, nonce.hex(), len(tags)]
+        head = canonical_json(["psi tags", 1, *run, *told])
+        return hashlib.sha256(head + tags.tobytes()).hexdigest()
 
     def _compare(self, turn: int, content: Mapping[str, Any]) -> None:
         key, shard = self._shards[turn]
@@ -245,6 +301,17 @@ class Side:
             or sent.shape != (expected, group.TAG)
         ):
             raise Refused(f"'{self._partner}' blinded another number of values again", code="psi")
+        try:
+            nonce = bytes.fromhex(content["nonce"])
+        except (KeyError, TypeError, ValueError):
+            nonce = b""
+        stated = self._turns["commitments"][str(turn)]
+        if self._commitment(turn, self._partner, nonce, sent) != stated:
+            raise Refused(
+                f"'{self._partner}' sent other tags than it had committed to; it may have made "
+                "them from those of this silo",
+                code="psi",
+            )
         ours = group.as_tags(sent)
         if len(np.unique(ours)) < len(ours):
             raise Refused(f"'{self._partner}' sent a tag twice", code="psi")
@@ -304,6 +371,11 @@ class Side:
         return hmac.digest(secret, said, "sha256")
 
 
+def last_step(shards: Sequence[tuple[int, int]]) -> int:
+    """Return the step in which the tags of the last shard arrive; the first is 0."""
+    return len(shards) + 2
+
+
 def values_name(key: int) -> str:
     """Return under which name the run keeps the values of a key."""
     return f"psi-key-{key}"
@@ -324,6 +396,10 @@ def integers(content: Any, name: str) -> np.ndarray[Any, Any]:
     if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind != "u":
         raise Refused("a partner sent something else than whole numbers", code="psi")
     return found
+
+
+def _sorted(raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return _raw(np.sort(group.as_tags(raw)))
 
 
 def _raw(tags: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

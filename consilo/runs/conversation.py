@@ -16,6 +16,7 @@ from consilo.errors import ConsiloError
 from consilo.kernel.federation import Federation
 from consilo.kernel.loop import Exchange, Kernel, Party
 from consilo.protocols.conclude import CONCLUDE_S, Conclude
+from consilo.record.heads import SiloHeads
 from consilo.record.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -90,12 +91,18 @@ class Conversation:
             bundle=self._bundle,
             parties=self.parties,
             head=lambda: "" if self.record is None else self.record.head,
+            newest=lambda name: None if self._heads is None else self._heads.newest(name),
         )
 
     @property
     def manifest(self) -> str:
         """The digest of what the silos are told that this is."""
         return self._kernel.manifest.digest
+
+    @property
+    def _heads(self) -> SiloHeads | None:
+        """What silos said last in any run whose folder lies beside this one's."""
+        return None if self.record is None else SiloHeads(self.record.path.parent.parent)
 
     def online(self) -> tuple[str, ...]:
         """Return who may be asked and is connected."""
@@ -158,6 +165,8 @@ class Conversation:
         signed = [asdict(each.reply) for each in new if each.reply and each.reply.signature]
         if signed and self.record is not None:
             self.record.add("replies", headers=signed)
+            if self._heads is not None:
+                self._heads.note(signed)
 
     def conclude(self, status: str, *, wait_s: float = CONCLUDE_S) -> None:
         """Tell the silos that sign that this was all; who cannot be reached has missed it.

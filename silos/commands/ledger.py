@@ -86,6 +86,30 @@ def export(
         print(f"{exported['entries']} entries in {file}, signed with {exported['signing_key']}")
 
 
+@app.command()
+def accept(directory: Directory = Path("."), as_json: JsonFlag = False) -> None:
+    """Go on with a silo that had forgotten what it said, such as one from an older backup.
+
+    What its ledger has lost is not counted any more: lower the budget by it first, if you know it.
+
+    Example: consilo silo ledger accept --dir silos/cleveland
+    """
+    from silos.gate.audit import audit_log
+    from silos.gate.history import History
+    from silos.gate.identity import Identity
+    from silos.kept.ledger import Ledger
+
+    identity = Identity(directory, None, only_confirmed=False)
+    history = History(directory, audit_log(directory), identity, Ledger(directory / "ledger.db"))
+    lacking = history.accept()
+    if as_json:
+        print(json.dumps({"accepted": lacking}))
+    elif lacking is None:
+        print("nothing was found to be forgotten")
+    else:
+        print(f"goes on; its {lacking['what']} lacks {lacking['accepted']}")
+
+
 @auditor_app.callback()
 def _auditor() -> None:
     """Verify what a silo has exported."""

@@ -9,6 +9,7 @@ rewrite its history unnoticed (`consilo.record.crosscheck`).
     answered   a reply: its status, the fields with their sizes, the SHA-256 of its body
     folded     how many lines about requests that were not verified are left out before this one
     bundle     code that was refused or approved
+    accepted   people go on after the silo had forgotten what it said: the hash that it lacks
     ledger     the newest hash of the privacy ledger, at the end of a run
     histograms people here released noisy histograms of a data set, and what that cost
     match      rows that were to be matched with partners: allowed, refused, disclosed, kept

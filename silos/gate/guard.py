@@ -34,6 +34,7 @@ from consilo.protocols.names import declaration_of
 from consilo.record.chain import Chain
 from silos.gate import audit
 from silos.gate.bundles import declared
+from silos.gate.history import History
 from silos.gate.identity import Identity
 from silos.gate.matchmaking import Matchmaking
 from silos.gate.policy import Circumstances, Policy
@@ -82,6 +83,7 @@ class Guard:
         ledger: its privacy ledger.
         rows: its canonical tables.
         matches: its halves of matches.
+        history: what it has said, and whether it still remembers.
         signing_keys: whose requests are taken; None takes those of ``coordinator.yaml``.
         bundle: the packed code that this process may run; None in process, where the caller has
             imported it already.
@@ -98,6 +100,7 @@ class Guard:
     ledger: Ledger
     rows: Tables
     matches: Matchmaking
+    history: History
     signing_keys: Sequence[str] | None = None
     bundle: Path | None = None
     now: Callable[[], float] = field(default=time.time)
@@ -241,6 +244,7 @@ class Guard:
             )
         if header.expires < now:
             raise Refused("the request's time is over: it is an old one", code="expired")
+        self.history.require_whole()
         has_ended = self.store.is_concluded(header.run_id)
         if has_ended and not declaration_of(header.protocol).after_the_end:
             raise Refused("the run of this request has ended: it is an old one", code="replayed")

@@ -209,6 +209,14 @@ class Ledger:
             row = database.execute("SELECT hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
         return START if row is None else str(row[0])
 
+    def has(self, head: str) -> bool:
+        """Return whether an entry has this hash."""
+        if not self.path.exists():
+            return False
+        with self._open() as database:
+            query = "SELECT 1 FROM entries WHERE hash = ?"
+            return database.execute(query, (head,)).fetchone() is not None
+
     def entries(self) -> list[dict[str, Any]]:
         """Return all entries as lines of a chain: seq, time, kind, body, prev, hash."""
         if not self.path.exists():

@@ -137,7 +137,7 @@ def test_shards_change_nothing():
     assert found["bank"] == found["clinic"]
     assert set(found["bank"]) == {f"id-{n}" for n in range(150, 300)}
     assert result["silos"]["bank"]["matched"] == 150
-    assert sum(each.verb == "exchange" for each in seen) == 2 * (2 * 5 + 2)
+    assert sum(each.verb == "exchange" for each in seen) == 2 * (2 * 5 + 3)
 
 
 class Small(Psi):
@@ -367,13 +367,34 @@ def test_a_partner_that_lies_about_its_set_size_is_found_out(lie):
     assert not any(each.kept_matches for each in hosts.values())
 
 
+class Older(Liar):
+    """The clinic matches as the first release did, which sent tags that nobody had committed to."""
+
+    @verb("agree", replies=Psi.verbs()["agree"].replies)
+    def agree(self, silo, message):
+        reply = Psi.agree(self, silo, message)
+        if silo.name != "clinic":
+            return reply
+        said = {k: v for k, v in json.loads(silo.kept("psi"))["mine"].items() if k != "turns"}
+        return self.tamper(silo, reply, "agree", said)
+
+
+def test_a_partner_that_commits_to_nothing_is_refused_in_clear_words():
+    tables = {name: table(range(20)) for name in SILOS[:2]}
+    job_ = job().changed(protocol={"name": "test_psi:Older"})
+    hosts, kernel, fed, *_ = setting(tables, job_=job_)
+    with pytest.raises(QuorumLost, match="use one version of Consilo on both sides"):
+        kernel.run("test_psi:Older", Older.from_job(job_), fed)
+    assert not any(each.kept_matches for each in hosts.values())
+
+
 class Forger(Liar):
     """The clinic sends points that nobody may send."""
 
     @verb("exchange", replies=Psi.verbs()["exchange"].replies)
     def exchange(self, silo, message):
         reply = Psi.exchange(self, silo, message)
-        if silo.name != "clinic" or reply["more"] != 2:
+        if silo.name != "clinic" or reply["more"] != 3:
             return reply
         honest = group.hash_to_group([bytes([n]) for n in range(20)], b"")
         forged = POINTS[silo.job.description](honest)

@@ -1,0 +1,126 @@
+"""Whether a silo still remembers what it has said: one restored from an older backup does not.
+
+Each reply that leaves names the line of the audit log that tells of it, and is signed. Whoever
+keeps replies can show the silo its newest one (`consilo.record.heads`). A silo that finds its own
+signature under a line that it does not have, or whose privacy ledger lacks the entry that its log
+saw last, has forgotten what it spent. It answers nothing from then on, until its people have
+decided: `consilo silo ledger accept`.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from consilo.errors import Refused, ReplyInvalid
+from consilo.kernel.headers import ReplyHeader
+from consilo.machine.files import write_atomic
+from consilo.record.chain import START, Chain
+from consilo.wire.payload import canonical_json
+from silos.gate.identity import Identity
+from silos.kept.ledger import Ledger
+
+_FILE = "forgotten.json"
+_SAID = (
+    "this silo's log or privacy ledger is older than what it has signed: it was restored from a "
+    "backup, or a part of it was lost; its people decide, 'consilo silo ledger accept'"
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """The role `consilo.kernel.brief.History`.
+
+    Args:
+        directory: the silo's.
+        log: its audit log.
+        identity: what it signs with.
+        ledger: its privacy ledger.
+    """
+
+    directory: Path
+    log: Chain
+    identity: Identity
+    ledger: Ledger
+
+    def recognise(self, newest: Mapping[str, Any] | None) -> None:
+        """Raise `Refused`, now and from now on, where the silo has forgotten what it said.
+
+        Args:
+            newest: the header of its newest reply that somebody else knows of; one that the silo
+                did not sign, with the key that it has now, says nothing.
+        """
+        lacking = self._lacking(newest)
+        if lacking is not None:
+            write_atomic(self.directory / _FILE, json.dumps(lacking).encode(), mode=0o600)
+        self.require_whole()
+
+    def require_whole(self) -> None:
+        """Raise `Refused` where it was found that something is forgotten, and nobody decided."""
+        if (self.directory / _FILE).exists():
+            raise Refused(_SAID, code="forgotten")
+
+    def accept(self) -> dict[str, Any] | None:
+        """Go on with what is there; note in the log that people decided so.
+
+        Returns:
+            What is lacking; None where nothing was found to be.
+        """
+        path = self.directory / _FILE
+        if not path.exists():
+            return None
+        lacking: dict[str, Any] = json.loads(path.read_bytes())
+        self.log.append("accepted", **lacking)
+        # From here on the ledger that there is counts.
+        self.log.append("ledger", run="", head=self.ledger.head)
+        path.unlink()
+        return lacking
+
+    def _lacking(self, newest: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        if newest is not None:
+            try:
+                reply = ReplyHeader.decode(canonical_json(newest))
+            except (ReplyInvalid, ValueError, TypeError):
+                reply = None
+            if (
+                reply is not None
+                and reply.is_signed_by(self.identity.public)
+                and not self._has(reply.head)
+            ):
+                return {"accepted": reply.head, "step": reply.step_id, "what": "log"}
+        told = self._last_ledger_head()
+        if told != START and not self.ledger.has(told):
+            return {"accepted": told, "step": "", "what": "ledger"}
+        return None
+
+    def _has(self, head: str) -> bool:
+        """Return whether a line of the log has this hash, or people have decided about it."""
+        said = (f'"hash":"{head}"'.encode(), f'"accepted":"{head}"'.encode())
+        return any(self._find(each) >= 0 for each in said)
+
+    def _last_ledger_head(self) -> str:
+        """Return the ledger's newest hash as the log saw it last."""
+        path = self.log.path
+        if self._find(b'"kind":"ledger"') < 0:
+            return START
+        with path.open("rb") as file, _mapped(file) as content:
+            at = content.rfind(b'"kind":"ledger"')
+            start, end = content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at)
+            return str(
+                json.loads(content[start : end if end >= 0 else len(content)])["body"]["head"]
+            )
+
+    def _find(self, wanted: bytes) -> int:
+        path = self.log.path
+        if not path.exists() or not path.stat().st_size:
+            return -1
+        with path.open("rb") as file, _mapped(file) as content:
+            return content.find(wanted)
+
+
+def _mapped(file: Any) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
