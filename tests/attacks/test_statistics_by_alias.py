@@ -64,7 +64,7 @@ def test_no_exact_statistic_leaves_under_any_name(tmp_path, modules, name, verb,
 
 @pytest.mark.parametrize("name", NAMED[1:4] + NAMED[5:])
 def test_one_of_consilos_own_has_one_name(modules, name) -> None:
-    with pytest.raises(IncompatibleJob, match="protocol.name"):
+    with pytest.raises(IncompatibleJob, match=r"protocol\.name"):
         find_protocol(name, (modules,))
 
 

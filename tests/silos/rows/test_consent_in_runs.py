@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from agreed import agree
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.errors import ConfigInvalid, Refused, SchemaDrift
@@ -61,6 +62,7 @@ def north(tmp_path):
     }
     (place / "silo.yaml").write_text(yaml.safe_dump(config))
     (place / "policy.yaml").write_text(POLICY)
+    agree(place, clinic.contract())
     return place
 
 
