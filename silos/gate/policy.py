@@ -71,10 +71,10 @@ privacy:
   #     total_epsilon: 30.0      # for ever
   #     min_noise_multiplier: 0.5
 
-evaluation:
-  max_holdout: 0.5               # largest share of the rows that a job may hold out
-  per_day: 1000                  # models judged on held-out rows; later ones get no figures
-  # per_run: 100
+# evaluation:
+#   max_holdout: 0.5             # largest share of the rows that a job may hold out
+#   per_day: 1000                # models judged on held-out rows; later ones get no figures
+#   per_run: 100
 
 # matching:                      # rows of which silos are the same people; without it, refused;
 #                                # it also needs disclosures: {sealed: yes, match: yes}

@@ -176,7 +176,7 @@ def test_a_lost_consent_table_stops_the_silo_and_is_in_the_log(north, tmp_path):
 
 
 def test_too_few_rows_left_is_refused(north, tmp_path):
-    (north / "policy.yaml").write_text(POLICY.replace("update: yes", "update: {min_rows: 50}"))
+    (north / "policy.yaml").write_text(POLICY.replace("update: yes", "update: {min_rows: 45}"))
     run = run_over(opened(north), tmp_path)
     assert trained_on(run) > 0
     consents(gone=["2026-04-30"] * 20 + [None] * 40).to_csv(north / "consent.csv", index=False)
