@@ -260,7 +260,7 @@ def train(
     job, agreed = job_of(method, seed=seed, rounds=rounds), contract()
     reports: list[Mapping[str, Any]] = []
 
-    def kernel(rows: Mapping[str, Arrays]) -> tuple[Kernel, Federation]:
+    def kernel(rows: Mapping[str, Arrays], job: Job) -> tuple[Kernel, Federation]:
         kind, run_id = FlambyNoise if method.flamby_noise else InMemorySilo, f"flamby-{seed}"
         hosts = [
             kind(
@@ -285,14 +285,17 @@ def train(
         )
         return made, Federation(CENTRES, job, agreed, transport.online)
 
-    driver, fed = kernel(own)
+    driver, fed = kernel(own, job)
     protocol = find_protocol(job.protocol.name).from_job(job)
     start = first_params(seed)
     unit = Scale.unit(len(INPUTS))
     state = TrainState(start, rounds, server=protocol.begin(start), scale=unit)
     state = driver.run(job.protocol.name, protocol, fed, state)
-    clients: Evaluated = driver.run("evaluation", Evaluation(state), fed)
-    together, everybody = kernel(pooled)
+    # Whoever publishes a table has the rows: figures are exact, and no part of the run.
+    exact = job.changed(privacy=None)
+    alone, fed = kernel(own, exact)
+    clients: Evaluated = alone.run("evaluation", Evaluation(state), fed)
+    together, everybody = kernel(pooled, exact)
     whole: Evaluated = together.run("evaluation", Evaluation(state), everybody)
     spent = [each["epsilon"] or 0.0 for each in reports[-1]["silos"].values()]
     return Score(

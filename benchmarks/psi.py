@@ -59,12 +59,17 @@ def make_silo(folder: Path, name: str, count: int, start: int) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from consilo.contracts.contract import Contract
+    from silos.proposals import onboard
+
     place = folder / name
     place.mkdir()
     pq.write_table(pa.table({"number": numbers(count, start)}), place / "rows.parquet")
     source = {"people": {"type": "parquet", "path": "rows.parquet"}}
     (place / "silo.yaml").write_text(yaml.safe_dump({"name": name, "data": source}))
     (place / "policy.yaml").write_text(POLICY)
+    contract = Contract.parse(yaml.safe_load(CONTRACT), where="here")
+    onboard.confirm(place, contract, contract.digest)
     return place
 
 

@@ -26,6 +26,7 @@ import yaml
 from report import Report, columns, load_now, options, say, sized
 from rounds import Cost, ours
 
+from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError
 from consilo.kernel import seeds
 from flows.demo.demo_data import CONTRACT, Hospital, hospital_rows
@@ -53,7 +54,8 @@ def write_silos(folder: Path, count: int) -> list[Hospital]:
         (directory / "silo.yaml").write_text(
             yaml.safe_dump({"name": name, "data": {"rows": source}})
         )
-        (directory / "mapping.yaml").write_text(yaml.safe_dump({"contract": CONTRACT}))
+        said = {"contract": CONTRACT, "agreed": Contract.load(CONTRACT).digest}
+        (directory / "mapping.yaml").write_text(yaml.safe_dump(said))
         (directory / "policy.yaml").write_text(TEMPLATE)
         made.append(Hospital(name, directory, rows, broken=False))
     return made

@@ -98,6 +98,8 @@ def grown(table: pd.DataFrame, histograms: str) -> tuple[dict[str, float], Any]:
             source = {"table": {"type": "parquet", "path": "rows.parquet"}}
             (place / "silo.yaml").write_text(yaml.safe_dump({"name": silo, "data": source}))
             (place / "policy.yaml").write_text(POLICY)
+            said = f"contract: {contract.ref}\nagreed: {contract.digest}\n"
+            (place / "mapping.yaml").write_text(said)
         public = {
             silo: public_hex(load_or_create_signing_key(place / "signing.key"))
             for silo, place in places.items()

@@ -186,6 +186,7 @@ def serve(
     silo = Silo.open(place, signing_keys=[coordinator], partners=known)
     now, others = datetime.now(UTC), tuple(partners)
     whole = Contract.parse(contract, where="here")
+    (place / "mapping.yaml").write_text(f"contract: {whole.ref}\nagreed: {whole.digest}\n")
     match = Match(
         "digits",
         np.arange(num_rows, dtype=np.int64),

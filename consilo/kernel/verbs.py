@@ -57,10 +57,9 @@ class FromRows(StrEnum):
 
     NONE = "none"
     """No value of a row: words, keys, prices, references, the number of rows, which is public."""
-    BIT = "bit"
-    """Whether the rows keep a contract that people here confirmed: takes part or sits out."""
     CHECKED = "checked"
-    """What a contract check found, beyond that bit: exact, in coarse counts."""
+    """Whether the rows keep a contract that people here confirmed, one bit; and, unless the policy
+    wants privacy, which rules they break, in coarse counts."""
     MATCH = "match"
     """Blinded identifiers for a partner: exact, and let out by a policy's ``matching`` alone."""
     EXACT = "exact"

@@ -27,27 +27,23 @@ def _check_verdict(name: str, value: Any, payload: Mapping[str, Any]) -> None:
         ) from None
 
 
-REPORT = {
-    "report": Field(Disclosure.STATISTIC, _check_verdict, rows=FromRows.BIT),
-    "findings": Field(Disclosure.STATISTIC, _check_verdict, optional=True, rows=FromRows.CHECKED),
-}
-"""The reply fields of a contract check: ``report`` says only whether the rows keep the contract,
-``findings`` is the whole report: rule, column, verdict, severity, safe counts."""
+REPORT = {"report": Field(Disclosure.STATISTIC, _check_verdict, rows=FromRows.CHECKED)}
+"""The reply field of a contract check: rule, column, verdict, severity, safe counts. A silo whose
+policy wants privacy says no more than the verdict."""
 
 
 def told(silo: SiloView) -> dict[str, Any]:
-    """Return the fields of `REPORT` about this silo's rows."""
+    """Return the field of `REPORT` about this silo's rows."""
     part = silo.job.part(silo.contract, silo.name)
-    whole = silo.rows.check(part, purpose=silo.job.purpose)
-    found = {"report": json.loads(whole.bare().to_json())}
-    if silo.admits("findings"):
-        found["findings"] = json.loads(whole.to_json())
-    return found
+    found = silo.rows.check(part, purpose=silo.job.purpose)
+    if silo.permitted.is_private:
+        found = found.bare()
+    return {"report": json.loads(found.to_json())}
 
 
 def report_of(fields: Mapping[str, Any]) -> CheckReport:
     """Return what a silo said of its rows, as much of it as it said."""
-    return CheckReport.from_json(json.dumps(fields.get("findings", fields["report"])))
+    return CheckReport.from_json(json.dumps(fields["report"]))
 
 
 class ContractCheck(Protocol[None]):

@@ -171,11 +171,18 @@ class Run(AnalyticsRun):
             self._plan_without()
             evaluated: Evaluated = self._talk.ask("evaluation", Evaluation(self.state))
             self.evaluated = evaluated
+            if not evaluated.metrics:
+                self.notes.append(_NO_FIGURES if self._pays_for_none else _KEPT_BACK)
             for name, metrics in evaluated.silos.items():
                 self.outcomes[name] = replace(self.outcomes[name], metrics=metrics)
             self.record.add("evaluated", metrics=dict(evaluated.metrics), rows=dict(evaluated.rows))
             self._talk.note_replies()
         return evaluated
+
+    @property
+    def _pays_for_none(self) -> bool:
+        privacy = self.job.privacy
+        return privacy is not None and privacy.metrics_epsilon is None
 
     @property
     def params(self) -> Params:
@@ -287,6 +294,13 @@ class Run(AnalyticsRun):
                 epsilon_bound=newest["epsilon_bound"],
                 metrics_before=first["metrics"] if took[0] == 1 else {},
             )
+
+
+_NO_FIGURES = (
+    "no figures of merit: the job is private and pays for none; privacy.metrics_epsilon says what "
+    "they may cost"
+)
+_KEPT_BACK = "no figures of merit: the silos' policies keep them back, or they have too few rows"
 
 
 def run_all(run: Run, *, wait_s: float = 0.0) -> RunResult:

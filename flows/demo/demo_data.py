@@ -65,7 +65,9 @@ def write_hospitals(folder: Path, *, count: int, seed: int) -> list[Hospital]:
         else:
             source, mapping = _write_csv(directory, rows)
         _write_yaml(directory / "silo.yaml", {"name": name, "data": {"patients": source}})
-        _write_yaml(directory / "mapping.yaml", {"contract": CONTRACT, **mapping})
+        agreed = Contract.load(CONTRACT).digest
+        said = {"contract": CONTRACT, "agreed": agreed, **mapping}
+        _write_yaml(directory / "mapping.yaml", said)
         (directory / "policy.yaml").write_text(TEMPLATE)
         write_made_up_root(directory, name)
         hospitals.append(Hospital(name, directory, rows, broken))

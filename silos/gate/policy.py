@@ -71,10 +71,10 @@ privacy:
   #     total_epsilon: 30.0      # for ever
   #     min_noise_multiplier: 0.5
 
-evaluation:
-  max_holdout: 0.5               # largest share of the rows that a job may hold out
-  per_day: 1000                  # models judged on held-out rows; later ones get no figures
-  # per_run: 100
+# evaluation:
+#   max_holdout: 0.5             # largest share of the rows that a job may hold out
+#   per_day: 1000                # models judged on held-out rows; later ones get no figures
+#   per_run: 100
 
 # matching:                      # rows of which silos are the same people; without it, refused;
 #                                # it also needs disclosures: {sealed: yes, match: yes}
@@ -179,9 +179,14 @@ class PrivacyRules(Config):
         limits = (self.max_epsilon, self.max_delta)
         return self.required or bool(self.budgets) or any(each is not None for each in limits)
 
+    @property
+    def tells_little(self) -> bool:
+        """Whether a contract check says its verdict alone, and times are told coarsely."""
+        return self.is_wanted or not self.exact_statistics
+
     def fault(self, field: AskedField, job: Job) -> str:
         """Return why a field is not as private as it must be; empty where it is."""
-        if field.rows in (FromRows.NONE, FromRows.BIT, FromRows.MATCH):
+        if field.rows in (FromRows.NONE, FromRows.CHECKED, FromRows.MATCH):
             return ""
         asked, price = job.privacy, field.rows.price
         if asked is not None and asked.pays(price):
@@ -452,17 +457,18 @@ class Policy(Config):
                     raise
                 withheld[field.name] = str(cause)
         floors = {each: self._rule(each).min_rows for each in asked.disclosures}
-        return Permitted(withheld, floors, is_private=self.privacy.is_wanted)
+        return Permitted(withheld, floors, is_private=self.privacy.tells_little)
 
     def _permit_field(
         self, field: AskedField, header: Header, job: Job, asked: Asked, met: Circumstances
     ) -> None:
         for each in sorted(field.disclosures):
             self._permit_leaving(each, asked, met)
-        if field.rows in (FromRows.NONE, FromRows.BIT):
+        # The first question of a run comes before any other silo can have signed.
+        if field.rows in (FromRows.NONE, FromRows.CHECKED):
             return
         here = 1 + len(met.attested)
-        if field.rows != FromRows.CHECKED and here < self.min_cohort:
+        if here < self.min_cohort:
             raise Refused(
                 f"this silo's policy wants at least {self.min_cohort} silos to be asked together; "
                 f"the cohort names {len(header.cohort)}, of which {here} are known to take part",

@@ -34,14 +34,11 @@ def test_no_verdict_on_a_text_that_nobody_confirmed(tmp_path, verb, name, agreed
 def test_where_privacy_is_wanted_a_verdict_is_one_bit(tmp_path) -> None:
     rows = clinic.frame(40, missing=0)
     rows.loc[3, "age"] = 400.0
-    for number, (verb, name) in enumerate(
-        (("check", "contract_check"), ("quote_contract", "quote"))
-    ):
+    for number, (name, verb) in enumerate(VERBS[:2]):
         silo = attacker.make(tmp_path / verb, attacker.STRICT, rows)
         _, fields = attacker.ask(silo, name, verb, {})
         assert set(fields) == {"report"}
         assert (fields["report"]["verdict"], fields["report"]["findings"]) == ("failed", [])
         loose = attacker.make(tmp_path / f"{number}", TEMPLATE, rows)
         _, fields = attacker.ask(loose, name, verb, {})
-        assert {each["column"] for each in fields["findings"]["findings"]} >= {"age"}
-        assert fields["report"]["findings"] == []
+        assert {each["column"] for each in fields["report"]["findings"]} >= {"age"}

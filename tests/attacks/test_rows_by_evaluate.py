@@ -70,7 +70,7 @@ def test_min_rows_counts_the_rows_that_a_figure_is_made_of(tmp_path) -> None:
 
 
 def test_a_silo_judges_so_many_models_a_day_and_trains_on_without(tmp_path) -> None:
-    silo = attacker.make(tmp_path, OPEN.replace("per_day: 1000", "per_day: 2"))
+    silo = attacker.make(tmp_path, OPEN + "\nevaluation: {per_day: 2}\n")
     told = []
     for number in range(4):
         verb = ("evaluation", "evaluate") if number % 2 else ("fedavg", "train")

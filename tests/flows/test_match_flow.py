@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from agreed import agree
 from typer.testing import CliRunner
 
+from consilo.contracts.contract import Contract
 from consilo.jobs.job import Job
 from consilo.record.chain import check_links, read
 from consilo.runs.match import contract_of
@@ -82,6 +84,7 @@ def study(tmp_path: Path) -> Path:
             yaml.safe_dump({"name": name, "data": {"customers": source}})
         )
         (place / "policy.yaml").write_text(yaml.safe_dump(POLICY))
+        agree(place, Contract.load(tmp_path / "people.yaml"))
     return tmp_path
 
 
@@ -243,6 +246,8 @@ def test_a_vertical_job_is_matched_ahead_as_its_run_would_match_it(tmp_path, mon
     for name in set(joint.NAMES) - set(names):
         del contract["columns"][name]
     (tmp_path / "joint.yaml").write_text(yaml.safe_dump(contract))
+    for place in silos.values():
+        agree(place, Contract.load(tmp_path / "joint.yaml"))
     job = joint.job_of(args={"columns": columns})
     said = {**job.to_json(), "contract": "joint.yaml"}
     said["match"] |= {"contract": "people.yaml"}

@@ -316,8 +316,10 @@ def test_a_match_of_another_data_set_says_nothing_of_these_rows(place):
     config["data"]["newer"] = dict(config["data"]["customers"])
     (directory / "silo.yaml").write_text(yaml.safe_dump(config))
     for ref, name in (("people@1", "customers"), ("joint@1", "newer")):
-        mapping = {"contract": ref, "data": name}
-        (directory / "mappings" / f"{ref}.yaml").write_text(yaml.safe_dump(mapping))
+        file = directory / "mappings" / f"{ref}.yaml"
+        agreed = yaml.safe_load(file.read_text())["agreed"]
+        mapping = {"contract": ref, "data": name, "agreed": agreed}
+        file.write_text(yaml.safe_dump(mapping))
     again = joint.Federation(silos, folder).opened(joint.job_of(match=None), "second")
     result = run_vertical(again)
     assert result.status == "failed"

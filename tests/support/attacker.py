@@ -105,3 +105,8 @@ def model(job: Any = None) -> dict[str, Any]:
 def decisions(silo: Silo) -> list[dict[str, Any]]:
     """What the audit log says was decided, request by request."""
     return [e["body"] for e in verify(silo.directory / "audit.jsonl") if e["kind"] == "asked"]
+
+
+def reserved(silo: Silo) -> int:
+    """How many uses of its rows the silo's ledger has reserved."""
+    return sum(each["kind"] == "reserved" for each in silo.account.ledger.entries())

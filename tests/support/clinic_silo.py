@@ -3,7 +3,6 @@
 import clinic
 import yaml
 
-from silos.proposals import onboard
 from silos.silo import Silo
 
 POLICY = "allow: [{jobs: ['*']}]\ndisclosures: {metric: yes, statistic: yes, update: yes}\n"
@@ -15,8 +14,6 @@ def make(path, rows=None, *, mapping=None, name="north", policy=POLICY):
     config = {"name": name, "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (path / "silo.yaml").write_text(yaml.safe_dump(config))
     (path / "policy.yaml").write_text(policy)
-    if mapping is not None:
-        (path / "mapping.yaml").write_text(yaml.safe_dump(mapping))
-    if mapping is None or mapping.get("contract") == clinic.contract().ref:
-        onboard.confirm(path, clinic.contract(), clinic.contract().digest)
+    said = {"contract": clinic.contract().ref, "agreed": clinic.contract().digest}
+    (path / "mapping.yaml").write_text(yaml.safe_dump({**said, **(mapping or {})}))
     return Silo.open(path)

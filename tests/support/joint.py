@@ -105,12 +105,16 @@ def write_silo(
     source = {"type": "csv", "path": "rows.csv"}
     _write(place / "silo.yaml", {"name": name, "data": {"customers": source}})
     _write(place / "policy.yaml", policy)
-    _write(place / "mappings" / "people@1.yaml", {"contract": "people@1"})
-    joint: dict[str, Any] = {"contract": "joint@1"}
+    _write(place / "mappings" / "people@1.yaml", _agreed("people@1", PEOPLE))
+    joint: dict[str, Any] = _agreed("joint@1", JOINT)
     if name == LABEL:
         joint["columns"] = {"churned": {"from": "OUTCOME", "recode": _WORDS}}
     _write(place / "mappings" / "joint@1.yaml", joint)
     return place
+
+
+def _agreed(ref: str, contract: Mapping[str, Any]) -> dict[str, Any]:
+    return {"contract": ref, "agreed": Contract.parse(contract, where="here").digest}
 
 
 def write_silos(

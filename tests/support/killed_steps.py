@@ -15,6 +15,7 @@ from pathlib import Path
 
 import clinic
 import yaml
+from agreed import agree
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.horizontal.features import Scale
@@ -57,6 +58,7 @@ def made(place: Path) -> None:
     source = {"type": "parquet", "path": "rows.parquet"}
     (place / "silo.yaml").write_text(yaml.safe_dump({"name": "north", "data": {"data": source}}))
     (place / "policy.yaml").write_text(yaml.safe_dump(POLICY))
+    agree(place, CONTRACT)
 
 
 def prepared(place: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import clinic
 import yaml
+from agreed import agree
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.kernel.loop import Party
@@ -28,6 +29,7 @@ def silo(path: Path, name: str, partners: dict[str, Partner]) -> Silo:
     (path / "silo.yaml").write_text(yaml.safe_dump(config))
     (path / "policy.yaml").write_text(TEMPLATE.replace("min_cohort: 2", "min_cohort: 3"))
     pinned = {"signing_keys": [public_hex(KEY)]}
+    agree(path, clinic.contract())
     (path / "coordinator.yaml").write_text(yaml.safe_dump(pinned))
     return Silo.open(path, partners=partners)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import clinic
 import pytest
 import yaml
+from agreed import agree
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from frozen import COORDINATOR, SILO, Frozen, decoded, encoded
 
@@ -75,6 +76,7 @@ def today(path: Path, name: str, *, policy: str = TEMPLATE) -> Silo:
     config = {"name": name, "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (path / name / "silo.yaml").write_text(yaml.safe_dump(config))
     (path / name / "policy.yaml").write_text(policy)
+    agree(path / name, clinic.contract())
     return Silo.open(path / name, signing_keys=(public_hex(KEY),), partners={})
 
 
@@ -182,7 +184,7 @@ def test_a_silo_of_the_release_before_is_matched_and_signs_the_same_question(
 
 def test_a_silo_of_the_release_before_is_not_asked_what_its_columns_are(tmp_path: Path) -> None:
     job = Job.from_json({"name": "spread", "kind": "analytics", "contract": "clinic@1"})
-    new = today(tmp_path, "new")
+    new = today(tmp_path, "new", policy=TEMPLATE.replace("min_cohort: 2", "min_cohort: 1"))
     run = AnalyticsRun(
         job.changed(quorum={"min_silos": 1}),
         clinic.contract(),

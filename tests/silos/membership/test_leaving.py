@@ -36,6 +36,7 @@ def test_copies_and_keys_are_gone_and_the_organisations_own_stays(left) -> None:
         "rows.csv",
         "silo.yaml",
         "policy.yaml",
+        "mappings",
         "coordinator.yaml",
         "audit.jsonl",
         "ledger.db",

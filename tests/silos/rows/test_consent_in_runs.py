@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from agreed import agree
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.errors import ConfigInvalid, Refused, SchemaDrift
@@ -61,6 +62,7 @@ def north(tmp_path):
     }
     (place / "silo.yaml").write_text(yaml.safe_dump(config))
     (place / "policy.yaml").write_text(POLICY)
+    agree(place, clinic.contract())
     return place
 
 
@@ -174,7 +176,7 @@ def test_a_lost_consent_table_stops_the_silo_and_is_in_the_log(north, tmp_path):
 
 
 def test_too_few_rows_left_is_refused(north, tmp_path):
-    (north / "policy.yaml").write_text(POLICY.replace("update: yes", "update: {min_rows: 50}"))
+    (north / "policy.yaml").write_text(POLICY.replace("update: yes", "update: {min_rows: 45}"))
     run = run_over(opened(north), tmp_path)
     assert trained_on(run) > 0
     consents(gone=["2026-04-30"] * 20 + [None] * 40).to_csv(north / "consent.csv", index=False)

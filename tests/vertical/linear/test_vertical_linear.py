@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from consilo.errors import IncompatibleJob, JobInvalid, QuorumLost, Refused
 from consilo.jobs.holders import Holders
 from consilo.kernel.headers import Header, Manifest
-from consilo.kernel.verbs import Disclosure
+from consilo.kernel.verbs import Disclosure, Permitted
 from consilo.protocols.contract_check import ContractCheck
 from consilo.vertical.blocks import folds_of
 from consilo.vertical.linear.protocol import VerticalLinear
@@ -195,7 +195,7 @@ def test_the_cohort_is_everybody_though_silos_take_turns():
     hosts = vertical.silos_of(rows, COLUMNS)
     cohorts = set()
     for host in hosts.values():
-        host.permit = lambda header, *_: cohorts.add(header.cohort)
+        host.permit = lambda header, *_: cohorts.add(header.cohort) or Permitted()
     job = vertical.job_of("vertical_linear", COLUMNS, args={"folds": 2})
     vertical.driven(job, vertical.contract_of(COLUMNS), hosts)
     assert cohorts == {("bank", "shop", "telecom")}

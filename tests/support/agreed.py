@@ -1,0 +1,17 @@
+"""What a silo's people do once they have read a contract: `consilo silo data confirm`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from consilo.contracts.contract import Contract
+
+
+def agree(place: Path, contract: Contract) -> None:
+    """Note in a silo's mapping, made where there is none, which text of a contract is confirmed."""
+    file = place / "mappings" / f"{contract.ref}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    said = yaml.safe_load(file.read_text()) if file.exists() else {"contract": contract.ref}
+    file.write_text(yaml.safe_dump({**said, "agreed": contract.digest}))
