@@ -270,7 +270,7 @@ def made_up_root(silo: str) -> bytes:
 
 def write_made_up_root(directory: Path, silo: str) -> None:
     """Give a silo with made-up rows, over a directory, the secret that follows from its name."""
-    (directory / "secrets").mkdir(mode=0o700)
+    (directory / "secrets").mkdir(mode=0o700, exist_ok=True)
     write_atomic(directory / "secrets" / "silo.key", made_up_root(silo), mode=0o600)
 
 

@@ -1,7 +1,6 @@
 """One row more, or another, moves that row only between training and held-out rows."""
 
 import clinic
-import clinic_silo
 import numpy as np
 import pytest
 
@@ -10,6 +9,7 @@ from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.holdout import PURPOSE
 from consilo.kernel.headers import Header, Manifest
 from consilo.kernel.view import SiloView
+from silos.kept.store import Store
 from silos.simulation.in_memory import InMemorySilo
 
 ROWS = 1000
@@ -63,14 +63,14 @@ def test_neither_the_jobs_seed_nor_its_name_moves_any():
 
 
 def test_the_key_is_the_silos_own_secret_and_lasts(tmp_path):
-    north, south = clinic_silo.make(tmp_path / "a"), clinic_silo.make(tmp_path / "b", name="north")
-    key = north.secrets.lasting(PURPOSE)
-    assert key == clinic_silo.make(tmp_path / "a").secrets.lasting(PURPOSE)
-    assert len({key, south.secrets.lasting(PURPOSE), north.secrets.lasting("other")}) == 3
+    north, south = Store(tmp_path / "a"), Store(tmp_path / "b")
+    key = north.lasting(PURPOSE)
+    assert key == Store(tmp_path / "a").lasting(PURPOSE)
+    assert len({key, south.lasting(PURPOSE), north.lasting("other")}) == 3
     file = tmp_path / "a" / "secrets" / "silo.key"
     assert file.stat().st_mode & 0o777 == 0o600
     # A neighbour: no run's name leads to the file.
-    assert file.read_bytes() not in {north.secrets.secret(each) for each in ("silo", "../silo")}
+    assert file.read_bytes() not in {north.secret(each) for each in ("silo", "../silo")}
 
 
 @pytest.mark.parametrize("rows", [1, 2])

@@ -28,6 +28,7 @@ from silos.gate.partners import Partner
 from silos.gate.policy import TEMPLATE
 from silos.proposals import onboard
 from silos.silo import Silo
+from silos.simulation.in_memory import write_made_up_root
 
 KEY = Ed25519PrivateKey.generate()
 SOUTH = Ed25519PrivateKey.generate()
@@ -49,6 +50,7 @@ def make(
     (clinic.frame(40, missing=0) if rows is None else rows).to_csv(path / "rows.csv", index=False)
     config = {"name": "north", "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (path / "silo.yaml").write_text(yaml.safe_dump(config))
+    write_made_up_root(path, config["name"])  # the same rows are held out in every test
     (path / "policy.yaml").write_text(policy)
     if agreed:
         onboard.confirm(path, clinic.contract(), clinic.contract().digest)
