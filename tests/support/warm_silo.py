@@ -21,6 +21,7 @@ from silos.gate.bundles import approve
 from silos.gate.policy import TEMPLATE
 from silos.node.node import Warm
 from silos.node_config import NodeConfig
+from silos.proposals import onboard
 
 KEY, SOUTH = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 NODE_KEY = "PRIVATE NODE KEY"
@@ -45,6 +46,7 @@ def make(folder: Path, *, policy: str = TEMPLATE) -> Path:
     (folder / "policy.yaml").write_text(policy)
     (folder / "silo.key").write_text(NODE_KEY)
     load_or_create_signing_key(folder / "signing.key")
+    onboard.confirm(folder, clinic.contract(), clinic.contract().digest)
     return folder
 
 
