@@ -17,6 +17,7 @@ from consilo.wire.parcel import Parcel
 from consilo.wire.payload import digest, pack
 from consilo.wire.signing import public_hex
 from silos.gate.policy import TEMPLATE
+from silos.proposals import onboard
 from silos.silo import Silo
 
 KEY = Ed25519PrivateKey.generate()
@@ -30,6 +31,7 @@ def north(path: Path) -> Silo:
     config = {"name": "north", "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (path / "silo.yaml").write_text(yaml.safe_dump(config))
     (path / "policy.yaml").write_text(TEMPLATE)
+    onboard.confirm(path, clinic.contract(), clinic.contract().digest)
     silo = Silo.open(path, signing_keys=(public_hex(KEY),))
     silo.gate.now = lambda: NOW
     return silo

@@ -16,6 +16,7 @@ import pytest
 from consilo.errors import CoordinatorUnreachable, ReplyInvalid
 from consilo.machine.processes import Supervisor, free_port
 from consilo.membership import keys
+from consilo.transports.flower.bodies import RUNTIME, Bodies, Quota
 from consilo.transports.flower.bundle import build_bundle
 from consilo.transports.flower.calls import NotAuthorised
 from consilo.transports.flower.carrier import Carrier, Stored
@@ -158,6 +159,35 @@ def test_a_body_passes_both_ways_and_is_gone_with_its_run(place: Place) -> None:
     with pytest.raises(NotAuthorised):
         node.put(run, body)
     assert other != file
+
+
+def test_a_silo_leaves_no_more_there_than_its_quota(tmp_path: Path) -> None:
+    """Nothing bounded what one silo could leave lying of a run but 16 GiB a body."""
+    kept = Bodies(None, tmp_path, Quota(bodies=3, bytes=1000))  # type: ignore[arg-type]
+    run = tmp_path / "7"
+    run.mkdir()
+
+    def put(name: str, size: int, *, node: int = 5, complete: bool = True) -> Path:
+        kept._admit(run / name, node, size)
+        there = (run / name) if complete else (run / name).with_suffix(".part")
+        there.write_bytes(b"x")  # what is announced counts, not what has come
+        return there
+
+    first = put("a", 600)
+    with pytest.raises(Exception, match="507"):
+        put("b", 401)
+    put("b", 400, complete=False)
+    put("b", 400, complete=False)  # it goes on
+    put("c", 1000, node=6)
+    for number in range(9):
+        put(f"task-{number}", 1000, node=RUNTIME)
+    put("d", 0)
+    with pytest.raises(Exception, match="507"):
+        put("e", 0)
+    first.unlink()  # it was fetched
+    put("e", 600)
+    (tmp_path / "8").mkdir()
+    kept._admit(tmp_path / "8" / "a", 5, 1000)
 
 
 def test_only_who_may_take_an_object_of_the_run_may_take_a_body(place: Place) -> None:

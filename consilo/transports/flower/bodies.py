@@ -14,6 +14,9 @@ token of the run's task) and NAME are 128 random bits that only the message tell
 - GET sends a complete body, from the byte that ``Range`` names;
 - DELETE (``runtime`` only) removes it.
 
+A silo may have so many bodies of a run there, and so many bytes (`Quota`); what is over is answered
+with 507 until some were fetched.
+
 A complete body never changes. Bodies survive the SuperLink's death as its database does
 (``synchronous = NORMAL``: the process's death always, the machine's perhaps not; a torn file is
 noticed by the hash that the message states). They are deleted once they have arrived, and all of a
@@ -31,6 +34,7 @@ import shutil
 import threading
 import time
 from base64 import b64decode
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +48,25 @@ OFFSET_HEADER = "x-consilo-offset"
 SIZE_HEADER = "x-consilo-size"
 HAVE_HEADER = "x-consilo-have"
 MAX_BODY_BYTES = 16 * 1024**3
+RUNTIME = 0
+"""Stands for the run's own task, where a silo has the number of its node."""
 _BLOCK_BYTES = 512 * 1024
 _FORGOTTEN_S = 24 * 3600.0
 _PLACE = re.compile(r"/v1/consilo/(fleet|runtime)/(\d{1,20})/([0-9a-f]{32})")
 _ENDS_A_RUN = {"/v1/runtime/push-task-output", "/v1/control/stop-run"}
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What a silo may leave lying of one run.
+
+    Args:
+        bodies: how many, complete or not.
+        bytes: of them all, with what is announced of the one that comes.
+    """
+
+    bodies: int = 64
+    bytes: int = 2 * MAX_BODY_BYTES
 
 
 class _Answer(Exception):
@@ -65,13 +84,17 @@ class Bodies:
     Args:
         app: the SuperLink's.
         folder: for the bodies, ``RUN/NAME`` and ``RUN/NAME.part``.
+        quota: what one silo may leave there of a run, and what the run's own task may.
     """
 
-    def __init__(self, app: Application, folder: Path) -> None:
+    def __init__(self, app: Application, folder: Path, quota: Quota | None = None) -> None:
         self._app = app
         self._folder = folder
+        self._quota = quota or Quota()
         self._uploads: dict[Path, object] = {}
+        self._owners: dict[Path, tuple[int, int]] = {}  # node, announced size
         self._sweeping = threading.Lock()
+        self._admitting = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a body, or pass on."""
@@ -100,9 +123,10 @@ class Bodies:
             raise _Answer(404)
         side, run_id, name = match[1], int(match[2]), match[3]
         request = Request(scope)
-        await run_in_threadpool(_authorise, request, side, run_id)
+        node = await run_in_threadpool(_authorise, request, side, run_id)
         place = self._folder / str(run_id) / name
         if scope["method"] == "PUT":
+            await run_in_threadpool(self._admit, place, node, _number(request, SIZE_HEADER))
             size = await self._put(place, request, receive)
             await _reply(send, 200, {})
             await run_in_threadpool(_count, request, side, run_id, received=size)
@@ -117,6 +141,26 @@ class Bodies:
             await _reply(send, 200, {})
         else:
             raise _Answer(405)
+
+    def _admit(self, place: Path, node: int, size: int) -> None:
+        """Note whose a body is, if its owner may leave one more there.
+
+        Whose the bodies from before this process are is not known any more: they are nobody's.
+        """
+        with self._admitting:
+            for each in [each for each in self._owners if each not in self._uploads]:
+                if not _have(each):
+                    del self._owners[each]
+            held = [
+                announced
+                for each, (owner, announced) in self._owners.items()
+                if owner == node and each.parent == place.parent and each != place
+            ]
+            if node != RUNTIME and (
+                len(held) >= self._quota.bodies or sum(held) + size > self._quota.bytes
+            ):
+                raise _Answer(507, connection="close")
+            self._owners[place] = (node, size)
 
     async def _put(self, place: Path, request: Any, receive: Receive) -> int:
         """Write an upload down; return how many bytes came."""
@@ -173,8 +217,8 @@ class Bodies:
                             file.unlink()
 
 
-def _authorise(request: Any, side: str, run_id: int) -> None:
-    """Hold Flower's own checks: as for an object of this run."""
+def _authorise(request: Any, side: str, run_id: int) -> int:
+    """Hold Flower's own checks: as for an object of this run; return whose call it is."""
     require_flower()
     from fastapi import HTTPException
     from flwr.common.constant import Status
@@ -193,7 +237,7 @@ def _authorise(request: Any, side: str, run_id: int) -> None:
             task = authenticate_task(request, request.headers.get(TASK_TOKEN_HEADER), state)
             if int(task.run_id) != run_id:
                 raise _Answer(403, connection="close")
-            return
+            return RUNTIME
         if not request.app.state.enable_supernode_auth:
             raise _Answer(403, connection="close")
         public = b64decode(request.headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER, ""), validate=True)
@@ -202,6 +246,7 @@ def _authorise(request: Any, side: str, run_id: int) -> None:
         authenticate_node(request)
         if check_abort(run_id, [Status.PENDING, Status.STARTING, Status.FINISHED], state):
             raise _Answer(403, connection="close")
+        return int(node.node_id)
     except (HTTPException, FlowerError, ValueError):
         raise _Answer(401, connection="close") from None
     except KeyError:

@@ -469,3 +469,12 @@ def test_rows_that_are_few_are_left_as_they_are():
     assert composition.covers(rows, [(1.0, 0.1, 7)])
     assert not composition.covers(rows, [(1.0, 0.1, 8)])
     assert not composition.covers(rows, [(1.0, 0.2, 1)])
+
+
+def test_a_run_that_is_repeated_under_another_name_pays_again(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.db", now=lambda: START)
+    limit = budget(1.2 * cost((2.0, 1.0, 1)))
+    ledger.reserve("data", charge("a", run="one"), limit)
+    with pytest.raises(BudgetExhausted):
+        ledger.reserve("data", charge("b", run="another"), limit)
+    assert [each["body"]["run_id"] for each in ledger.entries()] == ["one"]
