@@ -138,7 +138,7 @@ def _write_silo(
             if "unit" in how:
                 local[column] = local[column] / _IN_MICROMETRES[how["unit"]]
         local = local.rename(columns={c: how["from"] for c, how in columns.items()})
-        entry = {"contract": ref, "agreed": Contract.load(ref).digest}
+        entry: dict[str, Any] = {"contract": ref, "agreed": Contract.load(ref).digest}
         entry |= {"columns": columns} if columns else {}
         _write_yaml(directory / "mappings" / f"{ref}.yaml", entry)
     writers = (_write_csv, _write_parquet, _write_sqlite)
