@@ -69,6 +69,8 @@ def _metrics(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]
         label = str(summary.get("label_silo") or "label silo")
         return vertical_summary.metrics(summary.get("metrics") or {}, label)
     rows = [("federated, all held-out rows", summary.get("metrics") or {})]
+    # Only a demo has it: no coordinator has the rows.
+    rows.append(("the same model, without noise", summary.get("judged_exactly") or {}))
     rows.append(("pooled rows", summary.get("pooled_baseline") or {}))
     for name, metrics in (summary.get("local_baselines") or {}).items():
         rows.append((f"{name} alone", metrics))

@@ -49,9 +49,9 @@ def test_the_summary_says_who_took_part_and_why_not(demo: KeptDemo) -> None:
         assert silos[name]["rounds"] == [1, 2, 3, 4]
         assert 0 < silos[name]["epsilon"] <= 4.0
         assert silos[name]["num_examples"] > 50
-        assert set(silos[name]["metrics"]) >= {"accuracy", "roc_auc", "log_loss"}
-    assert set(summary["metrics"]) >= {"accuracy", "roc_auc", "log_loss"}
-    assert summary["metrics"]["roc_auc"] > 0.9
+        assert set(silos[name]["metrics"]) >= {"accuracy", "log_loss"}  # with noise
+    assert set(summary["metrics"]) >= {"accuracy", "log_loss"}
+    assert summary["judged_exactly"]["roc_auc"] > 0.9
     assert set(summary["pooled_baseline"]) >= {"accuracy", "roc_auc", "log_loss"}
     assert set(summary["local_baselines"]) == {"north", "south", "east"}
     assert set(summary["seconds"]) >= {"check", "standardize", "train", "evaluate"}
@@ -73,7 +73,7 @@ def test_both_pages_answer_and_know_the_run(demo: KeptDemo) -> None:
     url = f"{mlflow['tracking_uri']}/api/2.0/mlflow/runs/get?run_id={mlflow['run_id']}"
     with urllib.request.urlopen(url, timeout=10) as answer:
         data = json.load(answer)["run"]["data"]
-    assert {each["key"] for each in data["metrics"]} >= {"global/roc_auc"}
+    assert {each["key"] for each in data["metrics"]} >= {"global/accuracy"}
 
 
 def test_the_model_answers_probabilities_in_a_new_process(demo: KeptDemo) -> None:

@@ -47,7 +47,7 @@ def made(**value: object) -> Job:
 @pytest.mark.parametrize(
     ("job", "digest"),
     [
-        ("breast_cancer", "c64d52aef486db224fc94513bb0362bb549f0c63ec8c6209d3c87b78278e89b1"),
+        ("breast_cancer", "7152d62adc7905d649254705fdcd941fd50d76f7c50369da244102cdcbb9825c"),
         (
             "breast_cancer_scores",
             "502f6240f548eba196e3df95970a2c23de54037fb4d5ec965b6ad0871f35d92d",
