@@ -32,6 +32,10 @@ Tally: TypeAlias = dict[str, "float | Array"]
 
 NUM_BINS = 256
 MAX_LOGIT = 8.0
+NOISE = "noise_variance/"
+MOST_NOISE = 0.1
+"""The largest standard error with which a noisy figure says something: of a share, of a loss in
+nats, of a deviation relative to itself."""
 _CUSTOM_SUM = "metric_sum/"
 _CUSTOM_ROWS = "metric_rows/"
 
@@ -148,8 +152,73 @@ def merge(tallies: Iterable[Mapping[str, float | Array]]) -> Tally:
 def metrics_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
     """Return the metrics that a tally determines; one that is undefined is left out.
 
-    Of noisy sums (``noise_variance`` is among them) each is kept where an exact one would lie.
+    Of noisy sums (see `noise_of`) each is kept where an exact one would lie, and left out where it
+    is mostly noise.
     """
+    metrics = _all_of(sums)
+    if is_noisy(sums):
+        errors = noise_of(sums)
+        metrics = {
+            name: min(max(value, _LEAST.get(name, 0.0)), _MOST.get(name, math.inf))
+            for name, value in metrics.items()
+            if errors.get(name, math.inf) <= MOST_NOISE
+        }
+    return metrics
+
+
+def is_noisy(sums: Mapping[str, float | Array]) -> bool:
+    """Return whether a tally says that noise was added to its sums."""
+    return any(name.startswith(NOISE) for name in sums)
+
+
+def noise_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
+    """Return the standard error that noise alone gives each metric of a noisy tally.
+
+    To first order in the noise; of the area under the curve, whose noise is a product too, a bound.
+    Those of ``rmse`` and ``mae`` are relative to them. Empty for an exact tally.
+
+    Args:
+        sums: with ``noise_variance/ENTRY``, the variance of the noise in an entry, or in each
+            number of a vector; tallies that are merged add them up.
+    """
+
+    def variance(entry: str) -> float:
+        return _number(sums, NOISE + entry)
+
+    if not is_noisy(sums):
+        return {}
+    errors: dict[str, float] = {}
+    num_rows, num_values = _number(sums, "n"), _number(sums, "values")
+    if num_rows > 0 and "correct" in sums:
+        errors["accuracy"] = math.sqrt(variance("correct")) / num_rows
+        errors["log_loss"] = math.sqrt(variance("log_loss_sum")) / num_rows
+    if "scores_0" in sums and "scores_1" in sums:
+        negative, positive = np.asarray(sums["scores_0"]), np.asarray(sums["scores_1"])
+        counts = float(negative.sum()), float(positive.sum())
+        if min(counts) > 0:
+            each = [np.count_nonzero(negative) * variance("scores_0") / counts[0] ** 2]
+            each += [np.count_nonzero(positive) * variance("scores_1") / counts[1] ** 2]
+            errors["roc_auc"] = math.sqrt(sum(each) + each[0] * each[1])
+    if num_values > 0:
+        squares, total = _number(sums, "squared_error_sum"), _total(sums)
+        noise = variance("squared_error_sum")
+        if squares > 0:
+            errors["rmse"] = math.sqrt(noise) / squares / 2
+        if _number(sums, "absolute_error_sum") > 0:
+            absolute = _number(sums, "absolute_error_sum")
+            errors["mae"] = math.sqrt(variance("absolute_error_sum")) / absolute
+        if total > 0:
+            errors["r2"] = math.sqrt(noise + variance("target_square_sum")) / total
+    return errors
+
+
+def _total(sums: Mapping[str, float | Array]) -> float:
+    """Return the targets' sum of squared deviations."""
+    mean = _number(sums, "target_sum") / _number(sums, "values")
+    return _number(sums, "target_square_sum") - _number(sums, "values") * mean**2
+
+
+def _all_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     num_rows = _number(sums, "n")
     if num_rows > 0 and "correct" in sums:
@@ -164,8 +233,7 @@ def metrics_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
         squared_error = max(0.0, _number(sums, "squared_error_sum"))
         metrics["rmse"] = math.sqrt(squared_error / num_values)
         metrics["mae"] = _number(sums, "absolute_error_sum") / num_values
-        mean = _number(sums, "target_sum") / num_values
-        total = _number(sums, "target_square_sum") - num_values * mean**2
+        total = _total(sums)
         # Below this the variance is lost in the rounding of the sums: the targets are constant.
         if total > 1e-12 * _number(sums, "target_square_sum"):
             metrics["r2"] = 1.0 - squared_error / total
@@ -174,11 +242,6 @@ def metrics_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
             name = entry.removeprefix(_CUSTOM_SUM)
             rows = _number(sums, _CUSTOM_ROWS + name)
             metrics[name] = _number(sums, entry) / rows if rows > 0 else math.nan
-    if "noise_variance" in sums:
-        for name in metrics:
-            metrics[name] = min(
-                max(metrics[name], _LEAST.get(name, 0.0)), _MOST.get(name, math.inf)
-            )
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 

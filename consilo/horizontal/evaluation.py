@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from consilo import metrics as figures
@@ -26,11 +26,14 @@ class Evaluated:
         metrics: over the held-out rows of all silos that answered.
         silos: silo → metrics on its own held-out rows.
         rows: silo → number of held-out rows.
+        noise: standard error by noise of each metric over all silos; empty where all is exact. A
+            metric that is not among ``metrics`` was left out as mostly noise.
     """
 
     metrics: Mapping[str, float]
     silos: Mapping[str, Mapping[str, float]]
     rows: Mapping[str, int]
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 class Evaluation(Protocol[None]):
@@ -56,10 +59,12 @@ class Evaluation(Protocol[None]):
             fed.cohort(), "evaluate", request(self.model), quorum=fed.job.cohort_quorum
         )
         fields = {name: reply.fields for name, reply in answers.replies.items()}
+        sums = figures.merge(each.get("tally", {}) for each in fields.values())
         return Evaluated(
-            figures.metrics_of(figures.merge(each.get("tally", {}) for each in fields.values())),
+            figures.metrics_of(sums),
             {name: dict(each.get("metrics", {})) for name, each in fields.items()},
             {name: each["num_examples"] for name, each in fields.items()},
+            figures.noise_of(sums),
         )
 
     @verb(

@@ -10,7 +10,8 @@ Gaussian noise of ``sigma`` times that root is added. The number of rows is publ
 
 Scores lie in 32 groups per label, not in 256 bins: what is lost in resolution is far less than what
 noise in eight times as many numbers would cost. Noise is not cut off at 0, since what is cut off at
-0 adds up over groups and silos; a figure is kept where it can be (`consilo.metrics`).
+0 adds up over groups and silos; a figure is kept where it can be, and left out where it is mostly
+noise (`consilo.metrics`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from consilo.horizontal.learning import FIGURES, admit, figures_noise
 from consilo.kernel.verbs import Disclosure
 from consilo.kernel.view import SiloView
 from consilo.learners.torch_learner import Arrays, TorchLearner
-from consilo.metrics import MAX_LOGIT, NUM_BINS, metrics_of, row_log_losses
+from consilo.metrics import MAX_LOGIT, NOISE, NUM_BINS, metrics_of, row_log_losses
 from consilo.privacy.noise import SecretStream, add_gaussian, noise_std
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -107,7 +108,8 @@ def noisy_tally(
             found[name] = spread
         else:
             found[name] = noisy.reshape(())
-    found["noise_variance"] = np.asarray(std**2)
+        if bound:
+            found[NOISE + name] = np.asarray((std * bound) ** 2)
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from consilo.errors import ReplyInvalid
 from consilo.kernel.verbs import Disclosure, Field, FromRows, check_arrays
-from consilo.metrics import NUM_BINS
+from consilo.metrics import NOISE, NUM_BINS, is_noisy
 
 
 def tally(*, rows: FromRows = FromRows.EXACT) -> Field:
@@ -23,11 +23,11 @@ def tally(*, rows: FromRows = FromRows.EXACT) -> Field:
 
 def _check(name: str, value: Any, payload: Mapping[str, Any]) -> None:
     check_arrays(name, value, payload)
-    noisy = "noise_variance" in value
+    noisy = is_noisy(value)
     for key, item in value.items():
         if item.shape != ((NUM_BINS,) if key in ("scores_0", "scores_1") else ()):
             raise ReplyInvalid(f"{name}: '{key[:40]}' has the shape {list(item.shape)}")
-        if item.size and noisy and key not in ("n", "values"):
+        if noisy and key not in ("n", "values") and not key.startswith(NOISE):
             continue
         signed = key == "target_sum" or key.startswith("metric_sum/")
         whole = key in ("n", "values", "correct")

@@ -171,7 +171,9 @@ class Run(AnalyticsRun):
             self._plan_without()
             evaluated: Evaluated = self._talk.ask("evaluation", Evaluation(self.state))
             self.evaluated = evaluated
-            if not evaluated.metrics:
+            if evaluated.noise:
+                self.notes.append(_noisy(evaluated))
+            elif not evaluated.metrics:
                 self.notes.append(_NO_FIGURES if self._pays_for_none else _KEPT_BACK)
             for name, metrics in evaluated.silos.items():
                 self.outcomes[name] = replace(self.outcomes[name], metrics=metrics)
@@ -301,6 +303,16 @@ _NO_FIGURES = (
     "they may cost"
 )
 _KEPT_BACK = "no figures of merit: the silos' policies keep them back, or they have too few rows"
+
+
+def _noisy(evaluated: Evaluated) -> str:
+    told = ", ".join(f"{name} ± {evaluated.noise[name]:.2g}" for name in evaluated.metrics)
+    left_out = sorted(set(evaluated.noise) - set(evaluated.metrics))
+    note = f"figures are noisy (one standard error of the noise: {told})" if told else ""
+    if left_out:
+        more = f"left out as mostly noise: {', '.join(left_out)}; more held-out rows tell more"
+        note = f"{note}; {more}" if note else f"figures {more}"
+    return note
 
 
 def run_all(run: Run, *, wait_s: float = 0.0) -> RunResult:

@@ -59,8 +59,8 @@ def _silos(silos: Mapping[str, Mapping[str, Any]]) -> Table:
 def _change(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     for name in ("roc_auc", "accuracy", "rmse", *after):
         if name in after:
-            start = f"{before[name]:.3f}" if name in before else "?"
-            return f"{name} {start} → {after[name]:.3f}"
+            start = f"{before[name]:.3f} → " if name in before else ""
+            return f"{name} {start}{after[name]:.3f}"
     return ""
 
 

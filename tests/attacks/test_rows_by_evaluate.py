@@ -41,7 +41,7 @@ def test_what_is_paid_is_noisy_and_ends_with_the_budget(tmp_path) -> None:
         )
         if fields:
             answered.append(np.asarray(fields["tally"]["scores_0"]))
-            assert float(fields["tally"]["noise_variance"]) > 1
+            assert float(fields["tally"]["noise_variance/correct"]) > 1
         else:
             faults.add(header.code)
     assert faults == {"budget_exhausted"}
