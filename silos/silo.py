@@ -59,6 +59,8 @@ class Silo:
         policy: what may leave.
         search_path: where a job's own modules lie.
         docs: write the full report of a contract check for people in the silo.
+        asks_people: whether people in the silo must have confirmed a contract; False where the
+            caller itself has brought the rows.
         now: the clock that consents and rules about dates go by.
     """
 
@@ -73,6 +75,7 @@ class Silo:
         signing_keys: Sequence[str] | None = None,
         partners: Mapping[str, Partner] | None = None,
         bundle: Path | None = None,
+        asks_people: bool = True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.name = config.name
@@ -104,6 +107,7 @@ class Silo:
             self.history,
             signing_keys=signing_keys,
             bundle=bundle,
+            asks_people=asks_people,
         )
 
     @classmethod

@@ -87,6 +87,8 @@ class Guard:
         signing_keys: whose requests are taken; None takes those of ``coordinator.yaml``.
         bundle: the packed code that this process may run; None in process, where the caller has
             imported it already.
+        asks_people: whether people in the silo must have confirmed a contract; False where the
+            caller itself has brought the rows.
         now: seconds since 1970.
     """
 
@@ -103,6 +105,7 @@ class Guard:
     history: History
     signing_keys: Sequence[str] | None = None
     bundle: Path | None = None
+    asks_people: bool = True
     now: Callable[[], float] = field(default=time.time)
 
     def verify(self, header: Header) -> None:
@@ -258,7 +261,7 @@ class Guard:
             raise Refused(
                 "job or contract are not those that the request's manifest names", code="manifest"
             )
-        if self._use(header, job, contract, asked).uses_rows:
+        if self.asks_people and self._use(header, job, contract, asked).uses_rows:
             require_agreed(self.directory, contract)
         signer = ""
         if self.bundle is not None and header.wire >= 2:

@@ -241,7 +241,9 @@ def _whole(table: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, .
         return Silo.open(path, search_path=modules)
     place.mkdir(parents=True, mode=0o700)
     config = SiloConfig(name="whole", data={"data": _file(path)})
-    return Silo(place, config, Policy.simulation(), search_path=modules, docs=False)
+    return Silo(
+        place, config, Policy.simulation(), search_path=modules, docs=False, asks_people=False
+    )
 
 
 def _file(path: Path) -> Source:
@@ -338,6 +340,7 @@ def _silo(
         Policy.simulation(),
         search_path=modules,
         docs=False,
+        asks_people=False,
         signing_keys=signing_keys,
         partners=partners,
     )

@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from agreed import agree
 
-from consilo.contracts.contract import SHIPPED
+from consilo.contracts.contract import SHIPPED, Contract
 from silos import simulate
 from silos.simulation.in_memory import write_made_up_root
 
@@ -35,6 +36,7 @@ def test_the_documented_files_train_a_model_over_the_four_raw_files(tmp_path: Pa
         for file, text in files.items():
             (place / file).write_text(text.replace("switzerland", name))
         shutil.copy(DATA / f"processed.{name}.data", place)
+        agree(place, Contract.load("heart@1"))
         write_made_up_root(place, name)  # the same rows are held out whenever the test runs
     job = SHIPPED / "jobs" / "heart.yaml"
     result = simulate(job, {name: tmp_path / name for name in HOSPITALS})

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from agreed import agree
 from typer.testing import CliRunner
 
+from consilo.contracts.contract import Contract
 from consilo.jobs.job import Job
 from consilo.machine.processes import Supervisor
 from consilo.membership.keys import load_or_create_signing_key
@@ -81,6 +83,7 @@ def test_three_nodes_match_their_people_and_the_coordinator_holds_none(
         source = {"people": {"type": "parquet", "path": "rows.parquet"}}
         (place / "silo.yaml").write_text(yaml.safe_dump({"name": name, "data": source}))
         (place / "policy.yaml").write_text(yaml.safe_dump(POLICY))
+        agree(place, Contract.load(tmp_path / "people.yaml"))
         approve(place, digest)
     with Supervisor() as supervisor:
         superlink, certificate = start_silos(supervisor, home, silos, lambda _: None)

@@ -16,7 +16,6 @@ from consilo.transports.local import LocalTransport
 from consilo.wire.signing import public_hex
 from silos.gate.partners import Partner
 from silos.gate.policy import TEMPLATE
-from silos.proposals import onboard
 from silos.silo import Silo
 
 KEY = Ed25519PrivateKey.generate()
@@ -29,7 +28,6 @@ def silo(path: Path, name: str, partners: dict[str, Partner]) -> Silo:
     config = {"name": name, "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (path / "silo.yaml").write_text(yaml.safe_dump(config))
     (path / "policy.yaml").write_text(TEMPLATE.replace("min_cohort: 2", "min_cohort: 3"))
-    onboard.confirm(path, clinic.contract(), clinic.contract().digest)
     pinned = {"signing_keys": [public_hex(KEY)]}
     agree(path, clinic.contract())
     (path / "coordinator.yaml").write_text(yaml.safe_dump(pinned))

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from sklearn.linear_model import LogisticRegression
 
+from consilo.contracts.contract import Contract
 from consilo.errors import IncompatibleJob
 from consilo.record.run_record import read, verify
 from consilo.runs.vertical import run_vertical
@@ -189,11 +190,12 @@ def test_inputs_are_those_of_the_training_though_others_are_there_now(place):
             }
         )
     )
+    contract = Contract.load(federation.folder / "joint-2.yaml")
     for name, directory in silos.items():
         mapping = yaml.safe_load((directory / "mappings" / "joint@1.yaml").read_text())
         if name == "shop":
             mapping["columns"] = {"s0": {"constant": "a"}}
-        mapping["contract"] = "joint@2"
+        mapping |= {"contract": "joint@2", "agreed": contract.digest}
         (directory / "mappings" / "joint@2.yaml").write_text(yaml.safe_dump(mapping))
     job = scoring_job(match=None, args={"match": "customers"}, contract="joint-2.yaml")
     result = run_vertical(federation.opened(job, "r"))

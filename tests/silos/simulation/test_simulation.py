@@ -6,6 +6,7 @@ import clinic
 import numpy as np
 import pytest
 import yaml
+from agreed import agree
 
 from consilo.errors import ConfigInvalid, ContractInvalid, IncompatibleJob
 from consilo.jobs.job import Job
@@ -94,6 +95,7 @@ def test_a_silos_directory_may_stand_in_for_rows(folder, tmp_path):
     assert result.status == "degraded"
     assert result.silos["hospital"].status == "refused"
     (place / "policy.yaml").write_text(TEMPLATE)
+    agree(place, clinic.contract())
     result = simulate(folder / "job.yaml", {"hospital": place, **clinic.frames(20)})
     assert result.status == "complete", result.reason
     with pytest.raises(ConfigInvalid, match="expected 'clinic', found 'hospital'"):
