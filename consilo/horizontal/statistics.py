@@ -147,7 +147,10 @@ class Statistics(Protocol[None]):
             },
             edges,
             histogram,
-            {name: fields["moments"].get("mean", unknown) for name, fields in parts.items()},
+            {
+                name: fields.get("moments", {}).get("mean", unknown)
+                for name, fields in parts.items()
+            },
         )
 
     @verb(

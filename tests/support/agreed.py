@@ -7,11 +7,12 @@ from pathlib import Path
 import yaml
 
 from consilo.contracts.contract import Contract
+from silos.rows.mapping import mapping_file
 
 
 def agree(place: Path, contract: Contract) -> None:
     """Note in a silo's mapping, made where there is none, which text of a contract is confirmed."""
-    file = place / "mappings" / f"{contract.ref}.yaml"
+    file = mapping_file(place, contract.ref) or place / "mappings" / f"{contract.ref}.yaml"
     file.parent.mkdir(exist_ok=True)
     said = yaml.safe_load(file.read_text()) if file.exists() else {"contract": contract.ref}
     file.write_text(yaml.safe_dump({**said, "agreed": contract.digest}))

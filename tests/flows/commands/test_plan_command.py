@@ -6,6 +6,7 @@ from pathlib import Path
 import clinic
 import pytest
 import yaml
+from agreed import agree
 from typer.testing import CliRunner
 
 from consilo.record.chain import check_links
@@ -41,6 +42,7 @@ def silo(place: Path, rows, privacy) -> None:
         yaml.safe_dump({"name": place.name, "data": {"patients": source}})
     )
     (place / "policy.yaml").write_text(yaml.safe_dump({**POLICY, "privacy": privacy}))
+    agree(place, clinic.contract())
 
 
 def plan(study: Path, *more: str):
