@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_on_other_hardware_says_so(tmp_path):
     clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True)  # and dies again
     result = finished(clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True))
     assert result.status == "complete"
-    (note,) = result.to_json()["notes"]
+    note, _ = result.to_json()["notes"]  # the other says that a private job has no figures
     assert "(was Abacus 3), torch" in note
     assert "last bits may differ" in note
     first, second = (each for each in read(record) if each["kind"] == "resumed")
@@ -112,7 +112,8 @@ def test_a_record_of_before_that_names_no_hardware_can_be_gone_on_with(tmp_path)
     line, _ = chain.linked(0, "2026-01-01T00:00:00Z", "opened", opened, chain.START)
     run.record.path.write_bytes(line)
     result = finished(clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True))
-    assert (result.status, result.notes) == ("complete", ())
+    assert result.status == "complete"
+    assert not any("last bits may differ" in note for note in result.notes)
 
 
 def test_a_round_that_some_silos_answered_is_not_computed_twice(tmp_path):

@@ -350,8 +350,8 @@ def test_a_users_module_trains_any_task(kind, private, tmp_path):
             host.table["ill"] = rng.integers(0, 3, len(host.table))
         host.table["months"] = rng.uniform(1, 5, len(host.table))
     privacy = {"epsilon": 5.0, "delta": 1e-3, "accountant": "rdp", "metrics_epsilon": 3.0}
-    if kind == "survival":  # nothing bounds what one row adds to a figure of one's own
-        expected = set() if private else expected
+    if private:  # of so few rows, figures are mostly noise
+        expected = set()
     job = clinic.job(
         model="my_model:Net",
         privacy=privacy if private else None,
@@ -365,12 +365,9 @@ def test_a_users_module_trains_any_task(kind, private, tmp_path):
     result = finish(run)
     assert result.status == "complete", result.reason
     assert expected <= set(result.metrics)
-    if private:  # with few rows, noise may take r2 away
-        assert kind == "regression" or all(
-            expected <= set(each.metrics) for each in result.silos.values()
-        )
-    else:
-        assert all(expected <= set(each.metrics) for each in result.silos.values())
+    assert all(expected <= set(each.metrics) for each in result.silos.values())
+    if private and kind != "survival":  # nothing bounds what one row adds to a figure of one's own
+        assert any("left out as mostly noise" in note for note in result.notes)
 
 
 def test_a_silo_with_one_class_and_one_with_one_row_take_part(tmp_path):

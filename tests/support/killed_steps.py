@@ -65,6 +65,7 @@ def prepared(place: Path) -> None:
     silo = opened(place)
     silo.rows.check(CONTRACT, purpose=JOB.purpose)
     silo.secrets.secret("run")
+    silo.secrets.lasting("holdout")
     assert silo.signing_key
 
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 import clinic
 import numpy as np
 import pytest
+from agreed import agree
 from clinic_silo import make
 
 from consilo.errors import Refused
@@ -79,10 +80,11 @@ def test_rows_that_make_no_match_are_not_taken(rows):
         match(rows=rows)
 
 
-def test_row_numbers_mean_the_same_under_every_contract_over_a_data_set(silo):
+def test_row_numbers_mean_the_same_under_every_contract_over_a_data_set(silo, tmp_path):
     one = clinic.contract(
         "name: ids\nversion: 1\ncolumns:\n  age: {type: float, nullable_share: 1.0}\n"
     )
+    agree(tmp_path / "north", one)
     ages = silo.rows.frame(one)["age"].to_numpy()
     np.testing.assert_array_equal(ages, silo.rows.frame(clinic.contract())["age"].to_numpy())
     assert silo.rows.dataset(one) == silo.rows.dataset(clinic.contract()) == "rows"
