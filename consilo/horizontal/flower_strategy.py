@@ -15,7 +15,8 @@ in a global or a closure, is invisible here and would be lost by a restart.
 Differences from ``Strategy.start``: `random` and numpy's global generator are seeded per round from
 the job's seed; too few silos are `QuorumLost` at once and not an endless wait; there is no
 ``configure_evaluate``, because silos evaluate the model they get with every round; the settings in
-a message's ``ConfigRecord`` are not sent, the job's section ``local`` says how silos train.
+a message's ``ConfigRecord`` are not sent, the job's section ``local`` says how silos train; a
+strategy sees the model's parameters only, its buffers are averaged by rows whatever it does.
 
 Differences between Flower's rules and ours, for those who compare: FedAvg, FedYogi and FedAdagrad
 are the same; FedAdam multiplies its rate by sqrt(1 - β2^(t+1)) / (1 - β1^(t+1)) in round t, where
@@ -35,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from consilo.errors import ConsiloError, IncompatibleJob, JobInvalid, QuorumLost
-from consilo.horizontal.training import Training, TrainState, report
+from consilo.horizontal.training import Training, TrainState, mean_buffers, report
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.kernel.federation import Federation
@@ -64,6 +65,7 @@ class FlowerStrategy(Training):
     """Runs ``protocol.strategy`` (``module:Class``) with the constructor's ``protocol.args``."""
 
     needs_vectors = True
+    averages_buffers = True
     reduces = False
 
     def __init__(self, job: ModelJob) -> None:
@@ -110,8 +112,9 @@ class FlowerStrategy(Training):
             with _quiet(), seeded(seeds.seed32(self.job.seed, "flower", "combine", number)):
                 params = self._aggregate(strategy, number, state.params, asked, answers)
                 server = _state(strategy, self._build())
-            state = replace(state, params=params, server=server, round=number)
-            check_finite(state.params, where=f"global model after round {state.round}")
+            buffers = mean_buffers(state, answers.replies)
+            state = replace(state, params=params, server=server, round=number, buffers=buffers)
+            check_finite({**params, **buffers}, where=f"global model after round {state.round}")
             said = report(state, answers.replies)
             not_asked = [name for name in cohort if name not in asked]
             yield Publish("round", {**said, "not_asked": not_asked})

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from consilo import metrics as figures
+from consilo.errors import Refused
 from consilo.horizontal.dataset import Rows
 from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.learning import learner_of, plan_of, private_fit
@@ -29,7 +30,7 @@ from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
 from consilo.learners.torch_learner import FitHook, TorchLearner
 from consilo.reduce import Reduce, Reduced
-from consilo.reduce.mean import WeightedMean
+from consilo.reduce.mean import WeightedMean, finish, fold
 from consilo.wire.params import Params, check_finite, num_bytes, select, subtract
 
 
@@ -38,11 +39,13 @@ class TrainState:
     """Where training stands after ``round`` rounds; `consilo.wire.payload` round-trips it exactly.
 
     Args:
-        params: the global model's updatable entries.
+        params: the global model's trained parameters.
         rounds: how many there will be.
         round: how many are done.
         server: the server optimiser's state, arrays by name.
         scale: the inputs' global standardisation; None where each silo uses its own.
+        buffers: what the global model has beside its parameters, such as a BatchNorm's running
+            mean: averaged, never optimised. Empty in a private job, whose buffers do not change.
     """
 
     params: Params
@@ -50,10 +53,11 @@ class TrainState:
     round: int = 0
     server: Mapping[str, Any] = field(default_factory=dict)
     scale: Scale | None = None
+    buffers: Params = field(default_factory=dict)
 
     def to_payload(self) -> dict[str, Any]:
         """Return the state as values that `consilo.wire.payload.pack` takes."""
-        return {
+        state = {
             "params": self.params,
             "order": list(self.params),
             "rounds": self.rounds,
@@ -61,6 +65,7 @@ class TrainState:
             "server": dict(self.server),
             "scale": None if self.scale is None else self.scale.to_payload(),
         }
+        return {**state, "buffers": self.buffers} if self.buffers else state
 
     @classmethod
     def from_payload(cls, value: Mapping[str, Any]) -> Self:
@@ -71,11 +76,13 @@ class TrainState:
             round=value["round"],
             server=value["server"],
             scale=None if value["scale"] is None else Scale.from_payload(value["scale"]),
+            buffers=dict(value.get("buffers", {})),
         )
 
 
 TRAIN_REPLIES = {
     "delta": tensors(Disclosure.UPDATE, like="params", rows=FromRows.TRAINING),
+    "buffers": tensors(Disclosure.UPDATE, like="buffers", rows=FromRows.TRAINING, where_asked=True),
     "num_examples": count(Disclosure.STATISTIC, rows=FromRows.NONE),
     "loss": number(Disclosure.METRIC, optional=True),
     "metrics": numbers(Disclosure.METRIC, optional=True, held_out=True),
@@ -83,7 +90,9 @@ TRAIN_REPLIES = {
     "epsilon": number(Disclosure.STATISTIC, optional=True, rows=FromRows.NONE),
     "epsilon_bound": number(Disclosure.STATISTIC, optional=True, rows=FromRows.NONE),
 }
-"""What a silo answers to ``train``. The number of rows is public. A private job's rounds carry no
+"""What a silo answers to ``train``; ``delta`` and ``buffers`` are ``server - silo``.
+
+The number of rows is public. A private job's rounds carry no buffers, and no
 figures of merit: those of its finished model are paid for once (`consilo.horizontal.evaluation`).
 """
 
@@ -142,16 +151,23 @@ class Training(Protocol[TrainState]):
     def coordinate(self, fed: Federation, state: TrainState) -> Generator[Step, Any, TrainState]:
         """Combine what the silos learn, round by round."""
         while state.round < state.rounds:
+            vectors = dict(self.vectors)
+            if state.buffers:
+                vectors["buffers"] = vectors.get("delta", "num_examples")
             reduced = yield from self.reduce(
                 fed.cohort(),
                 "train",
                 self.request(state),
-                vectors=self.vectors,
+                vectors=vectors,
                 quorum=fed.job.cohort_quorum,
             )
+            buffers = less(state.buffers, reduced.means["buffers"]) if state.buffers else {}
             with computing(self.job.local.threads):
-                state = replace(self.combine(fed, state, reduced), round=state.round + 1)
-            check_finite(state.params, where=f"global model after round {state.round}")
+                state = self.combine(fed, state, reduced)
+            state = replace(state, buffers=buffers, round=state.round + 1)
+            check_finite(
+                {**state.params, **buffers}, where=f"global model after round {state.round}"
+            )
             yield Publish("round", report(state, reduced.replies))
             del reduced  # its mean is a model
             yield Checkpoint(state)
@@ -164,9 +180,32 @@ class Training(Protocol[TrainState]):
 
 
 def request(state: TrainState) -> dict[str, Any]:
-    """Return what a silo needs of a model: its parameters, and the inputs' scale."""
+    """Return what a silo needs of a model: parameters, the inputs' scale, and buffers if any."""
     scale = None if state.scale is None else state.scale.to_payload()
-    return {"params": state.params, "scale": scale}
+    asked = {"params": state.params, "scale": scale}
+    return {**asked, "buffers": state.buffers} if state.buffers else asked
+
+
+def less(buffers: Params, mean_delta: Params) -> Params:
+    """Return buffers less their mean delta; whole numbers, as counts of batches, stay whole."""
+    whole = [name for name, value in buffers.items() if value.dtype.kind != "f"]
+    return subtract(buffers, {**mean_delta, **{name: np.rint(mean_delta[name]) for name in whole}})
+
+
+def mean_buffers(state: TrainState, replies: Mapping[str, Reply]) -> Params:
+    """Return the silos' mean of a model's buffers, weighted by rows; no optimiser sees them.
+
+    `Training` averages them by itself; this is for a `coordinate` of one's own.
+
+    Args:
+        state: what the silos were sent.
+        replies: silo → its answer to ``train``.
+    """
+    total, mass = None, 0
+    for reply in replies.values() if state.buffers else ():
+        total = fold(total, reply.fields["buffers"], reply.fields["num_examples"])
+        mass += reply.fields["num_examples"]
+    return state.buffers if total is None or not mass else less(state.buffers, finish(total, mass))
 
 
 def train_locally(
@@ -184,7 +223,11 @@ def train_locally(
     figures_here: Mapping[str, Any] = {}
     if silo.job.privacy is None:
         figures_here = judged(silo, learner, rows)
-    before = select(learner.parameters(), learner.updatable)
+    buffers = tuple(message.payload.get("buffers", ()))
+    if buffers and silo.job.privacy is not None:
+        raise Refused("the buffers of a private job's model do not change", code="privacy")
+    names = (*message.payload["params"], *buffers)
+    before = select(learner.parameters(), names)
     extra: dict[str, float] = {}
     if silo.job.privacy is None:
         plan, rng = plan_of(silo.job), silo.rng("batches")
@@ -196,11 +239,11 @@ def train_locally(
         extra.update(spent)
     if fitted.mean_loss is not None:
         extra["loss"] = fitted.mean_loss
-    after = select(learner.parameters(), learner.updatable)
-    delta = subtract(before, after)
-    check_finite(delta, where=f"round {message.round}")
+    moved = subtract(before, select(learner.parameters(), names))
+    check_finite(moved, where=f"round {message.round}")
     return {
-        "delta": delta,
+        "delta": select(moved, tuple(message.payload["params"])),
+        **({"buffers": select(moved, buffers)} if buffers else {}),
         "num_examples": len(rows.train),
         **figures_here,
         **extra,
@@ -225,7 +268,7 @@ def loaded(silo: SiloView, payload: Mapping[str, Any]) -> tuple[TorchLearner, Ro
     scale = None if payload["scale"] is None else Scale.from_payload(payload["scale"])
     encoding = Encoding.plan(silo.contract, silo.job)
     learner = learner_of(silo.job, encoding, silo.search_path)
-    learner.load(payload["params"])
+    learner.load({**payload["params"], **payload.get("buffers", {})})
     return learner, scaled_rows(silo, encoding, scale)
 
 

@@ -59,6 +59,8 @@ class Protocol(Generic[StateT]):
 
     needs_vectors = False
     """True where the coordinator half looks at single silos' vectors, not only at their sum."""
+    averages_buffers: ClassVar[bool] = False
+    """True where a coordinator half of its own averages a model's buffers (`mean_buffers`)."""
     rows: ClassVar[RowsUsed] = "job"
     """Which rows its verbs use: what a policy's ``min_rows`` counts, and consents are asked for."""
     only_by_its_job: ClassVar[bool] = False

@@ -99,6 +99,7 @@ class Field:
         like: the payload's entry whose names, shapes and dtypes it has; empty where it is small.
         rows: what it is computed from, and how exactly.
         held_out: whether it is made of held-out rows, by a model that the request brings.
+        where_asked: it is in an answer just where the payload has the entry ``like``.
     """
 
     disclosure: Disclosure
@@ -108,6 +109,7 @@ class Field:
     like: str = ""
     rows: FromRows = FromRows.EXACT
     held_out: bool = False
+    where_asked: bool = False
 
     @property
     def classes(self) -> frozenset[Disclosure]:
@@ -157,10 +159,16 @@ def tensors(
     like: str,
     optional: bool = False,
     rows: FromRows = FromRows.EXACT,
+    where_asked: bool = False,
 ) -> Field:
     """Arrays with the names, shapes and dtypes of the payload's entry ``like``."""
     return Field(
-        disclosure, partial(_check_tensors, like=like), optional=optional, like=like, rows=rows
+        disclosure,
+        partial(_check_tensors, like=like),
+        optional=optional,
+        like=like,
+        rows=rows,
+        where_asked=where_asked,
     )
 
 
@@ -300,7 +308,8 @@ class Verb:
 
     def num_bytes(self, payload: Mapping[str, Any]) -> int:
         """Return the size of an answer's vectors; its figures are not counted."""
-        return sum(num_bytes(payload[each.like]) for each in self.replies.values() if each.like)
+        likes = [each.like for each in self.replies.values() if each.like in payload]
+        return sum(num_bytes(payload[each]) for each in likes)
 
     def check(self, reply: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
         """Raise `ReplyInvalid` unless ``reply`` holds just what was declared.
@@ -318,7 +327,7 @@ class Verb:
         for name, field in self.replies.items():
             if name in reply:
                 field.check(f"verb '{self.name}', field '{name}'", reply[name], payload)
-            elif not field.optional:
+            elif field.like in payload if field.where_asked else not field.optional:
                 raise ReplyInvalid(f"verb '{self.name}': the field '{name}' is missing")
 
 
@@ -389,6 +398,8 @@ def check_arrays(name: str, value: Any, payload: Mapping[str, Any]) -> None:
 
 def _check_tensors(name: str, value: Any, payload: Mapping[str, Any], *, like: str) -> None:
     check_arrays(name, value, payload)
+    if like not in payload:
+        raise ReplyInvalid(f"{name}: nothing was asked that it could be like: no '{like}'")
     model = payload[like]
     if set(value) != set(model):
         raise ReplyInvalid(

@@ -165,6 +165,10 @@ class TorchLearner:
         threads: that torch computes with in `fit`, `evaluate` and `predict`, whatever it has
             outside; the number that is found is put back.
         clock: seconds, for `FitReport.seconds`.
+
+    ``trained`` are the parameters that training changes, by their names in the model's state;
+    ``buffers`` the numbers beside them that a forward may change, such as a BatchNorm's running
+    mean. What passes through an optimiser, a silo's or the server's, is trained parameters only.
     """
 
     def __init__(
@@ -190,11 +194,12 @@ class TorchLearner:
             if any(fnmatch.fnmatchcase(name, each) for each in freeze):
                 parameter.requires_grad_(False)
         trained = {name for name, each in model.named_parameters() if each.requires_grad}
-        fixed = set(names) - trained
-        self.updatable: tuple[str, ...] = tuple(
+        state = model.state_dict()
+        self.trained: tuple[str, ...] = tuple(name for name in state if name in trained)
+        self.buffers: tuple[str, ...] = tuple(
             name
-            for name, value in model.state_dict().items()
-            if name not in fixed and value.is_floating_point()
+            for name, value in state.items()
+            if name not in set(names) and value.dtype != torch.bool and not value.is_complex()
         )
         if not trained:
             raise JobInvalid("model", ["every parameter is frozen; nothing is left to train"])
@@ -210,13 +215,13 @@ class TorchLearner:
         """Set the model's state.
 
         Args:
-            params: every updatable entry; the others may be left out and stay as they are.
+            params: every trained parameter; the others may be left out and stay as they are.
 
         Raises:
             IncompatibleJob: with every difference in names, shapes and dtypes.
         """
         state = self.model.state_dict()
-        findings = [f"{name!r} is missing" for name in self.updatable if name not in params]
+        findings = [f"{name!r} is missing" for name in self.trained if name not in params]
         for name, value in params.items():
             own = state.get(name)
             if own is None:

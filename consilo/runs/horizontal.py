@@ -81,8 +81,13 @@ class Run(AnalyticsRun):
         self._training: Generator[Checkpoint, None, TrainState] | None = None
         stood = self._read_checkpoint() if settings.get("resume") else None
         if stood is not None:
-            self._first_state(None)  # for the parts of the model that are not trained
+            first = self._first_state(None)  # for the parts of the model that are not trained
             self.state = TrainState.from_payload(stood)
+            if self.state.buffers.keys() != first.buffers.keys():
+                raise IncompatibleJob(
+                    "the run to go on with was begun by a release that let the model's buffers "
+                    f"({', '.join(first.buffers)}) pass through the server's optimiser; start anew"
+                )
 
     @property
     def job(self) -> ModelJob:
@@ -147,7 +152,7 @@ class Run(AnalyticsRun):
                     and each.fault is not None
                     and each.silo not in report["silos"]
                 },
-                params=tree.digest(state.params),
+                params=tree.digest({**state.params, **state.buffers}),
             )
             self._talk.note_replies()
         return report
@@ -191,7 +196,7 @@ class Run(AnalyticsRun):
         """The global model as it stands, all entries."""
         if self.state is None:
             raise ConsiloError("there is no model before standardize")
-        return {**self._fixed, **self.state.params}
+        return {**self._fixed, **self.state.params, **self.state.buffers}
 
     def learner(self) -> TorchLearner:
         """Return the job's model with the global parameters, made anew."""
@@ -220,10 +225,10 @@ class Run(AnalyticsRun):
         learner, self._untrained = self._untrained, None  # a model less to hold during the rounds
         if learner is None:
             raise ConsiloError("a run is standardised once")
-        whole = learner.parameters()
-        first = tree.select(whole, learner.updatable)
-        self._fixed = {name: value for name, value in whole.items() if name not in first}
-        return first_state(self.job, self._protocol, first, scale)
+        first = first_state(self.job, self._protocol, learner, scale)
+        moving = {*first.params, *first.buffers}
+        self._fixed = {k: v for k, v in learner.parameters().items() if k not in moving}
+        return first
 
     def _scale(self, summary: Summary) -> Scale | None:
         mode = self.job.features.standardize

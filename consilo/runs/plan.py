@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, IncompatibleJob, ModelDiverged
@@ -19,12 +20,13 @@ from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.protocol import Protocol
+from consilo.learners.randomness import seeded
 from consilo.learners.torch_learner import TorchLearner
 from consilo.privacy.dpsgd import check_private
 from consilo.protocols.names import NAMES, find_protocol
 from consilo.reduce import Gives, Reduce
 from consilo.reduce.rule import rehearse, rule_of
-from consilo.wire.params import Params, select
+from consilo.wire.params import select
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ def plan(
     if rule is not None:
         faults += refuse_rule(job, rule)
     if rule is not None and learner is not None:
-        sent = select(built.parameters(), built.updatable)
+        sent = select(built.parameters(), built.trained)
         _collect(faults, lambda: rehearse(rule, sent, num_silos=job.quorum.min_silos))
+    if learner is not None and protocol is not None and job.privacy is None:
+        faults += _buffer_faults(protocol, built, num_inputs=len(usable.inputs))
     if rule is not None and protocol is not None:
         faults += refuse_reduction(
             job.protocol.name,
@@ -157,18 +161,21 @@ def refuse_rule(job: ModelJob, rule: Reduce) -> list[str]:
 
 
 def first_state(
-    job: ModelJob, protocol: Protocol[TrainState], params: Params, scale: Scale | None
+    job: ModelJob, protocol: Protocol[TrainState], learner: TorchLearner, scale: Scale | None
 ) -> TrainState:
     """Return the state before the first round.
 
     Args:
         job: what is run.
         protocol: its coordinator half.
-        params: the first model's updatable entries.
+        learner: holds the first model.
         scale: the inputs' standardisation.
     """
+    whole = learner.parameters()
+    params = select(whole, learner.trained)
+    buffers = select(whole, learner.buffers) if job.privacy is None else {}
     begun = protocol.begin(params) if isinstance(protocol, Training) else {}
-    return TrainState(params, job.protocol.rounds, server=begun, scale=scale)
+    return TrainState(params, job.protocol.rounds, server=begun, scale=scale, buffers=buffers)
 
 
 def passes_of(protocol: Protocol[TrainState]) -> int:
@@ -206,6 +213,30 @@ def _rehearse(learner: TorchLearner, *, num_inputs: int) -> None:
     learner.task.loss_of(learner.model)
     with suppress(ModelDiverged):
         learner.predict(np.zeros((2, num_inputs), np.float32))
+
+
+def _buffer_faults(
+    protocol: Protocol[TrainState], learner: TorchLearner, *, num_inputs: int
+) -> list[str]:
+    """Return why a protocol cannot train a model whose buffers change: nobody averages them."""
+    if protocol.averages_buffers or type(protocol).coordinate is Training.coordinate:
+        return []
+    before = learner.parameters()
+    learner.model.train()
+    try:
+        with suppress(ConsiloError), seeded(0):
+            learner.forward(learner.model, torch.rand(2, num_inputs))
+        after = learner.parameters()
+    finally:
+        learner.load(before)
+    moved = [name for name in learner.buffers if not np.array_equal(before[name], after[name])]
+    if not moved:
+        return []
+    return [
+        f"protocol.name: the model's buffers ({', '.join(moved)}) change while it is trained, and "
+        "this protocol averages parameters only: take GroupNorm or LayerNorm, or let coordinate "
+        "keep buffers=mean_buffers(state, answers.replies) and say averages_buffers = True"
+    ]
 
 
 def _statistics_faults(job: TableJob, contract: Contract, encoding: Encoding) -> list[str]:

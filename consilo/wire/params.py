@@ -27,13 +27,13 @@ Params: TypeAlias = dict[str, npt.NDArray[Any]]
 def subtract(left: Params, right: Params) -> Params:
     """Return ``left - right``, entry by entry, in the dtypes of ``left``."""
     check_alike(left, right)
-    return {name: (left[name] - right[name]).astype(left[name].dtype, copy=False) for name in left}
+    return {name: _as(left[name] - right[name], left[name]) for name in left}
 
 
 def add(left: Params, right: Params) -> Params:
     """Return ``left + right``, entry by entry, in the dtypes of ``left``."""
     check_alike(left, right)
-    return {name: (left[name] + right[name]).astype(left[name].dtype, copy=False) for name in left}
+    return {name: _as(left[name] + right[name], left[name]) for name in left}
 
 
 def scale(params: Params, factor: float) -> Params:
@@ -41,9 +41,12 @@ def scale(params: Params, factor: float) -> Params:
     whole = [name for name, value in params.items() if value.dtype.kind != "f"]
     if whole:
         raise IncompatibleJob(f"cannot scale the integer entries {', '.join(whole)}")
-    return {
-        name: (value * factor).astype(value.dtype, copy=False) for name, value in params.items()
-    }
+    return {name: _as(value * factor, value) for name, value in params.items()}
+
+
+def _as(value: npt.NDArray[Any], like: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array of another's dtype; also of numpy's result of two without dimensions."""
+    return np.asarray(value).astype(like.dtype, copy=False)
 
 
 def select(params: Params, names: tuple[str, ...]) -> Params:

@@ -52,12 +52,10 @@ def _horizontal_parts(
     from consilo.horizontal.features import Scale
     from consilo.runs.forecast import forecast, traffic
     from consilo.runs.plan import first_state, passes_of, plan
-    from consilo.wire.params import select
 
     made = plan(job, contract, (), search_path=(folder,))
-    sent = select(made.learner.parameters(), made.learner.updatable)
     scale = None if job.features.standardize == "silo" else Scale.unit(len(made.encoding.numeric))
-    first = first_state(job, made.protocol, sent, scale)
+    first = first_state(job, made.protocol, made.learner, scale)
     moved = traffic(made.protocol, first, passes=passes_of(made.protocol))
     facts |= {
         "inputs": len(made.encoding.inputs),

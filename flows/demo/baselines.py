@@ -95,7 +95,7 @@ def judged_exactly(
         held.append(usable[held_out(usable, contract, job.evaluation, key)])
     test = pd.concat(held, ignore_index=True)
     learner = learner_of(job, encoding)
-    learner.load(state.params)
+    learner.load({**state.params, **state.buffers})
     arrays = Arrays(encoding.features(test, state.scale), encoding.target(test))
     return _rounded(learner.evaluate(arrays)[1])
 

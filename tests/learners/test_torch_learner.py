@@ -105,23 +105,18 @@ def test_load_names_every_difference() -> None:
         assert part in str(caught.value)
 
 
-def test_updatable_leaves_out_frozen_and_integer_entries() -> None:
+def test_what_is_trained_is_told_from_buffers_and_from_what_is_frozen() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model.register_buffer("mask", torch.ones(4, dtype=torch.bool))
     learner = TorchLearner(model, Task.of("binary"), freeze=["0.*"])
-    assert learner.updatable == (
-        "1.weight",
-        "1.bias",
-        "1.running_mean",
-        "1.running_var",
-        "2.weight",
-        "2.bias",
-    )
+    assert learner.trained == ("1.weight", "1.bias", "2.weight", "2.bias")
+    assert learner.buffers == ("1.running_mean", "1.running_var", "1.num_batches_tracked")
     before = learner.parameters()
     learner.fit(_data(), PLAN, rng=np.random.default_rng(0))
     after = learner.parameters()
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert changed == {*learner.updatable, "1.num_batches_tracked"}
-    learner.load({name: before[name] for name in learner.updatable})
+    assert changed == {*learner.trained, *learner.buffers}
+    learner.load({name: before[name] for name in learner.trained})
     with pytest.raises(JobInvalid, match="no parameter matches"):
         TorchLearner(model, Task.of("binary"), freeze=["head.*"])
     with pytest.raises(JobInvalid, match="nothing is left"):
