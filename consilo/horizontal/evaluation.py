@@ -6,7 +6,10 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from consilo import metrics as figures
+from consilo.horizontal.features import Encoding, class_names
 from consilo.horizontal.private_figures import judged_privately
 from consilo.horizontal.tally import tally
 from consilo.horizontal.training import TrainState, judged, loaded, request
@@ -28,12 +31,20 @@ class Evaluated:
         rows: silo → number of held-out rows.
         noise: standard error by noise of each metric over all silos; empty where all is exact. A
             metric that is not among ``metrics`` was left out as mostly noise.
+        intervals: 95 % intervals of the metrics over all silos, where one is known.
+        constant: the figures of the best constant prediction on the same rows, where known.
+        confusion: rows by true and said class over all silos; empty where it is not known.
+        classes: how the classes are called.
     """
 
     metrics: Mapping[str, float]
     silos: Mapping[str, Mapping[str, float]]
     rows: Mapping[str, int]
     noise: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    constant: Mapping[str, float] = field(default_factory=dict)
+    confusion: tuple[tuple[int, ...], ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 class Evaluation(Protocol[None]):
@@ -60,11 +71,17 @@ class Evaluation(Protocol[None]):
         )
         fields = {name: reply.fields for name, reply in answers.replies.items()}
         sums = figures.merge(each.get("tally", {}) for each in fields.values())
+        classes = class_names(Encoding.plan(fed.contract, fed.job).classes)
+        matrix = np.asarray(sums.get("confusion", ()), np.int64)
         return Evaluated(
-            figures.metrics_of(sums),
+            figures.metrics_of(sums, classes),
             {name: dict(each.get("metrics", {})) for name, each in fields.items()},
             {name: each["num_examples"] for name, each in fields.items()},
             figures.noise_of(sums),
+            figures.intervals_of(sums, classes),
+            figures.constant_of(sums),
+            tuple(tuple(row) for row in matrix.tolist()),
+            classes,
         )
 
     @verb(

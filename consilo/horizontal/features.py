@@ -5,6 +5,7 @@ Numbers are standardised, booleans become 0 and 1, a category becomes one column
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -218,6 +219,13 @@ def _limits(column: Column) -> tuple[float, float] | None:
         return None
     low, high = column.range.min, column.range.max
     return None if isinstance(low, date) or isinstance(high, date) else (float(low), float(high))
+
+
+def class_names(classes: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return how figures of single classes are named: as the contract calls them, or by place."""
+    names = tuple(str(each) for each in classes)
+    plain = all(re.fullmatch(r"\w[\w .-]{0,59}", each) for each in names)
+    return names if plain and len(set(names)) == len(names) else tuple(map(str, range(len(names))))
 
 
 def _classes(contract: Contract, job: TableJob) -> tuple[Any, ...]:

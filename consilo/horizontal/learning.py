@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from consilo.errors import BudgetExhausted, SchemaDrift
-from consilo.horizontal.features import Encoding
+from consilo.horizontal.features import Encoding, class_names
 from consilo.jobs.job import Job, Privacy
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
@@ -45,6 +45,7 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         loss=asked.loss,
         metrics=asked.metrics,
         search_path=search_path,
+        classes=class_names(encoding.classes),
     )
     model = build_model(
         {"class": asked.module.name, "args": asked.module.args},

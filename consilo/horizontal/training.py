@@ -222,7 +222,7 @@ def train_locally(
     silo.require_floor(Disclosure.UPDATE, len(rows.train))
     figures_here: Mapping[str, Any] = {}
     if silo.job.privacy is None:
-        figures_here = judged(silo, learner, rows)
+        figures_here = judged(silo, learner, rows, curves=False)
     buffers = tuple(message.payload.get("buffers", ()))
     if buffers and silo.job.privacy is not None:
         raise Refused("the buffers of a private job's model do not change", code="privacy")
@@ -250,7 +250,9 @@ def train_locally(
     }
 
 
-def judged(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[str, Any]:
+def judged(
+    silo: SiloView, learner: TorchLearner, rows: Rows, *, curves: bool = True
+) -> dict[str, Any]:
     """Return the exact figures of a model on held-out rows: ``metrics`` and ``tally``.
 
     Empty where the silo's policy keeps them back, or wants them made of more rows than there are.
@@ -258,7 +260,7 @@ def judged(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[str, Any]:
     wanted = [name for name in ("metrics", "tally") if silo.admits(name)]
     if not wanted or not silo.has_floor(Disclosure.METRIC, len(rows.test)):
         return {}
-    measured, sums = learner.evaluate(rows.test)
+    measured, sums = learner.evaluate(rows.test, curves=curves)
     found = {"metrics": measured, "tally": as_arrays(sums)}
     return {name: found[name] for name in wanted}
 

@@ -9,7 +9,9 @@
 
 A user's loss and metrics win. They are methods of the model, ``loss(outputs, targets)`` and
 ``metrics(outputs, targets) -> dict``, or functions that the job names by ``module:function``. A
-loss returns the mean over the rows it is given. Torch is imported when it is first needed.
+loss returns the mean over the rows it is given. A metric is a pair (numerator, denominator), whose
+sums over the silos are the federation's, or one number, of which the silos' mean is told, under a
+name that says so. Torch is imported when it is first needed.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class Task:
         loss: ``module:function`` of a loss that replaces the kind's, or None.
         metrics: ``module:function`` of metrics that replace the kind's, or None.
         search_path: where those modules are looked for first.
+        classes: how the classes are called, for the figures of each.
     """
 
     kind: TaskKind
@@ -58,6 +61,7 @@ class Task:
     loss: str | None = None
     metrics: str | None = None
     search_path: tuple[Path, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -70,6 +74,7 @@ class Task:
         loss: str | None = None,
         metrics: str | None = None,
         search_path: Sequence[Path] = (),
+        classes: Sequence[str] = (),
     ) -> Task:
         """Return the task with the number of outputs that its targets ask for.
 
@@ -96,6 +101,7 @@ class Task:
             loss=loss,
             metrics=metrics,
             search_path=tuple(search_path),
+            classes=tuple(classes),
         )
 
     def encode(self, targets: Array) -> Tensor:
@@ -217,29 +223,38 @@ class Task:
         return wide
 
     def measure(
-        self, model: nn.Module, outputs: Tensor, targets: Tensor
+        self, model: nn.Module, outputs: Tensor, targets: Tensor, *, curves: bool = True
     ) -> tuple[dict[str, float], Tally]:
         """Return this data's metrics and the tally from which the federation computes its own.
 
         Undefined metrics (an AUC of one class, anything of no rows) are left out.
+
+        Args:
+            model: whose own loss and metrics count, if it has some.
+            outputs: shaped raw outputs.
+            targets: encoded.
+            curves: of several classes, count the scores of each too.
         """
         plain_outputs, plain_targets = outputs.numpy(), targets.numpy()
-        sums = figures.tally(self.kind, plain_outputs, plain_targets)
-        found = figures.metrics_of(sums)
+        sums = figures.tally(self.kind, plain_outputs, plain_targets, curves=curves)
+        found = figures.metrics_of(sums, self.classes)
         if self.kind == "binary":
             exact = figures.roc_auc(plain_targets, plain_outputs)
             if math.isfinite(exact):
                 found["roc_auc"] = exact
         extra = self._own_metrics(model, outputs, targets)
         if extra:
-            found |= {name: value for name, value in extra.items() if math.isfinite(value)}
-            sums |= figures.custom_tally(len(targets), extra)
+            plain = {name: _ratio(value) for name, value in extra.items()}
+            found |= {name: value for name, value in plain.items() if math.isfinite(value)}
+            sums |= figures.own_tally(len(targets), extra)
         return found, sums
 
-    def _own_metrics(self, model: nn.Module, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def _own_metrics(
+        self, model: nn.Module, outputs: Tensor, targets: Tensor
+    ) -> dict[str, figures.Own]:
         if not len(targets):
             return {}
-        extra: dict[str, float] = {}
+        extra: dict[str, figures.Own] = {}
         if self.has_own_loss(model):
             value = _call("loss", self.loss_of(model), outputs, targets)
             extra["loss"] = float(value.detach())
@@ -251,9 +266,15 @@ class Task:
                     "metrics", [f"metrics() returned {type(answer).__name__}, expected a dict"]
                 )
             try:
-                extra |= {str(name): float(value) for name, value in answer.items()}
+                extra |= {str(name): _own_figure(value) for name, value in answer.items()}
             except (TypeError, ValueError):
-                raise JobInvalid("metrics", ["metrics() must return one number per name"]) from None
+                raise JobInvalid(
+                    "metrics",
+                    [
+                        "metrics() must return per name one number, or a tuple (numerator, "
+                        "denominator) with a denominator of 0 or more"
+                    ],
+                ) from None
         return extra
 
     def _own(self, model: nn.Module, name: str, where: str | None) -> Callable[..., Any] | None:
@@ -262,6 +283,21 @@ class Task:
             return found  # type: ignore[no-any-return]
         method = getattr(model, name, None)
         return method if callable(method) else None
+
+
+def _own_figure(value: Any) -> figures.Own:
+    if isinstance(value, tuple | list):
+        over, under = value
+        if float(under) < 0:
+            raise ValueError("a negative denominator")
+        return float(over), float(under)
+    return float(value)
+
+
+def _ratio(value: figures.Own) -> float:
+    if isinstance(value, tuple):
+        return value[0] / value[1] if value[1] > 0 else math.nan
+    return value
 
 
 def _call(what: str, function: Callable[..., Any], outputs: Tensor, targets: Tensor) -> Any:

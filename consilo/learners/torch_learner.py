@@ -293,15 +293,20 @@ class TorchLearner:
             seconds=self._clock() - start,
         )
 
-    def evaluate(self, data: Arrays) -> tuple[dict[str, float], Tally]:
+    def evaluate(self, data: Arrays, *, curves: bool = True) -> tuple[dict[str, float], Tally]:
         """Return metrics of these rows, and the tally that merges with other silos' tallies.
+
+        Args:
+            data: the rows.
+            curves: of several classes, count the scores of each too.
 
         Raises:
             ModelDiverged: where an output is NaN or infinite.
         """
         with computing(self.threads):
             outputs = self._outputs(data.features)
-            return self.task.measure(self.model, outputs, self.task.encode(data.targets))
+            targets = self.task.encode(data.targets)
+            return self.task.measure(self.model, outputs, targets, curves=curves)
 
     def predict(self, features: Array) -> Array:
         """Return predictions; see the table in `consilo.learners.tasks`."""

@@ -5,6 +5,7 @@ It knows no orchestrator: a Prefect flow calls the stages as tasks, a notebook i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from consilo.kernel.steps import Checkpoint
 from consilo.learners.torch_learner import TorchLearner
 from consilo.runs.analytics import AnalyticsRun
 from consilo.runs.forecast import Forecast, forecast, link_rates, probe, traffic
-from consilo.runs.outcome import RunResult
+from consilo.runs.outcome import RunResult, RunStatus
 from consilo.runs.plan import first_state, passes_of, plan
 from consilo.wire import params as tree
 from consilo.wire.params import Params
@@ -181,8 +182,17 @@ class Run(AnalyticsRun):
             elif not evaluated.metrics:
                 self.notes.append(_NO_FIGURES if self._pays_for_none else _KEPT_BACK)
             for name, metrics in evaluated.silos.items():
-                self.outcomes[name] = replace(self.outcomes[name], metrics=metrics)
-            self.record.add("evaluated", metrics=dict(evaluated.metrics), rows=dict(evaluated.rows))
+                rows = evaluated.rows[name]
+                self.outcomes[name] = replace(
+                    self.outcomes[name], metrics=metrics, num_held_out=rows
+                )
+            self.record.add(
+                "evaluated",
+                metrics=dict(evaluated.metrics),
+                rows=dict(evaluated.rows),
+                intervals={name: list(ends) for name, ends in evaluated.intervals.items()},
+                constant=dict(evaluated.constant),
+            )
             self._talk.note_replies()
         return evaluated
 
@@ -252,6 +262,32 @@ class Run(AnalyticsRun):
                 fed.left[each.silo] = f"{fault.code}: {fault.reason}"
         fed.silos = tuple(name for name in fed.silos if name not in fed.left)
 
+    def _judgement(self) -> dict[str, Any]:
+        found = self.evaluated
+        if found is None:
+            return {}
+        matrix = {"classes": list(found.classes), "rows": [list(row) for row in found.confusion]}
+        return {
+            "intervals": dict(found.intervals),
+            "constant": dict(found.constant),
+            "confusion": matrix if found.confusion else {},
+        }
+
+    def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
+        status, reason = super()._verdict(error)
+        if status == "failed" or self.evaluated is None:
+            return status, reason
+        judged = self.evaluated
+        worse = worse_than_constant(judged.metrics, judged.constant, sum(judged.rows.values()))
+        return (
+            ("degraded", "; ".join(each for each in (worse, reason) if each))
+            if worse
+            else (
+                status,
+                reason,
+            )
+        )
+
     def _settle(self) -> None:
         """Work out each silo's status from the rounds whose reports count it."""
         last = len(self.rounds)
@@ -301,6 +337,39 @@ class Run(AnalyticsRun):
                 epsilon_bound=newest["epsilon_bound"],
                 metrics_before=first["metrics"] if took[0] == 1 else {},
             )
+
+
+_WORSE = 0.05
+"""Relative; by how much a model must miss a constant prediction to be called worse."""
+
+
+def worse_than_constant(
+    metrics: Mapping[str, float], constant: Mapping[str, float], num_rows: int
+) -> str:
+    """Return what to say of a model that is worse than a constant prediction; empty if it is not.
+
+    A classifier is where its log loss is above that of the classes' shares, however often it is
+    right: its probabilities mislead. A regression is where its error is above that of the mean. Of
+    n rows, `_WORSE` + 1/√n is allowed for: the constant has seen them, the model has not.
+
+    Args:
+        metrics: of the model.
+        constant: of the best constant on the same rows (`consilo.metrics.constant_of`).
+        num_rows: how many rows these are.
+    """
+    if not constant or not set(constant) <= set(metrics):
+        return ""
+    losses = [name for name in ("log_loss", "rmse") if name in constant]
+    chance = 1 / math.sqrt(max(num_rows, 1))  # in nats, or of the error
+    for name in losses:
+        spread = constant[name] if name == "rmse" else 1.0
+        if metrics[name] <= constant[name] * (1 + _WORSE) + chance * spread:
+            return ""
+    told = ", ".join(f"{name} {metrics[name]:.4g} against {constant[name]:.4g}" for name in losses)
+    return (
+        f"the model is worse than a constant prediction ({told}): lower the learning rate, train "
+        "longer, or look at the features"
+    )
 
 
 _NO_FIGURES = (

@@ -29,6 +29,7 @@ class SiloOutcome:
         epsilon: ε spent at the job's δ, by the job's accountant; None without privacy.
         epsilon_bound: the RDP bound on the same spend.
         metrics: the final model on its held-out rows.
+        num_held_out: how many these are.
         metrics_before: the untrained model on the same rows.
     """
 
@@ -40,6 +41,7 @@ class SiloOutcome:
     epsilon: float | None = None
     epsilon_bound: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    num_held_out: int = 0
     metrics_before: Mapping[str, float] = field(default_factory=dict)
 
     def absent(self, fault: Fault, *, contract: str | None = None) -> SiloOutcome:
@@ -57,10 +59,15 @@ class RunResult:
 
     Args:
         run_id: the run.
-        status: complete; degraded (a quorum held, somebody was missing); failed.
-        reason: why it failed or who was missing; empty for complete.
+        status: complete; degraded (a quorum held but somebody was missing, or the model is worse
+            than a constant prediction); failed.
+        reason: why it failed, who was missing or what is wrong; empty for complete.
         silos: silo → its part.
-        metrics: of the final model over the held-out rows of all silos.
+        metrics: of the final model over the held-out rows of all silos together; one that starts
+            with ``silo_mean/`` is a mean over silos, weighted by their held-out rows.
+        intervals: 95 % intervals of these metrics, where one is known.
+        constant: what the best constant prediction has on the same rows, where known.
+        confusion: rows by true and said class, with ``classes``; empty where it is not known.
         record: path of the run record.
         directory: where the run keeps its files.
         seconds: stage → wall seconds.
@@ -84,6 +91,9 @@ class RunResult:
     params: Params = field(default_factory=dict, repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    constant: Mapping[str, float] = field(default_factory=dict)
+    confusion: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
@@ -99,6 +109,9 @@ class RunResult:
             "notes": list(self.notes),
             "silos": silos,
             "metrics": dict(self.metrics),
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "constant": dict(self.constant),
+            "confusion": dict(self.confusion),
             "pooled_baseline": None,
             "local_baselines": None,
             "model": None,

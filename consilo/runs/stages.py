@@ -248,7 +248,12 @@ class Stages:
             params=self._trained(),
             extra=extra,
             notes=tuple(self.notes),
+            **self._judgement(),
         )
+
+    def _judgement(self) -> dict[str, Any]:
+        """Return what else a result says of how good the model is."""
+        return {}
 
     def _require_same(self, opened: Mapping[str, Any]) -> None:
         """Raise `RunNotResumable` unless the run was opened with what it shall go on with."""

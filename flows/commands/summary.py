@@ -8,8 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from consilo.metrics import NUM_SILOS, SILO_MEAN
 from flows.commands import vertical_summary
 
+FEDERATED = "federated, all held-out rows"
 _VERTICAL = ("vertical", "scoring")
 
 
@@ -20,8 +22,10 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     if silos:
         console.print(vertical_summary.silos(summary) if is_vertical else _silos(silos))
     for title, metrics in _metrics(summary):
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        console.print(f"{title:<30}{figures}")
+        console.print(f"{title:<30}{_figures(metrics)}")
+        if title == FEDERATED:
+            for line in _besides(summary):
+                console.print(line, highlight=False)
     for line in vertical_summary.lines(summary) if is_vertical else ():
         console.print(line, soft_wrap=True, highlight=False)
     places = {
@@ -38,6 +42,34 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     status = str(summary.get("status"))
     colour = {"complete": "green", "degraded": "yellow"}.get(status, "red")
     console.print(f"[bold {colour}]{status}[/] ", summary.get("reason") or "", soft_wrap=True)
+
+
+def _figures(metrics: Mapping[str, float]) -> str:
+    """Return the figures on a line; those of single classes stand in the run's summary."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
+
+
+def _besides(summary: Mapping[str, Any]) -> list[str]:
+    """Return what else is to be said of the federation's figures: intervals, means over silos."""
+    lines = []
+    metrics = summary.get("metrics") or {}
+    intervals = summary.get("intervals") or {}
+    told = [f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in intervals.items()]
+    told = [each for each in told if "/" not in each]
+    if told:
+        lines.append(f"{'  95 % intervals':<30}{'  '.join(told)}")
+    means = [
+        f"{name.removeprefix(SILO_MEAN)} {value:.4f} ({metrics[_count(name)]:.0f} silos)"
+        for name, value in metrics.items()
+        if name.startswith(SILO_MEAN)
+    ]
+    if means:
+        lines.append(f"{'mean over silos, by their rows':<30} {'  '.join(means)}")
+    return lines
+
+
+def _count(name: str) -> str:
+    return NUM_SILOS + name.removeprefix(SILO_MEAN)
 
 
 def _silos(silos: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -68,7 +100,7 @@ def _metrics(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]
     if summary.get("kind") in _VERTICAL:
         label = str(summary.get("label_silo") or "label silo")
         return vertical_summary.metrics(summary.get("metrics") or {}, label)
-    rows = [("federated, all held-out rows", summary.get("metrics") or {})]
+    rows = [(FEDERATED, summary.get("metrics") or {})]
     # Only a demo has it: no coordinator has the rows.
     rows.append(("the same model, without noise", summary.get("judged_exactly") or {}))
     rows.append(("pooled rows", summary.get("pooled_baseline") or {}))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from consilo.horizontal.private_figures import GROUPS, noisy_tally
-from consilo.metrics import MOST_NOISE, _all_of, metrics_of, noise_of
+from consilo.metrics import MOST_NOISE, all_of, metrics_of, noise_of
 from consilo.privacy.noise import SecretStream
 
 BINARY = {"correct": 1.0, "log_loss_sum": 8.0, "scores_0": 1.0, "scores_1": 1.0}
@@ -52,10 +52,10 @@ def test_the_noise_that_is_told_is_the_spread_of_many_draws(sums, bounds, slack)
     """For the area under the curve what is told is a bound, and not far above the spread."""
     num_rows, tallies = 4000, drawn(sums(4000), bounds, 4000, 3.0, 400)
     spread = {
-        name: float(np.std([_all_of(each)[name] for each in tallies]))
+        name: float(np.std([all_of(each)[name] for each in tallies]))
         for name in noise_of(tallies[0])
     }
-    exact = _all_of({**sums(num_rows), "n": np.asarray(float(num_rows))})
+    exact = all_of({**sums(num_rows), "n": np.asarray(float(num_rows))})
     for name, told in noise_of(tallies[0]).items():
         found = spread[name] / (exact[name] if name in ("rmse", "mae") else 1.0)
         assert found / 1.25 <= told <= found * slack, (name, told, found)

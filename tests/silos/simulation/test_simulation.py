@@ -1,6 +1,7 @@
 """A run in a notebook: three lines, real silos, a result with the issue's content."""
 
 import json
+import re
 
 import clinic
 import numpy as np
@@ -57,7 +58,7 @@ def test_a_silo_that_breaks_the_contract_is_left_out_and_the_result_says_why(fol
     assert result.silos["north"].status == "left_out"
     assert result.silos["north"].contract == "failed"
     assert "breaks clinic@1: range (age)" in result.reason
-    assert "480" not in json.dumps(result.to_json())
+    assert not re.search(r"(?<![\d.])480(?!\d)", json.dumps(result.to_json()))
 
 
 def test_too_few_silos_are_a_failed_result(folder):
