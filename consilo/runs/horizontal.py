@@ -350,7 +350,7 @@ def worse_than_constant(
 
     A classifier is where its log loss is above that of the classes' shares, however often it is
     right: its probabilities mislead. A regression is where its error is above that of the mean. Of
-    n rows, `_WORSE` + 1/√n is allowed for: the constant has seen them, the model has not.
+    n rows, `_WORSE` + 2/√n is allowed for: the constant has seen them, the model has not.
 
     Args:
         metrics: of the model.
@@ -360,7 +360,7 @@ def worse_than_constant(
     if not constant or not set(constant) <= set(metrics):
         return ""
     losses = [name for name in ("log_loss", "rmse") if name in constant]
-    chance = 1 / math.sqrt(max(num_rows, 1))  # in nats, or of the error
+    chance = 2 / math.sqrt(max(num_rows, 1))  # two standard errors, of a spread of 1
     for name in losses:
         spread = constant[name] if name == "rmse" else 1.0
         if metrics[name] <= constant[name] * (1 + _WORSE) + chance * spread:

@@ -12,6 +12,7 @@ from agreed import agree
 from consilo.errors import ConfigInvalid, ContractInvalid, IncompatibleJob
 from consilo.jobs.job import Job
 from silos.gate.policy import TEMPLATE
+from silos.simulation.in_memory import write_made_up_root
 from silos.simulation.simulation import simulate
 
 
@@ -88,6 +89,7 @@ def test_a_directory_keeps_record_and_checkpoint(folder, tmp_path):
 def test_a_silos_directory_may_stand_in_for_rows(folder, tmp_path):
     place = tmp_path / "hospital"
     place.mkdir()
+    write_made_up_root(place, "hospital")  # the same rows are held out in every test
     clinic.frame(30).to_csv(place / "rows.csv", index=False)
     config = {"name": "hospital", "data": {"rows": {"type": "csv", "path": "rows.csv"}}}
     (place / "silo.yaml").write_text(yaml.safe_dump(config))
