@@ -15,6 +15,7 @@ ConsiloError
 ├── BudgetExhausted         the privacy account cannot pay
 ├── ReplyInvalid            an answer does not match what its verb declares
 ├── QuorumLost              fewer silos answered than the job demands
+├── TooFewRows              the silos have too few rows in common to learn from
 ├── TransportError
 │   ├── CoordinatorUnreachable
 │   └── VersionUnsupported
@@ -135,6 +136,10 @@ class QuorumLost(ConsiloError):
     def __init__(self, message: str, *, missing: dict[str, str]) -> None:
         self.missing = dict(missing)
         super().__init__(message)
+
+
+class TooFewRows(ConsiloError):
+    """What the silos have in common are too few rows for a model to be trained and judged."""
 
 
 class TransportError(ConsiloError):

@@ -265,6 +265,11 @@ class MatchSpec(Config):
         "mapping to it; the job's by default",
     )
     expires_days: int = Field(90, ge=1, le=3650, description="how long the match may be used")
+    max_ambiguous: Share = Field(
+        0.05,
+        description="share of a silo's entities that may be left out because each of their keys is "
+        "another's too; beyond it the run is degraded",
+    )
 
 
 _YOUNG = (
@@ -275,6 +280,7 @@ _YOUNG = (
     ("privacy", "metrics_epsilon", 3),
     ("local", "threads", 3),
     ("evaluation", "split", 3),
+    ("match", "max_ambiguous", 3),
     ("reduce", "args", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""

@@ -74,12 +74,16 @@ class People:
         num_entities: after rows of one entity were joined.
         ambiguous: how many values stand for several entities, by key.
         keys: the values, by key.
+        num_ambiguous: entities that cannot be matched: each of their values stands for others too.
+        num_without: entities that cannot be matched: they have no value of any key.
     """
 
     num_rows: int
     num_entities: int
     ambiguous: tuple[int, ...]
     keys: tuple[Values, ...]
+    num_ambiguous: int = 0
+    num_without: int = 0
 
 
 def people(frame: pd.DataFrame, recipe: Recipe, *, shard_key: bytes) -> People:
@@ -97,11 +101,16 @@ def people(frame: pd.DataFrame, recipe: Recipe, *, shard_key: bytes) -> People:
     ]
     entities = _joined(len(frame), same)
     made = [_distinct(column, entities, shard_key) for column in columns]
+    everybody = len(np.unique(entities))
+    valued = len(np.unique(np.concatenate([entities[column.rows] for column in columns])))
+    unique = len(np.unique(np.concatenate([values.entities for values, _ in made])))
     return People(
         num_rows=len(frame),
-        num_entities=len(np.unique(entities)),
+        num_entities=everybody,
         ambiguous=tuple(count for _, count in made),
         keys=tuple(values for values, _ in made),
+        num_ambiguous=valued - unique,
+        num_without=everybody - valued,
     )
 
 

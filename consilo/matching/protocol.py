@@ -197,6 +197,7 @@ class Psi(Protocol[None]):
             "steps": {},
             "matched": {},
             "by_key": {},
+            "left_out": {"ambiguous": found.num_ambiguous, "without_key": found.num_without},
         }
         _save(silo, state)
         letters = {name: mailbox.seal(name, "agree", pack(mine)) for name in others}
@@ -339,6 +340,7 @@ class Psi(Protocol[None]):
         """Say how many there are, to the coordinator."""
         report = match_of(silo, self.handle).report
         said = {"matched": report["matched"], "match_rate": report["match_rate"]}
+        said |= report.get("left_out", {})
         return {"sizes": {**said, **{name: report["own"][name] for name in ("rows", "entities")}}}
 
     def _take_agreements(
@@ -390,6 +392,7 @@ class Psi(Protocol[None]):
                 if name != silo.name
             },
             "duplicates": mine["rows"] - mine["entities"],
+            "left_out": state.get("left_out", {}),
             "matched_by_key": state["by_key"],
             "recipe_hash": self.spec.recipe.hash,
             "hub": self.hub(state["members"]),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
+from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost, TooFewRows
 from consilo.horizontal.features import Encoding
 from consilo.jobs.holders import Holders
 from consilo.jobs.job import Job
@@ -30,6 +30,9 @@ from consilo.vertical.held import Held, MatchHeld
 from consilo.vertical.training import Turn, VerticalTraining
 from consilo.wire.parcel import Fault, Transport
 from consilo.wire.payload import digest
+
+LEAST_ROWS = 10
+"""With fewer matched rows nothing is learnt: neither a model nor how good it is."""
 
 
 class VerticalRun(Stages):
@@ -107,6 +110,12 @@ class VerticalRun(Stages):
             self.record.add("matched", **told)
             self._talk.note_replies()
             self._admitted_at = len(self.exchanges)
+            if self.job.trains and told["rows"] < LEAST_ROWS:
+                raise TooFewRows(
+                    f"{told['rows']} rows are matched, and a model needs {LEAST_ROWS} at least to "
+                    "be trained and judged: do the keys of the silos fit together? 'consilo match "
+                    "show' tells each silo what of it was matched"
+                )
         return told
 
     def train_round(self) -> Mapping[str, Any]:
@@ -279,7 +288,7 @@ class VerticalRun(Stages):
         held = self._held(told["run_id"])
         if held.reason:
             raise QuorumLost(f"the silos were matched, but {held.reason}", missing={})
-        kept = ("run_id", "recipe", "hub", "seconds")
+        kept = ("run_id", "recipe", "hub", "seconds", "silos")
         return {"rows": held.rows, **{name: told[name] for name in kept}}
 
     def _advance(self) -> Checkpoint | None:
@@ -301,10 +310,14 @@ class VerticalRun(Stages):
     def _verdict(self, error: BaseException | None) -> tuple[RunStatus, str]:
         """A run whose shuffled join gains too is no plain success."""
         status, reason = super()._verdict(error)
-        wrong = control(self.state.metrics, rows=self.state.rows)
-        if status == "failed" or not wrong:
+        wrong = [
+            reason,
+            control(self.state.metrics, rows=self.state.rows),
+            left_out_of(self.matched, self.job),
+        ]
+        if status == "failed" or not any(wrong[1:]):
             return status, reason
-        return "degraded", "; ".join(each for each in (reason, wrong) if each)
+        return "degraded", "; ".join(each for each in wrong if each)
 
     def _settle(self) -> None:
         """Work out each silo's status: all of them trained, or nobody did."""
@@ -401,6 +414,26 @@ def _require_encoding(job: ModelJob, contract: Contract, holders: Holders) -> No
         Encoding.plan(holders.part(contract, name), job if name == holders.label_silo else others)
 
 
+def left_out_of(matched: Mapping[str, Any], job: ModelJob) -> str:
+    """Return which silos' entities were left out of a match beyond what the job bears, and why.
+
+    Args:
+        matched: what `VerticalRun.match` returned; a match that was made before says nothing.
+        job: its ``match.max_ambiguous`` is the share that may be.
+    """
+    if job.match is None:
+        return ""
+    told = []
+    for name, sizes in matched.get("silos", {}).items():
+        ambiguous, entities = int(sizes.get("ambiguous", 0)), int(sizes["entities"])
+        if ambiguous > job.match.max_ambiguous * entities:
+            told.append(
+                f"{name}: {ambiguous} of {entities} are not matched, since each of their keys is "
+                "another's too (rows of one person? say duplicates: same in the recipe)"
+            )
+    return "; ".join(told)
+
+
 def run_vertical(run: VerticalRun, *, wait_s: float = 0.0) -> RunResult:
     """Do every stage of a vertical run in a row; a lost quorum is a result, ``failed``."""
     try:
@@ -413,7 +446,7 @@ def run_vertical(run: VerticalRun, *, wait_s: float = 0.0) -> RunResult:
         while run.rounds_left:
             run.train_round()
         run.evaluate()
-    except QuorumLost as error:
+    except (QuorumLost, TooFewRows) as error:
         return run.close(error)
     except BaseException as error:
         run.close(error)

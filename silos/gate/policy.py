@@ -37,8 +37,8 @@ allow:
     # signers: [9c1e…]           # or who signed it
 
 # Classes of what may leave: yes, no, or limits such as {min_rows: 100}: only where it is made of
-# that many rows here. secure: of updates only masked ones, of which the coordinator sees the sum
-# alone; this version of Consilo sends none.
+# that many rows here; yes means 5, for updates and statistics. secure: of updates only masked ones,
+# of which the coordinator sees the sum alone; this version of Consilo sends none.
 disclosures:
   metric: yes                    # figures of merit on held-out rows; {min_rows: …} counts those;
                                  # no: what trains goes on without them
@@ -136,17 +136,22 @@ class Rule(Config):
         )
 
 
+FLOORS = dict.fromkeys((Disclosure.UPDATE, Disclosure.MASKED_UPDATE, Disclosure.STATISTIC), 5)
+"""Of how many rows it is made at least, where a policy says no number: an update of one row, or a
+mean of one, is that row. Counts of rows have no floor, nor have figures of merit unless said."""
+
+
 class Leaving(Config):
     """When a class of things may leave.
 
     Args:
         secure: only where the coordinator sees the sum over silos alone.
         min_rows: only where the job has at least this many rows here; a job over the columns of
-            several silos has those that are matched.
+            several silos has those that are matched. Unless said, `FLOORS` of the class.
     """
 
     secure: bool = False
-    min_rows: int = Field(default=1, ge=1)
+    min_rows: int | None = Field(default=None, ge=1)
 
 
 class PrivacyRules(Config):
@@ -381,6 +386,11 @@ class Policy(Config):
         return "off" if value is False else value
 
     @property
+    def statistic_floor(self) -> int:
+        """Of how many rows a statistic is made at least."""
+        return self._floor(Disclosure.STATISTIC)
+
+    @property
     def statistic_rule(self) -> Leaving:
         """When statistics may leave, where the policy lets them."""
         found = self.disclosures.get(Disclosure.STATISTIC, False)
@@ -456,7 +466,7 @@ class Policy(Config):
                 if not field.optional:
                     raise
                 withheld[field.name] = str(cause)
-        floors = {each: self._rule(each).min_rows for each in asked.disclosures}
+        floors = {each: self._floor(each) for each in asked.disclosures}
         return Permitted(withheld, floors, is_private=self.privacy.tells_little)
 
     def _permit_field(
@@ -522,6 +532,10 @@ class Policy(Config):
         found = self.disclosures.get(each, False)
         return found if isinstance(found, Leaving) else Leaving(secure=found == "secure")
 
+    def _floor(self, each: Disclosure) -> int:
+        said = self._rule(each).min_rows
+        return FLOORS.get(each, 1) if said is None else said
+
     def _permit_leaving(self, each: Disclosure, asked: Asked, met: Circumstances) -> None:
         found, rule = self.disclosures.get(each, False), self._rule(each)
         if each == Disclosure.MASKED_UPDATE and found is False:
@@ -540,7 +554,7 @@ class Policy(Config):
                 "version of Consilo has no secure aggregation",
                 code="disclosure",
             )
-        if rule.min_rows > 1 and met.rows() < rule.min_rows:
+        if rule.min_rows is not None and 1 < rule.min_rows > met.rows():
             raise Refused(
                 f"this silo's policy lets '{each}' leave for {rule.min_rows} rows or more only",
                 code="group",

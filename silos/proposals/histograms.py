@@ -107,7 +107,7 @@ def offer(
         raise ConfigInvalid(str(directory / "metadata.yaml"), [f"data.{data}: {hint}"])
     delta = _permitted(silo.policy, data, epsilon)
     rows = sum(block.num_rows for block in _blocks(silo, directory, data, columns[:1], purpose))
-    least = silo.policy.statistic_rule.min_rows
+    least = silo.policy.statistic_floor
     if rows < least:
         raise Refused(
             f"this silo's policy lets 'statistic' leave for {least} rows or more only, '{data}' "

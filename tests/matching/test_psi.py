@@ -112,6 +112,8 @@ def test_two_silos_find_whom_they_share_in_one_order(hub):
         "match_rate": 19 / 40,
         "rows": 40,
         "entities": 40,
+        "ambiguous": 0,
+        "without_key": 0,
     }
 
 

@@ -475,3 +475,33 @@ def test_a_cancelled_run_leaves_no_key_and_no_gradient_in_the_silos(place):
     result = run.close(RunCancelled("somebody pressed Ctrl-C"))
     assert result.status == "failed"
     assert not [file for each in silos.values() for file in (each / "runs").glob("*/*")]
+
+
+def test_who_is_left_out_for_doubled_keys_is_told_and_degrades_the_run(place):
+    folder, silos = place
+    file = silos["shop"] / "rows.csv"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines, *lines[1:41]]) + "\n")
+    told = run_vertical(joint.Federation(silos, folder).opened(joint.job_of(), "doubled"))
+    assert told.status == "degraded"
+    (entities,) = (
+        each["entities"] for name, each in entry(told, "matched")["silos"].items() if name == "shop"
+    )
+    assert f"shop: 80 of {entities} are not matched" in told.reason
+    assert "duplicates: same" in told.reason
+    bearable = joint.job_of()
+    bearable = bearable.changed(match={"max_ambiguous": 0.5})
+    for name in silos:
+        drop_match(silos[name], "customers")
+    told = run_vertical(joint.Federation(silos, folder).opened(bearable, "borne"))
+    assert told.status == "complete", told.reason
+
+
+def test_too_few_people_in_common_are_a_failed_run_and_no_model(tmp_path):
+    policy = {**joint.POLICY, "matching": {"min_set_size": 1, "min_intersection": 1}}
+    silos = joint.write_silos(tmp_path, joint.everybody(9), policy)
+    told = run_vertical(joint.Federation(silos, tmp_path).opened(joint.job_of(), "few"))
+    assert told.status == "failed"
+    assert told.reason.startswith("TooFewRows: ")
+    assert "a model needs 10" in told.reason
+    assert not told.metrics

@@ -122,6 +122,15 @@ def test_bad_input_is_refused_before_anything_runs(folder):
         simulate(Job.load(folder / "job.yaml"), clinic.frames(20), contract=clinic.contract())
 
 
+def test_of_a_handful_of_rows_nothing_leaves(folder):
+    rows = {**clinic.frames(60, 40), "tiny": clinic.frame(6, 9, missing=0.0).head(1)}
+    result = simulate(folder / "job.yaml", rows)
+    assert result.status == "degraded"
+    assert result.silos["tiny"].status == "refused"
+    assert "of 5 rows or more only" in result.silos["tiny"].reason
+    assert not result.silos["tiny"].rounds
+
+
 @pytest.mark.flow
 def test_many_silos_train_in_one_process(folder):
     rows = {f"silo-{number}": clinic.frame(12, number) for number in range(16)}
