@@ -1,6 +1,7 @@
 """The same rows under another name, in another directory, at another time: one account pays."""
 
 import contextlib
+import json
 import shutil
 
 import clinic_silo
@@ -8,10 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from consilo.errors import BudgetExhausted, Refused
+from consilo.errors import BudgetExhausted, RecordTampered, Refused
+from consilo.membership.keys import load_or_create_signing_key
 from consilo.privacy.account import Charge
 from consilo.record.chain import check_links, verify
+from consilo.wire.payload import canonical_json
+from consilo.wire.signing import public_hex, sign
+from silos.commands.app import app
+from silos.kept import statement
 from silos.silo import Silo
 
 POLICY = (
@@ -245,3 +252,66 @@ def test_what_is_kept_has_no_name_and_no_value_and_nobody_else_reads_it(tmp_path
         content = path.read_bytes()
         assert not [word for word in (b"Surname", b"patients", b"weight") if word in content]
     assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+
+
+def test_people_and_auditors_see_what_is_linked_and_what_it_cost(tmp_path):
+    first = silo_with(tmp_path / "one", rows=table())
+    spend(first, "rows", "a")
+    silo = silo_with(tmp_path / "two", mine=table()[::2], other=table(5)[["age", "sex"]])
+    spend(silo, "mine", "b")
+    exhaust(silo, "other")
+    home = ["--dir", str(silo.directory)]
+    told = json.loads(CliRunner().invoke(app, ["ledger", "--json", *home]).stdout)
+    assert {each["why"] for each in told["links"]} == {"rows", "unknown"}
+    mine = told["accounts"]["mine"]
+    assert len(mine["linked"]) == 2
+    budget = silo.policy.privacy.budgets["*"]
+    (balance,) = silo.account.ledger.quote("mine", [], budget).balances
+    assert mine["limits"][0]["spent"] == pytest.approx(balance.before)
+    assert mine["limits"][0]["spent"] > mine["runs"][0]["spent"] > 0
+    shown = CliRunner().invoke(app, ["ledger", *home]).stdout
+    assert "hold the same rows" in shown
+    assert "could not be compared" in shown
+    key = load_or_create_signing_key(silo.directory / "signing.key")
+    file = tmp_path / "ledger.jsonl"
+    assert CliRunner().invoke(app, ["ledger", "export", str(file), *home]).exit_code == 0
+    said = statement.verify(file, public_hex(key))
+    assert said["accounts"]["mine"]["limits"] == mine["limits"]
+    *lines, closing = file.read_bytes().splitlines()
+    closing = json.loads(closing)
+    closing["statement"]["ties"]["elsewhere"] = []
+    closing["signature"] = sign(key, "privacy ledger", closing["statement"])
+    file.write_bytes(b"\n".join([*lines, canonical_json(closing)]) + b"\n")
+    with pytest.raises(RecordTampered, match=r"'mine'.*'spent'"):
+        statement.verify(file)
+
+
+def test_only_what_was_not_compared_can_be_set_apart_and_it_is_written_down(tmp_path):
+    silo = silo_with(
+        tmp_path, first=table(0), second=table(1)[["age", "sex"]], third=table(0)[::-1]
+    )
+    spend(silo, "first", "a")
+    with contextlib.suppress(BudgetExhausted):
+        for name in ("second", "third"):
+            spend(silo, name, name)
+    run, home = CliRunner().invoke, ["--dir", str(tmp_path), "--reason", "asked both wards"]
+    assert run(app, ["ledger", "apart", "first", "third", *home]).exit_code != 0
+    assert run(app, ["ledger", "apart", "first", "second", "--dir", str(tmp_path)]).exit_code != 0
+    done = run(app, ["ledger", "apart", "first", "second", *home])
+    assert done.exit_code == 0
+    (line,) = [e["body"] for e in verify(tmp_path / "audit.jsonl") if e["kind"] == "apart"]
+    assert line["why"] == "asked both wards"
+    assert silo.account.ledger.ties()["links"][-1]["hash"] == line["head"]
+
+
+def test_a_ledger_that_lost_its_links_stops_the_silo(tmp_path):
+    silo = silo_with(tmp_path, first=table(0), second=table(0))
+    spend(silo, "first", "a")
+    shutil.copy(tmp_path / "ledger.db", tmp_path / "backup.db")
+    spend(silo, "second", "b")
+    shutil.copy(tmp_path / "backup.db", tmp_path / "ledger.db")
+    silo = Silo.open(tmp_path)
+    with pytest.raises(Refused, match="silo ledger accept"):
+        silo.history.recognise(None)
+    assert silo.history.accept()
+    silo.history.recognise(None)
