@@ -37,11 +37,13 @@ from silos.gate.identity import Identity
 from silos.gate.matchmaking import Matchmaking
 from silos.gate.partners import Partner
 from silos.gate.policy import Policy
+from silos.gate.same_rows import SameRows
 from silos.kept.accounts import Accounts
 from silos.kept.ledger import Ledger
 from silos.kept.model_parts import ModelParts
 from silos.kept.released import Released
 from silos.kept.run_state import RunState
+from silos.kept.sketches import Sketches, state_folder
 from silos.kept.store import Store
 from silos.rows.tables import Tables
 from silos.silo_config import SiloConfig
@@ -61,6 +63,8 @@ class Silo:
         docs: write the full report of a contract check for people in the silo.
         asks_people: whether people in the silo must have confirmed a contract; False where the
             caller itself has brought the rows.
+        state: what the silos of one user share, by which they know rows again; None keeps it in
+            the directory, for a silo that nobody has set up.
         now: the clock that consents and rules about dates go by.
     """
 
@@ -76,6 +80,7 @@ class Silo:
         partners: Mapping[str, Partner] | None = None,
         bundle: Path | None = None,
         asks_people: bool = True,
+        state: Path | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.name = config.name
@@ -86,8 +91,10 @@ class Silo:
         store = Store(directory)
         self.memory, self.numbers, self.secrets = store, store, store
         self.run_state = RunState(directory / "runs")
-        self.account = Accounts(Ledger(directory / "ledger.db"), policy.privacy.budgets)
         self.rows = Tables(directory, config.data, config.consent, docs=docs, now=now)
+        ledger = Ledger(directory / "ledger.db")
+        same_rows = SameRows(self.rows, ledger, Sketches(state or directory / "sketches"), audit)
+        self.account = Accounts(ledger, policy.privacy.budgets, same_rows)
         self.letters = Identity(directory, partners, only_confirmed=policy.partners == "confirmed")
         self.matches = Matchmaking(directory, policy.matching, self.rows.fingerprint, now)
         self.parts = ModelParts(directory, audit)
@@ -143,6 +150,7 @@ class Silo:
             signing_keys=signing_keys,
             partners=partners,
             bundle=bundle,
+            state=state_folder(),
         )
 
     @property

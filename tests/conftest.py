@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ TIERS = ("federation", "flow")
 def pytest_configure() -> None:
     # A job that a shell starts in the background inherits an ignored SIGINT, and so would every
     # process that a test starts, of which some test what Ctrl-C does.
+    os.environ["CONSILO_STATE"] = tempfile.mkdtemp(prefix="consilo-state-")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -53,3 +56,9 @@ def _unit(file: str) -> str:
 
 def _tier(item: pytest.Item) -> int:
     return next((n for n, tier in enumerate(TIERS) if item.get_closest_marker(tier)), len(TIERS))
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What silos of one user share lies in a folder of the test's own."""
+    monkeypatch.setenv("CONSILO_STATE", str(tmp_path_factory.mktemp("state")))

@@ -12,6 +12,7 @@ import typer
 
 from consilo.cli import group
 from consilo.errors import ConfigInvalid
+from consilo.printable import printable
 
 if TYPE_CHECKING:
     from silos.kept.budget import Budget
@@ -21,6 +22,12 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdou
 
 _DELTA = 1e-5
 _BAR = 20
+_WHY = {
+    "source": "read the same file or table; what one spent counts for both",
+    "rows": "hold the same rows; what one spent counts for both",
+    "unknown": "could not be compared; what one spent counts for both, until people say otherwise "
+    "('consilo silo ledger apart')",
+}
 
 app = group("The silo's privacy ledger.", invoke_without_command=True)
 auditor_app = group("Verify what a silo has exported.")
@@ -45,8 +52,8 @@ def ledger(
     """
     if context.invoked_subcommand is not None:
         return
-    entries, budgets = _opened(directory)
-    told = _told(entries, budgets, delta)
+    entries, ties, budgets = _opened(directory)
+    told = _told(entries, ties, budgets, delta)
     if plot is not None:
         _plot(told, plot)
     if as_json:
@@ -72,14 +79,14 @@ def export(
     from silos.kept import statement
     from silos.silo_config import SiloConfig
 
-    entries, budgets = _opened(directory)
+    entries, ties, budgets = _opened(directory)
     name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name
     if not (directory / "signing.key").is_file():
         raise ConfigInvalid(
             str(directory), ["no signing.key: this silo has not joined yet, or it has left"]
         )
     key = load_or_create_signing_key(directory / "signing.key")
-    exported = statement.export(file, entries, silo=name, budgets=budgets, key=key)
+    exported = statement.export(file, entries, silo=name, budgets=budgets, key=key, ties=ties)
     if as_json:
         print(json.dumps({"file": str(file), **exported}))
     else:
@@ -108,6 +115,37 @@ def accept(directory: Directory = Path("."), as_json: JsonFlag = False) -> None:
         print("nothing was found to be forgotten")
     else:
         print(f"goes on; its {lacking['what']} lacks {lacking['accepted']}")
+
+
+@app.command()
+def apart(
+    account: Annotated[str, typer.Argument(help="One of two accounts, as 'ledger' shows them.")],
+    other: Annotated[str, typer.Argument(help="The other one.")],
+    reason: Annotated[str, typer.Option(help="How you know; it stays in the ledger.")],
+    directory: Directory = Path("."),
+    as_json: JsonFlag = False,
+) -> None:
+    """Say that two accounts which could not be compared hold other rows.
+
+    Accounts whose rows were found to be the same stay linked, whatever anybody says.
+
+    Example: consilo silo ledger apart visits billing --reason 'no patient is in both'
+    """
+    from silos.gate.audit import audit_log
+    from silos.kept.ledger import Ledger
+
+    if not (directory / "ledger.db").is_file():
+        raise ConfigInvalid(str(directory), ["no ledger.db: nothing was ever spent here"])
+    if not reason.strip():
+        raise ConfigInvalid("--reason", ["say how you know that the rows are others"])
+    head = Ledger(directory / "ledger.db").part(account, other, reason)
+    audit_log(directory).append(
+        "apart", account=account, other=other, why=printable(reason), head=head
+    )
+    if as_json:
+        print(json.dumps({"account": account, "other": other, "head": head}))
+    else:
+        print(f"{account} and {other} pay for themselves from now on")
 
 
 @auditor_app.callback()
@@ -150,20 +188,25 @@ def verify(
         print("to check who signed it, give the silo's --key", file=sys.stderr)
 
 
-def _opened(directory: Path) -> tuple[list[dict[str, Any]], dict[str, Budget]]:
+def _opened(directory: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Budget]]:
     from consilo.record.chain import check_links
     from silos.gate.policy import Policy
     from silos.kept.ledger import Ledger
 
     if not (directory / "silo.yaml").is_file():
         raise ConfigInvalid(str(directory), ["no silo here: give its directory with --dir"])
-    entries = Ledger(directory / "ledger.db").entries()
+    kept = Ledger(directory / "ledger.db")
+    entries, ties = kept.entries(), kept.ties()
     check_links(entries, "ledger.db")
-    return entries, Policy.load(directory / "policy.yaml").privacy.budgets
+    check_links(ties["links"], "ledger.db, links")
+    return entries, ties, Policy.load(directory / "policy.yaml").privacy.budgets
 
 
 def _told(
-    entries: Sequence[Mapping[str, Any]], budgets: dict[str, Budget], delta: float
+    entries: Sequence[Mapping[str, Any]],
+    ties: Mapping[str, Any],
+    budgets: dict[str, Budget],
+    delta: float,
 ) -> dict[str, Any]:
     from consilo.privacy.account import Limit
     from consilo.record.chain import now_utc
@@ -173,14 +216,15 @@ def _told(
     accounts = {}
     for name in statement.accounts(entries):
         budget = budget_of(budgets, name)
-        account = statement.standing(entries, name, budget, at=now_utc())
+        account = statement.standing(entries, name, budget, at=now_utc(), ties=ties)
         first = Limit(float("inf"), None) if budget is None else budget.limits[0]
         at = delta if budget is None else budget.delta
-        runs = statement.burn_down(entries, name, first, at)
+        runs = statement.burn_down(entries, name, first, at, ties)
         for each in runs if budget is None else ():
             each["left"] = None
         accounts[name] = {**account, "delta": at, "runs": runs}
-    return {"entries": len(entries), "accounts": accounts}
+    links = [{"time": each["time"], "kind": each["kind"], **each["body"]} for each in ties["links"]]
+    return {"entries": len(entries), "accounts": accounts, "links": links}
 
 
 def _show(told: Mapping[str, Any]) -> None:
@@ -213,6 +257,11 @@ def _show(told: Mapping[str, Any]) -> None:
                 f"{each['limit']}: ε {each['spent']:.4g} of {each['budget']:g} at δ "
                 f"{each['delta']:g} by PRV; {each['left']:.4g} left"
             )
+
+    for each in told["links"]:
+        pair = f"{each['time'][:16].replace('T', ' ')}  {each['account']} and {each['other']}"
+        why = _WHY[each["why"]] if each["kind"] == "linked" else f"apart: {each['why']}"
+        console.print(f"{pair}: {why}", highlight=False, markup=False)
 
 
 def _bar(left: float, budget: float) -> str:

@@ -11,6 +11,8 @@ rewrite its history unnoticed (`consilo.record.crosscheck`).
     bundle     code that was refused or approved
     accepted   people go on after the silo had forgotten what it said: the hash that it lacks
     ledger     the newest hash of the privacy ledger, at the end of a run
+    linked     accounts whose rows are the same, why, and the hash of the ledger's line
+    apart      people say of accounts that could not be compared that they differ: as above
     histograms people here released noisy histograms of a data set, and what that cost
     match      rows that were to be matched with partners: allowed, refused, disclosed, kept
     part       its part of a model over several silos' columns, kept here: its SHA-256

@@ -74,9 +74,12 @@ class History:
         if not path.exists():
             return None
         lacking: dict[str, Any] = json.loads(path.read_bytes())
-        self.log.append("accepted", **lacking)
-        # From here on the ledger that there is counts.
-        self.log.append("ledger", run="", head=self.ledger.head)
+        more: dict[str, Any] | None = lacking
+        while more is not None:
+            self.log.append("accepted", **more)
+            # From here on the ledger that there is counts.
+            self.log.append("ledger", run="", head=self.ledger.head)
+            more = self._lacking(None)
         path.unlink()
         return lacking
 
@@ -92,23 +95,26 @@ class History:
                 and not self._has(reply.head)
             ):
                 return {"accepted": reply.head, "step": reply.step_id, "what": "log"}
-        told = self._last_ledger_head()
-        if told != START and not self.ledger.has(told):
-            return {"accepted": told, "step": "", "what": "ledger"}
+        for kind in ("ledger", "linked", "apart"):
+            told = self._last_head(kind)
+            if told != START and not self.ledger.has(told) and not self._is_accepted(told):
+                return {"accepted": told, "step": "", "what": "ledger"}
         return None
 
     def _has(self, head: str) -> bool:
         """Return whether a line of the log has this hash, or people have decided about it."""
-        said = (f'"hash":"{head}"'.encode(), f'"accepted":"{head}"'.encode())
-        return any(self._find(each) >= 0 for each in said)
+        return self._find(f'"hash":"{head}"'.encode()) >= 0 or self._is_accepted(head)
 
-    def _last_ledger_head(self) -> str:
-        """Return the ledger's newest hash as the log saw it last."""
-        path = self.log.path
-        if self._find(b'"kind":"ledger"') < 0:
+    def _is_accepted(self, head: str) -> bool:
+        return self._find(f'"accepted":"{head}"'.encode()) >= 0
+
+    def _last_head(self, kind: str) -> str:
+        """Return the hash of the ledger in the log's last line of a kind."""
+        path, wanted = self.log.path, f'"kind":"{kind}"'.encode()
+        if self._find(wanted) < 0:
             return START
         with path.open("rb") as file, _mapped(file) as content:
-            at = content.rfind(b'"kind":"ledger"')
+            at = content.rfind(wanted)
             start, end = content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at)
             return str(
                 json.loads(content[start : end if end >= 0 else len(content)])["body"]["head"]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from silos.kept.budget import Budget, budget_of
 from silos.kept.ledger import Ledger
+from silos.kept.links import ELSEWHERE, Use
+
+
+class Recogniser(Protocol):
+    """Knows rows again that were charged for under another name."""
+
+    def recognised(self, account: str) -> AbstractContextManager[Callable[[Use], None]]:
+        """Link an account with those of the same rows; yield what notes a use beforehand."""
+        ...
 
 
 class Accounts:
@@ -16,15 +27,30 @@ class Accounts:
     Args:
         ledger: the silo's.
         budgets: by data set; ``*`` is every other one.
+        same_rows: knows rows again.
     """
 
-    def __init__(self, ledger: Ledger, budgets: Mapping[str, Budget]) -> None:
+    def __init__(
+        self, ledger: Ledger, budgets: Mapping[str, Budget], same_rows: Recogniser
+    ) -> None:
         self.ledger = ledger
         self._budgets = dict(budgets)
+        self._same_rows = same_rows
 
     def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
-        """Reserve a use of a data set within its budget; return the run's history up to it."""
-        return self.ledger.reserve(account, charge, budget_of(self._budgets, account), admit)
+        """Reserve a use of a data set within its budget; return the run's history up to it.
+
+        Accounts with the same rows must be able to pay too.
+        """
+        with self._same_rows.recognised(account) as note:
+            return self.ledger.reserve(
+                account,
+                charge,
+                self._budget(account),
+                admit,
+                budget_of=self._budget,
+                before=lambda time: note((time, charge.step_id, charge.mark, *charge.row)),
+            )
 
     def settle(self, step_id: str) -> None:
         """Note that a step's answer is kept."""
@@ -36,4 +62,8 @@ class Accounts:
 
     def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
         """Return how a data set's account would stand with ``rows`` besides."""
-        return self.ledger.quote(account, rows, budget_of(self._budgets, account))
+        return self.ledger.quote(account, rows, self._budget(account))
+
+    def _budget(self, account: str) -> Budget | None:
+        """Return the budget of a data set of this silo; none is known of one elsewhere."""
+        return None if account.startswith(ELSEWHERE) else budget_of(self._budgets, account)

@@ -8,6 +8,9 @@ that dies in between has paid. The same question asked again finds its reservati
 A reservation is decided on a snapshot and written only if the account is still the same, in one
 transaction that no other process can be in: two at once cannot both spend what is left.
 
+Accounts that hold the same rows are *linked* (`silos.kept.links`): what one of them spent counts
+for each, and the budget of each must be able to pay.
+
 Tables whose names begin with ``known_`` hold what is dear to compute and could be computed again.
 """
 
@@ -31,9 +34,10 @@ from consilo.privacy.account import Account, Admit, Balance, Charge, Limit
 from consilo.privacy.accounting import HistoryRow
 from consilo.privacy.composition import Floats
 from consilo.record.chain import START, linked
+from silos.kept import links
 from silos.kept.budget import Budget
 
-_VERSION = 1
+_VERSION = 2
 _TABLES = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS entries (
@@ -69,6 +73,7 @@ CREATE TABLE IF NOT EXISTS known_moments (
     sigma REAL, sample_rate REAL, vector BLOB, PRIMARY KEY (sigma, sample_rate)) STRICT;
 CREATE TABLE IF NOT EXISTS known_costs (
     place INTEGER PRIMARY KEY, account TEXT, delta REAL, rows TEXT, epsilon REAL) STRICT;
+{links.TABLES}
 PRAGMA user_version = {_VERSION};
 COMMIT;
 """
@@ -103,6 +108,9 @@ class Ledger:
         charge: Charge,
         budget: Budget | None = None,
         admit: Admit = lambda history: None,
+        *,
+        budget_of: Callable[[str], Budget | None] = lambda account: None,
+        before: Callable[[str], None] = lambda time: None,
     ) -> list[HistoryRow]:
         """Reserve a charge, once; return what its run has cost up to and with it.
 
@@ -111,6 +119,9 @@ class Ledger:
             charge: what is about to be done.
             budget: of the data set; None sets no limit.
             admit: what the run itself allows; called before anything is written.
+            budget_of: the budgets of accounts that are linked with it.
+            before: called with the entry's time right before it is written; what it raises
+                prevents that.
 
         Raises:
             BudgetExhausted: where the budget cannot pay, or ``admit`` says no; nothing is reserved.
@@ -125,10 +136,14 @@ class Ledger:
                 if known is not None:
                     return history
                 admit([*history, charge.row])
-                if budget is not None:
-                    self._require(database, account, charge, budget)
+                _, *others = links.group(database, account)
+                limits = [(account, budget), *((each, budget_of(each)) for each in others)]
+                for name, each in limits:
+                    if each is not None:
+                        self._require(database, name, charge, each)
                 with transaction(database):
                     if _length(database) == length:
+                        before(self._time(database))
                         self._append(database, "reserved", account, charge)
                         return [*history, charge.row]
 
@@ -188,6 +203,68 @@ class Ledger:
             rows = database.execute("SELECT DISTINCT account FROM entries ORDER BY account")
             return [str(name) for (name,) in rows]
 
+    @property
+    def identity(self) -> str:
+        """What tells this ledger from any other, also where it is restored from a backup."""
+        with self._open() as database:
+            return links.identity(database)
+
+    def group(self, account: str) -> list[str]:
+        """Return the accounts whose spends count for a data set: its own first."""
+        if not self.path.exists():
+            return [account]
+        with self._open() as database:
+            return links.group(database, account)
+
+    def link(self, account: str, other: str, why: str) -> str | None:
+        """Note that two accounts hold the same rows, for ever; return the line's hash.
+
+        None where it was known.
+
+        Args:
+            account: a data set.
+            other: another, or what is called ``elsewhere/…``.
+            why: ``source``, ``rows``, or ``unknown`` where it cannot be told that they do not.
+        """
+        with self._open() as database, transaction(database):
+            return links.link(database, account, other, why, time=self._time(database))
+
+    def part(self, account: str, other: str, reason: str) -> str:
+        """Note that people say of two accounts, which could not be compared, that they differ.
+
+        Returns:
+            The line's hash.
+
+        Raises:
+            Refused: where they are not linked, or because their rows are the same.
+        """
+        with self._open() as database, transaction(database):
+            return links.part(database, account, other, reason, time=self._time(database))
+
+    def ties(self) -> dict[str, Any]:
+        """Return the chain of links, and what was spent elsewhere for accounts that are linked."""
+        if not self.path.exists():
+            return {"links": [], "elsewhere": []}
+        with self._open() as database:
+            return {"links": links.lines(database), "elsewhere": links.elsewhere(database)}
+
+    def uses(self, *, after: int = -1) -> list[tuple[int, str, links.Use]]:
+        """Return what was reserved: number of the entry, account, use."""
+        if not self.path.exists():
+            return []
+        with self._open() as database:
+            rows = database.execute(
+                f"SELECT seq, account, {links.USE} FROM entries"
+                " WHERE kind = 'reserved' AND seq > ? ORDER BY seq",
+                (after,),
+            ).fetchall()
+        return [(seq, account, tuple(use)) for seq, account, *use in rows]
+
+    def note_elsewhere(self, account: str, uses: Sequence[links.Use]) -> None:
+        """Count what was spent where this ledger does not know of it; each use once."""
+        with self._open() as database, transaction(database):
+            links.note_elsewhere(database, account, uses)
+
     def run_charges(self, run_id: str) -> list[tuple[str, HistoryRow]]:
         """Return what a run has reserved, each with its mechanism."""
         if not self.path.exists():
@@ -210,11 +287,13 @@ class Ledger:
         return START if row is None else str(row[0])
 
     def has(self, head: str) -> bool:
-        """Return whether an entry has this hash."""
+        """Return whether an entry or a link has this hash."""
         if not self.path.exists():
             return False
         with self._open() as database:
-            query = "SELECT 1 FROM entries WHERE hash = ?"
+            query = (
+                "SELECT 1 FROM entries WHERE hash = ?1 UNION SELECT 1 FROM links WHERE hash = ?1"
+            )
             return database.execute(query, (head,)).fetchone() is not None
 
     def entries(self) -> list[dict[str, Any]]:
@@ -281,12 +360,16 @@ class Ledger:
         since = ""
         if limit.days is not None:
             since = (self._now() - timedelta(days=limit.days)).isoformat(timespec="seconds")
+        group = links.group(database, account)
+        asked = ", ".join("?" * len(group))
         rows = database.execute(
             "SELECT sigma, sample_rate, sum(steps) FROM entries"
-            " WHERE account = ? AND kind = 'reserved' AND time > ? GROUP BY sigma, sample_rate",
-            (account, since),
+            f" WHERE account IN ({asked}) AND kind = 'reserved' AND time > ?"
+            " GROUP BY sigma, sample_rate",
+            (*group, since),
         ).fetchall()
-        return [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]
+        own = [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]
+        return composition.merged([*own, *links.spent_elsewhere(database, group, since)])
 
     def _cost(
         self,
@@ -329,17 +412,24 @@ class Ledger:
         self, database: sqlite3.Connection, kind: str, account: str, charge: Charge
     ) -> None:
         last = database.execute(
-            "SELECT seq, time, hash FROM entries ORDER BY seq DESC LIMIT 1"
+            "SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1"
         ).fetchone()
-        seq, latest, prev = (0, "", START) if last is None else (last[0] + 1, last[1], last[2])
-        # A clock that was set back must not let a use fall out of the period sooner.
-        time = max(latest, self._now().isoformat(timespec="seconds"))
+        seq, prev = (0, START) if last is None else (last[0] + 1, last[1])
+        time = self._time(database)
         body = body_of(account, charge)
         _, head = linked(seq, time, kind, body, prev)
         database.execute(
             f"INSERT INTO entries VALUES ({', '.join('?' * 14)})",
             (seq, time, kind, *body.values(), prev, head),
         )
+
+    def _time(self, database: sqlite3.Connection) -> str:
+        """Return the time; after a clock was set back, that of the newest entry.
+
+        So that no use falls out of the period sooner.
+        """
+        last = database.execute("SELECT time FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        return max("" if last is None else last[0], self._now().isoformat(timespec="seconds"))
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -443,7 +533,9 @@ def _keep_cost(
 
 
 def _length(database: sqlite3.Connection) -> int:
-    return int(database.execute("SELECT coalesce(max(seq), -1) + 1 FROM entries").fetchone()[0])
+    """Return the number of all that counts: it only grows."""
+    (entries,) = database.execute("SELECT coalesce(max(seq), -1) + 1 FROM entries").fetchone()
+    return int(entries) + links.length(database)
 
 
 def _reservation(database: sqlite3.Connection, charge: Charge) -> int | None:

@@ -24,21 +24,35 @@ from consilo.record.chain import check_links, now_utc, read
 from consilo.wire.payload import canonical_json
 from consilo.wire.signing import is_signed, public_hex, sign
 from silos.kept.budget import Budget, budget_of
+from silos.kept.links import grouped
 
 _PURPOSE = "privacy ledger"
 _ROUNDING = 1e-6
 
 Entry = Mapping[str, Any]
+Ties = Mapping[str, Sequence[Mapping[str, Any]]]
+"""``links``, lines of a chain, and ``elsewhere``, uses: see `silos.kept.links`."""
+NO_TIES: Ties = {"links": (), "elsewhere": ()}
 
 
-def history(entries: Sequence[Entry], account: str, *, since: str = "") -> list[HistoryRow]:
-    """Return what an account has reserved after a time: (noise multiplier, rate, steps)."""
+def history(
+    entries: Sequence[Entry], account: str, ties: Ties = NO_TIES, *, since: str = ""
+) -> list[HistoryRow]:
+    """Return what an account and those linked with it have reserved after a time.
+
+    Returns:
+        (Noise multiplier, rate, steps), each use once.
+    """
+    group = grouped(ties["links"], account)
+    own = [each["body"] for each in entries if each["kind"] == "reserved"]
+    times = [each["time"] for each in entries if each["kind"] == "reserved"]
+    known = {_use(each) for each in own}
+    bodies = [*own, *(each for each in ties["elsewhere"] if _use(each) not in known)]
+    times += [each["time"] for each in bodies[len(own) :]]
     return composition.merged(
         (float(body["sigma"]), float(body["sample_rate"]), int(body["steps"]))
-        for entry in entries
-        if entry["kind"] == "reserved" and entry["time"] > since
-        for body in [entry["body"]]
-        if body["account"] == account
+        for body, time in zip(bodies, times, strict=True)
+        if time > since and body["account"] in group
     )
 
 
@@ -48,7 +62,12 @@ def accounts(entries: Sequence[Entry]) -> list[str]:
 
 
 def standing(
-    entries: Sequence[Entry], account: str, budget: Budget | None, *, at: str
+    entries: Sequence[Entry],
+    account: str,
+    budget: Budget | None,
+    *,
+    at: str,
+    ties: Ties = NO_TIES,
 ) -> dict[str, Any]:
     """Return how an account stands at a time, as plain JSON values.
 
@@ -57,6 +76,7 @@ def standing(
         account: the data set.
         budget: its budget; None has no limit to hold against.
         at: ISO 8601 in UTC.
+        ties: which accounts hold the same rows, and what was spent elsewhere for them.
     """
     mine = [each for each in entries if each["body"]["account"] == account]
     found: dict[str, Any] = {
@@ -65,11 +85,12 @@ def standing(
         "runs": len({each["body"]["run_id"] for each in mine}),
         "budget": None if budget is None else budget.model_dump(mode="json"),
         "limits": [],
+        "linked": sorted(grouped(ties["links"], account)[1:]),
     }
     if budget is None:
         return found
     for limit in budget.limits:
-        rows = history(mine, account, since=begin(limit, at))
+        rows = history(entries, account, ties, since=begin(limit, at))
         renyi = bound(rows, budget.delta)
         spent = min(renyi, composition.by_prv(rows, budget.delta))
         found["limits"].append(
@@ -105,9 +126,11 @@ def bound(rows: Sequence[HistoryRow], delta: float) -> float:
 
 
 def burn_down(
-    entries: Sequence[Entry], account: str, limit: Limit, delta: float
+    entries: Sequence[Entry], account: str, limit: Limit, delta: float, ties: Ties = NO_TIES
 ) -> list[dict[str, Any]]:
     """Return, run by run, what was left of a limit after it, by Rényi moments.
+
+    What linked accounts had spent by then counts.
 
     Returns:
         Run, time of its last use, uses, steps, most rows, spent, left; in the order of the runs'
@@ -121,7 +144,11 @@ def burn_down(
     for run, uses in sorted(runs.items(), key=lambda item: item[1][-1]["seq"]):
         last = uses[-1]
         upto = [each for each in entries if each["seq"] <= last["seq"]]
-        spent = bound(history(upto, account, since=begin(limit, last["time"])), delta)
+        by_then = {
+            "links": ties["links"],
+            "elsewhere": [each for each in ties["elsewhere"] if each["time"] <= last["time"]],
+        }
+        spent = bound(history(upto, account, by_then, since=begin(limit, last["time"])), delta)
         points.append(
             {
                 "run": run,
@@ -144,6 +171,7 @@ def export(
     silo: str,
     budgets: Mapping[str, Budget],
     key: Ed25519PrivateKey,
+    ties: Ties = NO_TIES,
     now: str | None = None,
 ) -> dict[str, Any]:
     """Write the signed file of a ledger; return the statement in it.
@@ -154,6 +182,7 @@ def export(
         silo: its name.
         budgets: of the policy.
         key: the silo's signing key.
+        ties: of `silos.kept.ledger.Ledger.ties`.
         now: ISO 8601 in UTC.
     """
     at = now or now_utc()
@@ -163,9 +192,10 @@ def export(
         "entries": len(entries),
         "head": check_links(entries, "ledger.db"),
         "accounts": {
-            name: standing(entries, name, budget_of(dict(budgets), name), at=at)
+            name: standing(entries, name, budget_of(dict(budgets), name), at=at, ties=ties)
             for name in accounts(entries)
         },
+        "ties": {name: [dict(each) for each in ties[name]] for name in sorted(ties)},
         "adjacency": {each: adjacency(each) for each in _mechanisms(entries)},
         "signing_key": public_hex(key),
     }
@@ -206,8 +236,13 @@ def verify(path: Path, key: str | None = None) -> dict[str, Any]:
     if check_links(entries, path.name) != said["head"] or len(entries) != said["entries"]:
         raise RecordTampered(f"{path.name}: entries at the end are missing, or too many")
     _check_uses(entries, path.name)
+    check_links(said.get("ties", NO_TIES)["links"], f"{path.name}, links")
     _check_accounts(entries, said, path.name)
     return said
+
+
+def _use(body: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(body[each] for each in ("step_id", "mark", "sigma", "sample_rate", "steps"))
 
 
 def _check_uses(entries: Sequence[Entry], name: str) -> None:
@@ -215,7 +250,7 @@ def _check_uses(entries: Sequence[Entry], name: str) -> None:
     latest, reserved = "", set()
     for number, entry in enumerate(entries, start=1):
         body = entry["body"]
-        use = tuple(body[each] for each in ("step_id", "mark", "sigma", "sample_rate", "steps"))
+        use = _use(body)
         if entry["kind"] == "reserved" and use in reserved:
             raise RecordTampered(f"{name}, line {number}: this use was reserved before")
         if entry["kind"] == "settled" and use not in reserved:
@@ -236,7 +271,10 @@ def _check_accounts(entries: Sequence[Entry], said: Mapping[str, Any], name: str
             budget = claim["budget"] and parse(Budget, claim["budget"], where=name)
         except InvalidInput as cause:
             raise RecordTampered(f"{name}: the budget of '{account}' is none") from cause
-        found = standing(entries, account, budget or None, at=said["exported"])
+        ties = said.get("ties", NO_TIES)
+        found = standing(entries, account, budget or None, at=said["exported"], ties=ties)
+        if "ties" not in said:  # a release that knew of none
+            del found["linked"]
         for mine, theirs in zip(found.pop("limits"), claim.get("limits", ()), strict=True):
             for figure in ("spent", "bound", "left"):
                 if abs(mine[figure] - theirs[figure]) > _ROUNDING * max(1.0, mine[figure]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from silos.rows.consent import Consent, ConsentBook, ConsentFilter
 from silos.rows.mapping import Mapping, mapping_file
 from silos.rows.shelf import Shelf
 from silos.rows.sources import Source
+from silos.rows.sources.files import FilesSource
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,6 +231,26 @@ class Tables:
         keep = None if book is None else book.filter(purpose, now=self.now())
         return self._cache.raw_rows(source, keep).digest
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The names of the silo's data sets."""
+        return tuple(self._sources)
+
+    def source(self, dataset: str) -> Source:
+        """Return where a data set's rows are; it must be one of `datasets`."""
+        return self._sources[dataset]
+
+    def state(self, dataset: str) -> str:
+        """Return a digest that changes whenever a row of a data set does, consents aside."""
+        return self._cache.raw_rows(self._sources[dataset]).digest
+
+    def sharing(self, dataset: str) -> set[str]:
+        """Return the other data sets that read a file or table that this one reads."""
+        mine = _places(self._sources[dataset])
+        return {
+            name for name, each in self._sources.items() if name != dataset and mine & _places(each)
+        }
+
     def _dataset(self, mapping: Mapping) -> str:
         names = list(self._sources)
         name = mapping.data or (names[0] if len(names) == 1 else None)
@@ -268,3 +290,16 @@ class Tables:
         with contextlib.suppress(SourceUnreadable):
             return self._cache.report(key)
         return None
+
+
+def _places(source: Source) -> set[str]:
+    """Return what a source reads: its files, or a database's table; nothing where a query says."""
+    if isinstance(source, FilesSource):
+        try:
+            return {str(each.resolve()) for each in source.files()}
+        except SourceUnreadable:
+            return set()
+    said = source.description
+    if not said.get("table"):
+        return set()
+    return {json.dumps([said.get(each) for each in ("type", "url", "path", "table")])}

@@ -118,11 +118,11 @@ def test_a_folder_without_a_silo_says_so(tmp_path):
 def test_answers_reservations_and_secrets_outlive_the_process(silo):
     silo.memory.remember("s", Parcel(b"h", b"b"))
     charge = Charge("run", "s", "m", "dp_sgd", 1.0, 0.5, 2, 10)
-    silo.account.reserve("data", charge, lambda history: None)
+    silo.account.reserve("rows", charge, lambda history: None)
     secret = silo.secrets.secret("run")
     again = Silo.open(silo.directory)
     assert again.memory.remembered("s") == Parcel(b"h", b"b")
-    assert again.account.reserve("data", charge, lambda history: None) == [(1.0, 0.5, 2)]
+    assert again.account.reserve("rows", charge, lambda history: None) == [(1.0, 0.5, 2)]
     assert again.account.reserved("run") == [("dp_sgd", (1.0, 0.5, 2))]
     assert again.secrets.secret("run") == secret
     assert kept_number(again.numbers, "k", lambda: 2.0) == 2.0
