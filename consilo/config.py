@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 from pydantic.fields import FieldInfo
 from rapidfuzz import process
 
 from consilo.errors import ConfigInvalid, InvalidInput
+from consilo.yaml_text import PlainWord, YamlInvalid, from_yaml
 
 
 class Config(BaseModel):
@@ -21,9 +21,6 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-# libyaml's parser, 20 times as fast: a silo reads some files again with every message.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -41,9 +38,9 @@ def read_yaml(path: Path, *, error: type[InvalidInput] = ConfigInvalid) -> Any:
     except (OSError, UnicodeDecodeError) as cause:
         raise error(str(path), [f"the file cannot be read as UTF-8 text: {cause}"]) from None
     try:
-        return yaml.load(text, Loader=LOADER)
-    except yaml.YAMLError as cause:
-        raise error(str(path), [f"the file is not valid YAML: {cause}"]) from None
+        return from_yaml(text)
+    except YamlInvalid as cause:
+        raise error(str(path), cause.findings) from None
 
 
 def parse(
@@ -63,15 +60,63 @@ def parse(
     if not isinstance(value, Mapping):
         raise error(where, [f"expected a mapping of keys to values, found {_kind(value)}"])
     try:
-        return model.model_validate(value)
+        made = model.model_validate(value)
     except ValidationError as cause:
         raise error(where, [_finding(model, fault) for fault in cause.errors()]) from None
+    if faults := [*_truths(value, made, ())]:
+        raise error(where, faults)
+    return made
 
 
 def nearest(word: str, known: list[str]) -> str | None:
     """Return the entry of ``known`` that a typing mistake most likely meant, or None."""
     match = process.extractOne(word, known, score_cutoff=60)
     return match[0] if match else None
+
+
+def _truths(value: Any, made: Any, path: tuple[str, ...]) -> Iterator[str]:
+    """Yield a finding for each boolean that was read as a number: pydantic takes true for 1."""
+    if isinstance(made, RootModel):
+        yield from _truths(value, made.root, path)
+    elif isinstance(value, bool):
+        if isinstance(made, BaseModel) or (
+            isinstance(made, int | float) and not isinstance(made, bool)
+        ):
+            yield f"{_dotted(path)}: expected a number, found {str(value).lower()}"
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _truths(each, _held(made, key), (*path, str(key)))
+    elif isinstance(value, list | tuple) and isinstance(made, list | tuple):
+        for place, (each, of) in enumerate(zip(value, made, strict=False)):
+            yield from _truths(each, of, (*path, str(place)))
+
+
+def _held(made: Any, key: Any) -> Any:
+    """Return what a model, or a mapping, holds under a key of the file."""
+    if isinstance(made, BaseModel):
+        fields = type(made).model_fields.items()
+        name = next((name for name, each in fields if key in (name, each.alias)), None)
+        return None if name is None else getattr(made, name)
+    return made.get(key) if isinstance(made, Mapping) else None
+
+
+def _meant(value: Any) -> Any:
+    """Refuse ``yes`` and ``no`` where whatever is read would take the text as it is."""
+    if isinstance(value, PlainWord):
+        raise ValueError(
+            f"{value} may be a boolean or a text; write true or false, or '{value}' in quotes"
+        )
+    if isinstance(value, Mapping):
+        for each in value.values():
+            _meant(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _meant(each)
+    return value
+
+
+Args = Annotated[dict[str, Any], AfterValidator(_meant)]
+"""Arguments by name, of something that reads them by itself."""
 
 
 def _kind(value: Any) -> str:

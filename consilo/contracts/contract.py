@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, ValidationError
 from pydantic import model_validator as validator
 
-from consilo.config import LOADER, Config, nearest, parse, read_yaml
+from consilo.config import Config, nearest, parse, read_yaml
 from consilo.contracts.rules import (
     Bounds,
     ClassBalance,
@@ -37,6 +36,7 @@ from consilo.contracts.rules import (
     unknown_columns,
 )
 from consilo.errors import ContractInvalid
+from consilo.wire.json_text import each_once
 
 __all__ = [
     "Bounds",
@@ -157,9 +157,9 @@ class Contract(Config):
             ContractInvalid: with one finding per fault.
         """
         try:
-            value = json.loads(text)
-        except ValueError:
-            raise ContractInvalid("in the message", ["this is not JSON"]) from None
+            value = json.loads(text, object_pairs_hook=each_once)
+        except ValueError as cause:
+            raise ContractInvalid("in the message", [f"this is not JSON: {cause}"]) from None
         return cls.parse(value, where="in the message")
 
     @classmethod
@@ -214,15 +214,7 @@ class Contract(Config):
 
     @classmethod
     def _read(cls, path: Path) -> Self:
-        value = read_yaml(path, error=ContractInvalid)
-        repeated = _keys_written_twice(path)
-        if not repeated:
-            return cls.parse(value, where=str(path))
-        try:
-            cls.parse(value, where=str(path))
-        except ContractInvalid as error:
-            repeated += error.findings
-        raise ContractInvalid(str(path), repeated)
+        return cls.parse(read_yaml(path, error=ContractInvalid), where=str(path))
 
     def _with_role(self, role: Role) -> tuple[str, ...]:
         return tuple(each.name for each in self.columns.values() if each.role == role)
@@ -264,25 +256,3 @@ def _not_found(name: str, directories: Sequence[Path]) -> str:
     guess = nearest(name, [stem.partition("@")[0] for stem in known])
     hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(known) or 'none'}"
     return f"no file {name}.yaml in {', '.join(str(place) for place in places)}; {hint}"
-
-
-def _keys_written_twice(path: Path) -> list[str]:
-    """Return a finding per repeated key; YAML would silently keep the last one."""
-    faults: list[str] = []
-
-    def visit(node: Any) -> None:
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            line = node.start_mark.line + 1
-            faults.extend(
-                f"key '{key}' is written twice in the block that starts in line {line}"
-                for key in sorted(twice(keys))
-            )
-            for _, inner in node.value:
-                visit(inner)
-        elif isinstance(node, yaml.SequenceNode):
-            for inner in node.value:
-                visit(inner)
-
-    visit(yaml.compose(path.read_text(encoding="utf-8"), Loader=LOADER))
-    return faults

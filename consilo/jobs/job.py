@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from consilo.config import Config, parse, read_yaml
+from consilo.config import Args, Config, parse, read_yaml
 from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.jobs.match import HANDLE
 from consilo.jobs.quorum import Deadline, Quorum
@@ -46,7 +46,7 @@ class ModelSpec(Config):
         description="module:Class, of Consilo or beside the job file",
         examples=["consilo.learners.tabular:MLP", "my_model:Net"],
     )
-    args: dict[str, Any] = Field(default_factory=dict, description="further arguments, by name")
+    args: Args = Field(default_factory=dict, description="further arguments, by name")
 
 
 class Features(Config):
@@ -84,7 +84,7 @@ class ProtocolSpec(Config):
     mu: float | None = Field(None, ge=0, description="proximal weight (FedProx)")
     optimizer: DottedPath | None = Field(None, description="fedopt: a torch optimiser's path")
     strategy: DottedPath | None = Field(None, description="flower: a strategy's path")
-    args: dict[str, Any] = Field(default_factory=dict, description="further arguments, by name")
+    args: Args = Field(default_factory=dict, description="further arguments, by name")
 
     @field_validator("name")
     @classmethod
@@ -107,7 +107,7 @@ class Local(Config):
     lr: Positive = 0.01
     momentum: Share = 0.0
     weight_decay: float = Field(0.0, ge=0)
-    args: dict[str, Any] = Field(default_factory=dict, description="the optimiser's other settings")
+    args: Args = Field(default_factory=dict, description="the optimiser's other settings")
     threads: int = Field(
         1,
         ge=1,
@@ -197,7 +197,7 @@ class ReduceSpec(Config):
         "the job file: a rule of your own",
         examples=["mean", "my_rules:coordinate_median"],
     )
-    args: dict[str, Any] = Field(default_factory=dict, description="the rule's settings, by name")
+    args: Args = Field(default_factory=dict, description="the rule's settings, by name")
     secure: bool = Field(False, description="the coordinator sees the sum only")
     codec: Literal["none"] = "none"
 

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from consilo.errors import Refused
 from consilo.kernel.view import SiloView
+from consilo.wire.json_text import each_once
 from consilo.wire.payload import canonical_json
 
 Envelope = np.ndarray[Any, np.dtype[np.uint8]]
@@ -177,7 +178,7 @@ class Mailbox:
         try:
             if introduction.size > _MAX_INTRODUCTION:
                 raise ValueError("too long")
-            statement = json.loads(introduction.tobytes())
+            statement = json.loads(introduction.tobytes(), object_pairs_hook=each_once)
             signature, key = statement.pop("signature"), statement["key"]
             fits = statement == self._statement(name, key)
             shared = len(bytes.fromhex(key)) == 32

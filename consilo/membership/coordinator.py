@@ -22,7 +22,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import Field
@@ -55,6 +54,7 @@ from consilo.membership.members import (
 from consilo.record.chain import Chain
 from consilo.record.traces import traces_of
 from consilo.wire.signing import public_hex, sign
+from consilo.yaml_text import to_yaml
 
 CERTIFICATE_DAYS = 365
 INVITATION_DAYS = 7
@@ -82,7 +82,7 @@ class Reachable(Config):
 
     def save(self, home: Path) -> None:
         """Write it down."""
-        text = yaml.safe_dump(self.model_dump(), sort_keys=False)
+        text = to_yaml(self.model_dump())
         write_atomic(home / "coordinator.yaml", text.encode())
 
 

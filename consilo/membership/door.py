@@ -44,6 +44,7 @@ from consilo.membership.invitation import NAME_PATTERN, token_sha256
 from consilo.membership.members import Member, State
 from consilo.membership.refusals import Refusals
 from consilo.membership.software import Software, unsupported
+from consilo.wire.json_text import each_once
 from consilo.wire.signing import is_signed
 
 MAX_BODY_BYTES = 64 * 1024
@@ -329,7 +330,7 @@ async def _body(call: Request) -> bytes:
 
 def _read(model: type[ModelT], body: bytes) -> ModelT:
     try:
-        return parse(model, json.loads(body or b"{}"), where="call")
+        return parse(model, json.loads(body or b"{}", object_pairs_hook=each_once), where="call")
     except (ValueError, RecursionError):
         raise Denied(400, "the call's body is not JSON") from None
     except ConfigInvalid:

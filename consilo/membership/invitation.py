@@ -20,6 +20,7 @@ from pydantic import Field
 from consilo.config import Config, parse
 from consilo.errors import ConfigInvalid
 from consilo.membership.keys import write_private
+from consilo.wire.json_text import each_once
 from consilo.wire.signing import is_signed, sign
 
 FORMAT = 1
@@ -90,7 +91,7 @@ class Invitation:
         except OSError as cause:
             raise ConfigInvalid(str(path), [f"the file cannot be read: {cause}"]) from None
         try:
-            value = json.loads(text[:_MAX_BYTES])
+            value = json.loads(text[:_MAX_BYTES], object_pairs_hook=each_once)
         except (ValueError, RecursionError):
             raise ConfigInvalid(str(path), ["this is no invitation: not JSON"]) from None
         found = cls(**parse(_File, value, where=str(path)).model_dump())

@@ -33,8 +33,8 @@ def read_json(
         max_depth: how deep lists and mappings may lie in each other.
 
     Raises:
-        ValueError: where it is longer or deeper or has more items, is no JSON, or has a number that
-            JSON does not know or a float does not hold.
+        ValueError: where it is longer or deeper or has more items, is no JSON, says a key twice,
+            or has a number that JSON does not know or a float does not hold.
 
     >>> read_json(b'{"a": [1, 2]}', max_bytes=100)
     {'a': [1, 2]}
@@ -50,7 +50,21 @@ def read_json(
     depth = int(np.cumsum(steps, dtype=np.int32).max(initial=0))
     if depth > max_depth:
         raise ValueError(f"a text {depth} levels deep; {max_depth} are read")
-    return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    return json.loads(
+        text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=each_once
+    )
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's members; given to `json.loads`, which would keep the last of two.
+
+    Raises:
+        ValueError: where a key stands there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
 
 
 def _structure(text: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

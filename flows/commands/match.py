@@ -124,11 +124,10 @@ def contract_(
 
     Example: consilo match contract alignment.yaml --name joint --dir coordinator/
     """
-    import yaml
-
     from consilo.errors import ConfigInvalid
     from consilo.machine.environment import quieten
     from consilo.matching.columns.alignment import Alignment, contract_of
+    from consilo.yaml_text import to_yaml
 
     quieten()
     agreed = Alignment.load(alignment)
@@ -149,7 +148,7 @@ def contract_(
         f"# By alignment {agreed.digest}.\n"
         "# Tighten it: ranges, the share of missing values, codes that mean the same.\n"
     )
-    place.write_text(head + yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    place.write_text(head + to_yaml(value))
     if as_json:
         columns = list(made.columns)
         print(json.dumps({"contract": made.ref, "file": str(place), "columns": columns}))

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from consilo.contracts.contract import SHIPPED
 from consilo.errors import ConfigInvalid, ServiceFailed
 from consilo.jobs.job import Job
@@ -19,6 +17,7 @@ from consilo.jobs.model_job import ModelJob
 from consilo.machine.environment import child_environment, quieten
 from consilo.machine.files import write_atomic
 from consilo.machine.processes import Service, Supervisor
+from consilo.yaml_text import to_yaml
 from flows.demo.demo_data import Hospital, write_hospitals
 from flows.services.federation import Addresses, Say, bring_up, job_bundle
 from flows.services.launch import launch
@@ -109,7 +108,7 @@ def _write_job(home: Path, options: DemoOptions) -> tuple[Job, Path]:
         }
     job = job.changed(**changes)
     path = home / "jobs" / "breast-cancer.yaml"
-    write_atomic(path, yaml.safe_dump(job.to_json(), sort_keys=False).encode())
+    write_atomic(path, to_yaml(job.to_json()).encode())
     return job, path
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConfigInvalid
 from consilo.kernel import seeds
+from consilo.yaml_text import to_yaml
 from silos.gate.policy import TEMPLATE
 from silos.simulation.in_memory import write_made_up_root
 
@@ -174,4 +174,4 @@ def _renamed(
 
 
 def _write_yaml(path: Path, value: Any) -> None:
-    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    path.write_text(to_yaml(value))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from consilo.contracts.contract import SHIPPED
 from consilo.jobs.job import Job
@@ -16,6 +15,7 @@ from consilo.jobs.joint import JointJob
 from consilo.machine.environment import quieten
 from consilo.machine.files import write_atomic
 from consilo.machine.processes import Supervisor
+from consilo.yaml_text import to_yaml
 from flows.demo.demo import DemoOptions
 from flows.demo.vertical_demo_data import Organisation, write_organisations
 from flows.services.federation import Addresses, Say, bring_up, job_bundle
@@ -106,5 +106,5 @@ def _write_job(home: Path, name: str, options: DemoOptions) -> tuple[JointJob, P
         changes["protocol"] = {"rounds": options.rounds}
     job = job.changed(**changes)
     path = home / "jobs" / f"{job.name}.yaml"
-    write_atomic(path, yaml.safe_dump(job.to_json(), sort_keys=False).encode())
+    write_atomic(path, to_yaml(job.to_json()).encode())
     return job, path

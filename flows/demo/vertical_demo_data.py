@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from consilo.contracts.contract import Contract
 from consilo.jobs.joint import JointJob
 from consilo.kernel import seeds
+from consilo.yaml_text import to_yaml
 from flows.demo.demo_data import whole_table
 
 if TYPE_CHECKING:
@@ -220,4 +220,4 @@ def _write_sqlite(directory: Path, local: pd.DataFrame) -> dict[str, Any]:
 
 def _write_yaml(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    path.write_text(to_yaml(value))

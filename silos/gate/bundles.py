@@ -26,7 +26,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import yaml
 from pydantic import Field, field_validator
 
 from consilo.config import Config, parse, read_yaml
@@ -34,6 +33,7 @@ from consilo.errors import BundleNotApproved, ConfigInvalid, ConsiloError, Refus
 from consilo.kernel.verbs import Disclosure
 from consilo.machine.files import write_atomic
 from consilo.machine.locks import file_lock
+from consilo.yaml_text import to_yaml
 from silos.gate.audit import audit_log
 
 if TYPE_CHECKING:
@@ -397,7 +397,7 @@ def _save(folder: Path, decided: Decisions) -> None:
     value = decided.model_dump(mode="json")
     for rule in value["rules"]:
         rule["disclosures"] = sorted(rule["disclosures"])
-    text = yaml.safe_dump({key: each for key, each in value.items() if each}, sort_keys=False)
+    text = to_yaml({key: each for key, each in value.items() if each})
     write_atomic(folder / "bundles.yaml", text.encode(), mode=0o600)
 
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
 from pydantic import Field
 
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import ConfigInvalid
 from consilo.machine.files import write_atomic
+from consilo.yaml_text import to_yaml
 
 
 class Partner(Config):
@@ -66,7 +66,7 @@ def every_partner(directory: Path) -> dict[str, Partner]:
 def save_partners(folder: Path, partners: Mapping[str, Partner]) -> None:
     """Write ``partners.yaml``."""
     said = {name: each.model_dump(exclude_none=True) for name, each in sorted(partners.items())}
-    write_atomic(folder / "partners.yaml", yaml.safe_dump(said, sort_keys=False).encode())
+    write_atomic(folder / "partners.yaml", to_yaml(said).encode())
 
 
 def see_partners(folder: Path, members: Mapping[str, str], *, now: datetime) -> tuple[str, ...]:

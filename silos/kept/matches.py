@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import Refused
 from consilo.jobs.match import Match
 from consilo.machine.files import write_atomic
+from consilo.yaml_text import to_yaml
 
 
 class _Stored(Config):
@@ -58,7 +58,7 @@ def write_match(directory: Path, match: Match) -> Path:
         "run": match.run,
         "report": _plain(match.report),
     }
-    text = yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
+    text = to_yaml(said)
     write_atomic(place / "match.yaml", text.encode(), mode=0o600)
     return place
 

@@ -124,5 +124,4 @@ def shared_cards(directory: Path) -> tuple[Card, ...]:
 
 def code_text(code: str | bool | int | float) -> str:
     """Return how a code is written in the file."""
-    # YAML reads an unquoted yes as true.
-    return {True: "yes", False: "no"}[code] if isinstance(code, bool) else str(code)
+    return str(code).lower() if isinstance(code, bool) else str(code)

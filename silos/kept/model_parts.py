@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from consilo.config import read_yaml
 from consilo.errors import Refused
 from consilo.machine.files import write_atomic
 from consilo.record.chain import Chain
+from consilo.yaml_text import to_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def write_part(directory: Path, model: str, content: bytes, about: Mapping[str, 
     place.parent.mkdir(mode=0o700, exist_ok=True)
     place.mkdir(mode=0o700, exist_ok=True)
     write_atomic(place / "part.bin", content, mode=0o600)
-    text = yaml.safe_dump(dict(about), sort_keys=False, allow_unicode=True)
+    text = to_yaml(dict(about))
     write_atomic(place / "part.yaml", text.encode(), mode=0o600)
     return place
 
@@ -84,7 +84,7 @@ def every_part(directory: Path) -> list[dict[str, Any]]:
     files = sorted(
         directory.glob("models/*/part.yaml"), key=lambda file: file.stat().st_mtime_ns, reverse=True
     )
-    return [yaml.safe_load(file.read_text()) for file in files]
+    return [read_yaml(file) for file in files]
 
 
 def drop_part(directory: Path, model: str) -> None:

@@ -27,7 +27,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from cryptography import x509
 
 from consilo.config import parse, read_yaml
@@ -50,7 +49,9 @@ from consilo.membership.keys import (
     load_silo_key,
 )
 from consilo.membership.software import installed
+from consilo.wire.json_text import each_once
 from consilo.wire.signing import is_signed, public_hex, sign
+from consilo.yaml_text import to_yaml
 from silos.gate.guard import CoordinatorConfig
 from silos.gate.partners import see_partners
 from silos.node_config import NodeConfig
@@ -208,7 +209,7 @@ def leave(folder: Path) -> Mapping[str, Any]:
     """
     answer, name, keys = _ask(folder, "POST", "leave", {})
     _statement(answer, keys, name)
-    signed: Mapping[str, Any] = json.loads(answer)
+    signed: Mapping[str, Any] = json.loads(answer, object_pairs_hook=each_once)
     return signed
 
 
@@ -400,7 +401,7 @@ def _fetch_ca(folder: Path, invited: Invitation) -> None:
 def _statement(answer: bytes, keys: tuple[str, ...], name: str) -> dict[str, Any]:
     """Return a statement that one of the pinned keys has signed."""
     try:
-        value = json.loads(answer)
+        value = json.loads(answer, object_pairs_hook=each_once)
         statement, signature = value["statement"], value["signature"]
         if not any(is_signed(key, LIST_PURPOSE, statement, signature) for key in keys):
             raise ValueError("not signed")
@@ -492,9 +493,9 @@ def _write_places(folder: Path, name: str, address: str) -> None:
     wanted = {**known, "name": name, "superlink": address}
     parse(NodeConfig, wanted, where=str(path))
     if wanted != known:
-        write_atomic(path, yaml.safe_dump(wanted, sort_keys=False).encode())
+        write_atomic(path, to_yaml(wanted).encode())
 
 
 def _save_coordinator(folder: Path, config: CoordinatorConfig) -> None:
     fields = config.model_dump(mode="json")
-    write_atomic(folder / "coordinator.yaml", yaml.safe_dump(fields, sort_keys=False).encode())
+    write_atomic(folder / "coordinator.yaml", to_yaml(fields).encode())

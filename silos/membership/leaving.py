@@ -26,6 +26,7 @@ from consilo.machine.files import sync_directory, write_atomic
 from consilo.machine.locks import file_lock
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.record.chain import now_utc
+from consilo.wire.json_text import each_once
 from consilo.wire.signing import is_signed, public_hex, sign
 from silos.gate.audit import audit_log
 from silos.silo_config import SiloConfig
@@ -97,7 +98,7 @@ def verify_departure(path: Path) -> Mapping[str, Any]:
         ConfigInvalid: where the file cannot be read.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), object_pairs_hook=each_once)
         signature = value.pop("signature")
         whole = is_signed(value["signing_key"], _PURPOSE, value, signature)
     except OSError as cause:

@@ -21,6 +21,7 @@ from consilo.config import parse, read_yaml
 from consilo.contracts.contract import Contract
 from consilo.errors import ConfigInvalid, MappingInvalid
 from consilo.machine.files import write_atomic
+from consilo.yaml_text import from_yaml
 from silos.rows.mapping import Mapping
 from silos.rows.sources import Source, parse_source
 
@@ -164,7 +165,7 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
     """
     place = mapping_place(directory, contract.ref)
     alike = "" if place.exists() else f"contract: {contract.ref}\n"
-    value = _loaded(alike) if alike else read_yaml(place, error=MappingInvalid)
+    value = from_yaml(alike) if alike else read_yaml(place, error=MappingInvalid)
     mapping = Mapping.parse(value, contract, where=str(place))
     _, known = _read_silo(directory, None)
     data = mapping.data or (next(iter(known)) if len(known) == 1 else None)
@@ -178,13 +179,13 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
     before = text = alike or place.read_text(encoding="utf-8")
     if not mapping.confirmed:
         text, count = _UNCONFIRMED.subn("confirmed: true", text)
-        if count != 1 or not Mapping.parse(_loaded(text), contract, where=str(place)).confirmed:
+        if count != 1 or not Mapping.parse(from_yaml(text), contract, where=str(place)).confirmed:
             raise MappingInvalid(str(place), ["set 'confirmed: true' by hand; it has no such line"])
     if mapping.agreed != agreed:
         line = f"agreed: {agreed}  # the contract's text"
         text, count = _AGREED.subn(line, text)
         text = text if count else f"{text.rstrip()}\n{line}\n"
-        if Mapping.parse(_loaded(text), contract, where=str(place)).agreed != agreed:
+        if Mapping.parse(from_yaml(text), contract, where=str(place)).agreed != agreed:
             raise MappingInvalid(str(place), [f"write 'agreed: {agreed}' by hand"])
     if text != before:
         place.parent.mkdir(mode=0o700, exist_ok=True)
@@ -338,7 +339,7 @@ def _write_silo(directory: Path, document: Any, data: str, described: Mapped[str
     _round_trip().dump(document, stream)
     path = directory / "silo.yaml"
     # What is written must be what the silo reads.
-    parse(SiloConfig, _loaded(stream.getvalue()), where=str(path))
+    parse(SiloConfig, from_yaml(stream.getvalue()), where=str(path))
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
     write_atomic(path, stream.getvalue().encode(), mode=mode)
 
@@ -367,12 +368,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return value
-
-
-def _loaded(text: str) -> Any:
-    import yaml
-
-    return yaml.safe_load(text)
 
 
 def relative(path: str, directory: Path) -> str:

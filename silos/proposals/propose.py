@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from consilo.contracts.contract import Column, Contract
+from consilo.yaml_text import to_yaml_line
 from silos.proposals.likeness import is_generated, likeness
 from silos.proposals.profile import Profile, Reading, profile
 from silos.proposals.readings import best_reading
@@ -106,17 +107,17 @@ class Proposal:
             "# Read it; what is marked 'confirm' was guessed. It is not used before you have set",
             f"# 'confirmed: true', or run: consilo silo data confirm {self.contract}",
             "confirmed: false",
-            f"contract: {_flow(self.contract)}",
-            f"data: {_flow(self.data)}",
+            f"contract: {to_yaml_line(self.contract)}",
+            f"data: {to_yaml_line(self.data)}",
         ]
         if self.missing:
             comment = "# confirm: 'nothing recorded', in every column"
-            lines.append(f"missing: {_flow(list(self.missing))}  {comment}")
+            lines.append(f"missing: {to_yaml_line(list(self.missing))}  {comment}")
         lines.append("columns:")
         for each in self.columns:
             lines += _column_lines(each)
         if self.unused:
-            lines += ["", *_wrapped(f"not used: {', '.join(map(_flow, self.unused))}", "")]
+            lines += ["", *_wrapped(f"not used: {', '.join(map(to_yaml_line, self.unused))}", "")]
         return "\n".join(lines) + "\n"
 
 
@@ -279,7 +280,7 @@ def _column_lines(each: Proposed) -> list[str]:
         lines += _wrapped(f"confirm: {doubt}", "  ")
     if each.source is None and not each.entry:
         return [*lines, f"  # {each.column}: {{from: ???}}"]
-    return [*lines, f"  {each.column}: {_flow(each.entry or {'from': each.source})}"]
+    return [*lines, f"  {each.column}: {to_yaml_line(each.entry or {'from': each.source})}"]
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
@@ -289,12 +290,3 @@ def _wrapped(text: str, indent: str) -> list[str]:
         text, 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}#   ",
         break_long_words=False,
     )  # fmt: skip
-
-
-def _flow(value: Any) -> str:
-    import yaml
-
-    dumped = yaml.safe_dump(
-        value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False
-    )
-    return dumped.removesuffix("\n").removesuffix("\n...")

@@ -72,7 +72,7 @@ def _is_one_of(series: pd.Series[Any], keys: Set[str]) -> NDArray[np.bool_]:
 
 
 def _code_keys(code: Any) -> set[str]:
-    # YAML reads the words yes, no, on and off as booleans.
+    # A boolean is every word that says it; a word in the file is that word alone.
     if code is True:
         return {"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"}
     if code is False:

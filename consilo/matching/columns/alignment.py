@@ -29,6 +29,7 @@ from consilo.machine.files import write_atomic
 from consilo.matching.columns.cards import Card
 from consilo.matching.columns.score import Proposed
 from consilo.wire.payload import digest
+from consilo.yaml_text import to_yaml_line
 
 _UNCONFIRMED = re.compile(r"^confirmed:[ \t]*(?:false|no|off)\b", re.MULTILINE | re.IGNORECASE)
 _SHOWN = 3
@@ -131,7 +132,7 @@ def to_yaml(
         "confirmed: false",
     ]
     if contract is not None:
-        lines += [f"contract: {contract.ref}", f"contract_digest: {_flow(contract.digest)}"]
+        lines += [f"contract: {contract.ref}", f"contract_digest: {to_yaml_line(contract.digest)}"]
     lines.append("columns:" if names else "columns: {}")
     for name in names:
         part = {silo: columns[name] for silo, columns in proposals.items() if name in columns}
@@ -147,7 +148,7 @@ def to_yaml(
             else:
                 score = scores.get(each.chosen)
                 why = "" if score is None else f"  # {score:.2f}; {remark}"
-                lines.append(f"    {silo}: {_flow(each.chosen)}{why}")
+                lines.append(f"    {silo}: {to_yaml_line(each.chosen)}{why}")
     return "\n".join(lines) + "\n"
 
 
@@ -218,10 +219,3 @@ def _agreed(cards: Sequence[Card]) -> dict[str, Any]:
     if any(card.label for card in cards):
         column["role"] = "target"
     return column
-
-
-def _flow(text: str) -> str:
-    import yaml
-
-    dumped: str = yaml.safe_dump(text, width=10**6, allow_unicode=True)
-    return dumped.removesuffix("\n").removesuffix("\n...")

@@ -33,6 +33,7 @@ from consilo.errors import JobInvalid, Refused
 from consilo.kernel.verbs import Disclosure
 from consilo.learners.sources import refuse_shadow
 from consilo.machine.files import write_atomic
+from consilo.wire.json_text import each_once
 from consilo.wire.payload import canonical_json
 from consilo.wire.signing import is_signed, public_hex, sign
 
@@ -127,7 +128,7 @@ class Label:
         if _LABEL not in names and not modules:
             return None
         try:
-            value = json.loads(archive.read(_LABEL))
+            value = json.loads(archive.read(_LABEL), object_pairs_hook=each_once)
             label = cls(**{**value, "disclosures": tuple(value["disclosures"])})
             texts = {name: archive.read(name) for name in modules}
             found = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}

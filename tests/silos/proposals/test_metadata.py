@@ -69,7 +69,7 @@ def test_only_what_is_shared_becomes_a_card(tmp_path):
         "b": {"type": "float", "description": "stays"},
     }
     (tmp_path / FILE).write_text(yaml.safe_dump({"data": {"p": entries}}))
-    codes = ("yes", "no")
+    codes = ("true", "false")
     card = Card(name="a", data="p", type="boolean", codes=codes, description="x y")
     assert shared_cards(tmp_path) == (card,)
 
