@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 from pydantic import model_validator as validator
 
 from consilo.config import Config, nearest
+from consilo.contracts.codes import code_key
 
 Severity = Literal["error", "warning"]
 ColumnType = Literal["float", "integer", "boolean", "category", "string", "date"]
@@ -128,8 +129,21 @@ class Column(Config):
             return ["allowed makes no sense for type date; use range"]
         wrong = [value for value in self.allowed if not _is_of(self.type, value)]
         faults = [f"allowed value {value!r} is not of type {self.type}" for value in wrong]
-        texts = [str(value) for value in self.allowed]
-        return faults + [f"allowed lists {each!r} twice" for each in sorted(twice(texts))]
+        return faults + _alike(self.allowed)
+
+
+def _alike(values: Sequence[Value]) -> list[str]:
+    """Return a sentence for values that a cell could not be told apart by."""
+    by_key: dict[str, list[str]] = {}
+    for value in values:
+        by_key.setdefault(code_key(value), []).append(repr(value))
+    return [
+        f"allowed lists {each[0]} twice"
+        if len(set(each)) == 1
+        else f"allowed lists {' and '.join(each)}, which are one value; keep one of them"
+        for each in by_key.values()
+        if len(each) > 1
+    ]
 
 
 def _short(key: str) -> BeforeValidator:

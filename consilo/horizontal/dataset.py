@@ -155,7 +155,7 @@ def _split(silo: SiloView, encoding: Encoding) -> _Split:
     )
     if not len(held):
         raise SchemaDrift(
-            "no row is left to learn from: every row lacks a feature; "
+            "no row is left to learn from: every row lacks its target or a feature; for features "
             "set the job's features.missing to 'mean' or 'indicator'"
         )
     return _Split(frame, encoding, np.flatnonzero(~held), np.flatnonzero(held))

@@ -154,10 +154,13 @@ class Encoding:
         return values[:, 0] if len(self.targets) == 1 else values
 
     def usable(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows that can be learnt from."""
-        if not self.drop_missing:
-            return frame
-        columns = [*self.numeric, *self.categories]
+        """Return the rows that can be learnt from: all but those without a label.
+
+        Where the job says so, those with a missing feature are left out too.
+        """
+        columns = [name for name in self.targets if name in frame]
+        if self.drop_missing:
+            columns += [*self.numeric, *self.categories]
         kept: pd.DataFrame = frame[~frame[columns].isna().any(axis=1)]
         return kept
 

@@ -46,17 +46,21 @@ def check(
     explanations = (
         [] if report.passed else silo.rows.explain(asked, report, purpose=meant, key=key or None)
     )
+    told = silo.rows.likeness(asked, purpose=meant)
     if as_json:
         import json
 
         fields = json.loads(report.to_json())
-        print(json.dumps({**fields, "explanations": [each.to_json() for each in explanations]}))
+        explained = [each.to_json() for each in explanations]
+        print(json.dumps({**fields, "explanations": explained, "rows": told.to_json()}))
     else:
         consents = silo.rows.consent_counts(asked, meant)
         if consents is not None:
             print(f"{consents['consented']} of {consents['rows']} rows have consent for '{meant}'")
         for each in explanations:
             _show(each, values=values)
+        for line in told.lines():
+            print(line)
         print(f"{silo.name}: {report.reason()}")
         print(f"full report: {silo.rows.page(asked, purpose=meant)}")
     raise typer.Exit(0 if report.passed else 1)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from consilo.config import nearest, parse, read_yaml
+from consilo.contracts.codes import code_key
 from consilo.errors import ConfigInvalid, Refused
 from consilo.jobs.job import UNSTATED
 from consilo.kernel.roles import kept_number
@@ -33,7 +34,6 @@ from silos.gate.policy import Policy
 from silos.kept.budget import budget_of
 from silos.kept.histograms import Floats, bins_digest, keep_histograms
 from silos.kept.metadata import shared_cards
-from silos.rows.canonical import code_key
 from silos.silo import Silo
 from silos.silo_config import SiloConfig
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from silos.rows.canonical import code_key
+from consilo.contracts.codes import code_key
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from consilo.contracts.codes import code_key
 from consilo.contracts.contract import Column, Contract
 from consilo.yaml_text import to_yaml_line
 from silos.proposals.likeness import is_generated, likeness
 from silos.proposals.profile import Profile, Reading, profile
 from silos.proposals.readings import best_reading
-from silos.rows.canonical import allowed_values, code_key
+from silos.rows.canonical import allowed_values
 from silos.rows.mapping import UNREADABLE, Mapping
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from consilo.contracts.codes import code_key
 from consilo.contracts.contract import Column
 from silos.proposals.likeness import words
 from silos.proposals.profile import SENTINELS, Profile, Reading, as_written, number
 from silos.proposals.quantities import quantity
-from silos.rows.canonical import allowed_values, code_key
+from silos.rows.canonical import allowed_values
 
 _YES = frozenset(
     ("yes", "y", "true", "t", "on", "ja", "j", "oui", "o", "si", "s", "tak", "pos", "positive")

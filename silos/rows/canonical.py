@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
-from datetime import date
+import re
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
+from consilo.contracts.codes import code_key, code_keys, is_certain
 from consilo.contracts.contract import Column
-from silos.rows.units import convert
+from silos.rows.cells.dates import DateWriting, read_dates
+from silos.rows.cells.numbers import (
+    EXACT,
+    Writing,
+    distinct_values,
+    each_distinct,
+    floats,
+    whole_numbers,
+)
+from silos.rows.columns import ColumnMapping
+from silos.rows.units import convert, derived_in, is_percent
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from silos.rows.columns import Code, ColumnMapping
+    from silos.rows.columns import Code
 
 DTYPES = {
     "float": "float64",
@@ -24,6 +35,9 @@ DTYPES = {
     "string": "str",
     "date": "datetime64[ns]",
 }
+KEYS = ("id", "subject")
+"""Roles whose values are written down exactly: 007 is no 7."""
+_NUMBERS = ("float", "integer")
 _TRUE = frozenset({"1", "true", "yes", "on", "t", "y"})
 _FALSE = frozenset({"0", "false", "no", "off", "f", "n"})
 
@@ -34,67 +48,57 @@ def allowed_values(column: Column) -> list[Any]:
     return [str(value) for value in allowed] if DTYPES[column.type] == "str" else list(allowed)
 
 
-def code_key(value: Any) -> str:
-    """Return the text under which a local code is known: 1, 1.0, "1" and " 1.0 " are one code."""
-    text = str(value).strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return text.lower() if isinstance(value, bool) else text
-    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
-
-
-def _each(
-    series: pd.Series[Any], read: Callable[[Any], Any], dtype: Any = object
-) -> pd.Series[Any]:
-    """Return what ``read`` makes of each value, asked once per distinct value; null stays null.
-
-    Texts lie in Arrow's memory; only the distinct ones become Python objects.
-    """
-    import pandas as pd
-
-    codes, distinct = pd.factorize(series)
-    known = pd.Series([read(value) for value in distinct], dtype=dtype)
-    values: pd.Series[Any] = known.reindex(codes).set_axis(series.index)
-    return values
-
-
 def _is_one_of(series: pd.Series[Any], keys: Set[str]) -> NDArray[np.bool_]:
     """Return which values' `code_key` is one of ``keys``; null is none of them."""
     import numpy as np
-    import pandas as pd
 
-    codes, distinct = pd.factorize(series)
+    codes, distinct = distinct_values(series)
     # The last is for null, whose code is -1.
     per_code = np.array([*(code_key(value) in keys for value in distinct), False])
     marks: NDArray[np.bool_] = per_code[codes]
     return marks
 
 
-def _code_keys(code: Any) -> set[str]:
-    # A boolean is every word that says it; a word in the file is that word alone.
-    if code is True:
-        return {"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"}
-    if code is False:
-        return {"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"}
-    return {code_key(code)}
+def is_missing(
+    series: pd.Series[Any], codes: Sequence[Code], column: Column, how: ColumnMapping
+) -> NDArray[np.bool_]:
+    """Return in which rows there is nothing: a null, a blank field, or one of the codes.
 
-
-def is_missing(series: pd.Series[Any], codes: Sequence[Code]) -> NDArray[np.bool_]:
-    """Return in which rows there is nothing: a null, a blank field, or one of the codes."""
+    A code that is a number stands for every way to write it in a column of numbers: -9 is -9.00.
+    """
     import pandas as pd
 
     empty: NDArray[np.bool_] = series.isna().to_numpy(dtype=bool)
-    keys = {key for code in codes for key in _code_keys(code)}
-    if pd.api.types.is_numeric_dtype(series.dtype) and not _is_bool(series):
+    keys = {key for code in codes for key in code_keys(code)}
+    numeric = pd.api.types.is_numeric_dtype(series.dtype) and not _is_bool(series)
+    if keys and (numeric or (column.type in _NUMBERS and how.recode is None)):
         numbers = [number for key in keys if (number := _number(key)) is not None]
-        return empty | series.isin(numbers).to_numpy(dtype=bool) if numbers else empty
-    if pd.api.types.is_datetime64_any_dtype(series.dtype) or _is_bool(series):
+        if numbers:
+            read = pd.Series(floats(series, writing_of(column, how)))
+            empty = empty | read.isin(numbers).to_numpy()
+    if numeric or pd.api.types.is_datetime64_any_dtype(series.dtype) or _is_bool(series):
         return empty
     # A blank field is nothing, whatever the source's list of nulls says.
     if not keys and isinstance(series.dtype, pd.StringDtype):
         return empty | (series.str.strip() == "").to_numpy(dtype=bool)
     return empty | _is_one_of(series, {*keys, ""})
+
+
+def writing_of(column: Column, how: ColumnMapping, *, unit: str | None = None) -> Writing:
+    """Return how numbers are written in a local column.
+
+    Args:
+        column: the canonical one.
+        how: it comes about.
+        unit: the local column's, where it is one of several.
+    """
+    local = unit or how.unit or (None if how.is_measured else column.unit)
+    return Writing(
+        decimal=how.decimal,
+        said="decimal" in how.model_fields_set,
+        percent=is_percent(local),
+        brackets=how.negative == "brackets",
+    )
 
 
 def _number(text: str) -> float | None:
@@ -117,103 +121,163 @@ def recoded_to_null(series: pd.Series[Any], how: ColumnMapping) -> NDArray[np.bo
     nulls = [code for code, value in (how.recode or {}).items() if value is None]
     if not nulls:
         return np.zeros(len(series), dtype=bool)
-    keys = {key for code in nulls for key in _code_keys(code)}
+    keys = {key for code in nulls for key in code_keys(code)}
     return _is_one_of(series, keys)
 
 
-def canonical(series: pd.Series[Any], column: Column, how: ColumnMapping) -> pd.Series[Any]:
-    """Return the values in the column's dtype; what cannot be read becomes null."""
-    import pandas as pd
+def canonical(
+    series: pd.Series[Any],
+    column: Column,
+    how: ColumnMapping,
+    seen: frozenset[str] = frozenset(),
+) -> tuple[pd.Series[Any], frozenset[str]]:
+    """Return the values in the column's dtype, and what dates show of the whole column.
 
+    What cannot be read becomes null.
+
+    Args:
+        series: the local column.
+        column: the canonical one.
+        how: it comes about.
+        seen: what dates of any block have shown; see `silos.rows.cells.dates`.
+    """
     if how.recode is not None:
-        table = {key: item for code, item in how.recode.items() for key in _code_keys(code)}
-        series = _each(series, lambda value: table.get(code_key(value)))
-    elif how.threshold is not None:
-        series = _compared(_numbers(series, how.decimal), *how.threshold)
+        table = {key: item for code, item in how.recode.items() for key in code_keys(code)}
+        series = each_distinct(series, lambda value: table.get(code_key(value)))
+    if column.type == "date":
+        return read_dates(series, DateWriting(how.date_format, how.years_from, how.zone, seen))
+    return _canonical(series, column, how), frozenset()
+
+
+def _canonical(series: pd.Series[Any], column: Column, how: ColumnMapping) -> pd.Series[Any]:
+    writing = Writing() if how.recode is not None else writing_of(column, how)
+    if how.threshold is not None:
+        series = _compared(_measured(floats(series, writing), column, how), series, how)
+        how = ColumnMapping()
     if column.type == "float":
-        return _floats(series, column, how)
+        return _series(_measured(floats(series, writing), column, how), series)
     if column.type == "integer":
-        if pd.api.types.is_integer_dtype(series.dtype) and how.unit is None:
-            return series.astype("Int64")
-        return _integers(series, column, how)
+        return _integers(series, column, how, writing)
     if column.type == "boolean":
         return _booleans(series)
-    if column.type == "date":
-        return _dates(series, how.date_format)
     return _texts(series, column)
 
 
-def _numbers(series: pd.Series[Any], decimal: str = ".") -> pd.Series[Any]:
+def computed(
+    parts: Mapping[str, pd.Series[Any]], column: Column, how: ColumnMapping
+) -> pd.Series[Any]:
+    """Return what the mapping's formula makes of several local columns, in the column's dtype.
+
+    Args:
+        parts: local name → column, null where there is nothing.
+        column: the canonical one.
+        how: it comes about.
+    """
     import numpy as np
+
+    expression = how.expression
+    assert expression is not None
+    units = how.units or {}
+    read = {
+        name: floats(each, writing_of(column, how, unit=units.get(name)))
+        for name, each in parts.items()
+    }
+    with np.errstate(all="ignore"):
+        if how.units is not None and column.unit is not None:
+            made = derived_in(expression, read, units, column.unit)
+        else:
+            made = expression.of(read)
+        numbers = _measured(np.where(np.isfinite(made), made, np.nan), column, how)
+    first = next(iter(parts.values()))
+    if how.threshold is not None:
+        return _canonical(_compared(numbers, first, how), column, ColumnMapping())
+    if column.type == "integer":
+        return _whole(numbers, first, near=True)
+    return _series(numbers, first)
+
+
+def _series(values: NDArray[np.float64], like: pd.Series[Any]) -> pd.Series[Any]:
     import pandas as pd
 
-    if not pd.api.types.is_numeric_dtype(series.dtype):
-        words = series.map({True: 1, False: 0}) if _is_bool(series) else series
-        words = _stripped(words)
-        if decimal == ",":
-            words = words.map(_with_point, na_action="ignore")
-        series = pd.to_numeric(words, errors="coerce")
-    values = series.to_numpy(dtype="float64", na_value=np.nan)
-    finite = np.isfinite(values)
-    if not finite.all():
-        values = np.where(finite, values, np.nan)
-    return pd.Series(values, index=series.index, copy=False)
+    return pd.Series(values, index=like.index, copy=False)
 
 
-def _stripped(series: pd.Series[Any]) -> pd.Series[Any]:
-    import pandas as pd
+def _measured(
+    numbers: NDArray[np.float64], column: Column, how: ColumnMapping
+) -> NDArray[np.float64]:
+    """Return local numbers as the canonical ones: scaled, moved, in the contract's unit."""
+    import numpy as np
 
-    if isinstance(series.dtype, pd.StringDtype):
-        return series.str.strip()
-    if series.dtype != object:
-        return series
-    return series.map(lambda value: value.strip() if isinstance(value, str) else value)
-
-
-def _with_point(value: Any) -> Any:
-    # 1.234,5 is 1234.5; a value that is a number already has no comma to read.
-    return value.replace(".", "").replace(",", ".") if isinstance(value, str) else value
-
-
-def _floats(series: pd.Series[Any], column: Column, how: ColumnMapping) -> pd.Series[Any]:
-    import pandas as pd
-
-    numbers = _numbers(series, how.decimal)
-    if how.unit is None or column.unit is None:
+    if not how.is_measured:
         return numbers
-    values = convert(
-        numbers.to_numpy(dtype="float64"), how.unit, column.unit, molar_mass=how.molar_mass
-    )
-    return pd.Series(values, index=series.index, copy=False)
+    with np.errstate(over="ignore"):
+        if how.scale is not None:
+            numbers = numbers * how.scale
+        if how.offset is not None:
+            numbers = numbers + how.offset
+        if how.unit is not None and column.unit is not None:
+            numbers = convert(numbers, how.unit, column.unit, molar_mass=how.molar_mass)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _integers(series: pd.Series[Any], column: Column, how: ColumnMapping) -> pd.Series[Any]:
-    import numpy as np
-
-    numbers = _floats(series, column, how).to_numpy()
-    if how.unit is not None:
-        # A conversion leaves 59.99999999999999 where 60 is meant.
-        near = np.round(numbers)
-        numbers = np.where(np.isclose(numbers, near, rtol=1e-9, atol=1e-9), near, numbers)
-    with np.errstate(invalid="ignore"):
-        whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
-    return _masked_integers(numbers, whole, series.index)
-
-
-def _masked_integers(
-    numbers: NDArray[np.float64], whole: NDArray[np.bool_], index: pd.Index[Any]
+def _integers(
+    series: pd.Series[Any], column: Column, how: ColumnMapping, writing: Writing
 ) -> pd.Series[Any]:
     import numpy as np
     import pandas as pd
 
+    if how.is_measured:
+        return _whole(_measured(floats(series, writing), column, how), series, near=True)
+    values, there = whole_numbers(series, keys=column.role in KEYS)
+    if pd.api.types.is_integer_dtype(series.dtype):
+        return pd.Series(pd.arrays.IntegerArray(values, ~there), index=series.index)
+    rest = ~there & series.notna().to_numpy(dtype=bool)
+    if column.role in KEYS:  # 007 and 7 are two keys
+        rest &= ~series.map(_begins_with_a_zero).to_numpy(dtype=bool)
+    others = _whole(floats(series.where(rest), writing), series)
+    values = np.where(there, values, others.to_numpy(dtype="int64", na_value=0))
+    empty = ~there & others.isna().to_numpy()
+    return pd.Series(pd.arrays.IntegerArray(values, empty), index=series.index)
+
+
+def _begins_with_a_zero(value: Any) -> bool:
+    return isinstance(value, str) and re.match(r"\s*[+-]?0[0-9]", value) is not None
+
+
+def _whole(
+    numbers: NDArray[np.float64], like: pd.Series[Any], *, near: bool = False
+) -> pd.Series[Any]:
+    """Return numbers as whole ones, null where one is none.
+
+    Args:
+        numbers: NaN for null.
+        like: has the index.
+        near: of numbers that were computed with: that leaves 59.99999999999999 where 60 is meant.
+    """
+    import numpy as np
+    import pandas as pd
+
+    if near:
+        nearest = np.round(numbers)
+        close = np.isclose(numbers, nearest, rtol=1e-9, atol=1e-9)
+        numbers = np.where(close, nearest, numbers)
+    with np.errstate(invalid="ignore"):
+        whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < EXACT)
     values = np.where(whole, numbers, 0).astype("int64")
-    return pd.Series(pd.arrays.IntegerArray(values, ~whole), index=index)
+    return pd.Series(pd.arrays.IntegerArray(values, ~whole), index=like.index)
 
 
-def _compared(numbers: pd.Series[Any], name: str, limit: float) -> pd.Series[Any]:
+def _compared(
+    numbers: NDArray[np.float64], like: pd.Series[Any], how: ColumnMapping
+) -> pd.Series[Any]:
+    import pandas as pd
+
+    assert how.threshold is not None
+    name, limit = how.threshold
     compare = {"greater_than": "gt", "at_least": "ge", "less_than": "lt", "at_most": "le"}[name]
-    answers = getattr(numbers, compare)(limit).astype("boolean")
-    masked: pd.Series[Any] = answers.mask(numbers.isna())
+    series = _series(numbers, like)
+    answers = getattr(series, compare)(limit).astype("boolean")
+    masked: pd.Series[Any] = answers.mask(pd.isna(series))
     return masked.astype("Int64")
 
 
@@ -221,36 +285,7 @@ def _booleans(series: pd.Series[Any]) -> pd.Series[Any]:
     if _is_bool(series):
         return series.astype("boolean")
     table = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}
-    return _each(series, lambda value: table.get(code_key(value).lower()), "boolean")
-
-
-def _dates(series: pd.Series[Any], date_format: str | None) -> pd.Series[Any]:
-    import pandas as pd
-
-    if not pd.api.types.is_datetime64_any_dtype(series.dtype):
-        # 20240131 is a date, 1.7e9 could be seconds or days: a bare number needs a format.
-        codes, distinct = pd.factorize(series)
-        texts = pd.Series([_date_text(value, date_format) for value in distinct], dtype=object)
-        return _moments(texts, date_format).reindex(codes).set_axis(series.index)
-    return _moments(series, date_format)
-
-
-def _moments(series: pd.Series[Any], date_format: str | None) -> pd.Series[Any]:
-    import pandas as pd
-
-    read = pd.to_datetime(series, format=date_format or "ISO8601", errors="coerce", utc=True)
-    naive = read.dt.tz_localize(None)
-    # 9999-12-31 and its like are no dates but codes: they belong under missing.
-    fits = naive.between(pd.Timestamp.min.ceil("s"), pd.Timestamp.max.floor("s"))
-    return naive.where(fits).astype("datetime64[ns]")
-
-
-def _date_text(value: Any, date_format: str | None) -> Any:
-    if isinstance(value, date):
-        return value.strftime(date_format) if date_format else value.isoformat()
-    if isinstance(value, str):
-        return value.strip()
-    return code_key(value) if date_format else None
+    return each_distinct(series, lambda value: table.get(code_key(value).lower()), "boolean")
 
 
 def _texts(series: pd.Series[Any], column: Column) -> pd.Series[Any]:
@@ -259,12 +294,18 @@ def _texts(series: pd.Series[Any], column: Column) -> pd.Series[Any]:
     if column.type == "category" and column.allowed is not None:
         table = {code_key(value): str(value) for value in column.allowed}
 
-        def known(value: Any) -> str:
+        def known(value: Any) -> str | None:
             key = code_key(value)
             # A code outside the list stays as it is: the rule "allowed" tells of it.
-            return table.get(key, key)
+            return table.get(key, key) if is_certain(value) else None
 
-        return _each(series, known, "str")
+        return each_distinct(series, known, "str")
     if isinstance(series.dtype, pd.StringDtype):
-        return _stripped(series).astype("str")
-    return _each(series, code_key, "str")
+        return series.str.strip().astype("str")
+
+    def text(value: Any) -> str | None:
+        if isinstance(value, str):
+            return value.strip()
+        return code_key(value) if is_certain(value) else None
+
+    return each_distinct(series, text, "str")

@@ -19,9 +19,8 @@ import numpy as np
 from consilo.contracts.contract import Column, Contract, CrossColumn
 from consilo.contracts.report import CheckReport, Finding
 from consilo.errors import SourceUnreadable
-from silos.rows.canonical import allowed_values, recoded_to_null
-from silos.rows.columns import ColumnMapping
-from silos.rows.mapping import Mapping
+from silos.rows.canonical import allowed_values
+from silos.rows.mapping import SEEN, Mapping, add_seen
 from silos.rows.sources import RowFilter, Source
 from silos.rows.sources.blocks import to_frame
 
@@ -150,13 +149,15 @@ def explain(
     if key is not None and key not in available:
         raise SourceUnreadable(f"the source has no column '{key}' to name rows by")
     local = mapping.local_columns(contract)
-    wanted = [name for name in dict.fromkeys(local.values()) if name in available]
+    names = dict.fromkeys(name for several in local.values() for name in several)
+    wanted = [name for name in names if name in available]
     extra = [*([key] if key else []), *(keep.columns if keep is not None else [])]
     wanted = list(dict.fromkeys([*(wanted or available[:1]), *extra]))
+    seen = _seen(source, wanted, keep, mapping, contract)
     for file, start, rows in _numbered(source, wanted, keep):
         numbers = rows.index.to_numpy()
         raw = rows.set_axis(np.arange(len(rows)))
-        table = mapping.apply(raw, contract)
+        table = mapping.apply_columns(dict(raw.items()), len(raw), contract, seen=seen)
         for seeker in seekers:
             for at in seeker.seek(raw, table):
                 name = None if key is None else str(raw[key].iloc[at])
@@ -172,13 +173,30 @@ def explain(
     return made
 
 
+def _seen(
+    source: Source,
+    wanted: Sequence[str],
+    keep: RowFilter | None,
+    mapping: Mapping,
+    contract: Contract,
+) -> dict[str, frozenset[str]]:
+    """Return what the dates of all blocks show, for a contract that has dates."""
+    seen: dict[str, frozenset[str]] = {}
+    if not any(column.type == "date" for column in contract.table):
+        return seen
+    for _, _, rows in _numbered(source, wanted, keep):
+        table = mapping.apply_columns(dict(rows.items()), len(rows), contract)
+        add_seen(seen, table.attrs.get(SEEN, {}))
+    return seen
+
+
 def _explanation(finding: Finding, mapping: Mapping, contract: Contract) -> Explanation:
     names = tuple((finding.column or "").split("+")) if finding.column else ()
     local = mapping.local_columns(contract)
     advice = _ADVICE["min_rows" if finding.rule == "not_empty" else finding.rule]
     return Explanation(
         finding,
-        tuple(local[name] for name in names if name in local),
+        tuple(each for name in names for each in local.get(name, ())),
         _expected(finding, names, contract),
         0 if finding.rule in _SEEK or finding.rule == "unique" else None,
         advice.format(column=finding.column or "…"),
@@ -284,17 +302,7 @@ class _Seeker:
 
     def unreadable(self, raw: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.bool_]:
         """Return the rows that hold something which became nothing."""
-        from silos.rows.canonical import is_missing
-
-        how = self._mapping.columns.get(self._names[0]) or ColumnMapping()
-        if how.is_constant:
-            return np.zeros(len(table), dtype=bool)
-        local = raw[how.source or self._names[0]]
-        empty = is_missing(local, (*self._mapping.missing, *how.missing))
-        lost: NDArray[np.bool_] = (
-            table[self._names[0]].isna().to_numpy() & ~empty & ~recoded_to_null(local, how)
-        )
-        return lost
+        return self._mapping.lost(dict(raw.items()), table, self.column())
 
     def empty(self, _: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.bool_]:
         """Return the rows that hold nothing."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -18,15 +19,28 @@ from pydantic import Field, StrictBool
 from consilo.config import Config, nearest, parse, read_yaml
 from consilo.contracts.contract import Column, Contract
 from consilo.errors import MappingInvalid, Refused, SourceUnreadable
-from silos.rows.canonical import allowed_values, canonical, is_missing, recoded_to_null
+from silos.rows.canonical import (
+    KEYS,
+    allowed_values,
+    canonical,
+    computed,
+    is_missing,
+    recoded_to_null,
+)
+from silos.rows.cells.dates import LOCAL, ZONED
 from silos.rows.columns import Code, ColumnMapping
-from silos.rows.units import conversion_fault, unit_fault
+from silos.rows.units import conversion_fault, derived_fault, unit_fault
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 UNREADABLE = "unreadable"
 """Key of ``frame.attrs``: column → how many values could not be read, and the first rows."""
+
+SEEN = "seen"
+"""Key of ``frame.attrs``: column → what its dates show that makes others of them doubtful."""
 
 ROWS_SHOWN = 20
 
@@ -112,32 +126,34 @@ class Mapping(Config):
                 faults.append(f"{contract.ref}, column {column.name}: {fault}")
         return faults
 
-    def local_columns(self, contract: Contract) -> dict[str, str]:
-        """Return canonical name → local name, for all columns that come from one."""
+    def local_columns(self, contract: Contract) -> dict[str, tuple[str, ...]]:
+        """Return canonical name → local names, for all columns that come from any."""
         return {
-            column.name: self._how(column).source or column.name
+            column.name: self.how(column).columns or (column.name,)
             for column in contract.table
-            if not self._how(column).is_constant
+            if not self.how(column).is_constant
         }
 
     def text_columns(self, contract: Contract) -> list[str]:
         """Return the local columns to read as written: a code such as ``007`` is no number."""
         as_text = []
-        for name, local in self.local_columns(contract).items():
+        for name, several in self.local_columns(contract).items():
             column = contract.columns[name]
-            how = self._how(column)
-            if column.type in ("string", "category", "date") or how.recode or how.decimal == ",":
-                as_text.append(local)
+            how = self.how(column)
+            as_written = column.type in ("string", "category", "date") or column.role in KEYS
+            if as_written or how.recode or how.decimal == ",":
+                as_text += several
         return as_text
 
     def missing_columns(self, available: Sequence[str], contract: Contract) -> list[str]:
         """Return, for the people in the silo, a sentence per local column that is not there."""
         findings = []
-        for name, local in self.local_columns(contract).items():
-            if local not in available:
-                guess = nearest(local, list(available))
-                hint = f"; did you mean '{guess}'?" if guess else ""
-                findings.append(f"{name}: the source has no column '{local}'{hint}")
+        for name, several in self.local_columns(contract).items():
+            for local in several:
+                if local not in available:
+                    guess = nearest(local, list(available))
+                    hint = f"; did you mean '{guess}'?" if guess else ""
+                    findings.append(f"{name}: the source has no column '{local}'{hint}")
         return findings
 
     def apply(self, frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:
@@ -147,10 +163,19 @@ class Mapping(Config):
         the check fails the column's rule ``type`` for it. A column whose local column is not there
         is not there in the result, and fails the rule ``present``.
         """
-        return self.apply_columns(dict(frame.items()), len(frame), contract)
+        seen: dict[str, frozenset[str]] = {}
+        while True:
+            table = self.apply_columns(dict(frame.items()), len(frame), contract, seen=seen)
+            if not add_seen(seen, table.attrs.pop(SEEN, {})):
+                return table
 
     def apply_columns(
-        self, rows: dict[Any, pd.Series[Any]], num_rows: int, contract: Contract
+        self,
+        rows: dict[Any, pd.Series[Any]],
+        num_rows: int,
+        contract: Contract,
+        *,
+        seen: MappingOf[str, frozenset[str]] | None = None,
     ) -> pd.DataFrame:
         """Return the canonical table as `apply` does, and take ``rows`` apart on the way.
 
@@ -159,45 +184,114 @@ class Mapping(Config):
                 time, so that its memory is free for what is made of the next one.
             num_rows: of each column.
             contract: the contract.
+            seen: column → what its dates in all blocks show; ``frame.attrs["seen"]`` has what those
+                of this block do. Where that is more, the blocks are to be mapped again.
         """
         import pandas as pd
 
         columns: dict[str, Any] = {}
         unreadable: dict[str, dict[str, Any]] = {}
-        uses = Counter(self.local_columns(contract).values())
+        shown: dict[str, frozenset[str]] = {}
+        uses = Counter(name for each in self.local_columns(contract).values() for name in each)
         for column in contract.table:
-            how = self._how(column)
-            local = how.source or column.name
+            how = self.how(column)
+            local = how.columns or (column.name,)
             if how.is_constant:
-                series = pd.Series([how.constant] * num_rows, dtype=object)
+                parts = {"": pd.Series([how.constant] * num_rows, dtype=object)}
                 how = ColumnMapping()
-            elif local in rows:
-                uses[local] -= 1
-                series = rows[local] if uses[local] else rows.pop(local)
+            elif all(name in rows for name in local):
+                uses.subtract(local)
+                parts = {name: rows[name] if uses[name] else rows.pop(name) for name in local}
             else:
                 continue
             try:
-                empty = is_missing(series, (*self.missing, *how.missing))
-                present = series.mask(empty) if empty.any() else series
-                values = canonical(present, column, how)
-                lost = values.isna().to_numpy() & ~empty & ~recoded_to_null(series, how)
+                known = (seen or {}).get(column.name, frozenset())
+                values, lost, showing = self._made(parts, column, how, known)
             except Exception:
                 # What a library says about a value may quote it.
-                reason = f"column '{local}' cannot be read as {column.type} for {column.name}"
+                named = " and ".join(f"'{name}'" for name in local)
+                reason = f"column {named} cannot be read as {column.type} for {column.name}"
                 raise SourceUnreadable(f"{reason}; check the mapping") from None
+            if showing:
+                shown[column.name] = showing
             if lost.any():
                 which = lost.nonzero()[0]
                 first = which[:ROWS_SHOWN].tolist()
                 unreadable[column.name] = {"count": len(which), "rows": first}
             columns[column.name] = values.set_axis(pd.RangeIndex(num_rows))
-            del series, present, values, empty, lost
+            del parts, values, lost
         table = pd.DataFrame(columns, index=pd.RangeIndex(num_rows), copy=False)
         if unreadable:
             table.attrs[UNREADABLE] = unreadable
+        if shown:
+            table.attrs[SEEN] = shown
         return table
 
-    def _how(self, column: Column) -> ColumnMapping:
+    def lost(
+        self, rows: MappingOf[Any, pd.Series[Any]], table: pd.DataFrame, column: Column
+    ) -> NDArray[np.bool_]:
+        """Return in which rows something stands in the local columns that became nothing."""
+        import numpy as np
+
+        how = self.how(column)
+        if how.is_constant:
+            return np.zeros(len(table), dtype=bool)
+        parts = {name: rows[name] for name in how.columns or (column.name,)}
+        gone: NDArray[np.bool_] = table[column.name].isna().to_numpy()
+        return gone & ~self._empty(parts, column, how)
+
+    def how(self, column: Column) -> ColumnMapping:
+        """Return how a canonical column comes about."""
         return self.columns.get(column.name) or ColumnMapping()
+
+    def _empty(
+        self, parts: MappingOf[str, pd.Series[Any]], column: Column, how: ColumnMapping
+    ) -> NDArray[np.bool_]:
+        """Return in which rows one of the local columns holds nothing, or what means nothing."""
+        import numpy as np
+
+        codes = (*self.missing, *how.missing)
+        each = [is_missing(part, codes, column, how) for part in parts.values()]
+        each += [recoded_to_null(part, how) for part in parts.values()]
+        empty: NDArray[np.bool_] = np.logical_or.reduce(each)
+        return empty
+
+    def _made(
+        self,
+        parts: dict[str, pd.Series[Any]],
+        column: Column,
+        how: ColumnMapping,
+        seen: frozenset[str],
+    ) -> tuple[pd.Series[Any], NDArray[np.bool_], frozenset[str]]:
+        """Return canonical values, which could not be read, and what dates show of the column."""
+        import pandas as pd
+
+        for name, part in parts.items():
+            if isinstance(part.dtype, pd.CategoricalDtype):
+                parts[name] = part.astype(object)
+        empty = self._empty(parts, column, how)
+        if empty.any():
+            parts = {name: part.mask(empty) for name, part in parts.items()}
+        if how.value is not None:
+            values, showing = computed(parts, column, how), frozenset[str]()
+        else:
+            values, showing = canonical(next(iter(parts.values())), column, how, seen)
+        return values, values.isna().to_numpy() & ~empty, showing
+
+
+def add_seen(seen: dict[str, frozenset[str]], more: MappingOf[str, frozenset[str]]) -> bool:
+    """Add what dates of a block show; return whether other dates are doubtful by it."""
+    doubtful = False
+    for name, each in more.items():
+        before = seen.get(name, frozenset())
+        seen[name] = before | each
+        doubtful |= _doubts(seen[name]) != _doubts(before)
+    return doubtful
+
+
+def _doubts(seen: frozenset[str]) -> frozenset[str]:
+    # Times with a zone make those without one doubtful, where there are both.
+    return seen if {ZONED, LOCAL} <= seen else seen - {ZONED, LOCAL}
 
 
 def _faults(column: Column, how: ColumnMapping) -> list[str]:
@@ -209,8 +303,18 @@ def _faults(column: Column, how: ColumnMapping) -> list[str]:
             faults.append(f"unit: {fault}")
     elif how.molar_mass is not None:
         faults.append("molar_mass: needs the local unit beside it")
-    if how.date_format is not None and column.type != "date":
-        faults.append(f"date_format: the column is of type {column.type}, not date")
+    if how.units is not None and (expression := how.expression) is not None:
+        if column.unit is None:
+            faults.append("units: the contract gives this column no unit; remove them")
+        elif fault := derived_fault(expression, how.units, column.unit):
+            faults.append(f"units: {fault}")
+    for name in ("date_format", "zone"):
+        if getattr(how, name) is not None and column.type != "date":
+            faults.append(f"{name}: the column is of type {column.type}, not date")
+    numeric = column.type in ("float", "integer") or how.threshold is not None
+    for name in ("value", "scale", "offset"):
+        if getattr(how, name) is not None and not numeric:
+            faults.append(f"{name}: makes a number, the column is of type {column.type}")
     if how.threshold and column.type not in ("boolean", "integer", "float"):
         faults.append(f"{how.threshold[0]}: gives yes or no, the column is of type {column.type}")
     given: list[Any] = list((how.recode or {}).values())
@@ -227,7 +331,7 @@ def _reads_as(column: Column, value: Any) -> bool:
 
     # Only the column's own rules count here, so the value is taken as it would stand in a file.
     series = pd.Series([value], dtype=object)
-    read = canonical(series, column, ColumnMapping())
+    read, _ = canonical(series, column, ColumnMapping())
     if read.isna().any():
         return False
     return column.allowed is None or bool(read.isin(allowed_values(column)).all())

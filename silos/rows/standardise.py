@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from consilo.contracts.contract import Contract
 from silos.rows.arrow import to_arrow
-from silos.rows.mapping import ROWS_SHOWN, UNREADABLE, Mapping
+from silos.rows.mapping import ROWS_SHOWN, SEEN, UNREADABLE, Mapping, add_seen
 from silos.rows.sources import RowFilter, Source, TypesChanged, kept_rows
 from silos.rows.sources.blocks import to_frame
 from silos.rows.spool import TableSpool
@@ -40,7 +40,8 @@ def standardise(
         SourceUnreadable: where the source cannot be read.
     """
     available = source.columns()
-    wanted = dict.fromkeys(mapping.local_columns(contract).values())
+    local = mapping.local_columns(contract)
+    wanted = dict.fromkeys(name for each in local.values() for name in each)
     # A column that is not there is a finding of the check, not an error of the source. With none
     # there at all, any one column still tells how many rows there are.
     there = [name for name in wanted if name in available] or available[:1]
@@ -49,19 +50,24 @@ def standardise(
         there += [name for name in keep.columns if name not in there]
         text.update(keep.columns)
     types: dict[str, pa.DataType] = {}
+    seen: dict[str, frozenset[str]] = {}
     while True:
         spool = TableSpool(directory)
         unreadable: Unreadable = {}
+        shown: list[dict[str, frozenset[str]]] = []
         try:
             for block in kept_rows(source.blocks(there, text=sorted(text), types=types), keep):
                 start = spool.num_rows
                 frame = to_frame(block)
                 rows, num_rows = dict(frame.items()), len(frame)
                 del block, frame  # else no column could go before the last one is mapped
-                mapped = mapping.apply_columns(rows, num_rows, contract)
+                mapped = mapping.apply_columns(rows, num_rows, contract, seen=seen)
+                shown.append(mapped.attrs.pop(SEEN, {}))
                 _add(unreadable, mapped.attrs.get(UNREADABLE, {}), start)
                 spool.append(to_arrow(mapped))
-            return spool.table(), unreadable
+            if not any([add_seen(seen, each) for each in shown]):
+                return spool.table(), unreadable
+            spool.remove()  # what later dates show makes earlier ones doubtful
         except TypesChanged as changed:
             spool.remove()
             types = changed.types

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from silos.rows.explain import Explanation
+    from silos.rows.likeness import Likeness
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,15 @@ class Tables:
             keep=self._consent(mapping, purpose),
             key=key,
         )
+
+    def likeness(self, contract: Contract, *, purpose: str = UNSTATED) -> Likeness:
+        """Return how many rows are alike or have no label, for the people in the silo."""
+        from silos.rows.likeness import likeness
+
+        mapping, now = self.mapping(contract), self.now()
+        source, keep = self._source(mapping), self._consent(mapping, purpose)
+        key = self._cache.ensure(source, mapping, contract, now=now, keep=keep)
+        return likeness(self._cache.rows(key), contract)
 
     def frame(self, contract: Contract, *, purpose: str = UNSTATED) -> pd.DataFrame:
         """Return the canonical rows that ``purpose`` may use, memory-mapped.

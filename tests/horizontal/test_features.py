@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consilo.contracts.contract import Contract
 from consilo.errors import IncompatibleJob, SchemaDrift
 from consilo.horizontal.dataset import local_scale, rows_of, training_blocks
 from consilo.horizontal.features import Encoding, Scale, class_codes
@@ -192,3 +193,18 @@ def test_rows_encoded_in_blocks_are_those_encoded_whole(monkeypatch, missing, lo
     np.testing.assert_allclose(scaled.mean, scaled_too.mean)
     learnt = whole.train.features.tobytes() + whole.train.targets.tobytes()
     assert whole.fingerprint == hashlib.sha256(learnt).hexdigest()
+
+
+@pytest.mark.parametrize("missing", ["mean", "drop", "indicator"])
+def test_a_row_without_a_label_is_left_out_of_training_and_evaluation(missing):
+    """The contract lets the target be empty, and the silo was left out whole for it."""
+    columns = clinic.contract().model_dump(mode="json")["columns"]
+    columns["ill"]["nullable_share"] = 0.5
+    told = {"name": "clinic", "version": 1, "columns": columns}
+    rows = ROWS.assign(ill=pd.array([0, None, 1], dtype="Int64"))
+    found = encoding(Contract.parse(told, where="clinic"), features={"missing": missing})
+    usable = found.usable(rows)
+    assert usable.index.tolist() == ([0] if missing == "drop" else [0, 2])
+    assert found.target(usable).tolist() == ([0] if missing == "drop" else [0, 1])
+    # A row to be scored needs no label.
+    assert len(found.usable(ROWS.drop(columns="ill"))) == (1 if missing == "drop" else 3)

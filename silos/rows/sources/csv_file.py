@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DEFAULT_NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
+_LEADING_ZERO = r"^\s*[+-]?0[0-9]+(\.[0-9]*)?\s*$"
 _TEXT_BLOCK = 4 << 20
 _HEADER_BLOCK = 64 << 10
 """Enough for the names, of which a table of a few thousand columns has less."""
@@ -60,6 +61,25 @@ class CsvSource(FilesSource):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def columns_with_leading_zeros(self) -> tuple[str, ...]:
+        """Return columns that are text though all cells look like numbers: ``007`` is no 7.
+
+        It costs a pass over the files. A mapping says itself which columns are text; who reads the
+        whole file, as DuckDB does, asks here.
+        """
+        import pyarrow.compute as pc
+
+        names = self.columns()
+        found: dict[str, None] = {}
+        for block in self.blocks(text=names):
+            for name in names:
+                if (
+                    name not in found
+                    and pc.any(pc.match_substring_regex(block[name], _LEADING_ZERO)).as_py()
+                ):
+                    found[name] = None
+        return tuple(found)
 
     def _names_in(self, path: Path) -> list[str]:
         return _names_of(self, path)

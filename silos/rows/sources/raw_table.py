@@ -80,6 +80,10 @@ class RawTable(Config, ABC):
     def _why(self, cause: Exception) -> str:
         """Return in one sentence why the source cannot be read, without an engine's own text."""
 
+    def columns_with_leading_zeros(self) -> tuple[str, ...]:
+        """Return columns that are text though all cells look like numbers: ``007`` is no 7."""
+        return ()
+
     def parts(self) -> list[tuple[str | None, Self]]:
         """Return (name, source) of each file that rows can be counted in; the name where several.
 

@@ -1,0 +1,56 @@
+"""The text under which a code is known, whatever it was stored as: a text, a number, yes or no."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)\.0")
+_EXACT = 2**53
+"""From here on float64 skips whole numbers."""
+
+
+def code_key(value: Any) -> str:
+    """Return the text under which a code is known; 1, 1.0, "1" and " 1.0 " are one code.
+
+    A text is what it says without blanks at its ends: ``007`` and ``7`` are two codes, and so are
+    ``1e3`` and ``1000``. Only the ``.0`` behind a whole number goes, which a column of numbers with
+    gaps gets on its way through a file.
+
+    >>> [code_key(each) for each in (7, 7.0, "7.0", " 007", "1.50", 1.5, True)]
+    ['7', '7', '7', '007', '1.50', '1.5', 'true']
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        return text[:-2] if _WHOLE.fullmatch(text) else text
+    if type(value).__name__ == "bool":  # Python's or numpy's
+        return str(value).lower()
+    if not isinstance(value, Real | Decimal):
+        return str(value).strip()
+    if hasattr(value, "__index__"):
+        return str(int(value))
+    number = float(str(value))  # the digits that it shows, where it is narrower than float64
+    if number.is_integer() and (isinstance(value, Decimal) or abs(number) < _EXACT):
+        return str(int(value))
+    return repr(number)
+
+
+def is_certain(value: Any) -> bool:
+    """Return whether a code is what was meant: a float from 2**53 on has lost its last digits."""
+    return not (
+        isinstance(value, Real) and not hasattr(value, "__index__") and abs(value) >= _EXACT
+    )
+
+
+def code_keys(code: Any) -> set[str]:
+    """Return the texts that a code in a file may mean.
+
+    A boolean is every word that says it; a word in the file is that word alone.
+    """
+    if code is True:
+        return {"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"}
+    if code is False:
+        return {"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"}
+    return {code_key(code)}

@@ -1,0 +1,1 @@
+"""How one cell is written, and what it is: numbers, dates, formulas over several."""
