@@ -323,7 +323,13 @@ class Ledger:
     ) -> None:
         for limit in budget.limits:
             found = self._balance(
-                database, account, [charge.row], budget, limit, ahead=charge.ahead
+                database,
+                account,
+                [charge.row],
+                budget,
+                limit,
+                ahead=charge.ahead,
+                step=(charge.step_id, charge.mark),
             )
             if not found.fits:
                 raise BudgetExhausted(found.refusal(account))
@@ -338,6 +344,7 @@ class Ledger:
         *,
         ahead: int = 0,
         exact: bool = False,
+        step: tuple[str, str] = ("", ""),
     ) -> Balance:
         """Return how the account stands at a limit without and with ``rows``.
 
@@ -345,8 +352,9 @@ class Ledger:
             ahead: see `Charge`.
             exact: ask PRV even where the bound by Rényi moments is within the limit, and for
                 ``before`` too; else ``before`` is that of ``after`` where that one fits.
+            step: step and mark of a charge that ``rows`` are.
         """
-        past = self._history(database, account, limit)
+        past = self._history(database, account, limit, step)
         after = self._cost(database, account, past, rows, budget.delta, limit, ahead, exact=exact)
         before = after
         if rows and (exact or after > limit.epsilon):
@@ -354,7 +362,7 @@ class Ledger:
         return Balance(limit, budget.delta, min(before, after), after)
 
     def _history(
-        self, database: sqlite3.Connection, account: str, limit: Limit
+        self, database: sqlite3.Connection, account: str, limit: Limit, step: tuple[str, str]
     ) -> list[HistoryRow]:
         """Return what counts at a limit, one row for each kind."""
         since = ""
@@ -369,7 +377,7 @@ class Ledger:
             (*group, since),
         ).fetchall()
         own = [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]
-        return composition.merged([*own, *links.spent_elsewhere(database, group, since)])
+        return composition.merged([*own, *links.spent_elsewhere(database, group, since, step)])
 
     def _cost(
         self,

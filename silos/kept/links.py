@@ -144,17 +144,25 @@ def elsewhere(database: sqlite3.Connection) -> list[dict[str, Any]]:
 
 
 def spent_elsewhere(
-    database: sqlite3.Connection, accounts: Sequence[str], since: str
+    database: sqlite3.Connection, accounts: Sequence[str], since: str, step: tuple[str, str]
 ) -> list[HistoryRow]:
-    """Return (σ, q, steps) of what was spent elsewhere after a time, and is no entry by now."""
+    """Return (σ, q, steps) of what was spent elsewhere after a time, and is no entry by now.
+
+    Args:
+        database: the ledger.
+        accounts: whose.
+        since: a time in ISO 8601.
+        step: step and mark of what is about to be reserved. It may stand there already, where the
+            process died after it had been noted and before it was an entry: that is one use.
+    """
     asked = ", ".join("?" * len(accounts))
     rows = database.execute(
         "SELECT sigma, sample_rate, steps FROM elsewhere"
-        f" WHERE account IN ({asked}) AND time > ? AND NOT EXISTS"
+        f" WHERE account IN ({asked}) AND time > ? AND (step_id, mark) <> (?, ?) AND NOT EXISTS"
         " (SELECT 1 FROM entries e WHERE e.kind = 'reserved' AND (e.step_id, e.mark, e.sigma,"
         " e.sample_rate, e.steps) = (elsewhere.step_id, elsewhere.mark, elsewhere.sigma,"
         " elsewhere.sample_rate, elsewhere.steps))",
-        (*accounts, since),
+        (*accounts, since, *step),
     ).fetchall()
     return [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]
 
