@@ -23,8 +23,9 @@ class Charge:
     Args:
         run_id: for which run.
         step_id: names the question; asked the same again, nothing more is paid.
-        mark: names its unit too (`consilo.privacy.unit`), and what the answer depends on besides the question, such as the rows; secret to
-            everybody else. A question that is asked of other rows is another use.
+        mark: names its unit too (`consilo.privacy.unit`), and what the answer depends on besides
+            the question, such as the rows; secret to everybody else. A question that is asked of
+            other rows is another use.
         mechanism: ``dp_sgd``, ``gaussian_sums``, …; it names the unit (`consilo.privacy.unit`).
         sigma: noise multiplier, above 0.
         sample_rate: probability of each row to take part in a step, in (0, 1].

@@ -1,8 +1,8 @@
 """What one ε is about: a row, or a subject with all of its rows; and how accounts tell them apart.
 
-A ledger's entry names its unit within its mechanism and within its mark (``dp_sgd/subject``), so that
-the forms of entries, and of uses that linked ledgers tell one another, are what they were. What names
-none is about rows, as all entries of releases before were.
+A ledger's entry names its unit within its mechanism and its mark (``dp_sgd/subject``): so entries,
+and uses that linked ledgers tell one another, keep their form. What names none is about rows, as
+all entries of releases before were.
 
 What an entry about subjects says of one row, there or not: it changes what its subject adds from
 one vector within the ball to another, by twice the ball's radius at most, and the number of
