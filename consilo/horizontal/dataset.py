@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from consilo.errors import Refused, SchemaDrift
+from consilo.errors import IncompatibleJob, Refused, SchemaDrift
 from consilo.horizontal.features import Encoding, Scale
-from consilo.horizontal.holdout import PURPOSE, held_out
+from consilo.horizontal.holdout import PURPOSE, Words, held_out, numbers, subjects_of
+from consilo.horizontal.subjects import PURPOSE as SUBJECTS
+from consilo.horizontal.subjects import Floats, Ints, Subjects, at_most
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.roles import Built
 from consilo.kernel.view import SiloView
@@ -28,13 +30,34 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 65_536
 
 
-def training_blocks(silo: SiloView, encoding: Encoding) -> Iterator[pd.DataFrame]:
-    """Yield the canonical rows that this silo trains on, in order, a block at a time.
+@dataclass(frozen=True)
+class TrainingRows:
+    """The canonical rows that a silo trains on; the held-out ones are not among them.
 
-    The held-out rows are not among them. Memory is that of a block, whatever the table's size.
+    Args:
+        count: how many of the job's units of privacy they are: rows, or subjects. It is public,
+            and never more than there are rows.
+    """
+
+    count: int
+    _split: _Split
+
+    def blocks(self) -> Iterator[tuple[pd.DataFrame, Floats | None]]:
+        """Yield the rows in order, a block at a time, and what each weighs; None is 1.
+
+        Memory is that of a block, whatever the table's size.
+        """
+        return self._split.weighted(self._split.train)
+
+
+def training_rows(silo: SiloView, encoding: Encoding) -> TrainingRows:
+    """Return the canonical rows that this silo trains on.
+
+    Raises:
+        Refused: where the job hides subjects, and the contract names none.
     """
     split = _split(silo, encoding)
-    return split.blocks(split.train)
+    return TrainingRows(split.train.count, split)
 
 
 def local_scale(silo: SiloView, encoding: Encoding) -> Scale:
@@ -62,11 +85,25 @@ class Rows:
         train: what is learnt from.
         test: what is held out.
         fingerprint: SHA-256 of the training rows, in hexadecimal; it stays in the silo.
+        train_subjects: whose the training rows are, where the job hides subjects; else None.
+        test_subjects: the same of the rows held out.
     """
 
     train: Arrays
     test: Arrays
     fingerprint: str
+    train_subjects: Subjects | None = None
+    test_subjects: Subjects | None = None
+
+    @property
+    def num_train(self) -> int:
+        """Training rows, or their subjects where the job hides subjects; public."""
+        return len(self.train) if self.train_subjects is None else self.train_subjects.count
+
+    @property
+    def num_test(self) -> int:
+        """Rows held out, or their subjects where the job hides subjects; public."""
+        return len(self.test) if self.test_subjects is None else self.test_subjects.count
 
 
 def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
@@ -93,6 +130,7 @@ def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
             job.task,
             silo.name,
             said,
+            *_of_subjects(silo),
         ]
     )
 
@@ -104,11 +142,50 @@ def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
     found = silo.rows.encoded(silo.contract, key, build, purpose=silo.job.purpose)
     # A host that keeps nothing hands back what was built.
     kept = {name: np.asarray(value) for name, value in found.items()}
+    whose: list[Subjects | None] = [None, None]
+    if job.hides_subjects:
+        if not {"train_subjects", "test_subjects"} <= set(kept):
+            raise Refused("it is not known here whose the prepared rows are", code="privacy")
+        whose = [Subjects(kept["train_subjects"]), Subjects(kept["test_subjects"])]
     return Rows(
         Arrays(kept["train_features"], kept["train_targets"]),
         Arrays(kept["test_features"], kept["test_targets"]),
         kept["fingerprint"].tobytes().hex(),
+        *whose,
     )
+
+
+def _of_subjects(silo: SiloView) -> list[object]:
+    """Return what the encoded rows depend on besides, where subjects count."""
+    job = TableJob.of(silo.job)
+    if silo.contract.subject is None or not (job.hides_subjects or job.evaluation.split):
+        return []
+    key = hashlib.sha256(silo.secrets.lasting(SUBJECTS)).hexdigest()
+    most = job.privacy.max_rows_per_subject if job.privacy is not None else None
+    return ["subjects", most, key]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Some of the rows that can be learnt from.
+
+    Args:
+        places: among them, sorted.
+        subjects: whose they are; None where each row counts as one.
+    """
+
+    places: Ints
+    subjects: Subjects | None = None
+
+    @property
+    def count(self) -> int:
+        """How many rows, or subjects, they are."""
+        return len(self.places) if self.subjects is None else self.subjects.count
+
+    @property
+    def weights(self) -> Floats | None:
+        """What each weighs; None is 1."""
+        return None if self.subjects is None else self.subjects.weights
 
 
 @dataclass(frozen=True)
@@ -118,21 +195,26 @@ class _Split:
     Args:
         frame: the canonical rows, mapped from a file.
         encoding: says which of them can be learnt from.
-        train: places among the rows that can be learnt from, sorted.
-        test: the same, of those held out.
+        train: what is learnt from.
+        test: what is held out.
     """
 
     frame: pd.DataFrame
     encoding: Encoding
-    train: np.ndarray
-    test: np.ndarray
+    train: _Side
+    test: _Side
 
-    def blocks(self, rows: np.ndarray) -> Iterator[pd.DataFrame]:
+    def blocks(self, side: _Side) -> Iterator[pd.DataFrame]:
         """Yield some of the rows that can be learnt from, in order, a block at a time."""
-        start = 0
+        return (block for block, _ in self.weighted(side))
+
+    def weighted(self, side: _Side) -> Iterator[tuple[pd.DataFrame, Floats | None]]:
+        """Yield the same, and what each row weighs."""
+        start, rows, weights = 0, side.places, side.weights
         for block in _usable_blocks(self.frame, self.encoding):
             first, last = np.searchsorted(rows, [start, start + len(block)])
-            yield block.iloc[rows[first:last] - start]
+            part = None if weights is None else weights[first:last]
+            yield block.iloc[rows[first:last] - start], part
             start += len(block)
 
 
@@ -142,8 +224,12 @@ def _usable_blocks(frame: pd.DataFrame, encoding: Encoding) -> Iterator[pd.DataF
 
 
 def _split(silo: SiloView, encoding: Encoding) -> _Split:
-    frame = silo.rows.frame(silo.contract, purpose=silo.job.purpose)
     job, key = TableJob.of(silo.job), silo.secrets.lasting(PURPOSE)
+    try:
+        job.require_subject(silo.contract)
+    except IncompatibleJob as cause:
+        raise Refused(str(cause), code="privacy") from cause
+    frame = silo.rows.frame(silo.contract, purpose=silo.job.purpose)
     held = np.concatenate(
         [
             np.zeros(0, bool),
@@ -158,14 +244,39 @@ def _split(silo: SiloView, encoding: Encoding) -> _Split:
             "no row is left to learn from: every row lacks its target or a feature; for features "
             "set the job's features.missing to 'mean' or 'indicator'"
         )
-    return _Split(frame, encoding, np.flatnonzero(~held), np.flatnonzero(held))
+    train, test = np.flatnonzero(~held), np.flatnonzero(held)
+    if silo.contract.subject is None or not (job.hides_subjects or job.evaluation.split):
+        return _Split(frame, encoding, _Side(train), _Side(test))
+    subjects, rows = _whose(silo, frame, encoding)
+    # A column may say of one subject both; then it is learnt from, and not judged by.
+    test = test[~np.isin(subjects[test], subjects[train])]
+    if job.privacy is None or job.privacy.max_rows_per_subject is None:
+        return _Split(frame, encoding, _Side(train), _Side(test))
+    most = job.privacy.max_rows_per_subject
+    train, test = (at_most(each, subjects, rows, most) for each in (train, test))
+    return _Split(
+        frame,
+        encoding,
+        _Side(train, Subjects.of(subjects[train])),
+        _Side(test, Subjects.of(subjects[test])),
+    )
+
+
+def _whose(silo: SiloView, frame: pd.DataFrame, encoding: Encoding) -> tuple[Words, Words]:
+    """Return of each row that can be learnt from its subject's number, and its own."""
+    contract, key = silo.contract, silo.secrets.lasting(SUBJECTS)
+    subjects, rows = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    for block in _usable_blocks(frame, encoding):
+        subjects.append(subjects_of(block, contract, key))
+        rows.append(numbers(block, contract.table, key))
+    return np.concatenate(subjects), np.concatenate(rows)
 
 
 def _encoded(split: _Split, encoding: Encoding, scale: Scale) -> Built:
     """Return a learner's arrays, each to be made piece by piece."""
     marks: dict[str, bytes] = {}
 
-    def features(rows: np.ndarray) -> Iterator[np.ndarray]:
+    def features(rows: _Side) -> Iterator[np.ndarray]:
         mark = hashlib.sha256()
         for block in split.blocks(rows):
             piece = encoding.features(block, scale)
@@ -174,9 +285,11 @@ def _encoded(split: _Split, encoding: Encoding, scale: Scale) -> Built:
         if rows is split.train:
             for piece in targets(rows):
                 mark.update(piece.tobytes())
+            if rows.subjects is not None:
+                mark.update(rows.subjects.codes.tobytes())
             marks["train"] = mark.digest()
 
-    def targets(rows: np.ndarray) -> Iterator[np.ndarray]:
+    def targets(rows: _Side) -> Iterator[np.ndarray]:
         for block in split.blocks(rows):
             yield encoding.target(block)
 
@@ -190,10 +303,17 @@ def _encoded(split: _Split, encoding: Encoding, scale: Scale) -> Built:
     made: dict[str, Parts] = {}
     for name, rows in (("train", split.train), ("test", split.test)):
         made[f"{name}_features"] = Parts(
-            (len(rows), width), np.dtype(np.float32), partial(features, rows)
+            (len(rows.places), width), np.dtype(np.float32), partial(features, rows)
         )
         made[f"{name}_targets"] = Parts(
-            (len(rows), *like.shape[1:]), like.dtype, partial(targets, rows)
+            (len(rows.places), *like.shape[1:]), like.dtype, partial(targets, rows)
         )
+        if rows.subjects is not None:
+            codes = rows.subjects.codes
+            made[f"{name}_subjects"] = Parts(codes.shape, codes.dtype, partial(_once, codes))
     mark = Parts((hashlib.sha256().digest_size,), np.dtype(np.uint8), fingerprint)
     return {**made, "fingerprint": mark}
+
+
+def _once(values: np.ndarray) -> Iterator[np.ndarray]:
+    yield values

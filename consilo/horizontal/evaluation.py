@@ -101,4 +101,4 @@ class Evaluation(Protocol[None]):
             found = judged(silo, learner, rows)
         else:
             found = judged_privately(silo, learner, rows)
-        return {**found, "num_examples": len(rows.test)}
+        return {**found, "num_examples": rows.num_test}

@@ -55,12 +55,10 @@ def held_out(
     """
     if evaluation.split is not None:
         return _said(frame, contract, evaluation.split)
-    subject = contract.subject
-    columns = contract.table if subject is None else (contract.columns[subject],)
-    if subject is not None and bool(frame[subject].isna().any()):
-        raise SchemaDrift(f"column '{subject}': rows have no subject; each needs one")
     limit = np.uint64(min(int(evaluation.holdout * 2.0**64), 2**64 - 1))
-    return numbers(frame, columns, key) < limit
+    if contract.subject is not None:
+        return subjects_of(frame, contract, key) < limit
+    return numbers(frame, contract.table, key) < limit
 
 
 def numbers(frame: pd.DataFrame, columns: tuple[Column, ...], key: bytes) -> Words:
@@ -82,17 +80,25 @@ def numbers(frame: pd.DataFrame, columns: tuple[Column, ...], key: bytes) -> Wor
     return state[:, 0].copy()
 
 
-def subjects_of(frame: pd.DataFrame, contract: Contract, key: bytes) -> Words | None:
-    """Return a number for each row that rows of one subject share; None where there is no subject.
+def subjects_of(frame: pd.DataFrame, contract: Contract, key: bytes) -> Words:
+    """Return a number for each row that rows of one subject share: uint64, (rows,).
 
     Args:
         frame: canonical rows.
-        contract: may name the subject.
+        contract: names the subject.
         key: 32 secret bytes; two subjects share a number with a probability of ``2**-64``.
+
+    Raises:
+        SchemaDrift: where a row has no subject.
     """
-    if contract.subject is None:
-        return None
+    assert contract.subject is not None
+    _require_subjects(frame, contract.subject)
     return numbers(frame, (contract.columns[contract.subject],), key)
+
+
+def _require_subjects(frame: pd.DataFrame, subject: str) -> None:
+    if bool(frame[subject].isna().any()):
+        raise SchemaDrift(f"column '{subject}': rows have no subject; each needs one")
 
 
 def _pairs(words: list[Words], num_rows: int) -> Iterator[Words]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from consilo.errors import BudgetExhausted, SchemaDrift
+from consilo.errors import BudgetExhausted, Refused, SchemaDrift
 from consilo.horizontal.features import Encoding, class_names
+from consilo.horizontal.subjects import Subjects
 from consilo.jobs.job import Job, Privacy
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
@@ -18,6 +19,7 @@ from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, 
 from consilo.privacy.accounting import HistoryRow, noise_multiplier
 from consilo.privacy.curve import Keep, afresh, keep_ahead, kept_spend
 from consilo.privacy.dpsgd import DPHook
+from consilo.privacy.unit import plain
 
 FIGURES = "gaussian_figures"
 """What the ledger calls an evaluation on held-out rows."""
@@ -79,11 +81,12 @@ def private_fit(
     *,
     fingerprint: str,
     hooks: Sequence[FitHook] = (),
+    subjects: Subjects | None = None,
 ) -> tuple[FitReport, Mapping[str, float]]:
     """Train by DP-SGD within the job's and the data set's budget; the cost is reserved first.
 
     The noise multiplier is calibrated so that all rounds of the job together, and the statistics
-    that it paid for, cost the job's ε at its δ, for this silo's number of rows.
+    that it paid for, cost the job's ε at its δ, for this silo's number of rows, or of subjects.
 
     Args:
         silo: where; its secret keys sampling and noise.
@@ -91,6 +94,7 @@ def private_fit(
         data: training rows.
         fingerprint: of those rows.
         hooks: what the protocol adds.
+        subjects: whose the rows are; needed where the job hides subjects.
 
     Returns:
         The fit's report, and ``epsilon`` and ``epsilon_bound`` (RDP) spent so far in this run.
@@ -101,14 +105,17 @@ def private_fit(
     """
     job, privacy = ModelJob.of(silo.job), silo.job.privacy
     assert privacy is not None
+    if privacy.hides_subjects != (subjects is not None):
+        raise Refused(f"the job hides {privacy.unit}s, the training would not", code="privacy")
     if not len(data):
         raise SchemaDrift("there are no training rows; check the silo's data and its contract")
+    units = len(data) if subjects is None else subjects.count
     plan = plan_of(job)
-    rate, steps = plan.sample_rate(len(data)), plan.num_steps(len(data))
+    rate, steps = plan.sample_rate(units), plan.num_steps(units)
     besides: list[HistoryRow] = []
     if privacy.statistics_epsilon is not None:
         booked = silo.account.reserved(silo.header.run_id)
-        besides = [row for mechanism, row in booked if mechanism not in ("dp_sgd", FIGURES)]
+        besides = [row for name, row in booked if plain(name) not in ("dp_sgd", FIGURES)]
     if privacy.metrics_epsilon is not None:  # what the evaluation at the end will cost
         besides.append((figures_noise(silo.kept_number, privacy), 1.0, 1))
     sigma = training_noise(
@@ -123,7 +130,7 @@ def private_fit(
         sigma=sigma,
         sample_rate=rate,
         steps=steps,
-        rows=len(data),
+        rows=units,
         fingerprint=fingerprint,
         ahead=steps * max(0, job.protocol.rounds - silo.header.round),
         admit=lambda history: admit(history, privacy, silo.kept_number),
@@ -141,6 +148,8 @@ def private_fit(
         max_grad_norm=privacy.max_grad_norm,
         sample_rate=rate,
         stream=silo.noise(fingerprint),
+        subjects=None if subjects is None else subjects.codes,
+        max_rows_per_subject=privacy.max_rows_per_subject or 1,
     )
     report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
     return report, {"epsilon": epsilon, "epsilon_bound": bound}

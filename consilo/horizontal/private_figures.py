@@ -8,6 +8,9 @@ max(|a|, |b|) and its square by max(|a|, |b|)**2. Each entry is divided by its b
 row moves the vector of all by an L2 norm of at most the root of how many entries it touches;
 Gaussian noise of ``sigma`` times that root is added. The number of rows is public.
 
+Where the job hides subjects, the n held-out rows of one weigh 1/n each: it moves that vector by a
+mean of what its rows would, so by the same norm at most, and the number of subjects is public.
+
 Scores lie in 32 groups per label, not in 256 bins: what is lost in resolution is far less than what
 noise in eight times as many numbers would cost. Noise is not cut off at 0, since what is cut off at
 0 adds up over groups and silos; a figure is kept where it can be, and left out where it is mostly
@@ -53,7 +56,7 @@ def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[
     wanted = [name for name in ("metrics", "tally") if silo.admits(name)]
     if privacy is None or privacy.metrics_epsilon is None or not wanted:
         return {}
-    if not silo.has_floor(Disclosure.METRIC, len(rows.test)):
+    if not silo.has_floor(Disclosure.METRIC, rows.num_test):
         return {}
     bounds = bounds_of(silo, learner)
     if not bounds:
@@ -62,18 +65,21 @@ def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[
     for array in (rows.test.features, rows.test.targets):
         for start in range(0, len(array), _BLOCK):
             mark.update(np.ascontiguousarray(array[start : start + _BLOCK]).tobytes())
+    weights = None if rows.test_subjects is None else rows.test_subjects.weights
+    if rows.test_subjects is not None:
+        mark.update(rows.test_subjects.codes.tobytes())
     sigma = figures_noise(silo.kept_number, privacy)
     silo.reserve(
         FIGURES,
         sigma=sigma,
         sample_rate=1.0,
         steps=1,
-        rows=len(rows.test),
+        rows=rows.num_test,
         fingerprint=mark.hexdigest(),
         admit=lambda history: admit(history, privacy),
     )
-    sums = clipped_sums(silo, learner, rows.test)
-    tally = noisy_tally(sums, bounds, len(rows.test), sigma, silo.noise(mark.hexdigest()))
+    sums = clipped_sums(silo, learner, rows.test, weights, num_units=rows.num_test)
+    tally = noisy_tally(sums, bounds, rows.num_test, sigma, silo.noise(mark.hexdigest()))
     found = {"metrics": metrics_of(tally), "tally": tally}
     return {name: found[name] for name in wanted}
 
@@ -91,7 +97,7 @@ def noisy_tally(
         sums: entry → sum over rows; the groups of scores are vectors of `GROUPS`.
         bounds: entry → most that one row adds to it; 0 for an entry that is public. A row touches
             one of both vectors of scores.
-        num_rows: how many rows there are; public.
+        num_rows: how many rows, or subjects, there are; public.
         sigma: noise multiplier.
         stream: advanced by the numbers that were used.
     """
@@ -139,31 +145,50 @@ def bounds_of(silo: SiloView, learner: TorchLearner) -> dict[str, float]:
     }
 
 
-def clipped_sums(silo: SiloView, learner: TorchLearner, data: Arrays) -> dict[str, Floats]:
-    """Return the clipped sums over the rows of ``data``."""
+def clipped_sums(
+    silo: SiloView,
+    learner: TorchLearner,
+    data: Arrays,
+    weights: Floats | None = None,
+    *,
+    num_units: int | None = None,
+) -> dict[str, Floats]:
+    """Return the clipped sums over the rows of ``data``.
+
+    Args:
+        silo: whose contract bounds targets.
+        learner: the model.
+        data: rows.
+        weights: what each counts, those of one subject 1 together; None is 1 each.
+        num_units: how many rows, or subjects, are public; by default those of ``data``.
+    """
     outputs, targets = _outputs(learner, data.features), np.asarray(data.targets)
+    weights = np.ones(len(targets)) if weights is None else weights
     if learner.task.kind == "regression":
         ranges = _target_ranges(silo)
         assert ranges is not None
         wide = np.clip(targets.astype(np.float64).reshape(len(targets), -1), *ranges)
         error = wide - np.clip(outputs.reshape(wide.shape), *ranges)
+        count = len(targets) if num_units is None else num_units
+        each = weights[:, None]
         return {
-            "values": np.asarray(float(wide.size)),
-            "squared_error_sum": np.sum(error**2),
-            "absolute_error_sum": np.sum(np.abs(error)),
-            "target_sum": np.sum(wide),
-            "target_square_sum": np.sum(wide**2),
+            "values": np.asarray(float(count * wide.shape[1])),
+            "squared_error_sum": np.asarray(np.sum(each * error**2)),
+            "absolute_error_sum": np.asarray(np.sum(each * np.abs(error))),
+            "target_sum": np.asarray(np.sum(each * wide)),
+            "target_square_sum": np.asarray(np.sum(each * wide**2)),
         }
     labels = targets.astype(np.int64).reshape(-1)
     binary = learner.task.kind == "binary"
     said = (outputs > 0).astype(np.int64) if binary else np.argmax(outputs, axis=1)
     losses = np.clip(row_log_losses(labels, outputs), 0.0, MAX_LOGIT)
-    sums = {"correct": np.sum(said == labels, dtype=np.float64), "log_loss_sum": np.sum(losses)}
+    sums = {"correct": np.sum(weights * (said == labels)), "log_loss_sum": np.sum(weights * losses)}
     if binary:
         places = np.floor((outputs + MAX_LOGIT) / (2 * MAX_LOGIT) * GROUPS)
         groups = places.clip(0, GROUPS - 1).astype(np.int64)
         for label in (0, 1):
-            counts = np.bincount(groups[labels == label], minlength=GROUPS)
+            those = labels == label
+            counts = np.bincount(groups[those], weights=weights[those], minlength=GROUPS)
             sums[f"scores_{label}"] = counts.astype(np.float64)
     return sums
 

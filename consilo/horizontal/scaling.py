@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 
 from consilo.errors import Refused
-from consilo.horizontal.dataset import Rows, rows_of, training_blocks
+from consilo.horizontal.dataset import Rows, rows_of, training_rows
 from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.statistics import private_statistics, ranges_of, reserve_noise
 from consilo.kernel.view import SiloView
@@ -54,11 +54,14 @@ def _private_scale(silo: SiloView, encoding: Encoding) -> Scale:
     if known is not None:
         return Scale.from_payload(unpack(known))
     low, high = ranges_of(silo, encoding)
-    sums, mark = Sums.of(np.empty((0, len(low))), low=low, high=high), hashlib.sha256()
-    for block in training_blocks(silo, encoding):
+    training, mark = training_rows(silo, encoding), hashlib.sha256()
+    sums = Sums.of(np.empty((0, len(low))), low=low, high=high, rows=training.count)
+    for block, weights in training.blocks():
         values = encoding.raw_numeric(block)
         mark.update(values.tobytes())
-        sums = sums.plus(Sums.of(values, low=low, high=high))
+        if weights is not None:
+            mark.update(weights.tobytes())
+        sums = sums.plus(Sums.of(values, low=low, high=high, weights=weights, rows=0))
     if not sums.vector.size:
         return Scale.unit(0)
     sigma, stream = reserve_noise(silo, _MECHANISM, mark.hexdigest(), sums.rows)

@@ -8,6 +8,10 @@ Exact, unless the job's ``privacy.statistics_epsilon`` says what a question may 
 is clipped to the contract's ranges, Gaussian noise from the silo's secret stream is added to sums
 of a known L2 sensitivity (`consilo.privacy.sums`), and the data set's account pays. The number of
 rows is public either way.
+
+Where the job hides subjects, the rows of each weigh 1 together, their number is public in place of
+that of the rows, and nothing exact is told: without ``privacy.statistics_epsilon``, their number
+alone.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from consilo.errors import Refused
-from consilo.horizontal.dataset import training_blocks
+from consilo.horizontal.dataset import training_rows
 from consilo.horizontal.features import Encoding, Floats, class_codes, unbounded
 from consilo.horizontal.learning import admit, statistics_noise
 from consilo.jobs.job import Job
@@ -168,11 +172,15 @@ class Statistics(Protocol[None]):
             silo.require_admitted("moments")
         if private_statistics(silo):
             return _private_moments(silo, encoding, moments=bool(message.payload["moments"]))
+        training = training_rows(silo, encoding)
+        silo.require_floor(STATISTIC, training.count)
+        if silo.job.hides_subjects:
+            if message.payload["moments"]:
+                raise _exact()
+            return {"rows": training.count}
         part: Moments | None = None
         counts = np.zeros(len(encoding.classes), np.int64)
-        num_rows = 0
-        for block in training_blocks(silo, encoding):
-            num_rows += len(block)
+        for block, _ in training.blocks():
             if message.payload["moments"]:
                 more = Moments.of(encoding.raw_numeric(block))
                 part = more if part is None else part.merge(more)
@@ -181,8 +189,7 @@ class Statistics(Protocol[None]):
                 counts += np.bincount(codes, minlength=len(encoding.classes))
         moments = {} if part is None else {"count": part.count, "mean": part.mean, "m2": part.m2}
         classes = {"counts": counts} if encoding.classes else {}
-        silo.require_floor(STATISTIC, num_rows)
-        return {"moments": moments, "classes": classes, "rows": num_rows}
+        return {"moments": moments, "classes": classes, "rows": training.count}
 
     @verb("histogram", replies={"counts": tensors(STATISTIC, like="counts", rows=NOISY)})
     def silo_histogram(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -193,21 +200,26 @@ class Statistics(Protocol[None]):
             for name in encoding.numeric
         }
         counts = {name: np.zeros(len(each) - 1) for name, each in edges.items()}
-        private, mark, num_rows = private_statistics(silo), hashlib.sha256(), 0
+        private, mark = private_statistics(silo), hashlib.sha256()
+        if silo.job.hides_subjects and not private:
+            raise _exact()
         low, high = ranges_of(silo, encoding) if private else (None, None)
-        for block in training_blocks(silo, encoding):
+        training = training_rows(silo, encoding)
+        silo.require_floor(STATISTIC, training.count)
+        for block, weights in training.blocks():
             raw = encoding.raw_numeric(block)
-            num_rows += len(raw)
             if private:
-                mark.update(raw.tobytes())
+                mark.update(raw.tobytes() + _bytes(weights))
                 raw = np.clip(raw, low, high)
             for place, (name, each) in enumerate(edges.items()):
-                values = raw[:, place]
-                bins = np.searchsorted(each[1:-1], values[~np.isnan(values)], side="right")
-                counts[name] += np.bincount(bins, minlength=len(each) - 1)
-        silo.require_floor(STATISTIC, num_rows)
+                there = ~np.isnan(raw[:, place])
+                bins = np.searchsorted(each[1:-1], raw[there, place], side="right")
+                weighed = None if weights is None else weights[there]
+                counts[name] += np.bincount(bins, weights=weighed, minlength=len(each) - 1)
         if private and counts:
-            sigma, stream = reserve_noise(silo, "gaussian_histogram", mark.hexdigest(), num_rows)
+            sigma, stream = reserve_noise(
+                silo, "gaussian_histogram", mark.hexdigest(), training.count
+            )
             counts = noisy_histogram(counts, sigma, stream)
         return {"counts": counts}
 
@@ -226,7 +238,7 @@ def reserve_noise(
         silo: where; its job has ``privacy.statistics_epsilon``.
         mechanism: as the ledger calls it.
         fingerprint: of the rows.
-        num_rows: how many there are.
+        num_rows: how many there are, or how many subjects.
 
     Raises:
         BudgetExhausted: where the job's ε or the data set's account cannot pay.
@@ -255,16 +267,28 @@ def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> di
     """
     low, high = ranges_of(silo, encoding) if moments else (np.empty(0), np.empty(0))
     num_classes, mark = len(encoding.classes), hashlib.sha256()
-    sums = Sums.of(np.empty((0, len(low))), low=low, high=high, num_classes=num_classes)
-    for block in training_blocks(silo, encoding):
+    training = training_rows(silo, encoding)
+    silo.require_floor(STATISTIC, training.count)
+    sums = Sums.of(
+        np.empty((0, len(low))), low=low, high=high, num_classes=num_classes, rows=training.count
+    )
+    for block, weights in training.blocks():
         values = encoding.raw_numeric(block) if moments else np.empty((len(block), 0))
         codes = None
         if num_classes:
             codes = class_codes(block[encoding.targets[0]].to_numpy(object), encoding.classes)
             mark.update(codes.tobytes())
-        mark.update(values.tobytes())
-        sums = sums.plus(Sums.of(values, low=low, high=high, codes=codes, num_classes=num_classes))
-    silo.require_floor(STATISTIC, sums.rows)
+        mark.update(values.tobytes() + _bytes(weights))
+        part = Sums.of(
+            values,
+            low=low,
+            high=high,
+            codes=codes,
+            num_classes=num_classes,
+            weights=weights,
+            rows=0,
+        )
+        sums = sums.plus(part)
     reply: dict[str, Any] = {"moments": {}, "classes": {}, "rows": sums.rows}
     if sums.vector.size:
         sigma, stream = reserve_noise(silo, "gaussian_sums", mark.hexdigest(), sums.rows)
@@ -274,6 +298,19 @@ def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> di
         if num_classes:
             reply["classes"] = {"counts": noisy.class_counts()}
     return reply
+
+
+def _bytes(weights: Floats | None) -> bytes:
+    """Return what names the rows' weights: other weights of the same rows are another question."""
+    return b"" if weights is None else weights.tobytes()
+
+
+def _exact() -> Refused:
+    return Refused(
+        "exact statistics tell of single rows, and this job hides subjects: give "
+        "privacy.statistics_epsilon",
+        code="privacy",
+    )
 
 
 def ranges_of(silo: SiloView, encoding: Encoding) -> tuple[Floats, Floats]:

@@ -92,8 +92,9 @@ TRAIN_REPLIES = {
 }
 """What a silo answers to ``train``; ``delta`` and ``buffers`` are ``server - silo``.
 
-The number of rows is public. A private job's rounds carry no buffers, and no
-figures of merit: those of its finished model are paid for once (`consilo.horizontal.evaluation`).
+The number of rows is public, or of subjects where the job hides those. A private job's rounds carry
+no buffers, and no figures of merit: those of its finished model are paid for once
+(`consilo.horizontal.evaluation`).
 """
 
 
@@ -219,7 +220,7 @@ def train_locally(
         hooks: what the protocol adds to the training.
     """
     learner, rows = loaded(silo, message.payload)
-    silo.require_floor(Disclosure.UPDATE, len(rows.train))
+    silo.require_floor(Disclosure.UPDATE, rows.num_train)
     figures_here: Mapping[str, Any] = {}
     if silo.job.privacy is None:
         figures_here = judged(silo, learner, rows, curves=False)
@@ -234,7 +235,12 @@ def train_locally(
         fitted = learner.fit(rows.train, plan, rng=rng, hooks=hooks)
     else:
         fitted, spent = private_fit(
-            silo, learner, rows.train, fingerprint=rows.fingerprint, hooks=hooks
+            silo,
+            learner,
+            rows.train,
+            fingerprint=rows.fingerprint,
+            hooks=hooks,
+            subjects=rows.train_subjects,
         )
         extra.update(spent)
     if fitted.mean_loss is not None:
@@ -244,7 +250,7 @@ def train_locally(
     return {
         "delta": select(moved, tuple(message.payload["params"])),
         **({"buffers": select(moved, buffers)} if buffers else {}),
-        "num_examples": len(rows.train),
+        "num_examples": rows.num_train,
         **figures_here,
         **extra,
     }

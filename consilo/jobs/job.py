@@ -30,6 +30,11 @@ LEAST_NORM, MOST_NORM = 1e-12, 1e12
 """Between these, clipping to a norm is exact in float64, and its noise is no extreme float32."""
 
 
+Unit = Literal["record", "subject"]
+"""What one ε is about: a row, or a subject with all of its rows."""
+ROWS_PER_SUBJECT, MOST_ROWS_PER_SUBJECT = 16, 256
+"""``max_rows_per_subject``: unless said, and the most; their gradients are in memory at once."""
+
 OWN_PACKAGES = ("consilo", "silos", "flows")
 """The packages of Consilo itself."""
 UNSTATED = "unstated"
@@ -128,12 +133,24 @@ class Local(Config):
 
 
 class Privacy(Config):
-    """Record-level differential privacy of every silo's updates, by DP-SGD.
+    """Differential privacy of all that a silo answers: of its rows, or of whole subjects.
 
-    Of two tables that differ in one row, there or not; the number of rows is released exactly.
+    Of two tables that differ in one row (``unit: record``) or in one subject with all of its rows
+    (``unit: subject``), there or not; their number is released exactly.
     """
 
-    unit: Literal["record"] = "record"
+    unit: Unit = Field(
+        "record",
+        description="record: one row is hidden; subject: all rows of one subject together, by the "
+        "contract's column of role subject: each subject counts as one, however many rows it has",
+    )
+    max_rows_per_subject: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_ROWS_PER_SUBJECT,
+        description="unit subject only: of a subject's rows at most so many are used, chosen by a "
+        f"key of the silo; {ROWS_PER_SUBJECT} unless said; privacy does not depend on it",
+    )
     epsilon: Positive
     delta: float = Field(gt=0, lt=1)
     max_grad_norm: float = Field(1.0, ge=LEAST_NORM, le=MOST_NORM)
@@ -159,12 +176,15 @@ class Privacy(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _rows_are_the_unit(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("unit") == "subject":
-            raise ValueError(
-                "unit: 'subject' is not in this version: epsilon is about one row, and a person "
-                "with k rows has k times as much; leave one row of each, or divide epsilon by k"
-            )
+    def _rows_are_bounded_per_subject(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        most = value.get("max_rows_per_subject")
+        if value.get("unit") == "subject":
+            most = ROWS_PER_SUBJECT if most is None else most
+            return {**value, "max_rows_per_subject": most}
+        if most is not None:
+            raise ValueError("max_rows_per_subject: needs unit: subject")
         return value
 
     @model_validator(mode="after")
@@ -181,6 +201,11 @@ class Privacy(Config):
                 "part; training needs the rest"
             )
         return self
+
+    @property
+    def hides_subjects(self) -> bool:
+        """Whether a subject with all of its rows is the unit."""
+        return self.unit == "subject"
 
     def pays(self, price: str) -> bool:
         """Return whether the section has a key for a part of ε: ``epsilon``, or one below it."""
@@ -278,13 +303,14 @@ _YOUNG = (
     ("", "exclude", 2),
     ("privacy", "statistics_epsilon", 2),
     ("privacy", "metrics_epsilon", 3),
+    ("privacy", "max_rows_per_subject", 3),
     ("local", "threads", 3),
     ("evaluation", "split", 3),
     ("match", "max_ambiguous", 3),
     ("reduce", "args", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""
-_YOUNG_VALUES = (("reduce", "rule", 3),)
+_YOUNG_VALUES = (("reduce", "rule", 3), ("privacy", "unit", 3))
 """(section, key, wire version): of these, older silos know the key, and its default only."""
 
 
@@ -392,6 +418,11 @@ class Job(Config):
             IncompatibleJob: where the silo holds nothing.
         """
         return contract
+
+    @property
+    def hides_subjects(self) -> bool:
+        """Whether the job's ε is about whole subjects: see `Privacy.unit`."""
+        return self.privacy is not None and self.privacy.hides_subjects
 
     def to_match(self) -> Job:
         """Return the job that matches rows ahead, as a run of this one would match them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar, Literal, Self
 
+from pydantic import model_validator
+
 from consilo.config import parse
 from consilo.contracts.contract import Contract
 from consilo.errors import JobInvalid
@@ -17,6 +19,15 @@ class JointJob(ModelJob):
 
     kind_since: ClassVar[int] = 2
     rows: ClassVar[Literal["part", "matched"]] = "matched"
+
+    @model_validator(mode="after")
+    def _rows_are_the_unit(self) -> Self:
+        if self.hides_subjects:
+            raise ValueError(
+                "privacy.unit: 'subject' is for horizontal and analytics jobs; over a joint table "
+                "one row of each silo is hidden: give unit 'record', and one row to each subject"
+            )
+        return self
 
     @property
     def holders(self) -> Holders:

@@ -26,7 +26,7 @@ import numpy as np
 
 from consilo.contracts.contract import Contract
 from consilo.errors import Refused
-from consilo.jobs.job import Job
+from consilo.jobs.job import Job, Unit
 from consilo.kernel.headers import Header, ReplyHeader
 from consilo.kernel.verbs import Asked, Disclosure, Permitted
 from consilo.privacy.account import Account, Admit, Charge
@@ -151,8 +151,14 @@ class PrivacyAccount(Protocol):
         """Return what a run has reserved so far: mechanism and (σ, q, steps)."""
         ...
 
-    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
-        """Return how a data set's account would stand with ``rows`` besides; nothing is spent."""
+    def quote(self, account: str, rows: Sequence[HistoryRow], unit: Unit = "record") -> Account:
+        """Return how a data set's account would stand with ``rows`` besides; nothing is spent.
+
+        Args:
+            account: the data set.
+            rows: (σ, q, steps) of what would be done.
+            unit: what it would hide.
+        """
         ...
 
 

@@ -56,7 +56,8 @@ class FromRows(StrEnum):
     """
 
     NONE = "none"
-    """No value of a row: words, keys, prices, references, the number of rows, which is public."""
+    """No value of a row: words, keys, prices, references, and the number of rows, which is public,
+    or of subjects where the job hides those."""
     CHECKED = "checked"
     """Whether the rows keep a contract that people here confirmed, one bit; and, unless the policy
     wants privacy, which rules they break, in coarse counts."""

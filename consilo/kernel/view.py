@@ -12,7 +12,7 @@ import numpy as np
 
 from consilo.contracts.contract import Contract
 from consilo.errors import Refused
-from consilo.jobs.job import Job
+from consilo.jobs.job import Job, Unit
 from consilo.kernel import seeds
 from consilo.kernel.headers import Header
 from consilo.kernel.roles import (
@@ -31,6 +31,7 @@ from consilo.kernel.verbs import Disclosure, Permitted
 from consilo.privacy.account import Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from consilo.privacy.noise import ReproducibleStream, SecretStream
+from consilo.privacy.unit import named
 
 MANIFEST = "manifest"
 """Under this name a silo keeps which manifest the run has here."""
@@ -248,7 +249,7 @@ class SiloView:
             sigma: its noise multiplier.
             sample_rate: of the rows.
             steps: how many.
-            rows: how many rows there are.
+            rows: how many rows there are, or subjects where the job hides those.
             fingerprint: of those rows; the ledger keeps a keyed hash of it.
             ahead: like steps that the run will ask for later.
             admit: what the run itself allows, given the history.
@@ -256,12 +257,14 @@ class SiloView:
         Raises:
             BudgetExhausted: where the data set's budget or the run cannot pay.
         """
+        unit: Unit = "record" if self.job.privacy is None else self.job.privacy.unit
+        mechanism = named(mechanism, unit)
         terms = f"{mechanism}/{sigma!r}/{sample_rate!r}/{steps}/{fingerprint}"
         key = self.secrets.secret(self.header.run_id)
         charge = Charge(
             self.header.run_id,
             self.header.step_id,
-            hmac.digest(key, b"ledger/" + terms.encode(), "sha256")[:16].hex(),
+            named(hmac.digest(key, b"ledger/" + terms.encode(), "sha256")[:16].hex(), unit),
             mechanism,
             sigma,
             sample_rate,

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from consilo.jobs.job import Unit
 from consilo.privacy.accounting import HistoryRow
+from consilo.privacy.unit import unit_of
 
 Admit = Callable[[Sequence[HistoryRow]], None]
 """Given a run's history with the charge in it, raises where the run itself may not pay for it."""
@@ -21,13 +23,14 @@ class Charge:
     Args:
         run_id: for which run.
         step_id: names the question; asked the same again, nothing more is paid.
-        mark: names what the answer depends on besides the question, such as the rows; secret to
-            everybody else. A question that is asked of other rows is another use.
-        mechanism: ``dp_sgd``, ``gaussian_sums``, …
+        mark: names its unit too (`consilo.privacy.unit`), and what the answer depends on besides
+            the question, such as the rows; secret to everybody else. A question that is asked of
+            other rows is another use.
+        mechanism: ``dp_sgd``, ``gaussian_sums``, …; it names the unit (`consilo.privacy.unit`).
         sigma: noise multiplier, above 0.
         sample_rate: probability of each row to take part in a step, in (0, 1].
         steps: how many, 1 or more.
-        rows: how many rows it is computed from.
+        rows: how many rows, or subjects, it is computed from.
         ahead: like steps that the same run is likely to ask for later; they are not reserved, and
             let what is dear to compute be computed once.
     """
@@ -41,6 +44,15 @@ class Charge:
     steps: int
     rows: int
     ahead: int = 0
+
+    def __post_init__(self) -> None:
+        if unit_of(self.mark) != unit_of(self.mechanism):
+            raise ValueError(f"{self.mechanism}: mark and mechanism name two units of privacy")
+
+    @property
+    def unit(self) -> Unit:
+        """What is hidden: a row, or a subject."""
+        return unit_of(self.mechanism)
 
     @property
     def row(self) -> HistoryRow:

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from consilo.errors import IncompatibleJob
+from consilo.privacy.unit import unit_of
 
 Accountant = Literal["prv", "rdp"]
 HistoryRow: TypeAlias = tuple[float, float, int]
@@ -44,12 +45,19 @@ def adjacency(mechanism: str) -> str:
     """Return which tables a mechanism makes hard to tell apart: what its ε is about.
 
     The same words stand in the plan of a job and in the ledger's statement. Two tables that differ
-    in the values of one row, where rows are added or removed, are one removal and one addition:
-    at most 2 ε, at δ (1 + e^ε).
+    in the values of one row, or of one subject, where they are added or removed, are one removal
+    and one addition: at most 2 ε, at δ (1 + e^ε).
 
     >>> adjacency("dp_sgd")
     'one row is there or not; the exact number of rows is released beside it'
+    >>> adjacency("dp_sgd/subject")[:55]
+    'one subject, with all of its rows, is there or not; the'
     """
+    if unit_of(mechanism) == "subject":
+        return (
+            "one subject, with all of its rows, is there or not; the exact number of subjects is "
+            "released beside it"
+        )
     if mechanism in _REPLACED:
         return "one row has these values or others; which rows are matched is released beside it"
     return "one row is there or not; the exact number of rows is released beside it"

@@ -5,7 +5,7 @@ Which way is chosen by rule, never by the user (`clipped_sums`):
 | way | for | how |
 |---|---|---|
 | `BookKeeping` | models of `LAYERS` only, each used once a forward | below |
-| `HookedRows` | every other model | Opacus' hooks; its functorch for layers it does not know |
+| `HookedRows` | every other model; groups of rows | Opacus' hooks; functorch for unknown layers |
 
 Book-keeping (Bu, Wang, Zha, Karypis 2022, arXiv 2210.00038) keeps each layer's input ``a`` and the
 gradient ``d`` of its output, from one backward pass that computes no parameter's gradient. Of a
@@ -23,6 +23,10 @@ overflows, and what is added is the very vector that was measured. A row whose g
 finite adds nothing. So one row, added or removed, moves the sum of up to a million rows by at most
 ``max_norm * (1 + 2**-20)``, whatever the weights and the row are.
 
+Groups: where subjects are hidden, the mean gradient of each subject's rows is clipped as one vector
+(`clipped_groups`; ULS of Charles et al. 2024, arXiv 2407.07737). It is made, measured and added in
+float64, so that one subject, with all of its rows, moves the sum by no more than a row would.
+
 `benchmarks/dp_modes.py` measures both against Opacus' other modes (expanded weights, ghost
 clipping, functorch) and checks all of them against one gradient at a time.
 """
@@ -30,7 +34,7 @@ clipping, functorch) and checks all of them against one gradient at a time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,16 +55,20 @@ _ROWS_AT_ONCE = 32
 class ClippedSums(Protocol):
     """Accumulates ``sum_i min(1, max_norm / |g_i|) * g_i`` over batches of rows, in float64.
 
-    A row whose gradient is not finite adds nothing.
+    A row whose gradient is not finite adds nothing. Where rows come in groups, a group's mean
+    gradient takes the place of a row's.
     """
 
-    def add(self, losses: RowLosses, num_rows: int, *, num_spare: int = 0) -> None:
-        """Add the clipped gradients of some rows.
+    def add(
+        self, losses: RowLosses, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()
+    ) -> None:
+        """Add the clipped gradients of some rows, or groups of rows.
 
         Args:
             losses: of ``num_rows`` rows.
             num_rows: how many.
             num_spare: the last so many fill the batch up to a fixed size, and add nothing.
+            sizes: of the groups, whose rows lie together; without it each row is one.
 
         Raises:
             NotBookable: where this way is not exact for what the model's forward just did.
@@ -88,6 +96,7 @@ def clipped_sums(
     probe: RowLosses,
     num_probe_rows: int,
     probe_row: RowLosses,
+    grouped: bool = False,
 ) -> ClippedSums:
     """Return the fastest way that is exact for ``model``.
 
@@ -101,8 +110,11 @@ def clipped_sums(
         probe: the losses of a few rows.
         num_probe_rows: how many.
         probe_row: the loss of the first of them alone.
+        grouped: whether rows come in groups.
     """
     wanted = list(parameters)
+    if grouped:
+        return HookedRows(model, wanted, max_norm)
     try:
         made = BookKeeping(model, wanted, max_norm)
     except NotBookable:
@@ -180,8 +192,12 @@ class BookKeeping:
         for layer in watched:
             self._handles.append(layer.register_forward_hook(self._note))
 
-    def add(self, losses: RowLosses, num_rows: int, *, num_spare: int = 0) -> None:
+    def add(
+        self, losses: RowLosses, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()
+    ) -> None:
         """Add the clipped gradients of some rows."""
+        if sizes:
+            raise NotBookable("the gradients of groups are made row by row")
         self._used.clear()
         try:
             total = losses(self._model).sum()
@@ -331,6 +347,53 @@ def _weighted(factors: Tensor, rows: Tensor) -> Tensor:
     return total
 
 
+def _clipped_rows(rows: list[Tensor], _: Sequence[int], max_norm: float) -> list[Tensor]:
+    """Return the sum of the rows' gradients, each clipped; see `clipped_groups`."""
+    norms = torch.stack([_norms_of(each) for each in rows]).norm(dim=0)
+    factors, unusable = _factors(norms, max_norm)
+    if unusable is not None:
+        rows = [_blanked(each, unusable) for each in rows]
+    return [_weighted(factors, each) for each in rows]
+
+
+def clipped_groups(rows: list[Tensor], sizes: Sequence[int], max_norm: float) -> list[Tensor]:
+    """Return the sum of the groups' mean gradients, each clipped as one vector: float64.
+
+    A group whose mean is not finite adds nothing. What is added is the very vector that was
+    measured: rows that cancel one another leave no rounding behind that is longer than the norm.
+
+    Args:
+        rows: per parameter its rows' gradients, float32, (rows, size), wherever they were made.
+        sizes: of the groups, 1 or more each; the rows of a group lie together, in this order.
+        max_norm: L2 norm to which the mean over a group's rows, over all parameters, is clipped.
+    """
+    if any(len(each) != sum(sizes) for each in rows):
+        raise ValueError(f"{len(rows[0])} rows, but the groups have {sum(sizes)}")
+    totals = [torch.zeros(each.shape[1], dtype=torch.float64) for each in rows]
+    start, held = 0, []
+    for place, size in enumerate(sizes):
+        held.append(size)
+        if sum(held) < _ROWS_AT_ONCE and place < len(sizes) - 1:
+            continue
+        stop = start + sum(held)
+        means = [_means(each[start:stop], held) for each in rows]
+        norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in means]).norm(dim=0)
+        factors, unusable = _factors(norms, max_norm)
+        for total, each in zip(totals, means, strict=True):
+            total.add_(factors @ (each if unusable is None else _blanked(each, unusable)))
+        start, held = stop, []
+    return totals
+
+
+def _means(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the mean of each group's rows of a float32 matrix: float64, (groups, size)."""
+    counts = torch.tensor(sizes)
+    place = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    sums = torch.zeros(len(counts), rows.shape[1], dtype=torch.float64)
+    means: Tensor = sums.index_add_(0, place, rows.double()) / counts[:, None]
+    return means
+
+
 class HookedRows:
     """Clipped sums from Opacus' per-row gradients, for any model that Opacus can take apart.
 
@@ -358,17 +421,19 @@ class HookedRows:
             model, loss_reduction="sum", force_functorch=functorch
         )
 
-    def add(self, losses: RowLosses, num_rows: int, *, num_spare: int = 0) -> None:
-        """Add the clipped gradients of some rows."""
+    def add(
+        self, losses: RowLosses, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()
+    ) -> None:
+        """Add the clipped gradients of some rows, or groups of rows."""
         total = losses(self._wrapped).sum()
         with warnings.catch_warnings():
             # Opacus hooks the backward pass of the first layer, whose inputs are data and
             # need no gradient; torch mentions it, Opacus does not use them.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             backward(total)
-        self.clip(num_rows, num_spare=num_spare)
+        self.clip(num_rows, num_spare=num_spare, sizes=sizes)
 
-    def clip(self, num_rows: int, *, num_spare: int = 0) -> None:
+    def clip(self, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()) -> None:
         """Clip and sum what the backward pass left in ``grad_sample``."""
         rows = []
         for parameter in self._parameters:
@@ -379,13 +444,12 @@ class HookedRows:
             rows.append(found.reshape(num_rows, -1)[: num_rows - num_spare])
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
-        norms = torch.stack([_norms_of(each) for each in rows]).norm(dim=0)
-        factors, unusable = _factors(norms, self._max_norm)
-        if unusable is not None:
-            rows = [_blanked(each, unusable) for each in rows]
+        summed = clipped_groups if sizes else _clipped_rows
         made = [
-            _weighted(factors, each).view_as(parameter)
-            for each, parameter in zip(rows, self._parameters, strict=True)
+            each.view_as(parameter)
+            for each, parameter in zip(
+                summed(rows, sizes, self._max_norm), self._parameters, strict=True
+            )
         ]
         self._sums = (
             made

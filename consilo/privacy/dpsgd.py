@@ -7,11 +7,20 @@ batch size. `consilo.privacy.clipping` makes the clipped sum, in the fastest exa
 model; sampling and noise come from a `SecretStream`, because the coordinator must not be able to
 guess them.
 
+Where subjects are hidden (``subjects``), one subject with all of its rows is what is added or
+removed, and whatever is said of rows holds of subjects: each joins a step by itself with the
+sampling rate, the mean of its rows' gradients is clipped as one vector, and rate, steps and the
+expected batch are made of the number of subjects (ULS of Charles et al. 2024, arXiv 2407.07737).
+One that has k rows so moves a step by no more than one that has a single row.
+
 What the guarantee covers: the parameters after the fit, and whether there are any. So the training
 loss is not reported; a row whose loss or gradient is not finite adds nothing, and what is not
 finite is noticed after the noise; what a model is tried with before the fit are made-up rows; and a
 model whose buffers change while training is refused. Batches have one size, filled up with rows
-that add nothing, so that no row's rounding depends on how many others were drawn. What a model
+that add nothing, so that no row's rounding depends on how many others were drawn. A subject's rows
+are in one batch: which whole subjects fill it depends on how many rows those before them have, as a
+row's place in its batch depends on those before it; its size does not, which is of the job alone.
+What a model
 draws, such as dropout's masks, is secret, so that it is as likely for whichever rows there are.
 
 Differences from the paper: Poisson sampling as the accountants assume, not fixed-size batches;
@@ -67,6 +76,9 @@ class DPHook(FitHook):
             The hook adds the starting parameters and its own settings to it, so that noise is
             never used twice for two different questions; a `ReproducibleStream` leaves them out.
         max_physical_batch: rows whose gradients are held in memory at once.
+        subjects: of each row its subject, numbered from 0 without gaps; None hides rows.
+        max_rows_per_subject: most rows that any subject has, as the job says: batches have room
+            for as many.
 
     After the fit `history` is what the ledger keeps.
     """
@@ -79,6 +91,8 @@ class DPHook(FitHook):
         sample_rate: float,
         stream: SecretStream,
         max_physical_batch: int = 256,
+        subjects: Indices | None = None,
+        max_rows_per_subject: int = 1,
     ) -> None:
         findings = []
         if not (math.isfinite(sigma) and sigma >= 0):
@@ -91,8 +105,12 @@ class DPHook(FitHook):
             findings.append(f"sample_rate: must be in (0, 1], found {sample_rate}")
         if max_physical_batch < 1:
             findings.append(f"max_physical_batch: must be 1 or more, found {max_physical_batch}")
+        if subjects is not None and np.bincount(subjects).max(initial=0) > max_rows_per_subject:
+            findings.append(f"max_rows_per_subject: a subject has more than {max_rows_per_subject}")
         if findings:
             raise JobInvalid("privacy", findings)
+        self._subjects = subjects
+        self._most_rows = max_rows_per_subject
         self.sigma = sigma
         self.max_grad_norm = max_grad_norm
         self.sample_rate = sample_rate
@@ -118,19 +136,25 @@ class DPHook(FitHook):
         check_private(session.model)
         session.replace_gradient("differential privacy", lambda rows: self._gradient(session, rows))
         _check_rows_apart(session)
+        if self._subjects is not None:
+            session.num_steps = session.plan.num_steps(self._num_units(session))
         question = "/".join(
             [
                 digest(session.learner.parameters()),
                 f"{len(session.data)} {session.num_steps}",
                 f"{self.sigma!r} {self.max_grad_norm!r} {self.sample_rate!r} {session.plan!r}",
+                *([] if self._subjects is None else [digest({"subjects": self._subjects})]),
             ]
         )
         sampling = self._stream.child("sampling", question)
-        session.batches = poisson_batches(len(session.data), self.sample_rate, sampling)
+        drawn = poisson_batches(self._num_units(session), self.sample_rate, sampling)
+        session.batches = drawn if self._subjects is None else _rows_of(drawn, self._subjects)
         self._buffers = _buffers(session.model)
         self._noise = self._stream.child("noise", question)
         self._batch = _physical_batch(session.plan.batch_size, self.max_physical_batch)
-        self._sums = _clipped_sums(session, self.max_grad_norm)
+        self._batch = max(self._batch, self._most_rows)
+        grouped = self._subjects is not None
+        self._sums = _clipped_sums(session, self.max_grad_norm, grouped=grouped)
         import torch
 
         draws = self._stream.child("draws", question).bytes(8)
@@ -161,18 +185,39 @@ class DPHook(FitHook):
             self._sums.close()
             self._sums = HookedRows(session.model, parameters, self.max_grad_norm)
             sums = self._clipped(session, rows)
-        self._release(parameters, sums, self.sample_rate * len(session.data))
+        self._release(parameters, sums, self.sample_rate * self._num_units(session))
         self._steps_taken += 1
 
     def _clipped(self, session: FitSession, rows: Indices) -> list[Tensor]:
         assert self._sums is not None
-        for start in range(0, len(rows), self._batch):
-            part = rows[start : start + self._batch]
+        for part, sizes in self._parts(rows):
             spare = self._batch - len(part)
             filled = np.concatenate([part, np.repeat(part[-1:], spare)])
             losses = _losses(session, session.batch(filled))
-            self._sums.add(losses, self._batch, num_spare=spare)
+            self._sums.add(losses, self._batch, num_spare=spare, sizes=sizes)
         return self._sums.take()
+
+    def _parts(self, rows: Indices) -> Iterator[tuple[Indices, tuple[int, ...]]]:
+        """Yield each batch's rows, and how many its subjects have: none is in two batches."""
+        if self._subjects is None:
+            for start in range(0, len(rows), self._batch):
+                yield rows[start : start + self._batch], ()
+            return
+        whose = self._subjects[rows]
+        if not len(rows):
+            return
+        start, sizes = 0, list[int]()
+        for end in np.append(np.flatnonzero(np.diff(whose)) + 1, len(rows)).tolist():
+            if end - start > self._batch:
+                yield rows[start : start + sum(sizes)], tuple(sizes)
+                start, sizes = start + sum(sizes), []
+            sizes.append(end - start - sum(sizes))
+        if sizes:
+            yield rows[start:], tuple(sizes)
+
+    def _num_units(self, session: FitSession) -> int:
+        """Return how many rows, or subjects, there are."""
+        return len(session.data) if self._subjects is None else int(self._subjects.max()) + 1
 
     def _release(
         self, parameters: list[nn.Parameter], sums: list[Tensor], expected_batch_size: float
@@ -215,7 +260,7 @@ def _physical_batch(batch_size: int, most: int) -> int:
     return min(most, -8 * (-math.ceil(wanted / math.ceil(wanted / most)) // 8))
 
 
-def _clipped_sums(session: FitSession, max_norm: float) -> ClippedSums:
+def _clipped_sums(session: FitSession, max_norm: float, *, grouped: bool) -> ClippedSums:
     from consilo.privacy.clipping import clipped_sums
 
     features, targets = _made_up(session, 3)
@@ -226,6 +271,7 @@ def _clipped_sums(session: FitSession, max_norm: float) -> ClippedSums:
         probe=_losses(session, (features, targets)),
         num_probe_rows=3,
         probe_row=_losses(session, (features[:1], targets[:1])),
+        grouped=grouped,
     )
 
 
@@ -253,6 +299,15 @@ def _losses(session: FitSession, batch: tuple[Tensor, Tensor]) -> RowLosses:
         return call_loss(row_losses, session.learner.forward(model, features), targets)
 
     return losses
+
+
+def _rows_of(drawn: Iterator[Indices], subjects: Indices) -> Iterator[Indices]:
+    """Yield the rows of the subjects of each step, those of one subject together."""
+    order = np.argsort(subjects, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(subjects))])
+    for step in drawn:
+        parts = [order[starts[each] : starts[each + 1]] for each in step]
+        yield np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def poisson_batches(num_rows: int, sample_rate: float, stream: SecretStream) -> Iterator[Indices]:

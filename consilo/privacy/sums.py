@@ -7,6 +7,10 @@ One row, added or removed, so changes the vector of all sums by an L2 norm of at
 numbers have a squared norm of ``u**2 + (u**2 - 1/2)**2 <= 5/4``, or 1. The shift by 1/2 halves the
 largest ``u**2``, and counting what is missing costs nothing where nothing is.
 
+Where subjects are hidden, the n rows of one weigh 1/n each: what it adds is a mean of what its rows
+would add, and so lies within the same ball. One subject, added or removed, moves the weighted sums
+by the same L2 norm at most, and their number is public in place of that of the rows.
+
 The number of rows is public. Everything that `Sums.moments` makes of noisy sums is post-processing.
 """
 
@@ -32,7 +36,7 @@ class Sums:
         first: per column, the sum of u.
         second: per column, the sum of u**2 - 1/2 over the values that are there.
         classes: rows per class; empty without.
-        rows: how many there are; public.
+        rows: how many there are, or how many subjects; public.
         low: per column, the least value.
         high: per column, the largest value.
     """
@@ -54,6 +58,8 @@ class Sums:
         high: Floats,
         codes: np.ndarray[Any, Any] | None = None,
         num_classes: int = 0,
+        weights: Floats | None = None,
+        rows: int | None = None,
     ) -> Sums:
         """Return the sums over the rows of ``values``.
 
@@ -63,19 +69,27 @@ class Sums:
             high: one per column.
             codes: one per row: the number of its class, from 0.
             num_classes: how many there are.
+            weights: what each row counts, those of one subject 1 together; None is 1 each.
+            rows: how many are public; by default those of ``values``.
         """
         center, half = _scale(low, high)
         there = ~np.isnan(values)
         scaled = np.where(there, (np.clip(values, low, high) - center) / half, 0.0)
+        parts = [(~there).astype(np.float64), scaled, np.where(there, scaled**2 - 0.5, 0.0)]
+        if weights is not None:
+            parts = [each * weights[:, None] for each in parts]
+        missing, first, second = (each.sum(axis=0) for each in parts)
         counts = (
-            np.zeros(num_classes) if codes is None else np.bincount(codes, minlength=num_classes)
+            np.zeros(num_classes)
+            if codes is None
+            else np.bincount(codes, weights=weights, minlength=num_classes)
         )
         return cls(
-            missing=(~there).sum(axis=0).astype(np.float64),
-            first=scaled.sum(axis=0),
-            second=np.where(there, scaled**2 - 0.5, 0.0).sum(axis=0),
+            missing=missing,
+            first=first,
+            second=second,
             classes=counts.astype(np.float64),
-            rows=len(values),
+            rows=len(values) if rows is None else rows,
             low=low,
             high=high,
         )
@@ -99,7 +113,7 @@ class Sums:
 
     @property
     def sensitivity(self) -> float:
-        """Most that one row, added or removed, changes `vector`: L2 norm."""
+        """Most that one row, or one subject, added or removed, changes `vector`: L2 norm."""
         return math.sqrt(1.25 * len(self.first) + (1.0 if len(self.classes) else 0.0))
 
     def noisy(self, sigma: float, stream: SecretStream) -> Sums:
@@ -138,7 +152,8 @@ def noisy_histogram(
 
     Args:
         counts: column → counts of rows per bin; a row is in at most one bin of each column, so
-            that one row changes all of them by an L2 norm of at most the root of their number.
+            that one row, or one subject whose rows weigh 1 together, changes all of them by an L2
+            norm of at most the root of their number.
         sigma: noise multiplier.
         stream: advanced by the numbers that were used.
     """

@@ -29,14 +29,14 @@ def _check_verdict(name: str, value: Any, payload: Mapping[str, Any]) -> None:
 
 REPORT = {"report": Field(Disclosure.STATISTIC, _check_verdict, rows=FromRows.CHECKED)}
 """The reply field of a contract check: rule, column, verdict, severity, safe counts. A silo whose
-policy wants privacy says no more than the verdict."""
+policy wants privacy, or whose job hides subjects, says no more than the verdict."""
 
 
 def told(silo: SiloView) -> dict[str, Any]:
     """Return the field of `REPORT` about this silo's rows."""
     part = silo.job.part(silo.contract, silo.name)
     found = silo.rows.check(part, purpose=silo.job.purpose)
-    if silo.permitted.is_private:
+    if silo.permitted.is_private or silo.job.hides_subjects:
         found = found.bare()
     return {"report": json.loads(found.to_json())}
 

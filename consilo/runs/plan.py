@@ -73,7 +73,7 @@ def plan(
         private: TorchLearner = learner
         _collect(faults, lambda: check_private(private.model))
     if encoding is not None and job.privacy is not None:
-        faults += _statistics_faults(job, contract, encoding)
+        faults += _privacy_faults(job, contract, encoding)
     if job.reduce.secure:
         faults.append("reduce.secure: this version has no secure sum; set secure: false")
     rule = _collect(faults, lambda: rule_of(job.reduce, search_path))
@@ -120,7 +120,7 @@ def plan_analytics(
     faults: list[str] = []
     encoding: Encoding | None = _collect(faults, lambda: Encoding.plan(contract, job))
     if encoding is not None and job.privacy is not None:
-        faults += _statistics_faults(job, contract, encoding)
+        faults += _privacy_faults(job, contract, encoding)
     faults += _quorum_faults(job, silos)
     refuse(job, faults)
     assert encoding is not None
@@ -239,8 +239,12 @@ def _buffer_faults(
     ]
 
 
-def _statistics_faults(job: TableJob, contract: Contract, encoding: Encoding) -> list[str]:
-    """Return why statistics cannot be differentially private."""
+def _privacy_faults(job: TableJob, contract: Contract, encoding: Encoding) -> list[str]:
+    """Return why a contract does not allow the privacy that a job asks for."""
+    try:
+        job.require_subject(contract)
+    except IncompatibleJob as cause:
+        return [str(cause)]
     asked = job.privacy is not None and job.privacy.statistics_epsilon is not None
     if asked and job.features.standardize in ("global", "silo") and encoding.open_ended:
         return [f"privacy.statistics_epsilon: {unbounded(contract, encoding)}"]

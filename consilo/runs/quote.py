@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from consilo.errors import BudgetExhausted, QuorumLost
-from consilo.horizontal.dataset import training_blocks
+from consilo.horizontal.dataset import training_rows
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import (
     figures_noise,
@@ -46,7 +46,7 @@ class Offer:
 
     Args:
         fault: why it would take no part; None where it would.
-        rows: how many rows it would train on.
+        rows: how many rows it would train on, or subjects where the job hides those.
         cost: ``epsilon`` by the job's accountant at the job's ``delta``, ``epsilon_bound`` by
             Rényi moments, ``noise_multiplier``; empty for a job without privacy.
         balances: how its account stands at each of its limits, and would stand after.
@@ -140,14 +140,14 @@ class Quote(Protocol[None]):
                 silo.header, job, silo.contract, asked_of(job.algorithm, protocol.verbs()["train"])
             )
             encoding = Encoding.plan(silo.contract, job)
-            rows = sum(len(block) for block in training_blocks(silo, encoding))
+            rows = training_rows(silo, encoding).count
             price = [] if job.privacy is None else reserved(silo, rows)
         account: dict[str, Any] = {}
         cost: dict[str, float] = {}
         if job.privacy is not None:
             cost = _cost(job, price)
             part = job.part(silo.contract, silo.name)
-            standing = silo.account.quote(silo.rows.dataset(part), price)
+            standing = silo.account.quote(silo.rows.dataset(part), price, job.privacy.unit)
             account = _as_arrays(standing)
             for each in standing.balances:
                 if not each.fits:
@@ -171,7 +171,7 @@ def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
 
     Args:
         silo: whose job has a privacy section.
-        rows: how many rows it would train on.
+        rows: how many rows it would train on, or subjects where the job hides those.
     """
     job, privacy = ModelJob.of(silo.job), silo.job.privacy
     assert privacy is not None

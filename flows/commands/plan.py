@@ -72,10 +72,11 @@ def job_plan(
 def _adjacency(job: Job) -> str | None:
     """Return what ε is about; None for a job without privacy."""
     from consilo.privacy.accounting import adjacency
+    from consilo.privacy.unit import named
 
     if job.privacy is None:
         return None
-    return adjacency(job.algorithm if job.kind == "vertical" else "dp_sgd")
+    return adjacency(named(job.algorithm if job.kind == "vertical" else "dp_sgd", job.privacy.unit))
 
 
 def ask(job: Job, contract: Contract, connection: Connection, *, wait_s: float) -> Quotes:

@@ -209,6 +209,7 @@ def _told(
     delta: float,
 ) -> dict[str, Any]:
     from consilo.privacy.account import Limit
+    from consilo.privacy.accounting import adjacency
     from consilo.record.chain import now_utc
     from silos.kept import statement
     from silos.kept.budget import budget_of
@@ -219,12 +220,19 @@ def _told(
         account = statement.standing(entries, name, budget, at=now_utc(), ties=ties)
         first = Limit(float("inf"), None) if budget is None else budget.limits[0]
         at = delta if budget is None else budget.delta
-        runs = statement.burn_down(entries, name, first, at, ties)
+        unit = "record" if budget is None else budget.unit
+        runs = statement.burn_down(entries, name, first, at, ties, unit=unit)
         for each in runs if budget is None else ():
             each["left"] = None
-        accounts[name] = {**account, "delta": at, "runs": runs}
-    links = [{"time": each["time"], "kind": each["kind"], **each["body"]} for each in ties["links"]]
-    return {"entries": len(entries), "accounts": accounts, "links": links}
+        accounts[name] = {**account, "delta": at, "unit": unit, "runs": runs}
+    return {
+        "entries": len(entries),
+        "accounts": accounts,
+        "links": [
+            {"time": each["time"], "kind": each["kind"], **each["body"]} for each in ties["links"]
+        ],
+        "adjacency": {each: adjacency(each) for each in statement.mechanisms(entries)},
+    }
 
 
 def _show(told: Mapping[str, Any]) -> None:
@@ -251,12 +259,23 @@ def _show(told: Mapping[str, Any]) -> None:
                 "no budget" if first is None else _bar(run["left"], first["budget"]),
             )
         console.print(table)
-        console.print(f"ε so far: by Rényi moments at δ {account['delta']:g}, an upper bound")
+        unit = {"record": "row", "subject": "subject"}
+        console.print(
+            f"ε so far, of one {unit[account['unit']]}: by Rényi moments at δ "
+            f"{account['delta']:g}, an upper bound"
+        )
         for each in limits:
+            how = "PRV" if each["spent"] < each["bound"] else "Rényi moments"
             console.print(
                 f"{each['limit']}: ε {each['spent']:.4g} of {each['budget']:g} at δ "
-                f"{each['delta']:g} by PRV; {each['left']:.4g} left"
+                f"{each['delta']:g} by {how}, of one {unit[each['unit']]}; {each['left']:.4g} left"
             )
+        if account.get("about_rows"):
+            console.print(
+                f"{account['about_rows']} uses hid single rows only: no ε of a subject covers them"
+            )
+    for name, words in told["adjacency"].items():
+        console.print(f"{name}: {words}")
 
     for each in told["links"]:
         pair = f"{each['time'][:16].replace('T', ' ')}  {each['account']} and {each['other']}"

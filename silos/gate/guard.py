@@ -338,13 +338,15 @@ class _Use:
         return self.rows not in ("none", "released")
 
     def num_rows(self) -> int:
-        """Return how many there are; no end of them where no row is used."""
+        """Return how many there are, or how many subjects; no end of them where none is used."""
         if not self.uses_rows:
             return sys.maxsize
         if self.rows == "matched":
             handle = JointJob.of(self.job).holders.match
             return len(self.guard.matches.match(handle, purpose=self.job.purpose).rows)
-        return self.guard.rows.num_rows(self._contract, self.job.purpose)
+        return self.guard.rows.num_rows(
+            self._contract, self.job.purpose, subjects=self.job.hides_subjects
+        )
 
     def consent_counts(self) -> Mapping[str, int] | None:
         """Return how many rows consents allow, and why not; None where there is nothing to ask.

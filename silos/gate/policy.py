@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import PolicyInvalid, Refused
-from consilo.jobs.job import Job, Privacy
+from consilo.jobs.job import Job, Privacy, Unit
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.headers import Header
 from consilo.kernel.verbs import Asked, AskedField, Disclosure, FromRows, Permitted
@@ -58,6 +58,8 @@ partners: pinned                 # confirmed: only silos whose key fingerprint y
 privacy:
   required: no                   # yes: what is computed from rows leaves only with differential
                                  # privacy, but for one bit of a contract check, and matches
+  # unit: subject                # only jobs that hide a subject with all of its rows; counts as
+  #                              # required, and budgets are then about subjects
   allow_reproducible: no         # noise that whoever knows the job's seed can take away
   exact_statistics: yes          # no: means, class counts, histograms, figures of merit leave
                                  # with noise only
@@ -169,6 +171,8 @@ class PrivacyRules(Config):
             ``privacy.statistics_epsilon`` and ``privacy.metrics_epsilon``.
         budgets: of all runs together, by data set; ``*`` is every other one. Where there is any,
             it counts as ``required``, since nothing else can be accounted for.
+        unit: what must be hidden. With ``subject``, a person with all of their rows: jobs that hide
+            single rows only are refused, and ``budgets`` are about subjects.
     """
 
     required: bool = False
@@ -177,10 +181,37 @@ class PrivacyRules(Config):
     allow_reproducible: bool = False
     exact_statistics: bool = True
     budgets: dict[str, Budget] = Field(default_factory=dict)
+    unit: Unit = "record"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budgets_have_the_unit(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("unit") != "subject":
+            return value
+        budgets = value.get("budgets")
+        if not isinstance(budgets, dict):
+            return value
+        of_subjects = {
+            name: {"unit": "subject", **each} if isinstance(each, dict) else each
+            for name, each in budgets.items()
+        }
+        return {**value, "budgets": of_subjects}
+
+    @model_validator(mode="after")
+    def _budgets_bound_the_unit(self) -> Self:
+        odd = [name for name, each in self.budgets.items() if each.unit != self.unit]
+        if odd:
+            raise ValueError(
+                f"budgets.{odd[0]}.unit: must be that of the section, '{self.unit}'; say "
+                "privacy.unit, and leave it out of the budgets"
+            )
+        return self
 
     @property
     def is_wanted(self) -> bool:
         """Whether what is computed from rows leaves with differential privacy only."""
+        if self.unit == "subject":
+            return True
         limits = (self.max_epsilon, self.max_delta)
         return self.required or bool(self.budgets) or any(each is not None for each in limits)
 
@@ -211,6 +242,11 @@ class PrivacyRules(Config):
         return ""
 
     def _fault_of(self, asked: Privacy) -> str:
+        if self.unit == "subject" and not asked.hides_subjects:
+            return (
+                "this silo's policy wants subjects hidden, the job hides single rows; give it "
+                "privacy.unit 'subject', and a contract with a column of role subject"
+            )
         if asked.reproducible and not self.allow_reproducible:
             return "this silo's policy allows no reproducible noise"
         for name, found, limit in (

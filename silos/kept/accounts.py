@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from consilo.jobs.job import Unit
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
 from silos.kept.budget import Budget, budget_of
@@ -60,9 +61,9 @@ class Accounts:
         """Return what a run has reserved so far: mechanism and (σ, q, steps)."""
         return self.ledger.run_charges(run_id)
 
-    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
-        """Return how a data set's account would stand with ``rows`` besides."""
-        return self.ledger.quote(account, rows, self._budget(account))
+    def quote(self, account: str, rows: Sequence[HistoryRow], unit: Unit = "record") -> Account:
+        """Return how a data set's account would stand with ``rows`` besides, which hide a unit."""
+        return self.ledger.quote(account, rows, self._budget(account), unit)
 
     def _budget(self, account: str) -> Budget | None:
         """Return the budget of a data set of this silo; none is known of one elsewhere."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Iterable
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from consilo.config import Config
 from consilo.errors import BudgetExhausted
+from consilo.jobs.job import Unit
 from consilo.privacy.account import Limit
+from consilo.privacy.accounting import HistoryRow
 
 
 class Budget(Config):
@@ -28,6 +31,9 @@ class Budget(Config):
         total_epsilon: what everything that was ever reserved may cost; None sets no such limit.
             A person who stays in the data is protected by this one; the period only slows down.
         min_noise_multiplier: what no single mechanism may fall below.
+        unit: whose ε it bounds: a row's, or a subject's with all of its rows. One of subjects pays
+            for mechanisms that hide subjects only, and bounds what rows cost besides while any
+            use counts that was about rows.
     """
 
     epsilon: float = Field(gt=0, allow_inf_nan=False)
@@ -35,6 +41,7 @@ class Budget(Config):
     window_days: int | None = Field(default=None, ge=1)
     total_epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     min_noise_multiplier: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    unit: Unit = "record"
 
     @model_validator(mode="after")
     def _limits_differ(self) -> Self:
@@ -54,6 +61,18 @@ class Budget(Config):
             found.append(Limit(self.total_epsilon, None))
         return tuple(found)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the budget as plain JSON values; a unit is said where it is not a row."""
+        return self.model_dump(mode="json", exclude={"unit"} if self.unit == "record" else None)
+
+    def require_unit(self, unit: Unit) -> None:
+        """Raise `BudgetExhausted` where a mechanism does not hide what the budget is about."""
+        if self.unit == "subject" and unit == "record":
+            raise BudgetExhausted(
+                "this silo's budget is about subjects, and pays for nothing that hides single rows "
+                "only; give the job privacy.unit 'subject'"
+            )
+
     def require_noise(self, sigma: float) -> None:
         """Raise `BudgetExhausted` where a mechanism's noise multiplier is too small."""
         if sigma < self.min_noise_multiplier:
@@ -66,3 +85,16 @@ class Budget(Config):
 def budget_of(budgets: dict[str, Budget], dataset: str) -> Budget | None:
     """Return the budget of a data set: its own, else that of ``*``, else None."""
     return budgets.get(dataset, budgets.get("*"))
+
+
+def units_of(uses: Iterable[tuple[Unit, HistoryRow]], budget: Budget) -> tuple[Unit, ...]:
+    """Return whose costs a budget bounds, given the uses that count.
+
+    Rows', which are never below those of subjects; of a budget about subjects theirs alone, unless
+    a use counts that was about rows: a change of unit gives no new budget.
+    """
+    if budget.unit == "record":
+        return ("record",)
+    if any(unit == "record" for unit, _ in uses):
+        return ("record", "subject")
+    return ("subject",)

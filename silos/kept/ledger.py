@@ -28,14 +28,16 @@ from typing import Any
 import numpy as np
 
 from consilo.errors import BudgetExhausted
+from consilo.jobs.job import Unit
 from consilo.machine.database import Connect, open_database, patient, transaction
 from consilo.privacy import composition
 from consilo.privacy.account import Account, Admit, Balance, Charge, Limit
 from consilo.privacy.accounting import HistoryRow
 from consilo.privacy.composition import Floats
+from consilo.privacy.unit import seen, unit_of
 from consilo.record.chain import START, linked
 from silos.kept import links
-from silos.kept.budget import Budget
+from silos.kept.budget import Budget, units_of
 
 _VERSION = 2
 _TABLES = f"""
@@ -127,9 +129,11 @@ class Ledger:
             BudgetExhausted: where the budget cannot pay, or ``admit`` says no; nothing is reserved.
         """
         if budget is not None:
+            budget.require_unit(charge.unit)
             budget.require_noise(charge.sigma)
         with self._open() as database:
             while True:
+                _require_one_unit(database, charge)
                 known = _reservation(database, charge)
                 history = _run_history(database, charge.run_id, upto=known)
                 length = _length(database)
@@ -140,6 +144,7 @@ class Ledger:
                 limits = [(account, budget), *((each, budget_of(each)) for each in others)]
                 for name, each in limits:
                     if each is not None:
+                        each.require_unit(charge.unit)
                         self._require(database, name, charge, each)
                 with transaction(database):
                     if _length(database) == length:
@@ -163,18 +168,26 @@ class Ledger:
                     self._append(database, "settled", *found)
         return found is not None
 
-    def quote(self, account: str, rows: Sequence[HistoryRow], budget: Budget | None) -> Account:
+    def quote(
+        self,
+        account: str,
+        rows: Sequence[HistoryRow],
+        budget: Budget | None,
+        unit: Unit = "record",
+    ) -> Account:
         """Return how the account would stand with ``rows`` besides; nothing is spent.
 
         Args:
             account: the data set.
             rows: (noise multiplier, sampling rate, steps) of what would be done.
             budget: of the data set.
+            unit: what it would hide.
 
         Raises:
-            BudgetExhausted: where a row has less noise than the budget wants.
+            BudgetExhausted: where a row has less noise than the budget wants, or hides less.
         """
-        if budget is not None:
+        if budget is not None and rows:
+            budget.require_unit(unit)
             for sigma, _, _ in rows:
                 budget.require_noise(sigma)
         with self._open() as database:
@@ -187,7 +200,7 @@ class Ledger:
                 []
                 if budget is None
                 else [
-                    self._balance(database, account, rows, budget, each, exact=True)
+                    self._balance(database, account, rows, budget, each, unit, exact=True)
                     for each in budget.limits
                 ]
             )
@@ -328,6 +341,7 @@ class Ledger:
                 [charge.row],
                 budget,
                 limit,
+                charge.unit,
                 ahead=charge.ahead,
                 step=(charge.step_id, charge.mark),
             )
@@ -341,6 +355,7 @@ class Ledger:
         rows: Sequence[HistoryRow],
         budget: Budget,
         limit: Limit,
+        unit: Unit,
         *,
         ahead: int = 0,
         exact: bool = False,
@@ -348,36 +363,51 @@ class Ledger:
     ) -> Balance:
         """Return how the account stands at a limit without and with ``rows``.
 
+        Of the units that the budget bounds, that whose ε is larger.
+
         Args:
+            unit: what ``rows`` hide.
             ahead: see `Charge`.
             exact: ask PRV even where the bound by Rényi moments is within the limit, and for
                 ``before`` too; else ``before`` is that of ``after`` where that one fits.
             step: step and mark of a charge that ``rows`` are.
         """
-        past = self._history(database, account, limit, step)
-        after = self._cost(database, account, past, rows, budget.delta, limit, ahead, exact=exact)
-        before = after
-        if rows and (exact or after > limit.epsilon):
-            before = self._cost(database, account, past, [], budget.delta, limit, 0, exact=True)
-        return Balance(limit, budget.delta, min(before, after), after)
+        uses = self._history(database, account, limit, step)
+        found = []
+        for each in units_of(uses, budget):
+            past, tight = seen(uses, each)
+            more, tight_too = seen([(unit, row) for row in rows], each)
+            terms = (budget.delta, limit)
+            is_tight = tight and tight_too
+            after = self._cost(
+                database, account, past, more, *terms, ahead, exact=exact, tight=is_tight
+            )
+            before = after
+            if rows and (exact or after > limit.epsilon):
+                before = self._cost(database, account, past, [], *terms, 0, exact=True, tight=tight)
+            found.append(Balance(limit, budget.delta, min(before, after), after))
+        return max(found, key=lambda each: each.after)
 
     def _history(
         self, database: sqlite3.Connection, account: str, limit: Limit, step: tuple[str, str]
-    ) -> list[HistoryRow]:
-        """Return what counts at a limit, one row for each kind."""
+    ) -> list[tuple[Unit, HistoryRow]]:
+        """Return what counts at a limit, one row for each kind, with its unit."""
         since = ""
         if limit.days is not None:
             since = (self._now() - timedelta(days=limit.days)).isoformat(timespec="seconds")
         group = links.group(database, account)
         asked = ", ".join("?" * len(group))
         rows = database.execute(
-            "SELECT sigma, sample_rate, sum(steps) FROM entries"
+            "SELECT mechanism, sigma, sample_rate, sum(steps) FROM entries"
             f" WHERE account IN ({asked}) AND kind = 'reserved' AND time > ?"
-            " GROUP BY sigma, sample_rate",
+            " GROUP BY mechanism, sigma, sample_rate",
             (*group, since),
         ).fetchall()
-        own = [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]
-        return composition.merged([*own, *links.spent_elsewhere(database, group, since, step)])
+        own = [
+            (unit_of(name), (float(sigma), float(rate), int(steps)))
+            for name, sigma, rate, steps in rows
+        ]
+        return [*own, *links.spent_elsewhere(database, group, since, step)]
 
     def _cost(
         self,
@@ -390,15 +420,19 @@ class Ledger:
         ahead: int,
         *,
         exact: bool,
+        tight: bool,
     ) -> float:
         """Return an upper bound of the ε of ``past`` and ``rows`` together.
 
         Rényi moments come first; PRV is asked only where they exceed the limit. What PRV said of a
         longer history holds for a shorter one, so that a run asks it once, for all its rounds.
+
+        Args:
+            tight: whether PRV may be asked; see `consilo.privacy.unit.seen`.
         """
         whole = composition.merged([*past, *rows])
         epsilon = composition.by_renyi(_moments(database, whole), delta)
-        if epsilon <= limit.epsilon and not exact:
+        if (epsilon <= limit.epsilon and not exact) or not tight:
             return epsilon
         if not exact:
             known = _known_cost(database, account, whole, delta, limit.epsilon)
@@ -462,6 +496,17 @@ def body_of(account: str, charge: Charge) -> dict[str, Any]:
         "steps": int(charge.steps),
         "num_rows": int(charge.rows),
     }
+
+
+def _require_one_unit(database: sqlite3.Connection, charge: Charge) -> None:
+    """Raise `BudgetExhausted` where a run has paid for another unit: its ε is about one."""
+    names = database.execute(
+        "SELECT DISTINCT mechanism FROM entries WHERE run_id = ?", (charge.run_id,)
+    ).fetchall()
+    if any(unit_of(name) != charge.unit for (name,) in names):
+        raise BudgetExhausted(
+            f"this run has paid for another unit of privacy than {charge.unit}s; start a new run"
+        )
 
 
 def _unsettled(database: sqlite3.Connection, step_id: str) -> tuple[str, Charge] | None:

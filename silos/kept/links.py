@@ -16,7 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from consilo.errors import Refused
+from consilo.jobs.job import Unit
 from consilo.privacy.accounting import HistoryRow
+from consilo.privacy.unit import unit_of
 from consilo.record.chain import START, linked
 
 Use = tuple[str, str, str, float, float, int]
@@ -145,8 +147,8 @@ def elsewhere(database: sqlite3.Connection) -> list[dict[str, Any]]:
 
 def spent_elsewhere(
     database: sqlite3.Connection, accounts: Sequence[str], since: str, step: tuple[str, str]
-) -> list[HistoryRow]:
-    """Return (σ, q, steps) of what was spent elsewhere after a time, and is no entry by now.
+) -> list[tuple[Unit, HistoryRow]]:
+    """Return what was spent elsewhere after a time, and is no entry by now: unit, (σ, q, steps).
 
     Args:
         database: the ledger.
@@ -157,14 +159,17 @@ def spent_elsewhere(
     """
     asked = ", ".join("?" * len(accounts))
     rows = database.execute(
-        "SELECT sigma, sample_rate, steps FROM elsewhere"
+        "SELECT mark, sigma, sample_rate, steps FROM elsewhere"
         f" WHERE account IN ({asked}) AND time > ? AND (step_id, mark) <> (?, ?) AND NOT EXISTS"
         " (SELECT 1 FROM entries e WHERE e.kind = 'reserved' AND (e.step_id, e.mark, e.sigma,"
         " e.sample_rate, e.steps) = (elsewhere.step_id, elsewhere.mark, elsewhere.sigma,"
         " elsewhere.sample_rate, elsewhere.steps))",
         (*accounts, since, *step),
     ).fetchall()
-    return [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in rows]
+    return [
+        (unit_of(mark), (float(sigma), float(rate), int(steps)))
+        for mark, sigma, rate, steps in rows
+    ]
 
 
 def length(database: sqlite3.Connection) -> int:

@@ -7,7 +7,8 @@ link and compute every ε again. Entries hold names, hashes, counts and noise, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.config import parse
 from consilo.errors import InvalidInput, RecordTampered
+from consilo.jobs.job import Unit
 from consilo.machine.files import write_atomic
 from consilo.privacy import composition
 from consilo.privacy.account import Limit
 from consilo.privacy.accounting import HistoryRow, adjacency
+from consilo.privacy.unit import seen, unit_of
 from consilo.record.chain import check_links, now_utc, read
 from consilo.wire.payload import canonical_json
 from consilo.wire.signing import is_signed, public_hex, sign
-from silos.kept.budget import Budget, budget_of
+from silos.kept.budget import Budget, budget_of, units_of
 from silos.kept.links import grouped
 
 _PURPOSE = "privacy ledger"
@@ -35,13 +38,13 @@ Ties = Mapping[str, Sequence[Mapping[str, Any]]]
 NO_TIES: Ties = {"links": (), "elsewhere": ()}
 
 
-def history(
+def uses(
     entries: Sequence[Entry], account: str, ties: Ties = NO_TIES, *, since: str = ""
-) -> list[HistoryRow]:
+) -> list[tuple[Unit, HistoryRow]]:
     """Return what an account and those linked with it have reserved after a time.
 
     Returns:
-        (Noise multiplier, rate, steps), each use once.
+        What is hidden, and (noise multiplier, rate, steps), each use once.
     """
     group = grouped(ties["links"], account)
     own = [each["body"] for each in entries if each["kind"] == "reserved"]
@@ -49,11 +52,14 @@ def history(
     known = {_use(each) for each in own}
     bodies = [*own, *(each for each in ties["elsewhere"] if _use(each) not in known)]
     times += [each["time"] for each in bodies[len(own) :]]
-    return composition.merged(
-        (float(body["sigma"]), float(body["sample_rate"]), int(body["steps"]))
+    return [
+        (
+            unit_of(str(body["mark"])),
+            (float(body["sigma"]), float(body["sample_rate"]), int(body["steps"])),
+        )
         for body, time in zip(bodies, times, strict=True)
         if time > since and body["account"] in group
-    )
+    ]
 
 
 def accounts(entries: Sequence[Entry]) -> list[str]:
@@ -83,18 +89,22 @@ def standing(
         "reserved": sum(each["kind"] == "reserved" for each in mine),
         "settled": sum(each["kind"] == "settled" for each in mine),
         "runs": len({each["body"]["run_id"] for each in mine}),
-        "budget": None if budget is None else budget.model_dump(mode="json"),
+        "budget": None if budget is None else budget.to_json(),
         "limits": [],
         "linked": sorted(grouped(ties["links"], account)[1:]),
     }
-    if budget is None:
-        return found
-    for limit in budget.limits:
-        rows = history(entries, account, ties, since=begin(limit, at))
+    counts = Counter(unit for unit, _ in uses(entries, account, ties))
+    if counts["subject"]:  # what an ε of subjects says nothing of
+        found["about_rows"] = counts["record"]
+    for limit, unit in _lines(entries, account, budget, at, ties):
+        assert budget is not None
+        those, is_tight = seen(uses(entries, account, ties, since=begin(limit, at)), unit)
+        rows = composition.merged(those)
         renyi = bound(rows, budget.delta)
-        spent = min(renyi, composition.by_prv(rows, budget.delta))
+        spent = min(renyi, composition.by_prv(rows, budget.delta)) if is_tight else renyi
         found["limits"].append(
             {
+                "unit": unit,
                 "limit": str(limit),
                 "days": limit.days,
                 "budget": limit.epsilon,
@@ -105,6 +115,20 @@ def standing(
             }
         )
     return found
+
+
+def _lines(
+    entries: Sequence[Entry], account: str, budget: Budget | None, at: str, ties: Ties
+) -> Iterator[tuple[Limit, Unit]]:
+    """Yield each limit with each unit whose ε is told: what is bounded, and subjects' if any."""
+    subjects = any(unit == "subject" for unit, _ in uses(entries, account, ties))
+    for limit in () if budget is None else budget.limits:
+        assert budget is not None
+        units = units_of(uses(entries, account, ties, since=begin(limit, at)), budget)
+        if subjects and "subject" not in units:
+            units = (*units, "subject")
+        for unit in units:
+            yield limit, unit
 
 
 def begin(limit: Limit, at: str) -> str:
@@ -126,9 +150,15 @@ def bound(rows: Sequence[HistoryRow], delta: float) -> float:
 
 
 def burn_down(
-    entries: Sequence[Entry], account: str, limit: Limit, delta: float, ties: Ties = NO_TIES
+    entries: Sequence[Entry],
+    account: str,
+    limit: Limit,
+    delta: float,
+    ties: Ties = NO_TIES,
+    *,
+    unit: Unit = "record",
 ) -> list[dict[str, Any]]:
-    """Return, run by run, what was left of a limit after it, by Rényi moments.
+    """Return, run by run, what was left of a limit after it, by Rényi moments, for a unit.
 
     What linked accounts had spent by then counts.
 
@@ -141,22 +171,23 @@ def burn_down(
         if each["kind"] == "reserved" and each["body"]["account"] == account:
             runs.setdefault(each["body"]["run_id"], []).append(each)
     points = []
-    for run, uses in sorted(runs.items(), key=lambda item: item[1][-1]["seq"]):
-        last = uses[-1]
+    for run, mine in sorted(runs.items(), key=lambda item: item[1][-1]["seq"]):
+        last = mine[-1]
         upto = [each for each in entries if each["seq"] <= last["seq"]]
         by_then = {
             "links": ties["links"],
             "elsewhere": [each for each in ties["elsewhere"] if each["time"] <= last["time"]],
         }
-        spent = bound(history(upto, account, by_then, since=begin(limit, last["time"])), delta)
+        those, _ = seen(uses(upto, account, by_then, since=begin(limit, last["time"])), unit)
+        spent = bound(composition.merged(those), delta)
         points.append(
             {
                 "run": run,
                 "time": last["time"],
-                "mechanisms": sorted({each["body"]["mechanism"] for each in uses}),
-                "uses": len(uses),
-                "steps": sum(each["body"]["steps"] for each in uses),
-                "rows": max(each["body"]["num_rows"] for each in uses),
+                "mechanisms": sorted({each["body"]["mechanism"] for each in mine}),
+                "uses": len(mine),
+                "steps": sum(each["body"]["steps"] for each in mine),
+                "rows": max(each["body"]["num_rows"] for each in mine),
                 "spent": spent,
                 "left": max(0.0, limit.epsilon - spent),
             }
@@ -196,7 +227,7 @@ def export(
             for name in accounts(entries)
         },
         "ties": {name: [dict(each) for each in ties[name]] for name in sorted(ties)},
-        "adjacency": {each: adjacency(each) for each in _mechanisms(entries)},
+        "adjacency": {each: adjacency(each) for each in mechanisms(entries)},
         "signing_key": public_hex(key),
     }
     closing = {"statement": said, "signature": sign(key, _PURPOSE, said)}
@@ -205,7 +236,7 @@ def export(
     return said
 
 
-def _mechanisms(entries: Sequence[Entry]) -> list[str]:
+def mechanisms(entries: Sequence[Entry]) -> list[str]:
     """Return what ever added noise, sorted."""
     bodies = (each["body"] for each in entries)
     return sorted({str(body["mechanism"]) for body in bodies if "mechanism" in body})

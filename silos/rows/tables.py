@@ -225,10 +225,19 @@ class Tables:
         keep = self._consent(self.mapping(contract), purpose) if self._consents else None
         return "" if keep is None else keep.digest
 
-    def num_rows(self, contract: Contract, purpose: str) -> int:
-        """Return how many rows a purpose may use; no end of them where they break the contract."""
+    def num_rows(self, contract: Contract, purpose: str, *, subjects: bool = False) -> int:
+        """Return how many rows a purpose may use; no end of them where they break the contract.
+
+        Args:
+            contract: what the rows obey.
+            purpose: what they are used for.
+            subjects: count subjects instead; 0 where the contract names none.
+        """
         try:
-            return len(self.frame(contract, purpose=purpose))
+            frame = self.frame(contract, purpose=purpose)
+            if subjects:
+                return 0 if contract.subject is None else int(frame[contract.subject].nunique())
+            return len(frame)
         except SchemaDrift:  # no row is used, and only the verdict may leave
             return sys.maxsize
 

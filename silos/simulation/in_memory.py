@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo.contracts.contract import Contract
 from consilo.contracts.report import CheckReport
 from consilo.errors import Refused, SchemaDrift
-from consilo.jobs.job import Job
+from consilo.jobs.job import Job, Unit
 from consilo.jobs.match import Match, MatchQuestion
 from consilo.kernel import seeds
 from consilo.kernel.headers import Header, ReplyHeader
@@ -179,7 +179,7 @@ class InMemorySilo(AllRoles):
         """Return what a run has reserved: mechanism and (σ, q, steps)."""
         return [(mechanism, row) for _, mechanism, row in self.spends.get(run_id, [])]
 
-    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
+    def quote(self, account: str, rows: Sequence[HistoryRow], unit: Unit = "record") -> Account:
         """Return an account without limits."""
         return Account(account, 0, 0, ())
 

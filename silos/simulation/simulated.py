@@ -45,7 +45,7 @@ from consilo.contracts.contract import Contract
 from consilo.contracts.report import CheckReport
 from consilo.errors import Refused, SourceUnreadable
 from consilo.horizontal.partition import Rows
-from consilo.jobs.job import Job
+from consilo.jobs.job import Job, Unit
 from consilo.jobs.match import Match, MatchQuestion
 from consilo.kernel.headers import Header, ReplyHeader
 from consilo.kernel.roles import Arrays, Built
@@ -329,7 +329,7 @@ class SimulatedSilo(AllRoles):
             ).fetchall()
         return [(str(mechanism), (float(s), float(q), int(n))) for mechanism, s, q, n in rows]
 
-    def quote(self, account: str, rows: Sequence[HistoryRow]) -> Account:
+    def quote(self, account: str, rows: Sequence[HistoryRow], unit: Unit = "record") -> Account:
         """Return an account without limits."""
         return Account(account, 0, 0, ())
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from consilo.contracts.contract import Contract
 from consilo.errors import IncompatibleJob, SchemaDrift
-from consilo.horizontal.dataset import local_scale, rows_of, training_blocks
+from consilo.horizontal.dataset import local_scale, rows_of, training_rows
 from consilo.horizontal.features import Encoding, Scale, class_codes
 from consilo.horizontal.statistics import Moments
 from consilo.kernel.headers import Header
@@ -179,7 +179,7 @@ def test_rows_encoded_in_blocks_are_those_encoded_whole(monkeypatch, missing, lo
         seen = view(InMemorySilo("north", clinic.frame(60)), job)
         planned = Encoding.plan(seen.contract, job)
         rows = rows_of(seen, planned, scale)
-        frames = list(training_blocks(seen, planned))
+        frames = [block for block, _ in training_rows(seen, planned).blocks()]
         found[block_rows] = rows, pd.concat(frames), local_scale(seen, encoding())
     (whole, frame, scaled), (parts, pieces, scaled_too) = found.values()
     close = {"rtol": 1e-6, "atol": 1e-7} if local else {"rtol": 0, "atol": 0}

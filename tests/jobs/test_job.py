@@ -92,7 +92,14 @@ def test_all_faults_are_told_at_once():
         ({"model": "not dotted"}, "model"),
         ({"task": "survival"}, "task"),
         ({"evaluation": {"holdout": 1.0}}, "evaluation.holdout"),
-        ({"privacy": {"unit": "subject", "epsilon": 1, "delta": 1e-5}}, "is about one row"),
+        (
+            {"privacy": {"unit": "subject", "epsilon": 1, "delta": 1e-5}},
+            "needs privacy.statistics_epsilon",
+        ),
+        (
+            {"privacy": {"max_rows_per_subject": 3, "epsilon": 1, "delta": 1e-5}},
+            "needs unit: subject",
+        ),
         ({"privacy": {"max_grad_norm": 1e-13, "epsilon": 1, "delta": 1e-5}}, "max_grad_norm"),
         ({"reduce": {"codec": "topk"}}, "reduce.codec"),
     ],
