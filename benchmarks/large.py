@@ -101,7 +101,10 @@ def measure(folder: Path, silos: int, width: int, rounds: int) -> dict[str, floa
     figures: dict[str, float] = {}
     (folder / "library").mkdir()
     (folder / "library" / "echo_answerer.py").write_text(_ECHO)
-    os.environ["PYTHONPATH"] = str(folder / "library")
+    sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
+    from isolated import interpreter  # nodes take code from no variable
+
+    sys.executable = interpreter(folder / "python", folder / "library")
     with Supervisor() as supervisor:
         for directory in directories.values():
             policy = ALONE if silos == 1 else TEMPLATE

@@ -101,6 +101,7 @@ class Field:
         rows: what it is computed from, and how exactly.
         held_out: whether it is made of held-out rows, by a model that the request brings.
         where_asked: it is in an answer just where the payload has the entry ``like``.
+        kind: which of those made it, so that another process can check it too; empty for others.
     """
 
     disclosure: Disclosure
@@ -111,6 +112,12 @@ class Field:
     rows: FromRows = FromRows.EXACT
     held_out: bool = False
     where_asked: bool = False
+    kind: str = ""
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether the declaration and the request say how large it is."""
+        return self.kind in _SIZED
 
     @property
     def classes(self) -> frozenset[Disclosure]:
@@ -126,14 +133,14 @@ def count(
     disclosure: Disclosure = Disclosure.STATISTIC, *, rows: FromRows = FromRows.EXACT
 ) -> Field:
     """A whole number, zero or more."""
-    return Field(disclosure, check_count, rows=rows)
+    return Field(disclosure, check_count, rows=rows, kind="count")
 
 
 def number(
     disclosure: Disclosure, *, optional: bool = False, rows: FromRows = FromRows.EXACT
 ) -> Field:
     """One finite number."""
-    return Field(disclosure, check_number, optional=optional, rows=rows)
+    return Field(disclosure, check_number, optional=optional, rows=rows, kind="number")
 
 
 def numbers(
@@ -144,14 +151,16 @@ def numbers(
     held_out: bool = False,
 ) -> Field:
     """Finite numbers by name."""
-    return Field(disclosure, check_numbers, optional=optional, rows=rows, held_out=held_out)
+    return Field(
+        disclosure, check_numbers, optional=optional, rows=rows, held_out=held_out, kind="numbers"
+    )
 
 
 def arrays(
     disclosure: Disclosure, *, optional: bool = False, rows: FromRows = FromRows.EXACT
 ) -> Field:
     """Finite numeric arrays by name."""
-    return Field(disclosure, check_arrays, optional=optional, rows=rows)
+    return Field(disclosure, check_arrays, optional=optional, rows=rows, kind="arrays")
 
 
 def tensors(
@@ -170,6 +179,7 @@ def tensors(
         like=like,
         rows=rows,
         where_asked=where_asked,
+        kind="tensors",
     )
 
 
@@ -183,7 +193,7 @@ def envelopes(content: Disclosure | None = None, *, rows: FromRows | None = None
     """
     if rows is None:
         rows = FromRows.NONE if content is None else FromRows.EXACT
-    return Field(Disclosure.SEALED, _check_envelopes, content=content, rows=rows)
+    return Field(Disclosure.SEALED, _check_envelopes, content=content, rows=rows, kind="envelopes")
 
 
 @dataclass(frozen=True)
@@ -270,11 +280,14 @@ class Permitted:
         withheld: optional fields that its policy keeps back, each with the reason.
         floors: class → of how many rows a figure of it must be made.
         is_private: whether the policy wants differential privacy, so that times are told coarsely.
+        unsized_bytes: most of an answer's fields whose size nothing declares, where a job's own
+            code made them; None sets no limit.
     """
 
     withheld: Mapping[str, str] = dataclasses.field(default_factory=dict)
     floors: Mapping[Disclosure, int] = dataclasses.field(default_factory=dict)
     is_private: bool = False
+    unsized_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -312,6 +325,16 @@ class Verb:
         likes = [each.like for each in self.replies.values() if each.like in payload]
         return sum(num_bytes(payload[each]) for each in likes)
 
+    def unsized_bytes(self, reply: Mapping[str, Any]) -> int:
+        """Return how large the fields of a reply are of which no declaration says it, names too."""
+        free = [name for name, each in self.replies.items() if not each.is_sized]
+        return _size({name: reply[name] for name in free if name in reply})
+
+    def named_bytes(self, reply: Mapping[str, Any]) -> int:
+        """Return how large the numbers of a reply are whose names a job's own code may choose."""
+        named = [name for name, each in self.replies.items() if each.kind == "numbers"]
+        return _size({name: reply[name] for name in named if name in reply})
+
     def check(self, reply: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
         """Raise `ReplyInvalid` unless ``reply`` holds just what was declared.
 
@@ -330,6 +353,49 @@ class Verb:
                 field.check(f"verb '{self.name}', field '{name}'", reply[name], payload)
             elif field.like in payload if field.where_asked else not field.optional:
                 raise ReplyInvalid(f"verb '{self.name}': the field '{name}' is missing")
+
+
+def declaration(field: Field) -> dict[str, Any]:
+    """Return what a field declares, in plain values, for `declared_field` in another process."""
+    return {
+        "kind": field.kind,
+        "disclosure": str(field.disclosure),
+        "content": None if field.content is None else str(field.content),
+        "like": field.like,
+        "optional": field.optional,
+        "where_asked": field.where_asked,
+    }
+
+
+def declared_field(plain: Mapping[str, Any]) -> Field:
+    """Return a field as another process says that it is declared, with our own check of its kind.
+
+    One of a kind that is not ours passes as it is: what it may hold is bounded by its size alone.
+
+    Args:
+        plain: as `declaration` made it, or somebody who would like to be believed.
+
+    Raises:
+        ReplyInvalid: where that is no declaration.
+    """
+    kind, like = plain.get("kind"), plain.get("like")
+    try:
+        said = [plain["content"], plain["disclosure"]]
+        content, disclosure = (None if each is None else Disclosure(each) for each in said)
+        check = _CHECKS[str(kind)]
+    except (KeyError, ValueError):
+        raise ReplyInvalid("what declares a field is no declaration") from None
+    if disclosure is None or not isinstance(like, str):
+        raise ReplyInvalid("what declares a field is no declaration")
+    return Field(
+        disclosure,
+        partial(_check_tensors, like=like) if kind == "tensors" else check,
+        optional=plain.get("optional") is True,
+        content=content,
+        like=like,
+        where_asked=plain.get("where_asked") is True,
+        kind=str(kind),
+    )
 
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Mapping[str, Any]])
@@ -354,6 +420,21 @@ def _is_number(value: Any) -> bool:
 
 def _shown(names: list[str]) -> str:
     return ", ".join(name[:40] for name in names[:5])
+
+
+def _size(value: Any) -> int:
+    """Return how many bytes a plain value can tell, its names included."""
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes) + 8 * value.ndim
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, int):
+        return max(8, (value.bit_length() + 7) // 8)
+    if isinstance(value, Mapping):
+        return sum(_size(str(key)) + _size(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return sum(8 + _size(each) for each in value)
+    return 8 if value is None or isinstance(value, float) else len(memoryview(value).cast("B"))
 
 
 def check_count(name: str, value: Any, payload: Mapping[str, Any]) -> None:
@@ -419,3 +500,19 @@ def _check_envelopes(name: str, value: Any, payload: Mapping[str, Any]) -> None:
     for item in _check_mapping(name, value).values():
         if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.ndim != 1:
             raise ReplyInvalid(f"{name}: expected sealed bytes (uint8 arrays) by receiver")
+
+
+def _check_nothing(name: str, value: Any, payload: Mapping[str, Any]) -> None:
+    """Let any plain value pass."""
+
+
+_CHECKS: Mapping[str, Check] = {
+    "": _check_nothing,
+    "arrays": check_arrays,
+    "count": check_count,
+    "envelopes": _check_envelopes,
+    "number": check_number,
+    "numbers": check_numbers,
+    "tensors": check_arrays,  # and `like`, see `declared_field`
+}
+_SIZED = frozenset({"count", "number", "tensors"})

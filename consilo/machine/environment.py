@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 QUIET: dict[str, str] = {
     # MLflow compares with "true"; "1" does not silence it.
@@ -24,19 +26,30 @@ QUIET: dict[str, str] = {
 """Switches that keep every library we use from calling home."""
 
 
-ISOLATED = ("-P", "-s")
-"""Options of an interpreter that looks for modules in no current directory and no user's home."""
+ISOLATED = ("-I", "-u")
+"""Options of an interpreter that takes code from where packages are installed and nowhere else.
+
+No current directory, no user's home, and no variable ``PYTHON...`` says what it imports or runs;
+what it prints is not held back, which a variable could not say either.
+"""
 
 
 _PLAIN = re.compile(
     "PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH|FLWR_HOME|"
-    "(LC|PYTHON|CONSILO|OMP|OPENBLAS|MKL|NUMEXPR|MALLOC|JE_ARROW|TORCH|CUDA)_?[A-Z0-9_]*"
+    "(LC|CONSILO|OMP|OPENBLAS|MKL|NUMEXPR|MALLOC|JE_ARROW|TORCH|CUDA)_?[A-Z0-9_]*"
 )
 
 
 def is_plain(name: str) -> bool:
     """Return whether a variable says nothing that has to be kept from code of a job."""
     return name in QUIET or _PLAIN.fullmatch(name) is not None
+
+
+def replace_by_isolated(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Become ``python -I -u -m module`` with the arguments; the process's id stays."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *ISOLATED, "-m", module, *arguments])
 
 
 def child_environment(*, home: Path | None = None, **extra: str) -> dict[str, str]:

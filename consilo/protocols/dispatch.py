@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from consilo.jobs.job import Job
 from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
 from consilo.kernel.roles import SiloHost
-from consilo.kernel.verbs import Asked, Disclosure, Permitted, Verb, unread
+from consilo.kernel.verbs import Asked, Disclosure, Field, Permitted, Verb, unread
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
 from consilo.protocols.names import NAMES, asked_of, declaration_of, find_protocol
@@ -62,8 +63,10 @@ class Question:
     permitted: Permitted = field(default_factory=Permitted)
 
 
-Elsewhere = Callable[[Question, SiloHost], tuple[Mapping[str, Any], frozenset[Disclosure]]]
-"""Computes an answer in another process: its fields, and the classes that these declare."""
+Elsewhere = Callable[[Question, SiloHost], tuple[Mapping[str, Any], Mapping[str, Field]]]
+"""Computes an answer in another process: its fields, and what these declare."""
+_MOST_FIELDS = 64
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 def answerer(
@@ -230,10 +233,12 @@ def _run(
             fields = compute(verb, question, host)
         else:
             computed, declared = elsewhere(question, host)
-            _refuse_more(declared, asked)
+            verb = verb or _declared_elsewhere(header.verb, declared)
+            _refuse_more(verb.disclosures, asked)
             fields = _admitted(computed, permitted)
-        if verb is not None:
-            verb.check(fields, question.payload)
+        verb.check(fields, question.payload)
+        size = verb.named_bytes(fields) if is_ours else verb.unsized_bytes(fields)
+        _refuse_large(size, permitted.unsized_bytes)
     except (BudgetExhausted, Refused):  # judged by numbers of rows and by the ledger
         raise
     except Exception as cause:
@@ -247,6 +252,30 @@ def _run(
 def _admitted(fields: Mapping[str, Any], permitted: Permitted) -> dict[str, Any]:
     """Return the fields that the silo does not keep back; a bundle may have made them all."""
     return {name: each for name, each in fields.items() if name not in permitted.withheld}
+
+
+def _declared_elsewhere(name: str, declared: Mapping[str, Field]) -> Verb:
+    """Return a verb as the process that answered says that it is declared.
+
+    Raises:
+        ReplyInvalid: where its fields are too many, or their names none.
+    """
+    if len(declared) > _MOST_FIELDS or not all(_FIELD.fullmatch(each) for each in declared):
+        raise ReplyInvalid(f"a verb has {_MOST_FIELDS} fields at most, whose names are identifiers")
+
+    def answered(*_: Any) -> Mapping[str, Any]:
+        raise AssertionError("it is computed elsewhere")
+
+    return Verb(name, declared, answered)
+
+
+def _refuse_large(size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise ReplyInvalid(
+            f"fields without a declared size have {size} bytes; this silo's policy lets {most} "
+            "leave (limits.unsized_kib). What is as large as a part of the request is declared so: "
+            "tensors(like=…)"
+        )
 
 
 def _refuse_more(declared: frozenset[Disclosure], asked: Asked) -> None:

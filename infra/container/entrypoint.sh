@@ -4,6 +4,9 @@
 #   SILO_INVITATION  an invitation to take up first, where the silo has joined nobody yet
 set -eu
 umask 077
+# Code comes from where the image has its packages, and from no variable or home.
+unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE PYTHONPLATLIBDIR PYTHONBREAKPOINT
+export PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
 ulimit -c 0
 
 home="${SILO_DIR:-/silo}"

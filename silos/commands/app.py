@@ -75,6 +75,6 @@ def join(directory: Directory = Path(".")) -> None:
 
     Example: consilo silo join --dir silos/cleveland
     """
-    from silos.node.node import main
+    from consilo.machine.environment import replace_by_isolated
 
-    raise typer.Exit(main(["--dir", str(directory)]))
+    replace_by_isolated("silos.node", ["--dir", str(directory)])

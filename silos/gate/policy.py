@@ -92,6 +92,7 @@ limits:
   memory_mib: 4096               # one message
   wall_s: 3600
   threads: 1                     # that a job may ask for (local.threads); more are refused
+  unsized_kib: 64                # of an answer, what a bundle's own protocol declares no size of
   # per_hour: 500                # messages
 
 sandbox: required                # code of a bundle runs locked in, or not at all; "off" lets it do
@@ -288,12 +289,16 @@ class Limits(Config):
         threads: that it may compute with. A job that asks for more is refused, and not computed
             with fewer, which would give other bits; None sets no limit.
         per_hour: messages in any hour; None sets no limit.
+        unsized_kib: of an answer of a bundle's own protocol, what the fields without a declared
+            size may have together: all but counts, single numbers and what is like a part of the
+            request.
     """
 
     memory_mib: int = Field(default=4096, gt=0)
     wall_s: float = Field(default=3600.0, gt=0)
     threads: int | None = Field(default=1, ge=1)
     per_hour: int | None = Field(default=None, ge=1)
+    unsized_kib: int = Field(default=64, ge=0)
 
 
 class MatchingRules(Config):
@@ -503,7 +508,12 @@ class Policy(Config):
                     raise
                 withheld[field.name] = str(cause)
         floors = {each: self._floor(each) for each in asked.disclosures}
-        return Permitted(withheld, floors, is_private=self.privacy.tells_little)
+        return Permitted(
+            withheld,
+            floors,
+            is_private=self.privacy.tells_little,
+            unsized_bytes=1024 * self.limits.unsized_kib,
+        )
 
     def _permit_field(
         self, field: AskedField, header: Header, job: Job, asked: Asked, met: Circumstances

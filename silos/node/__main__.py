@@ -1,8 +1,13 @@
-"""``python -m silos.node``."""
+"""``python -I -m silos.node``; without ``-I`` it starts itself again with it."""
 
 import sys
 
-from silos.node.node import main
+from consilo.machine.environment import replace_by_isolated
 
 if __name__ == "__main__":
+    if not sys.flags.isolated:
+        replace_by_isolated("silos.node", sys.argv[1:])
+
+    from silos.node.node import main
+
     sys.exit(main())

@@ -1,8 +1,8 @@
 """The silo's node: takes messages from the coordinator and lets the silo answer them.
 
-``python -m silos.node --dir SILO_DIR`` runs until SIGTERM or Ctrl-C. Two processes: this one talks
-to the SuperLink and never imports what a message brings; `silos.node.warm` holds torch and the
-learner and forks one child per message. The bundle's hash is checked here, against what the
+``python -I -m silos.node --dir SILO_DIR`` runs until SIGTERM or Ctrl-C. Two processes: this one
+talks to the SuperLink and never imports what a message brings; `silos.node.warm` holds torch and
+the learner and forks one child per message. The bundle's hash is checked here, against what the
 operator has approved, before a byte of the bundle is fetched.
 
 ```
@@ -451,7 +451,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the node from the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m silos.node", description="Run the node of one silo."
+        prog="python -I -m silos.node", description="Run the node of one silo."
     )
     parser.add_argument("--dir", type=Path, required=True, help="the silo's folder")
     options = parser.parse_args(arguments)
@@ -464,7 +464,3 @@ def main(arguments: list[str] | None = None) -> int:
     except ConsiloError as cause:
         sys.stderr.write(f"{printable_lines(str(cause))}\n")
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,7 +24,7 @@ from consilo.errors import BudgetExhausted, ConsiloError, ModelDiverged, Refused
 from consilo.horizontal.holdout import PURPOSE as HELD_OUT
 from consilo.kernel import roles
 from consilo.kernel.roles import SiloHost
-from consilo.kernel.verbs import Disclosure
+from consilo.kernel.verbs import Field, declared_field
 from consilo.kernel.view import MANIFEST
 from consilo.privacy.account import Charge
 from consilo.protocols.dispatch import Question
@@ -82,8 +82,8 @@ class Wall:
 
     def compute(
         self, question: Question, host: SiloHost
-    ) -> tuple[Mapping[str, Any], frozenset[Disclosure]]:
-        """Return the fields that the worker answers with, and the classes that it declared.
+    ) -> tuple[Mapping[str, Any], Mapping[str, Field]]:
+        """Return the fields that the worker answers with, and what it says that they declare.
 
         Raises:
             Refused: where this machine cannot lock it in.
@@ -102,10 +102,10 @@ class Wall:
             asked = (question, host.name, host.code_classes)
             self._channel.send(b"T", trusted(asked))
             found = self._until(b"D", _Bounds(question, host, self._bundle.stem))
-            fields, declared = found["fields"], frozenset(map(Disclosure, found["declared"]))
-            if not isinstance(fields, dict):
+            fields, declared = found["fields"], found["declared"]
+            if not isinstance(fields, dict) or not _is_declaration(declared):
                 raise ReplyInvalid("the worker's answer has no fields")
-            return fields, declared
+            return fields, {name: declared_field(each) for name, each in declared.items()}
         except Closed:
             raise ConsiloError("the worker ended without an answer") from None
 
@@ -209,6 +209,10 @@ class _Bounds:
         if name in same and not same[name]():
             raise Refused(f"a worker asks for another {name} than its own", code="worker")
         return header if name == "header" else value
+
+
+def _is_declaration(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
 
 
 def _plain(value: Any) -> Any:

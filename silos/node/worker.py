@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from consilo.errors import BudgetExhausted, ConsiloError, ModelDiverged, Refused, ReplyInvalid
-from consilo.kernel.verbs import Disclosure
+from consilo.kernel.verbs import Disclosure, declaration
 from consilo.machine import sandbox
 from consilo.machine.reaper import die_with_parent
 from consilo.protocols.dispatch import compute, verb_of
@@ -85,7 +85,7 @@ def _work(channel: Channel, bundle: Path, silo: Path) -> None:
         verb = verb_of(question.header, host)  # type: ignore[arg-type]
         fields = compute(verb, question, host)  # type: ignore[arg-type]
         verb.check(fields, question.payload)
-        declared = sorted(map(str, verb.disclosures))
+        declared = {name: declaration(each) for name, each in verb.replies.items()}
         channel.send(b"D", said({"fields": fields, "declared": declared}, []))
     except Closed:
         return

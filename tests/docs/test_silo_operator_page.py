@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import isolated
 import psutil
 import pytest
 import yaml
@@ -55,16 +56,15 @@ class Person:
         return found.stdout
 
 
-def interpreter() -> tuple[str, dict[str, str]]:
-    """An interpreter that an ordinary user can start, and what it needs to find our packages."""
+def interpreter(folder: Path) -> str:
+    """An interpreter that an ordinary user can start, and that finds our packages."""
     if os.geteuid() != 0:
-        return sys.executable, {}
-    packages = next(each for each in sys.path if each.endswith("site-packages"))
-    found = {"PYTHONPATH": os.pathsep.join([str(ROOT), packages])}
-    for each in (sys.executable, "/usr/bin/python3.11", "/usr/local/bin/python3.11"):
-        probe = [*ordinary(), "/bin/sh", "-c", f"'{each}' -c 'import torch'"]
-        if subprocess.run(probe, env={**os.environ, **found}, capture_output=True).returncode == 0:
-            return each, found
+        return sys.executable
+    for base in (sys.executable, "/usr/bin/python3.11", "/usr/local/bin/python3.11"):
+        python = isolated.interpreter(folder, base=base)
+        probe = [*ordinary(), "/bin/sh", "-c", f"'{python}' -I -c 'import torch, consilo'"]
+        if subprocess.run(probe, capture_output=True).returncode == 0:
+            return python
     pytest.skip("this is root, and no Python 3.11 here can be started by another user")
 
 
@@ -96,7 +96,7 @@ def wait_for(text: str, log: Path, within_s: float = 120) -> None:
 def test_a_hospital_joins_as_the_page_says(home: Path) -> None:
     if not (DATA / "processed.va.data").exists():
         pytest.skip("the UCI heart disease files are not here; set CONSILO_DATA to their folder")
-    python, found = interpreter()
+    python = interpreter(home / "python")
     (home / "bin").mkdir()
     shim = home / "bin" / "consilo"
     shim.write_text(
@@ -104,7 +104,7 @@ def test_a_hospital_joins_as_the_page_says(home: Path) -> None:
     )
     shim.chmod(0o755)
     path = os.pathsep.join([str(home / "bin"), "/usr/bin", "/bin"])
-    theirs = {**child_environment(), **found, "PATH": path, "HOME": str(home / "user")}
+    theirs = {**child_environment(), "PATH": path, "HOME": str(home / "user")}
     (home / "user").mkdir()
     operator = Person(home, (), child_environment())
     silo = Person(home / "user", ordinary(), theirs)
@@ -143,7 +143,7 @@ def test_a_hospital_joins_as_the_page_says(home: Path) -> None:
         # What the node is, and what it left behind.
         (service,) = (each for each in supervisor.services if each.name == "silo")
         below = psutil.Process(service.process.pid).children(recursive=True)
-        node = [each for each in below if "join" in each.cmdline() and each.name() != "bash"]
+        node = [each for each in below if "silos.node" in each.cmdline() and each.name() != "bash"]
         warm = [each for each in below if "silos.node.warm" in " ".join(each.cmdline())]
         assert node
         assert warm

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from isolated import interpreter
 
 AUDIT = Path(__file__).parent / "audit"
 CONSILO = Path(sys.executable).parent / "consilo"
@@ -58,7 +59,7 @@ def start(arguments: list[str], folder: Path, **extra: str) -> Watched:
         **extra,
     }
     process = subprocess.Popen(
-        [str(CONSILO), *arguments],
+        [_watched_python(folder), str(CONSILO), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -68,6 +69,11 @@ def start(arguments: list[str], folder: Path, **extra: str) -> Watched:
         start_new_session=True,
     )
     return Watched(process, mark, log)
+
+
+def _watched_python(folder: Path) -> str:
+    """Return an interpreter that loads the audit also where it starts isolated."""
+    return interpreter(folder / "python", AUDIT)
 
 
 def run(arguments: list[str], folder: Path, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -126,7 +132,16 @@ def kept_demo(folder: Path, *options: str) -> Iterator[KeptDemo]:
     }
     with out.open("w") as stdout, err.open("w") as stderr:
         process = subprocess.Popen(
-            [str(CONSILO), "demo", "--keep", "--json", "--dir", str(home), *options],
+            [
+                _watched_python(folder),
+                str(CONSILO),
+                "demo",
+                "--keep",
+                "--json",
+                "--dir",
+                str(home),
+                *options,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

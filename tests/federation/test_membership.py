@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from isolated import interpreter
 from typer.testing import CliRunner
 
 from consilo.cli import build
@@ -58,6 +58,7 @@ class Place:
     supervisor: Supervisor
     link: SuperLink
     nodes: dict[str, Service]
+    python: str
 
     def consilo(self, *arguments: str) -> dict[str, object]:
         """Run a command with ``--json`` and return what it prints."""
@@ -91,9 +92,9 @@ class Place:
         folder = self.root / name
         self.nodes[name] = self.supervisor.start(
             f"silo {name}",
-            [sys.executable, "-m", "silos.node", "--dir", str(folder)],
+            [self.python, "-I", "-m", "silos.node", "--dir", str(folder)],
             log=folder / "node.log",
-            env=child_environment(home=folder / "flwr", PYTHONPATH=str(self.root / "library")),
+            env=child_environment(home=folder / "flwr"),
         )
 
     def join(self, name: str) -> Path:
@@ -167,7 +168,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         Reachable(port=free_port()).save(home)
         port = Reachable.load(home).port
         link = start_superlink(supervisor, home / "superlink", authority, port=port)
-        found = Place(root, home, supervisor, link, {})
+        found = Place(
+            root, home, supervisor, link, {}, interpreter(root / "python", root / "library")
+        )
         found.join("anna")
         yield found
 

@@ -41,7 +41,7 @@ def test_the_unit_gives_the_node_no_more_than_it_needs():
     assert service["LimitCORE"] == "0"
     assert service["CapabilityBoundingSet"] == ""
     assert service["ProtectSystem"] == "strict"
-    assert service["ExecStart"].endswith("consilo silo join --dir /var/lib/consilo/%i")
+    assert service["ExecStart"].endswith("/python -I -u -m silos.node --dir /var/lib/consilo/%i")
     from silos.node.node import _STRUCK_OFF_EXIT
 
     assert service["RestartPreventExitStatus"] == str(_STRUCK_OFF_EXIT)
@@ -50,7 +50,7 @@ def test_the_unit_gives_the_node_no_more_than_it_needs():
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 def test_systemd_understands_the_unit_and_calls_it_safe(tmp_path):
     unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/consilo/bin/consilo", "/bin/true"))
+    unit.write_text(UNIT.read_text().replace("/opt/consilo/bin/python", "/bin/true"))
     verified = subprocess.run(
         ["systemd-analyze", "verify", str(tmp_path / "consilo-silo@va.service")],
         capture_output=True,

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from isolated import interpreter
 
 from consilo.errors import CoordinatorUnreachable, JobInvalid, Refused, RunCancelled
 from consilo.machine.environment import child_environment
@@ -58,6 +58,7 @@ class Federation:
     link: SuperLink
     supervisor: Supervisor
     nodes: dict[str, Service]
+    python: str
 
     def transport(
         self, bundle: bytes = PLAIN, cancelled: threading.Event | None = None
@@ -74,13 +75,9 @@ class Federation:
         folder = self.root / name
         self.nodes[name] = self.supervisor.start(
             name,
-            [sys.executable, "-m", "silos.node", "--dir", str(folder)],
+            [self.python, "-I", "-m", "silos.node", "--dir", str(folder)],
             log=folder / "node.log",
-            env=child_environment(
-                home=folder / "flwr",
-                PYTHONPATH=str(self.root / "library"),
-                CONSILO_TEST_MARK=self.mark,
-            ),
+            env=child_environment(home=folder / "flwr", CONSILO_TEST_MARK=self.mark),
         )
 
     def wait_online(self, names: tuple[str, ...], within_s: float = 30.0) -> None:
@@ -118,7 +115,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         with Supervisor() as supervisor:
             authority = keys.load_or_create_authority(home / "keys")
             link = start_superlink(supervisor, home, authority, port=free_port())
-            federation = Federation(root, mark, link, supervisor, {})
+            federation = Federation(
+                root, mark, link, supervisor, {}, interpreter(root / "python", root / "library")
+            )
             for name in SILOS:
                 folder = root / name
                 folder.mkdir()

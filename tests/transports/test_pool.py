@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from isolated import interpreter
 
 from consilo.errors import ServiceFailed
 from consilo.transports import pool as pool_module
@@ -25,8 +26,8 @@ NAMES = tuple(f"silo-{place:02}" for place in range(30))
 
 
 @pytest.fixture(autouse=True)
-def _support_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
+def _support_is_importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "executable", interpreter(tmp_path / "python", SUPPORT))
 
 
 @pytest.fixture

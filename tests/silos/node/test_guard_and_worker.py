@@ -187,7 +187,7 @@ def tell(silo: Silo, acts: Callable[[RemoteSilo], object], asked: Question | Non
             found.append(acts(host))
         except ConsiloError as cause:
             found.append(cause)
-        channel.send(b"D", said({"fields": {}, "declared": []}, []))
+        channel.send(b"D", said({"fields": {}, "declared": {}}, []))
 
     with worker(act) as channel:
         Wall(channel, silo.gate.bundle).compute(asked or question(), silo)
@@ -298,7 +298,9 @@ FRAMES = {
     "no mapping": pack({"value": [1]}),
     "nested": pack({"value": {"$map": {"fields": {"$map": {"x": {"$contract": {"value": "{"}}}}}}}),
     "fields that are none": pack({"value": {"$map": {"fields": 1.0, "declared": []}}}),
-    "a class that is none": pack({"value": {"$map": {"fields": {"$map": {}}, "declared": ["x"]}}}),
+    "a class that is none": pack(
+        {"value": {"$map": {"fields": {"$map": {}}, "declared": {"$map": {"x": 1.0}}}}}
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from isolated import interpreter
 
 from consilo.errors import ConfigInvalid, ServiceFailed
 from consilo.transports.flower.bundle import build_bundle, keep_bundle
@@ -55,7 +57,8 @@ def silo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     library = tmp_path / "library"
     library.mkdir()
     (library / "order_answerer.py").write_text(ANSWERER)
-    monkeypatch.setenv("PYTHONPATH", str(library))
+    monkeypatch.setattr(sys, "executable", interpreter(tmp_path / "python", library))
+    monkeypatch.setenv("CONSILO_TEST_MARK", str(library))
     folder = tmp_path / "silo"
     folder.mkdir()
     (folder / "json.py").write_text("raise SystemExit('a file of the silo was imported')\n")
@@ -86,7 +89,7 @@ def below(silo: Path) -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if child.environ().get("PYTHONPATH") == str(silo.parent / "library"):
+            if child.environ().get("CONSILO_TEST_MARK") == str(silo.parent / "library"):
                 found.append(child)
     return found
 
