@@ -6,18 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from consilo.errors import BudgetExhausted, SchemaDrift
+from consilo.errors import BudgetExhausted, Refused, SchemaDrift
+from consilo.horizontal.apart import GradientsApart, LearnerApart
 from consilo.horizontal.features import Encoding, class_names
 from consilo.jobs.job import Job, Privacy
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
+from consilo.kernel.roles import Apart
 from consilo.kernel.view import SiloView
 from consilo.learners.modules import build_model
+from consilo.learners.optimizers import is_own_optimizer
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, TorchLearner
 from consilo.privacy.accounting import HistoryRow, noise_multiplier
 from consilo.privacy.curve import Keep, afresh, keep_ahead, kept_spend
 from consilo.privacy.dpsgd import DPHook
+from consilo.wire.params import Params
 
 FIGURES = "gaussian_figures"
 """What the ledger calls an evaluation on held-out rows."""
@@ -37,7 +41,25 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         JobInvalid: where the model cannot be built.
     """
     asked = ModelJob.of(job)
-    task = Task.of(
+    task = _task_of(asked, encoding, search_path)
+    model = build_model(
+        {"class": asked.module.name, "args": asked.module.args},
+        num_inputs=len(encoding.inputs),
+        num_outputs=task.num_outputs,
+        seed=seeds.seed32(asked.seed, "model"),
+        search_path=search_path,
+    )
+    return TorchLearner(model, task, threads=asked.threads)
+
+
+def learner_apart(job: Job, encoding: Encoding, apart: Apart, params: Params) -> LearnerApart:
+    """Return a learner whose model runs in processes apart, with parameters that were sent."""
+    asked = ModelJob.of(job)
+    return LearnerApart(apart, _task_of(asked, encoding), params, threads=asked.threads)
+
+
+def _task_of(asked: ModelJob, encoding: Encoding, search_path: Sequence[Path] = ()) -> Task:
+    return Task.of(
         asked.task,
         num_classes=len(encoding.classes) or 2,
         num_targets=len(encoding.targets),
@@ -47,14 +69,6 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         search_path=search_path,
         classes=class_names(encoding.classes),
     )
-    model = build_model(
-        {"class": asked.module.name, "args": asked.module.args},
-        num_inputs=len(encoding.inputs),
-        num_outputs=task.num_outputs,
-        seed=seeds.seed32(asked.seed, "model"),
-        search_path=search_path,
-    )
-    return TorchLearner(model, task, threads=asked.threads)
 
 
 def plan_of(job: Job) -> FitPlan:
@@ -101,6 +115,12 @@ def private_fit(
     """
     job, privacy = ModelJob.of(silo.job), silo.job.privacy
     assert privacy is not None
+    if silo.apart is not None and is_own_optimizer(job.local.optimizer):
+        raise Refused(
+            "under differential privacy this silo runs no optimiser of a bundle: name one of "
+            "torch.optim; an operator who trusts the code may set 'sandbox: off' in policy.yaml",
+            code="sandbox",
+        )
     if not len(data):
         raise SchemaDrift("there are no training rows; check the silo's data and its contract")
     plan = plan_of(job)
@@ -138,6 +158,7 @@ def private_fit(
     )
     hook = DPHook(
         sigma=sigma,
+        source=None if silo.apart is None else GradientsApart(silo.apart),
         max_grad_norm=privacy.max_grad_norm,
         sample_rate=rate,
         stream=silo.noise(fingerprint),

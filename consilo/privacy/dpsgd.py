@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -53,6 +53,28 @@ JUDGED_BY_OPACUS = frozenset(
 """Layers of torch that Opacus has a rule for, beside batch norms, which we refuse ourselves."""
 
 
+class GradientSource(Protocol):
+    """Makes clipped sums of gradients elsewhere than in the learner's model; one fit has one."""
+
+    def begin(self, session: FitSession, max_norm: float, draws: SecretStream) -> None:
+        """Run once before the first step.
+
+        Args:
+            session: the fit.
+            max_norm: L2 norm to which each unit's gradient is clipped.
+            draws: seeds what the model draws, such as dropout's masks.
+        """
+        ...
+
+    def sums(self, session: FitSession, rows: Indices) -> list[Tensor]:
+        """Return ``sum_i min(1, max_norm / |g_i|) * g_i`` over units, float64, a parameter each.
+
+        A unit whose gradient is not finite adds nothing, and one unit moves the sum by at most
+        ``max_norm * (1 + ARITHMETIC)``, whatever the others are.
+        """
+        ...
+
+
 class DPHook(FitHook):
     """Makes a fit differentially private.
 
@@ -67,6 +89,7 @@ class DPHook(FitHook):
             The hook adds the starting parameters and its own settings to it, so that noise is
             never used twice for two different questions; a `ReproducibleStream` leaves them out.
         max_physical_batch: rows whose gradients are held in memory at once.
+        source: where the clipped gradients come from; None takes the learner's own model.
 
     After the fit `history` is what the ledger keeps.
     """
@@ -79,6 +102,7 @@ class DPHook(FitHook):
         sample_rate: float,
         stream: SecretStream,
         max_physical_batch: int = 256,
+        source: GradientSource | None = None,
     ) -> None:
         findings = []
         if not (math.isfinite(sigma) and sigma >= 0):
@@ -98,6 +122,7 @@ class DPHook(FitHook):
         self.sample_rate = sample_rate
         self.max_physical_batch = max_physical_batch
         self._stream = stream
+        self._source = source
         self._steps_taken = 0
         self._batch = 0
         self._sums: ClippedSums | None = None
@@ -115,9 +140,10 @@ class DPHook(FitHook):
         Raises:
             IncompatibleJob: where the model or the loss mixes rows.
         """
-        check_private(session.model)
         session.replace_gradient("differential privacy", lambda rows: self._gradient(session, rows))
-        _check_rows_apart(session)
+        if self._source is None:
+            check_private(session.model)
+            _check_rows_apart(session)
         question = "/".join(
             [
                 digest(session.learner.parameters()),
@@ -130,10 +156,14 @@ class DPHook(FitHook):
         self._buffers = _buffers(session.model)
         self._noise = self._stream.child("noise", question)
         self._batch = _physical_batch(session.plan.batch_size, self.max_physical_batch)
-        self._sums = _clipped_sums(session, self.max_grad_norm)
+        secret_draws = self._stream.child("draws", question)
+        if self._source is None:
+            self._sums = _clipped_sums(session, self.max_grad_norm)
+        else:
+            self._source.begin(session, self.max_grad_norm, secret_draws)
         import torch
 
-        draws = self._stream.child("draws", question).bytes(8)
+        draws = secret_draws.bytes(8)
         torch.manual_seed(int.from_bytes(draws, "big") >> 1)  # `seeded` puts back what was there
 
     def finish(self, session: FitSession) -> None:
@@ -152,12 +182,12 @@ class DPHook(FitHook):
     def _gradient(self, session: FitSession, rows: Indices) -> None:
         from consilo.privacy.clipping import HookedRows, NotBookable
 
-        assert self._sums is not None
         parameters = list(session.parameters().values())
         try:
             sums = self._clipped(session, rows)
         except NotBookable:
             # The forward took another way than for the rows that were tried before the fit.
+            assert self._sums is not None
             self._sums.close()
             self._sums = HookedRows(session.model, parameters, self.max_grad_norm)
             sums = self._clipped(session, rows)
@@ -165,6 +195,8 @@ class DPHook(FitHook):
         self._steps_taken += 1
 
     def _clipped(self, session: FitSession, rows: Indices) -> list[Tensor]:
+        if self._source is not None:
+            return self._source.sums(session, rows)
         assert self._sums is not None
         for start in range(0, len(rows), self._batch):
             part = rows[start : start + self._batch]

@@ -467,7 +467,12 @@ class Policy(Config):
                     raise
                 withheld[field.name] = str(cause)
         floors = {each: self._floor(each) for each in asked.disclosures}
-        return Permitted(withheld, floors, is_private=self.privacy.tells_little)
+        return Permitted(
+            withheld,
+            floors,
+            is_private=self.privacy.tells_little,
+            wants_privacy=self.privacy.is_wanted,
+        )
 
     def _permit_field(
         self, field: AskedField, header: Header, job: Job, asked: Asked, met: Circumstances
