@@ -75,7 +75,7 @@ def _trained(learner: TorchLearner) -> list[tuple[str, torch.nn.Parameter]]:
 def _gradient(learner: TorchLearner, unit: Mapping[str, Any]) -> bytes:
     """Return the gradient of the sum of the rows' losses, parameter by parameter."""
     learner.model.train()
-    torch.manual_seed(unit["seed"])
+    torch.default_generator.manual_seed(unit["seed"])  # of the CPU; 5 ms less than of all devices
     outputs = learner.forward(learner.model, torch.from_numpy(unit["features"]))
     losses = learner.task.row_losses(learner.model)
     backward(call_loss(losses, outputs, learner.task.encode(unit["targets"])).sum())

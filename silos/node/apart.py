@@ -21,7 +21,7 @@ from silos.node.channel import Channel, Closed, trusted
 FIRST_S = 60.0
 """Most that a made-up row may take."""
 LEAST_S = 0.01
-_TIMES, _MORE_S = 4.0, 0.002
+_TIMES, _MORE_S = 3.0, 0.002
 _LATEST = 3
 
 
