@@ -93,7 +93,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tup
     found: dict[str, dict[str, tuple]] = {}
     for sandbox in ("required", "off"):
         silo = warm_silo.make(
-            tmp_path_factory.mktemp(sandbox) / "north", policy=f"{policy}\nsandbox: {sandbox}\n"
+            tmp_path_factory.mktemp(sandbox) / "north",
+            policy=policy.replace("sandbox: required", f"sandbox: {sandbox}"),
         )
         (silo / "secrets").mkdir(mode=0o700)
         (silo / "secrets" / "silo.key").write_bytes(bytes(32))  # the same rows are held out
