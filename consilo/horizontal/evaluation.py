@@ -54,6 +54,8 @@ class Evaluation(Protocol[None]):
         model: which; None in the silo half.
     """
 
+    asks_apart = True
+
     def __init__(self, model: TrainState | None = None) -> None:
         self.model = model
 

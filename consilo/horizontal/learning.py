@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from consilo.errors import BudgetExhausted, Refused, SchemaDrift
+from consilo.horizontal.apart import GradientsApart, LearnerApart
 from consilo.horizontal.features import Encoding, class_names
 from consilo.horizontal.subjects import Subjects
 from consilo.jobs.job import Job, Privacy
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
+from consilo.kernel.roles import Apart
 from consilo.kernel.view import SiloView
 from consilo.learners.modules import build_model
+from consilo.learners.optimizers import is_own_optimizer
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, TorchLearner
 from consilo.privacy.accounting import HistoryRow, noise_multiplier
 from consilo.privacy.curve import Keep, afresh, keep_ahead, kept_spend
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.unit import plain
+from consilo.wire.params import Params
 
 FIGURES = "gaussian_figures"
 """What the ledger calls an evaluation on held-out rows."""
@@ -39,7 +43,25 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         JobInvalid: where the model cannot be built.
     """
     asked = ModelJob.of(job)
-    task = Task.of(
+    task = _task_of(asked, encoding, search_path)
+    model = build_model(
+        {"class": asked.module.name, "args": asked.module.args},
+        num_inputs=len(encoding.inputs),
+        num_outputs=task.num_outputs,
+        seed=seeds.seed32(asked.seed, "model"),
+        search_path=search_path,
+    )
+    return TorchLearner(model, task, threads=asked.threads)
+
+
+def learner_apart(job: Job, encoding: Encoding, apart: Apart, params: Params) -> LearnerApart:
+    """Return a learner whose model runs in processes apart, with parameters that were sent."""
+    asked = ModelJob.of(job)
+    return LearnerApart(apart, _task_of(asked, encoding), params, threads=asked.threads)
+
+
+def _task_of(asked: ModelJob, encoding: Encoding, search_path: Sequence[Path] = ()) -> Task:
+    return Task.of(
         asked.task,
         num_classes=len(encoding.classes) or 2,
         num_targets=len(encoding.targets),
@@ -49,14 +71,6 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         search_path=search_path,
         classes=class_names(encoding.classes),
     )
-    model = build_model(
-        {"class": asked.module.name, "args": asked.module.args},
-        num_inputs=len(encoding.inputs),
-        num_outputs=task.num_outputs,
-        seed=seeds.seed32(asked.seed, "model"),
-        search_path=search_path,
-    )
-    return TorchLearner(model, task, threads=asked.threads)
 
 
 def plan_of(job: Job) -> FitPlan:
@@ -107,6 +121,12 @@ def private_fit(
     assert privacy is not None
     if privacy.hides_subjects != (subjects is not None):
         raise Refused(f"the job hides {privacy.unit}s, the training would not", code="privacy")
+    if silo.apart is not None and is_own_optimizer(job.local.optimizer):
+        raise Refused(
+            "under differential privacy this silo runs no optimiser of a bundle: name one of "
+            "torch.optim; an operator who trusts the code may set 'sandbox: off' in policy.yaml",
+            code="sandbox",
+        )
     if not len(data):
         raise SchemaDrift("there are no training rows; check the silo's data and its contract")
     units = len(data) if subjects is None else subjects.count
@@ -143,13 +163,15 @@ def private_fit(
         privacy.delta,
         rounds=job.protocol.rounds - silo.header.round,
     )
+    most_rows = privacy.max_rows_per_subject or 1
     hook = DPHook(
         sigma=sigma,
+        source=None if silo.apart is None else GradientsApart(silo.apart, most_rows),
         max_grad_norm=privacy.max_grad_norm,
         sample_rate=rate,
         stream=silo.noise(fingerprint),
         subjects=None if subjects is None else subjects.codes,
-        max_rows_per_subject=privacy.max_rows_per_subject or 1,
+        max_rows_per_subject=most_rows,
     )
     report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
     return report, {"epsilon": epsilon, "epsilon_bound": bound}

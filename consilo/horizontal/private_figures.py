@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from consilo.horizontal.apart import LearnerApart
 from consilo.horizontal.dataset import Rows
 from consilo.horizontal.learning import FIGURES, admit, figures_noise
 from consilo.kernel.verbs import Disclosure
@@ -199,6 +200,8 @@ def _outputs(learner: TorchLearner, features: Any) -> Floats:
     A model that is not Consilo's own sees one row at a time: what mixes the rows of a batch would
     let one row move the sums by more than their noise hides.
     """
+    if isinstance(learner, LearnerApart):
+        return np.nan_to_num(learner.outputs(features), nan=0.0, posinf=0.0, neginf=0.0)
     own = type(learner.model).__module__.partition(".")[0] == "consilo"
     size, was_training = (_BLOCK if own else 1), learner.model.training
     learner.model.eval()

@@ -17,7 +17,7 @@ from consilo import metrics as figures
 from consilo.errors import Refused
 from consilo.horizontal.dataset import Rows
 from consilo.horizontal.features import Encoding, Scale
-from consilo.horizontal.learning import learner_of, plan_of, private_fit
+from consilo.horizontal.learning import learner_apart, learner_of, plan_of, private_fit
 from consilo.horizontal.scaling import scaled_rows
 from consilo.horizontal.tally import tally
 from consilo.jobs.job import Job
@@ -111,6 +111,7 @@ class Training(Protocol[TrainState]):
 
     vectors: ClassVar[Mapping[str, str | None]] = {"delta": "num_examples"}
     """Reply field → the field that weighs it; None where every silo counts alike."""
+    asks_apart = True
     reduces: ClassVar[bool] = True
     """False where the protocol combines the vectors itself, so that no rule of a job applies."""
     search_path: tuple[Path, ...] = ()
@@ -275,8 +276,13 @@ def loaded(silo: SiloView, payload: Mapping[str, Any]) -> tuple[TorchLearner, Ro
     """Return the learner with the payload's parameters, and the silo's rows."""
     scale = None if payload["scale"] is None else Scale.from_payload(payload["scale"])
     encoding = Encoding.plan(silo.contract, silo.job)
-    learner = learner_of(silo.job, encoding, silo.search_path)
-    learner.load({**payload["params"], **payload.get("buffers", {})})
+    params = {**payload["params"], **payload.get("buffers", {})}
+    learner: TorchLearner
+    if silo.apart is not None:
+        learner = learner_apart(silo.job, encoding, silo.apart, params)
+    else:
+        learner = learner_of(silo.job, encoding, silo.search_path)
+        learner.load(params)
     return learner, scaled_rows(silo, encoding, scale)
 
 

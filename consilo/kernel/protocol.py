@@ -71,6 +71,9 @@ class Protocol(Generic[StateT]):
     runs_job_code: ClassVar[bool] = True
     """False where its verbs run nothing of a job's own: no model, no loss, no metrics. All else is
     answered behind a silo's wall, in jobs that have code of their own."""
+    asks_apart: ClassVar[bool] = False
+    """True where its verbs run under privacy without a job's code: what that computes they ask of
+    `SiloView.apart`, unit by unit, and clip and noise it themselves."""
 
     @classmethod
     def from_job(cls, job: Job) -> Self:

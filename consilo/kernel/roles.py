@@ -214,6 +214,32 @@ class RunState(Protocol):
         ...
 
 
+class Apart(Protocol):
+    """A job's own code in processes apart: each sees the rows of one unit of privacy, and ends.
+
+    A unit is one row, or the rows of one person. Nothing of such a process is left when the next
+    one begins, and each has the same time, whatever it does.
+    """
+
+    def load(self, params: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Set the parameters that the next processes start with; they are public."""
+        ...
+
+    def ask(self, what: str, unit: Mapping[str, Any], most_bytes: int) -> bytes | None:
+        """Return what one process answers; None where it gave no answer in its time, or a larger.
+
+        Args:
+            what: one of the questions that the silo's software knows.
+            unit: what this process alone sees, plain values and arrays.
+            most_bytes: of an answer.
+        """
+        ...
+
+    def measure(self, what: str, unit: Mapping[str, Any], most_bytes: int) -> bytes | None:
+        """Return the same for rows that are made up; the next ones get a time like it took."""
+        ...
+
+
 class SiloHost(Protocol):
     """A silo: a name, and an object for each role; `silos.silo.Silo` is the one that ships."""
 

@@ -279,7 +279,8 @@ class Permitted:
     Args:
         withheld: optional fields that its policy keeps back, each with the reason.
         floors: class → of how many rows a figure of it must be made.
-        is_private: whether the policy wants differential privacy, so that times are told coarsely.
+        is_private: whether times are told coarsely, and a contract check says one bit.
+        wants_privacy: whether what is computed from rows leaves with differential privacy only.
         unsized_bytes: most of an answer's fields whose size nothing declares, where a job's own
             code made them; None sets no limit.
     """
@@ -287,6 +288,7 @@ class Permitted:
     withheld: Mapping[str, str] = dataclasses.field(default_factory=dict)
     floors: Mapping[Disclosure, int] = dataclasses.field(default_factory=dict)
     is_private: bool = False
+    wants_privacy: bool = False
     unsized_bytes: int | None = None
 
 

@@ -16,6 +16,7 @@ from consilo.jobs.job import Job, Unit
 from consilo.kernel import seeds
 from consilo.kernel.headers import Header
 from consilo.kernel.roles import (
+    Apart,
     Gate,
     Letters,
     PrivacyAccount,
@@ -62,6 +63,8 @@ class SiloView:
         contract: what the data obey.
         header: the request's header.
         permitted: what the silo's gate said of it.
+        apart: where the job's own code computes, which sees one unit's rows and ends; None where it
+            runs in this process.
     """
 
     host: SiloHost
@@ -69,6 +72,7 @@ class SiloView:
     contract: Contract
     header: Header
     permitted: Permitted = field(default_factory=Permitted)
+    apart: Apart | None = None
 
     def admits(self, name: str) -> bool:
         """Return whether the silo lets a reply field leave; what it keeps back is not computed."""

@@ -57,6 +57,12 @@ def make_optimizer(
         raise JobInvalid("local", [f"optimizer {plan.optimizer!r}: {cause}"]) from cause
 
 
+def is_own_optimizer(name: str) -> bool:
+    """Return whether a plan's optimiser is one of the job's own modules, and none of torch's."""
+    dotted = name.replace(":", ".")
+    return "." in dotted and not dotted.startswith("torch.optim.")
+
+
 def _optimizer_class(name: str, search_path: Sequence[Path]) -> type[torch.optim.Optimizer]:
     if ":" in name or "." in name:
         module, _, last = name.replace(":", ".").rpartition(".")

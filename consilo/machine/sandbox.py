@@ -16,7 +16,7 @@ import resource
 import struct
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 _NO_NEW_PRIVS, _DUMPABLE = 38, 4
@@ -46,6 +46,7 @@ _NUMBERS = {
     "clone": (56, 220),
     "prctl": (157, 167),
     "prlimit64": (302, 261),
+    "fcntl": (72, 25),
 }
 _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     # sockets: what is open stays usable
@@ -158,12 +159,39 @@ _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "fremovexattr": (199, 16),
 }
 """System calls that fail with EPERM: number on x86-64 and on aarch64."""
+_OF_ALL: dict[str, tuple[int | None, int | None]] = {
+    "flock": (73, 32),
+    "ioctl": (16, 29),
+    "pipe": (22, None),
+    "pipe2": (293, 59),
+    "memfd_create": (319, 279),
+    "eventfd": (284, None),
+    "eventfd2": (290, 19),
+    "epoll_create": (213, None),
+    "epoll_create1": (291, 20),
+    "timerfd_create": (283, 85),
+    "signalfd": (282, None),
+    "signalfd4": (289, 74),
+    "mincore": (27, 232),
+    "preadv2": (327, 286),
+    "readahead": (187, 213),
+    "fadvise64": (221, 223),
+    "sysinfo": (99, 179),
+    "times": (100, 153),
+    "sched_setaffinity": (203, 122),
+    "sync": (162, 81),
+    "statfs": (137, 43),
+    "fstatfs": (138, 44),
+}
+"""What shows, or leaves behind, something of the whole machine: who is alone has none of it."""
+_FOR_TEMPLATES = ("kill", "recvmsg")
 _NEW_FROM = 424
 """Calls from here on have one number everywhere; those below are left, others do not exist."""
 _NEW_LEFT = (436, 437, 439, 441, 449)  # close_range, openat2, faccessat2, epoll_pwait2, futex_waitv
 _NAMESPACES = 0x7E020000
 _CLONE_THREAD = 0x10000
 _PRCTL_LEFT = (15, 16)  # a thread's name
+_FCNTL_LEFT = (0, 1, 2, 3, 1030)  # of a descriptor itself, and of no file, pipe or lock
 
 _LD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -176,13 +204,21 @@ class SandboxUnavailable(Exception):
     """This machine cannot lock a process in; its words say what is missing."""
 
 
-def confine(readable: Iterable[Path], *, keep: Collection[int], hidden: Path | None = None) -> None:
+def confine(
+    readable: Iterable[Path],
+    *,
+    keep: Collection[int],
+    hidden: Path | None = None,
+    forks: bool = False,
+) -> None:
     """Lock this process, which has one thread, in for the rest of its life.
 
     Args:
         readable: files and folders that it may read, besides the interpreter and its packages.
         keep: descriptors that stay open; 0, 1 and 2 become ``/dev/null``.
         hidden: a folder that nothing readable may contain.
+        forks: it is a template that runs our code only: it starts no thread, but may fork, end
+            what it forked, and be handed descriptors. What it forks calls `alone`.
 
     Raises:
         SandboxUnavailable: where one part of it is not possible; the process is then to end.
@@ -195,11 +231,25 @@ def confine(readable: Iterable[Path], *, keep: Collection[int], hidden: Path | N
             raise SandboxUnavailable(f"{hidden} lies within {within[0]}, which code may read")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ.clear()
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
     _close_all_but(keep)
     _call("PR_SET_NO_NEW_PRIVS", _libc.prctl, _NO_NEW_PRIVS, 1, 0, 0, 0)
     _call("PR_SET_DUMPABLE", _libc.prctl, _DUMPABLE, 0, 0, 0, 0)
     _landlock(paths)
-    _seccomp()
+    _seccomp(_template(platform.machine()) if forks else _program(platform.machine()))
+
+
+def alone(*, keep: Collection[int]) -> None:
+    """Lock a fork of a template in further, so that nothing of it outlives it or reaches another.
+
+    It opens no file for reading either, so that what it would import must be there, starts no
+    thread, and has no descriptor that another process has but ``keep``.
+    """
+    _close_all_but(keep)
+    _landlock(())
+    _seccomp(_alone(platform.machine()))
 
 
 def fault(*, hidden: Path | None = None) -> str:
@@ -235,9 +285,6 @@ def _installed() -> set[Path]:
 
 
 def _close_all_but(keep: Collection[int]) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
     start = 3
     for number in sorted(keep):
         os.closerange(start, number)
@@ -263,30 +310,57 @@ def _landlock(readable: Iterable[Path]) -> None:
     os.close(ruleset)
 
 
-def _seccomp() -> None:
-    filters = _program(platform.machine())
+def _seccomp(filters: list[tuple[int, int, int, int]]) -> None:
     code = b"".join(struct.pack("HBBI", *each) for each in filters)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("H6xQ", len(filters), ctypes.addressof(buffer))
     _syscall("seccomp", _NUMBERS["seccomp"][_side()], 1, 0, program)
 
 
-def _program(machine: str) -> list[tuple[int, int, int, int]]:
-    """Return the filter, as struct sock_filter has it: what is not forbidden is allowed."""
+def _template(machine: str) -> list[tuple[int, int, int, int]]:
+    """Return the filter of a process that forks others, and has one thread."""
+    forbidden = {name: each for name, each in _FORBIDDEN.items() if name not in _FOR_TEMPLATES}
+    if machine == "x86_64":  # glibc forks by clone; where it does not, nothing is forked
+        forbidden["fork"] = _FORBIDDEN["fork"]
+    return _program(machine, forbidden, clones="processes")
+
+
+def _alone(machine: str) -> list[tuple[int, int, int, int]]:
+    """Return the filter of a process that nothing outlives."""
+    return _program(machine, {**_FORBIDDEN, **_OF_ALL}, clones="nothing")
+
+
+def _program(
+    machine: str,
+    forbidden: Mapping[str, tuple[int | None, int | None]] = _FORBIDDEN,
+    clones: str = "threads",
+) -> list[tuple[int, int, int, int]]:
+    """Return a filter, as struct sock_filter has it: what is not forbidden is allowed.
+
+    Args:
+        machine: as `platform.machine` calls it.
+        forbidden: system calls that fail.
+        clones: what clone may make: ``threads``, ``processes`` or ``nothing``.
+    """
     side, arch = _MACHINES[machine]
     code = [(_LD, 0, 0, _ARCH), (_JEQ, 1, 0, arch), (_RET, 0, 0, _KILL), (_LD, 0, 0, _NR)]
     if side == _X86:  # x32: the same calls under other numbers
         code += [(_JGE, 0, 1, 0x40000000), (_RET, 0, 0, _KILL)]
-    for numbers in _FORBIDDEN.values():
+    for numbers in forbidden.values():
         number = numbers[side]
         if number is not None:
             code += [(_JEQ, 0, 1, number), (_RET, 0, 0, _EPERM)]
-    for number in _NEW_LEFT:
+    landlock = (_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT)
+    for number in (*_NEW_LEFT, *(landlock if clones == "processes" else ())):
         code += [(_JEQ, 0, 1, number), (_RET, 0, 0, _ALLOW)]
     # clone3 hides its flags in memory: without it, threads are made by clone.
     code += [(_JGE, 0, 1, _NEW_FROM), (_RET, 0, 0, _ENOSYS)]
     first = 16  # offset of a call's first argument, its low half before its high one
     clone = [(_LD, 0, 0, first), (_JSET, 1, 0, _CLONE_THREAD), (_RET, 0, 0, _EPERM)]
+    if clones == "processes":
+        clone[1] = (_JSET, 0, 1, _CLONE_THREAD)
+    elif clones == "nothing":
+        clone[1] = (_JSET, 0, 0, _CLONE_THREAD)
     clone += [(_JSET, 0, 1, _NAMESPACES), (_RET, 0, 0, _EPERM), (_RET, 0, 0, _ALLOW)]
     other = [(_LD, 0, 0, first), (_JEQ, 1, 0, 0), (_RET, 0, 0, _EPERM)]
     other += [(_LD, 0, 0, first + 4), (_JEQ, 1, 0, 0), (_RET, 0, 0, _EPERM), (_RET, 0, 0, _ALLOW)]
@@ -294,7 +368,13 @@ def _program(machine: str) -> list[tuple[int, int, int, int]]:
     for number in _PRCTL_LEFT:
         option += [(_JEQ, 0, 1, number), (_RET, 0, 0, _ALLOW)]
     option += [(_RET, 0, 0, _EPERM)]
-    for name, checks in (("clone", clone), ("prlimit64", other), ("prctl", option)):
+    checked = [("clone", clone), ("prlimit64", other), ("prctl", option)]
+    if clones == "nothing":
+        command: list[tuple[int, int, int, int]] = [(_LD, 0, 0, first + 8)]
+        for number in _FCNTL_LEFT:
+            command += [(_JEQ, 0, 1, number), (_RET, 0, 0, _ALLOW)]
+        checked.append(("fcntl", [*command, (_RET, 0, 0, _EPERM)]))
+    for name, checks in checked:
         code += [(_JEQ, 0, len(checks), _NUMBERS[name][side]), *checks]
     return [*code, (_RET, 0, 0, _ALLOW)]
 

@@ -32,8 +32,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -62,6 +62,32 @@ JUDGED_BY_OPACUS = frozenset(
 """Layers of torch that Opacus has a rule for, beside batch norms, which we refuse ourselves."""
 
 
+class GradientSource(Protocol):
+    """Makes clipped sums of gradients elsewhere than in the learner's model; one fit has one."""
+
+    def begin(self, session: FitSession, max_norm: float, draws: SecretStream) -> None:
+        """Run once before the first step.
+
+        Args:
+            session: the fit.
+            max_norm: L2 norm to which each unit's gradient is clipped.
+            draws: seeds what the model draws, such as dropout's masks.
+        """
+        ...
+
+    def sums(self, session: FitSession, units: Sequence[Indices]) -> list[Tensor]:
+        """Return ``sum_i min(1, max_norm / |g_i|) * g_i`` over units, float64, a parameter each.
+
+        Args:
+            session: the fit.
+            units: of each its rows; the mean of their gradients is g_i.
+
+        A unit whose gradient is not finite adds nothing, and one unit moves the sum by at most
+        ``max_norm * (1 + ARITHMETIC)``, whatever the others are.
+        """
+        ...
+
+
 class DPHook(FitHook):
     """Makes a fit differentially private.
 
@@ -79,6 +105,7 @@ class DPHook(FitHook):
         subjects: of each row its subject, numbered from 0 without gaps; None hides rows.
         max_rows_per_subject: most rows that any subject has, as the job says: batches have room
             for as many.
+        source: where the clipped gradients come from; None takes the learner's own model.
 
     After the fit `history` is what the ledger keeps.
     """
@@ -93,6 +120,7 @@ class DPHook(FitHook):
         max_physical_batch: int = 256,
         subjects: Indices | None = None,
         max_rows_per_subject: int = 1,
+        source: GradientSource | None = None,
     ) -> None:
         findings = []
         if not (math.isfinite(sigma) and sigma >= 0):
@@ -116,6 +144,7 @@ class DPHook(FitHook):
         self.sample_rate = sample_rate
         self.max_physical_batch = max_physical_batch
         self._stream = stream
+        self._source = source
         self._steps_taken = 0
         self._batch = 0
         self._sums: ClippedSums | None = None
@@ -133,9 +162,10 @@ class DPHook(FitHook):
         Raises:
             IncompatibleJob: where the model or the loss mixes rows.
         """
-        check_private(session.model)
         session.replace_gradient("differential privacy", lambda rows: self._gradient(session, rows))
-        _check_rows_apart(session)
+        if self._source is None:
+            check_private(session.model)
+            _check_rows_apart(session)
         if self._subjects is not None:
             session.num_steps = session.plan.num_steps(self._num_units(session))
         question = "/".join(
@@ -153,11 +183,15 @@ class DPHook(FitHook):
         self._noise = self._stream.child("noise", question)
         self._batch = _physical_batch(session.plan.batch_size, self.max_physical_batch)
         self._batch = max(self._batch, self._most_rows)
-        grouped = self._subjects is not None
-        self._sums = _clipped_sums(session, self.max_grad_norm, grouped=grouped)
+        secret_draws = self._stream.child("draws", question)
+        if self._source is None:
+            grouped = self._subjects is not None
+            self._sums = _clipped_sums(session, self.max_grad_norm, grouped=grouped)
+        else:
+            self._source.begin(session, self.max_grad_norm, secret_draws)
         import torch
 
-        draws = self._stream.child("draws", question).bytes(8)
+        draws = secret_draws.bytes(8)
         torch.manual_seed(int.from_bytes(draws, "big") >> 1)  # `seeded` puts back what was there
 
     def finish(self, session: FitSession) -> None:
@@ -176,12 +210,12 @@ class DPHook(FitHook):
     def _gradient(self, session: FitSession, rows: Indices) -> None:
         from consilo.privacy.clipping import HookedRows, NotBookable
 
-        assert self._sums is not None
         parameters = list(session.parameters().values())
         try:
             sums = self._clipped(session, rows)
         except NotBookable:
             # The forward took another way than for the rows that were tried before the fit.
+            assert self._sums is not None
             self._sums.close()
             self._sums = HookedRows(session.model, parameters, self.max_grad_norm)
             sums = self._clipped(session, rows)
@@ -189,6 +223,11 @@ class DPHook(FitHook):
         self._steps_taken += 1
 
     def _clipped(self, session: FitSession, rows: Indices) -> list[Tensor]:
+        if self._source is not None:
+            units = [rows[at : at + 1] for at in range(len(rows))]
+            if self._subjects is not None and len(rows):
+                units = np.split(rows, np.flatnonzero(np.diff(self._subjects[rows])) + 1)
+            return self._source.sums(session, units)
         assert self._sums is not None
         for part, sizes in self._parts(rows):
             spare = self._batch - len(part)

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from consilo.contracts.contract import Contract
 from consilo.errors import (
@@ -25,7 +25,7 @@ from consilo.errors import (
 from consilo.jobs.job import Job
 from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
-from consilo.kernel.roles import SiloHost
+from consilo.kernel.roles import Apart, SiloHost
 from consilo.kernel.verbs import Asked, Disclosure, Field, Permitted, Verb, unread
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
@@ -63,8 +63,20 @@ class Question:
     permitted: Permitted = field(default_factory=Permitted)
 
 
-Elsewhere = Callable[[Question, SiloHost], tuple[Mapping[str, Any], Mapping[str, Field]]]
-"""Computes an answer in another process: its fields, and what these declare."""
+class Elsewhere(Protocol):
+    """Runs a job's own code in other processes."""
+
+    def compute(
+        self, question: Question, host: SiloHost
+    ) -> tuple[Mapping[str, Any], Mapping[str, Field]]:
+        """Return a whole answer that was made there: its fields, and what these declare."""
+        ...
+
+    def apart(self, question: Question) -> Apart:
+        """Return processes of which each sees the rows of one unit only."""
+        ...
+
+
 _MOST_FIELDS = 64
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -227,12 +239,24 @@ def _run(
     is_private = permitted.is_private or job.privacy is not None
     is_ours = header.protocol in NAMES
     try:
-        if elsewhere is None or (is_ours and not find_protocol(header.protocol).runs_job_code):
+        kind = find_protocol(header.protocol) if is_ours else None
+        wants_privacy = permitted.wants_privacy or job.privacy is not None
+        if elsewhere is None or (kind is not None and not kind.runs_job_code):
             verb = verb or verb_of(header, host)
             _refuse_more(verb.disclosures, asked)
             fields = compute(verb, question, host)
+        elif kind is not None and wants_privacy and kind.asks_apart:
+            verb = verb or verb_of(header, host)
+            fields = compute(verb, question, host, elsewhere.apart(question))
+        elif kind is not None and wants_privacy and asked.fields:
+            raise Refused(
+                f"'{header.protocol}' would compute with rows and a job's own code in one process, "
+                "which could write rows into what is called private: use a bundle without modules "
+                "of its own; an operator who trusts them may set 'sandbox: off' in policy.yaml",
+                code="sandbox",
+            )
         else:
-            computed, declared = elsewhere(question, host)
+            computed, declared = elsewhere.compute(question, host)
             verb = verb or _declared_elsewhere(header.verb, declared)
             _refuse_more(verb.disclosures, asked)
             fields = _admitted(computed, permitted)
@@ -287,11 +311,13 @@ def _refuse_more(declared: frozenset[Disclosure], asked: Asked) -> None:
         )
 
 
-def compute(verb: Verb, question: Question, host: SiloHost) -> dict[str, Any]:
+def compute(
+    verb: Verb, question: Question, host: SiloHost, apart: Apart | None = None
+) -> dict[str, Any]:
     """Return the fields with which a verb answers, not checked yet."""
     header, job = question.header, question.job
     protocol = find_protocol(header.protocol, host.search_path).from_job(job)
-    view = SiloView(host, job, question.contract, header, question.permitted)
+    view = SiloView(host, job, question.contract, header, question.permitted, apart)
     message = Message(question.payload, header.round, header.cohort)
     with computing(job.threads):
         fields = verb.function(protocol, view, message)

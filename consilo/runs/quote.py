@@ -97,6 +97,8 @@ class Quotes:
 class Quote(Protocol[None]):
     """Asks everybody: does your data keep the contract, and what would the job cost you?"""
 
+    asks_apart = True
+
     def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Quotes]:
         """Return every silo's offer, and whether those who would take part are a quorum."""
         offers: dict[str, Offer] = {}

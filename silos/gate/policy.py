@@ -512,6 +512,7 @@ class Policy(Config):
             withheld,
             floors,
             is_private=self.privacy.tells_little,
+            wants_privacy=self.privacy.is_wanted,
             unsized_bytes=1024 * self.limits.unsized_kib,
         )
 

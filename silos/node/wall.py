@@ -1,10 +1,10 @@
 """The guard's side of the wall: answers a worker's calls of the silo's roles, within narrow bounds.
 
 A worker speaks of its own run, step, job and contract only. It gets rows as every verb of the job
-would, no key of the silo's and not the run's secret, but one that is derived from it for this
-bundle; and that by which rows are held out, since they are the same in every job. What it keeps for
-later lies under the bundle's hash, so that no other code ever finds it. What it says of a fault is
-its kind; words that it made never leave.
+would, no key of the silo's and not the run's secret, but one that is derived from it for this step
+and bundle; and that by which rows are held out, since they are the same in every job. What it keeps
+for later lies under the bundle's hash, so that no other code ever finds it. What it says of a fault
+is its kind; words that it made never leave.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from consilo.privacy.account import Charge
 from consilo.protocols.dispatch import Question
 from consilo.vertical.roles import ModelParts
 from silos.gate.bundles import declared
+from silos.node.apart import Units
 from silos.node.channel import Channel, Closed, Named, heard, trusted
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ METHODS: Mapping[str, frozenset[str]] = {
     "secrets": _methods(roles.Secrets),
 }
 """Role → what of it a worker may call."""
+_KEYED_BY_RUN = frozenset({"vertical_split", "vertical_score"})
 _WORDS: Mapping[str, ConsiloError] = {
     "budget": BudgetExhausted("the job's own budget does not pay for this step"),
     "diverged": ModelDiverged("the model diverged, as the job's own code says"),
@@ -68,7 +70,7 @@ def has_code(bundle: Path) -> bool:
 
 
 class Wall:
-    """One worker, as the guard sees it; `compute` is the silo's `Elsewhere`.
+    """One worker, as the guard sees it; the silo's `Elsewhere`.
 
     Args:
         channel: the way to it.
@@ -90,17 +92,7 @@ class Wall:
             ConsiloError: what a role raised, or the kind of what the worker raised.
         """
         try:
-            kind, content = self._channel.receive()
-            if kind != b"R":
-                why = str(heard(content, _no_call))[:300]
-                raise Refused(
-                    f"this silo runs code of a bundle locked in, which its machine cannot do: {why}"
-                    "; its operator sees more with 'consilo silo preflight', and may set 'sandbox: "
-                    "off' in policy.yaml",
-                    code="sandbox",
-                )
-            asked = (question, host.name, host.code_classes)
-            self._channel.send(b"T", trusted(asked))
+            self._begin(b"T", (question, host.name, host.code_classes))
             found = self._until(b"D", _Bounds(question, host, self._bundle.stem))
             fields, declared = found["fields"], found["declared"]
             if not isinstance(fields, dict) or not _is_declaration(declared):
@@ -108,6 +100,30 @@ class Wall:
             return fields, {name: declared_field(each) for name, each in declared.items()}
         except Closed:
             raise ConsiloError("the worker ended without an answer") from None
+
+    def apart(self, question: Question) -> Units:
+        """Return processes of which each sees the rows of one unit only.
+
+        Raises:
+            Refused: at the first use, where this machine cannot lock them in.
+        """
+        return Units(self._channel, lambda: self._begin(b"P", (question.job, question.contract)))
+
+    def _begin(self, kind: bytes, asked: Any) -> None:
+        """Tell the worker what it is to do, once it is locked in."""
+        try:
+            self._channel.send(kind, trusted(asked))
+            told, content = self._channel.receive()
+        except Closed:
+            raise ConsiloError("the worker ended without an answer") from None
+        if told != b"R":
+            why = str(heard(content, _no_call))[:300]
+            raise Refused(
+                f"this silo runs code of a bundle locked in, which its machine cannot do: {why}"
+                "; its operator sees more with 'consilo silo preflight', and may set 'sandbox: "
+                "off' in policy.yaml",
+                code="sandbox",
+            )
 
     def _until(self, wanted: bytes, bounds: _Bounds) -> Any:
         """Answer calls until a frame of the wanted kind comes; return what it says."""
@@ -161,6 +177,11 @@ class _Bounds:
         part = question.job.part(question.contract, host.name)
         self._contracts = (question.contract, part)
         self._text = json.dumps(question.job.to_json())
+        header = question.header
+        # A split network's start (`SplitPart._seed`) and the salt of a part's reference
+        # (`consilo.vertical.parts`) are the same in all steps of a run; nothing else needs a key
+        # for longer than its step.
+        self._scope = "" if header.protocol in _KEYED_BY_RUN else header.step_id
 
     def call(self, role: str, method: str, args: list[Any], named: dict[str, Any]) -> Any:
         """Return what a role's method answers.
@@ -182,7 +203,7 @@ class _Bounds:
                 raise Refused("a worker's run is its own", code="worker")
         found = function(*bound.args, **bound.kwargs)
         if (role, method) == ("secrets", "secret"):
-            return hmac.digest(found, f"worker/{self._bundle}".encode(), "sha256")
+            return hmac.digest(found, f"worker/{self._bundle}/{self._scope}".encode(), "sha256")
         return found
 
     def _checked(self, role: str, name: str, value: Any) -> Any:

@@ -211,7 +211,7 @@ def _answer(job: dict[str, Any], descriptors: list[int]) -> None:
         # Forked before anything is opened, the environment included.
         wall = Wall(fork_worker(bundle, silo), bundle)
         _take_environment(descriptors[4])
-        answer = factory(silo, bundle, wall.compute)
+        answer = factory(silo, bundle, wall)
     else:
         _take_environment(descriptors[4])
         answer = factory(silo, bundle)

@@ -1,8 +1,9 @@
 """The worker: runs verb, model and a bundle's code, locked in, and holds no secret of the silo.
 
-It is forked before anything of the silo is opened, confines itself (`consilo.machine.sandbox`), and
-then hears one question. A silo's roles are there for it as for every verb; each call of one goes to
-the guard, which answers it (`silos.node.wall`).
+It is forked before anything of the silo is opened, hears one question, and confines itself
+(`consilo.machine.sandbox`) before it runs anything of the job's. A silo's roles are there for it as
+for every verb; each call of one goes to the guard, which answers it (`silos.node.wall`). Where the
+question is private it becomes a template instead (`silos.node.template`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from consilo.kernel.verbs import Disclosure, declaration
 from consilo.machine import sandbox
 from consilo.machine.reaper import die_with_parent
 from consilo.protocols.dispatch import compute, verb_of
+from silos.node import template
 from silos.node.channel import Channel, Closed, believed, said
 
 ROLES = (
@@ -70,15 +72,18 @@ def fork_worker(bundle: Path, silo: Path) -> Channel:
 
 
 def _work(channel: Channel, bundle: Path, silo: Path) -> None:
+    kind, content = channel.receive()
     try:
+        if kind == b"P":
+            template.serve(channel, bundle, silo, content)
+            return
+        if kind != b"T":
+            return
         sandbox.confine([bundle], keep=(channel.descriptor,), hidden=silo)
     except (sandbox.SandboxUnavailable, OSError) as cause:
         channel.send(b"U", said(str(cause), []))
         return
     channel.send(b"R")
-    kind, content = channel.receive()
-    if kind != b"T":
-        return
     question, name, classes = believed(content)
     try:
         host = RemoteSilo(channel, name, bundle, classes)

@@ -182,7 +182,7 @@ def test_a_hostile_model_gets_nothing_by_any_way(tmp_path: Path) -> None:
 def test_the_same_model_gets_at_it_where_the_operator_has_no_wall(tmp_path: Path) -> None:
     """What the tries are worth: without the sandbox they succeed."""
     wanted = ("read silo.key", "password", "write policy", "tcp", "fork", "list silo", "chmod")
-    found = tried(tmp_path, TEMPLATE + "\nsandbox: off\n", *wanted)
+    found = tried(tmp_path, TEMPLATE.replace("sandbox: required", "sandbox: off"), *wanted)
     assert {name: found[name] for name in wanted} == dict.fromkeys(wanted, 1.0)
     assert "# mine" in (tmp_path / "north" / "policy.yaml").read_text()
 
