@@ -402,3 +402,18 @@ def test_a_run_of_three_silos_in_which_people_have_many_rows(tmp_path) -> None:
         assert each.status == "trained"
         assert 0.5 * len(sizes[name]) < each.num_examples < len(sizes[name])
         assert 0 < each.epsilon <= 3.0 * 1.000001
+
+
+def test_the_gates_floor_counts_subjects() -> None:
+    from silos.rows.tables import Tables
+
+    class Fixed(Tables):
+        def __init__(self) -> None:
+            """It has one table."""
+
+        def frame(self, contract, *, purpose):
+            return table(40, 1)
+
+    assert Fixed().num_rows(contract(), "research") == 41
+    assert Fixed().num_rows(contract(), "research", subjects=True) == 2
+    assert Fixed().num_rows(clinic.contract(), "research", subjects=True) == 0
