@@ -13,10 +13,13 @@ clipping is off, or their scale is exact.
 
     bookkeeping_*, rows_*, hooks_*, functorch_*, poisson_*, moments_*, histogram_*, scale_*
     figures_*, cut_layer_*
+    dp_sgd_subject_*, statistics_subject_*, figures_subject_*: a person with 40 rows, or without
     PATH_stated                    ε of a path, at δ 1e-5
     PATH_lower                     lower bound of what it spends
     PATH_noise_off_lower           of the copy without noise
     PATH_clipping_off_lower        of the copy without clipping
+    PATH_clipped_per_row_lower     of the copy that clips a subject's rows one by one
+    PATH_weights_off_lower         of the copy in which each row of a subject counts as one
     scale_exact_lower              of the copy whose own scale is exact
     most_that_can_be_shown         by an attacker who is always right
     answers                        about each table
@@ -44,6 +47,7 @@ from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import learner_of, private_fit
 from consilo.horizontal.private_figures import bounds_of, clipped_sums, noisy_tally
 from consilo.horizontal.scaling import scaled_rows
+from consilo.horizontal.subjects import Subjects
 from consilo.jobs.job import Job
 from consilo.kernel.headers import Header, Manifest
 from consilo.kernel.view import SiloView
@@ -220,6 +224,85 @@ def training_path(make: Callable[[], nn.Module], *, rate: float = 1.0, steps: in
     )
 
 
+MANY = 40
+"""Rows of the person who is there or not."""
+
+
+def whose(there: bool) -> Subjects:
+    """Return whose rows a table has: eight people with a row each, and one with `MANY`."""
+    return Subjects(np.concatenate([np.arange(8), np.full(MANY * there, 8)]))
+
+
+def subject_training_path() -> Path:
+    """Return DP-SGD in which whole people are hidden."""
+    sigma = noise_multiplier(target_epsilon=EPSILON, delta=DELTA, sample_rate=1.0, steps=1)
+
+    def ask(there: bool, *, sigma: float, clip_rows: bool = False) -> Floats:
+        people = whose(there)
+        rows = np.zeros((len(people.codes), 4), np.float32)
+        rows[:8, 0], rows[8:] = 1e-3, 1e6
+        model = Linear()
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+        learner = TorchLearner(model, Task.of("binary"))
+        hook = DPHook(
+            sigma=sigma,
+            max_grad_norm=NORM,
+            sample_rate=1.0,
+            stream=secret("audit"),
+            subjects=None if clip_rows else people.codes,
+            max_rows_per_subject=MANY,
+        )
+        plan = FitPlan(batch_size=8, steps=1, lr=1e-12)
+        data = Arrays(rows, np.zeros(len(rows), np.int64))
+        learner.fit(data, plan, rng=np.random.default_rng(0), hooks=[hook])
+        moved = [value.reshape(-1) for value in learner.parameters().values()]
+        units = len(rows) if clip_rows else people.count
+        return np.concatenate(moved).astype(np.float64) * units / plan.lr
+
+    return Path(
+        partial(ask, sigma=sigma),
+        partial(ask, sigma=_OFF),
+        {
+            "noise_off": partial(ask, sigma=_OFF),
+            "clipped_per_row": partial(ask, sigma=sigma, clip_rows=True),
+        },
+    )
+
+
+def subject_statistics_path() -> Path:
+    """Return noisy sums and counts per bin in which whole people are hidden."""
+    sigma = noise_multiplier(target_epsilon=EPSILON, delta=DELTA, sample_rate=1.0, steps=2)
+
+    def ask(there: bool, *, sigma: float, weighted: bool = True) -> Floats:
+        people = whose(there)
+        weights = people.weights if weighted else np.ones(len(people.codes))
+        values = np.where(people.codes[:, None] < 8, 50.0, np.full((1, 3), 1e6))
+        sums = Sums.of(
+            values,
+            low=_LOW,
+            high=_HIGH,
+            codes=np.minimum(people.codes, 1),
+            num_classes=2,
+            weights=weights,
+            rows=people.count,
+        )
+        # Far from 0, at which counts are cut off.
+        last = 1e4 + np.bincount(people.codes // 8, weights=weights, minlength=2)
+        counts = noisy_histogram({name: last for name in "abc"}, sigma, secret("bins"))
+        noisy = sums.noisy(sigma, secret("moments")).vector
+        return np.concatenate([noisy, *counts.values()])
+
+    return Path(
+        partial(ask, sigma=sigma),
+        partial(ask, sigma=_OFF),
+        {
+            "noise_off": partial(ask, sigma=_OFF),
+            "weights_off": partial(ask, sigma=sigma, weighted=False),
+        },
+    )
+
+
 _LOW, _HIGH = np.zeros(3), np.full(3, 100.0)
 
 
@@ -381,6 +464,34 @@ def figures_path() -> Path:
     )
 
 
+def subject_figures_path() -> Path:
+    """Return noisy figures of merit in which whole people are hidden."""
+    sigma = noise_multiplier(target_epsilon=EPSILON, delta=DELTA, sample_rate=1.0, steps=1)
+    learner = TorchLearner(nn.Linear(1, 1, bias=False), Task.of("binary"))
+    nn.init.ones_(learner.model.weight)  # type: ignore[arg-type]
+    silo: Any = None  # figures of a classifier ask it nothing
+    bounds = bounds_of(silo, learner)
+
+    def ask(there: bool, *, sigma: float, weighted: bool = True) -> Floats:
+        people = whose(there)
+        features = np.where(people.codes < 8, 0.0, 1e9).astype(np.float32)[:, None]
+        data = Arrays(features, np.zeros(len(features), np.int64))
+        weights = people.weights if weighted else None
+        sums = clipped_sums(silo, learner, data, weights, num_units=people.count)
+        tally = noisy_tally(sums, bounds, people.count, sigma, secret("figures"))
+        names = ("correct", "log_loss_sum", "scores_0", "scores_1")
+        return np.concatenate([np.atleast_1d(tally[name]) / bounds[name] for name in names])
+
+    return Path(
+        partial(ask, sigma=sigma),
+        partial(ask, sigma=_OFF),
+        {
+            "noise_off": partial(ask, sigma=_OFF),
+            "weights_off": partial(ask, sigma=sigma, weighted=False),
+        },
+    )
+
+
 PATHS: Mapping[str, Callable[[], Path]] = {
     "bookkeeping": partial(training_path, Linear),
     "rows": partial(training_path, Rows),
@@ -392,6 +503,9 @@ PATHS: Mapping[str, Callable[[], Path]] = {
     "scale": scale_path,
     "figures": figures_path,
     "cut_layer": cut_layer_path,
+    "dp_sgd_subject": subject_training_path,
+    "statistics_subject": subject_statistics_path,
+    "figures_subject": subject_figures_path,
 }
 
 
@@ -426,11 +540,21 @@ def faults(figures: Mapping[str, float]) -> list[str]:
         stated, lower = figures[f"{name}_stated"], figures[f"{name}_lower"]
         if lower > stated:
             found.append(f"{name}: at least {lower:.3g} is spent, {stated:.3g} is stated")
-        for key, value in figures.items():
-            is_copy = key.startswith(f"{name}_") and key.endswith("_lower")
-            if is_copy and key != f"{name}_lower" and value <= stated:
-                found.append(f"{key}: {value:.3g}; the broken copy was not caught")
+        for what, value in copies(figures, name).items():
+            if value <= stated:
+                found.append(f"{name}_{what}_lower: {value:.3g}; the broken copy was not caught")
     return found
+
+
+def copies(figures: Mapping[str, float], name: str) -> dict[str, float]:
+    """Return the lower bounds of a path's broken copies, by what is broken."""
+    others = tuple(f"{each}_" for each in PATHS if each.startswith(f"{name}_"))
+    return {
+        key.removeprefix(f"{name}_").removesuffix("_lower"): value
+        for key, value in figures.items()
+        if key.startswith(f"{name}_") and key.endswith("_lower") and key != f"{name}_lower"
+        if not (others and key.startswith(others))
+    }
 
 
 def main() -> int:
@@ -442,13 +566,9 @@ def main() -> int:
     figures = audit(number, broken)
     rows = [("path", "stated", "at least", "broken copies, at least")]
     for name in PATHS:
-        copies = [
-            f"{key.removeprefix(name + '_').removesuffix('_lower')} {value:.2f}"
-            for key, value in figures.items()
-            if key.startswith(f"{name}_") and key not in (f"{name}_stated", f"{name}_lower")
-        ]
+        broken_ones = [f"{what} {value:.2f}" for what, value in copies(figures, name).items()]
         shown = f"{figures[f'{name}_lower']:.3f}"
-        rows.append((name, f"{figures[f'{name}_stated']:g}", shown, ", ".join(copies)))
+        rows.append((name, f"{figures[f'{name}_stated']:g}", shown, ", ".join(broken_ones)))
     Report("audit_epsilon", given.size, load, figures).show(as_json=given.json, table=columns(rows))
     wrong = faults(figures) if given.size != "smoke" else []
     for each in wrong:

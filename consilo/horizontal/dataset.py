@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import numpy as np
 from consilo.errors import IncompatibleJob, Refused, SchemaDrift
 from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.holdout import PURPOSE, Words, held_out, numbers, subjects_of
-from consilo.horizontal.subjects import PURPOSE as SUBJECTS
 from consilo.horizontal.subjects import Floats, Ints, Subjects, at_most
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.roles import Built
@@ -160,9 +160,7 @@ def _of_subjects(silo: SiloView) -> list[object]:
     job = TableJob.of(silo.job)
     if silo.contract.subject is None or not (job.hides_subjects or job.evaluation.split):
         return []
-    key = hashlib.sha256(silo.secrets.lasting(SUBJECTS)).hexdigest()
-    most = job.privacy.max_rows_per_subject if job.privacy is not None else None
-    return ["subjects", most, key]
+    return ["subjects", job.privacy.max_rows_per_subject if job.privacy is not None else None]
 
 
 @dataclass(frozen=True)
@@ -264,7 +262,8 @@ def _split(silo: SiloView, encoding: Encoding) -> _Split:
 
 def _whose(silo: SiloView, frame: pd.DataFrame, encoding: Encoding) -> tuple[Words, Words]:
     """Return of each row that can be learnt from its subject's number, and its own."""
-    contract, key = silo.contract, silo.secrets.lasting(SUBJECTS)
+    contract = silo.contract
+    key = hmac.digest(silo.secrets.lasting(PURPOSE), b"subjects", "sha256")
     subjects, rows = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for block in _usable_blocks(frame, encoding):
         subjects.append(subjects_of(block, contract, key))

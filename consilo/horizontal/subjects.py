@@ -23,9 +23,6 @@ from consilo.horizontal.holdout import Words
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-PURPOSE = "subjects"
-"""What the silo's key for this is called: see `consilo.kernel.roles.Secrets.lasting`."""
-
 
 @dataclass(frozen=True)
 class Subjects:

@@ -225,6 +225,7 @@ class _Bounds:
             "charge": lambda: (
                 isinstance(value, Charge)
                 and (value.run_id, value.step_id) == (header.run_id, header.step_id)
+                and value.unit == (job.privacy.unit if job.privacy is not None else "record")
             ),
         }
         if name in same and not same[name]():

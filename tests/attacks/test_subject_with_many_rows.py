@@ -15,7 +15,7 @@ from consilo.errors import JobInvalid, Refused
 from consilo.horizontal.dataset import Rows, rows_of, training_rows
 from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.subjects import Subjects, at_most
-from consilo.horizontal.training import train_locally
+from consilo.horizontal.training import Training, train_locally
 from consilo.jobs.job import Job
 from consilo.kernel.headers import Header, Manifest
 from consilo.kernel.verbs import Disclosure, Permitted
@@ -27,7 +27,9 @@ from consilo.privacy.clipping import HookedRows, clipped_groups
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.noise import ARITHMETIC, SecretStream
 from consilo.privacy.sums import Sums, noisy_histogram
+from silos.gate.policy import PrivacyRules
 from silos.simulation.in_memory import InMemorySilo
+from silos.simulation.simulation import simulate
 
 LIMIT = 1.0 + ARITHMETIC
 TEXT = clinic.CONTRACT + "  person: {type: string, role: subject}\n"
@@ -39,6 +41,8 @@ PRIVACY = {
     "statistics_epsilon": 0.5,
     "metrics_epsilon": 0.5,
 }
+
+ROWS_ONLY = {"epsilon": 3.0, "delta": 1e-3}
 
 
 def contract():
@@ -334,3 +338,82 @@ def test_histograms_weigh_subjects() -> None:
     noisy = noisy_histogram(counts, 1e-9, SecretStream(bytes(32), "bins"))
     assert float(sum(counts["age"])) == 1.0
     assert noisy["age"].tolist() == [0.0, 0.0]
+
+
+def test_a_policy_that_wants_subjects_hidden_takes_no_other_job() -> None:
+    from consilo.protocols.names import asked_of
+    from silos.gate.policy import Policy
+
+    rules = Policy.simulation().model_copy(
+        update={"privacy": PrivacyRules(unit="subject", allow_reproducible=True)}
+    )
+    trains = asked_of("fedavg", Training.verbs()["train"])
+    for asked, fits in (
+        (job(), True),
+        (clinic.job(privacy=ROWS_ONLY), False),
+        (clinic.job(), False),
+    ):
+        header = view(table(1), asked).header
+        if fits:
+            rules.permit(header, asked, trains)
+        else:
+            with pytest.raises(Refused, match="privacy"):
+                rules.permit(header, asked, trains)
+
+
+def test_jobs_over_joint_tables_and_matches_hide_no_subjects() -> None:
+    joint = {
+        "protocol": {"name": "vertical_linear", "args": {}},
+        "privacy": {"unit": "subject", "epsilon": 1.0, "delta": 1e-5},
+        "features": {"standardize": "contract"},
+    }
+    with pytest.raises(JobInvalid, match="horizontal and analytics"):
+        clinic.job("vertical", **joint)
+    with pytest.raises(JobInvalid, match="privacy"):
+        Job.from_json(
+            {
+                "name": "match", "kind": "match", "contract": "clinic@1",
+                "match": {"recipe": {"keys": [{"parts": [{"column": "age"}]}]}},
+                "privacy": {"unit": "subject", "epsilon": 1.0, "delta": 1e-5},
+            }
+        )  # fmt: skip
+
+
+def test_a_plan_refuses_a_contract_without_subjects() -> None:
+    from consilo.errors import IncompatibleJob
+    from consilo.runs.plan import plan
+
+    with pytest.raises(IncompatibleJob, match="role subject"):
+        plan(job(), clinic.contract(), ())
+    plan(job(), contract(), ())
+    with pytest.raises(JobInvalid, match="statistics_epsilon"):
+        clinic.job(privacy={"unit": "subject", "epsilon": 1.0, "delta": 1e-5})
+
+
+def test_a_run_of_three_silos_in_which_people_have_many_rows(tmp_path) -> None:
+    """From the job to the model, in simulation: only numbers of people are told."""
+    (tmp_path / "clinic.yaml").write_text(TEXT)
+    asked = job(protocol={"rounds": 2}, quorum={"min_silos": 3})
+    sizes = {"east": [1, 40] * 20, "north": [3] * 60, "south": [2] * 50}
+    rows = {name: table(*each, seed=len(name)) for name, each in sizes.items()}
+    result = simulate(asked, rows, contract=contract(), search_path=[tmp_path])
+    assert result.status in ("complete", "degraded"), result.reason
+    for name, each in result.silos.items():
+        assert each.status == "trained"
+        assert 0.5 * len(sizes[name]) < each.num_examples < len(sizes[name])
+        assert 0 < each.epsilon <= 3.0 * 1.000001
+
+
+def test_the_gates_floor_counts_subjects() -> None:
+    from silos.rows.tables import Tables
+
+    class Fixed(Tables):
+        def __init__(self) -> None:
+            """It has one table."""
+
+        def frame(self, contract, *, purpose):
+            return table(40, 1)
+
+    assert Fixed().num_rows(contract(), "research") == 41
+    assert Fixed().num_rows(contract(), "research", subjects=True) == 2
+    assert Fixed().num_rows(clinic.contract(), "research", subjects=True) == 0

@@ -30,7 +30,7 @@ def quotes(hosts, job, *, left=None):
 class Poor(InMemorySilo):
     """A silo whose account is nearly empty."""
 
-    def quote(self, account, rows):
+    def quote(self, account, rows, unit="record"):
         after = spent(rows, 1e-3).epsilon_rdp + 1.0
         return Account(account, 1, 1, (Balance(Limit(3.5, 365), 1e-3, 1.0, after),))
 
