@@ -14,6 +14,8 @@ from consilo.privacy.account import Limit
 class Budget(Config):
     """The privacy budget of one data set, over all jobs and all years.
 
+    Data sets that hold the same rows pay for each other: the budget of each must be able to.
+
     ```yaml
     privacy:
       budgets:
