@@ -17,6 +17,8 @@ from consilo.privacy.accounting import HistoryRow
 class Budget(Config):
     """The privacy budget of one data set, over all jobs and all years.
 
+    Data sets that hold the same rows pay for each other: the budget of each must be able to.
+
     ```yaml
     privacy:
       budgets:

@@ -3,8 +3,10 @@
 What is deleted: every copy of rows and everything made from them (caches, encoded rows, answers,
 reports, noise keys, matches, parts of models), code that others brought, and last the silo's keys.
 What stays: the organisation's data, its configuration, what it scored, its audit log and its
-privacy ledger, and the certificate, which lists what was deleted and which models contain this
-silo's updates. It is signed with the silo's own key, whose private half is deleted right after.
+privacy ledger, what the silos of this user know of rows that were charged for (keyed hashes and
+noise histories outside of the directory, `silos.kept.sketches`: what was spent still counts), and
+the certificate, which lists what was deleted and which models contain this silo's updates. It is
+signed with the silo's own key, whose private half is deleted right after.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from consilo.errors import ConsiloError, PolicyInvalid
+from consilo.errors import ConsiloError, PolicyInvalid, Refused
 from consilo.machine import sandbox
 from silos.gate.guard import SKEW_S, CoordinatorConfig
+from silos.kept.sketches import STATE, Sketches, state_folder
 
 if TYPE_CHECKING:
     from consilo.contracts.contract import Contract
@@ -130,6 +131,12 @@ def _write_access(directory: Path) -> Iterator[Point]:
         yield Point("write", "failed", f"the directory cannot be written to: {reason}", hint)
     else:
         yield Point("write", "ok", "the directory can be written to")
+    try:
+        with Sketches(state_folder()).alone():
+            pass
+    except Refused:
+        hint = f"set {STATE} to a folder of the node's user; private runs are refused without one"
+        yield Point("state", "warning", "what silos of this user share cannot be written to", hint)
 
 
 def _sandbox(directory: Path) -> Iterator[Point]:

@@ -213,13 +213,15 @@ def _cells(series: pd.Series[Any], key: bytes) -> Hashes:
 
 
 def _told(value: Any) -> bytes | str:
-    text = value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
+    text: str = value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
     text = text.removesuffix("T00:00:00")
     try:
         number = float(text.replace(",", "."))
     except ValueError:
-        return text.lower() or _number_bytes(np.array([np.nan]))[0]
-    return _number_bytes(np.array([number]))[0]
+        if text:
+            return text.lower()
+        number = np.nan
+    return bytes(_number_bytes(np.array([number]))[0])
 
 
 def _numbers(values: NDArray[np.float64], key: bytes) -> Hashes:

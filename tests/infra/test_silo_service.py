@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from consilo.machine.environment import child_environment
+from silos.kept.sketches import STATE
 
 INFRA = Path(__file__).parents[2] / "infra"
 UNIT = INFRA / "systemd" / "consilo-silo@.service"
@@ -37,6 +38,9 @@ def test_the_unit_gives_the_node_no_more_than_it_needs():
     service = parser["Service"]
     assert service["User"] not in ("root", "0")
     assert service["StateDirectoryMode"] == "0700"
+    name, folder = service["Environment"].split("=")
+    assert name == STATE
+    assert folder.removeprefix("/var/lib/") in service["StateDirectory"].split()
     assert service["UMask"] == "0077"
     assert service["LimitCORE"] == "0"
     assert service["CapabilityBoundingSet"] == ""

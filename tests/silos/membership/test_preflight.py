@@ -194,3 +194,11 @@ def test_a_policy_to_start_from_is_written_once(
     (tmp_path / "policy.yaml").write_text(TEMPLATE + "# mine\n")
     assert "is valid" in CliRunner().invoke(app, ["policy"]).stdout
     assert (tmp_path / "policy.yaml").read_text().endswith("# mine\n")
+
+
+def test_a_folder_for_known_rows_that_cannot_be_written_is_told(place, monkeypatch):
+    (place / "file").write_text("")
+    monkeypatch.setenv("CONSILO_STATE", str(place / "file"))
+    assert look(place)["state"] == "warning"
+    monkeypatch.setenv("CONSILO_STATE", str(place / "folder"))
+    assert "state" not in look(place)
