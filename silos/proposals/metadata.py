@@ -23,6 +23,8 @@ CODE_ROWS = 5
 MOST_CODES = 60
 """More distinct texts than this are free text, and none of them is drafted."""
 _SURE = 0.95
+_LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
+"""Of a code: 007 is no 7."""
 _PLAIN = re.compile(r"(?!(?i:yes|no|on|off|y|n|true|false|null)$)[A-Za-z_][A-Za-z0-9_]{0,99}")
 """Names that every reader of YAML takes for a text."""
 _YES_NO = frozenset({"yes", "no", "true", "false", "y", "n", "ja", "nein", "oui", "non"})
@@ -120,7 +122,7 @@ def _type(column: Profile) -> ColumnType | None:
         return None
     if column.dates and max(column.dates.values()) >= _SURE:
         return "date"
-    if column.numeric_share >= _SURE:
+    if column.numeric_share >= _SURE and not any(map(_LEADING_ZERO.fullmatch, column.codes)):
         return "integer" if (column.numbers == column.numbers.round()).all() else "float"
     if column.codes and {code.lower() for code in column.codes} <= _YES_NO:
         return "boolean"
