@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from decimal import Decimal
 from numbers import Real
@@ -30,18 +31,17 @@ def code_key(value: Any) -> str:
     if not isinstance(value, Real | Decimal):
         return str(value).strip()
     if hasattr(value, "__index__"):
-        return str(int(value))
+        return str(operator.index(value))
     number = float(str(value))  # the digits that it shows, where it is narrower than float64
-    if number.is_integer() and (isinstance(value, Decimal) or abs(number) < _EXACT):
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
         return str(int(value))
-    return repr(number)
+    return str(int(number)) if number.is_integer() and abs(number) < _EXACT else repr(number)
 
 
 def is_certain(value: Any) -> bool:
     """Return whether a code is what was meant: a float from 2**53 on has lost its last digits."""
-    return not (
-        isinstance(value, Real) and not hasattr(value, "__index__") and abs(value) >= _EXACT
-    )
+    is_float = isinstance(value, Real) and not hasattr(value, "__index__")
+    return not (is_float and abs(float(value)) >= _EXACT)
 
 
 def code_keys(code: Any) -> set[str]:

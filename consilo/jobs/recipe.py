@@ -25,6 +25,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -58,6 +59,8 @@ _EXAMPLES = (
     "ΑΘΗΝΑ",
     "",
 )
+_NUMERALS = ("1000.0", "+007.50", "12.0", "1e+16", "1e3", "0.0", "A7.0")
+"""More examples, for the steps that know numbers: what these mean has changed once."""
 
 Step = Callable[[str], "str | None"]
 
@@ -103,14 +106,37 @@ def _part_of_date(start: int, end: int) -> Step:
     return cut
 
 
+_NUMBER = re.compile(r"(?P<sign>[+-]?)0*(?P<whole>[0-9]+?)(?:\.(?P<rest>[0-9]*?)0*)?")
+_LARGE = re.compile(r"[+-]?[0-9](?:\.[0-9]+)?e\+[0-9]{2}")
+"""How a float from 1e16 on is written; ``1e3`` is a code."""
+
+
+def _number(text: str) -> str:
+    """Return a number as all sides write it: without leading zeros, a plus, or a bare ``.0``."""
+    if _LARGE.fullmatch(text):
+        text = format(Decimal(text), "f")
+    match = _NUMBER.fullmatch(text)
+    if match is None:  # a code with letters keeps what is behind its zeros
+        return text.lstrip("0") or ("0" if text else "")
+    rest = f".{match['rest']}" if match["rest"] else ""
+    sign = "-" if match["sign"] == "-" and (match["whole"] != "0" or rest) else ""
+    return f"{sign}{match['whole']}{rest}"
+
+
+def _digits(text: str) -> str:
+    # 12.0 is a whole number on its way through a column of floats: its digits are 12, not 120.
+    text = text[:-2] if re.fullmatch(r"[0-9]+\.0", text) else text
+    return "".join(each for each in text if each in "0123456789")
+
+
 _STEPS: dict[str, Step] = {
     "trim": lambda text: " ".join(text.split()),
     "fold": lambda text: text.casefold(),
     "upper": lambda text: text.upper(),
     "plain": _plain,
-    "digits": lambda text: "".join(each for each in text if each in "0123456789"),
+    "digits": _digits,
     "letters": lambda text: "".join(each for each in text if each.isalpha()),
-    "number": lambda text: text.lstrip("0") or ("0" if text else ""),
+    "number": _number,
     "soundex": _soundex,
     "metaphone": _metaphone,
     "nysiis": _nysiis,
@@ -150,9 +176,9 @@ class Part(Config):
         column: a column of the contract.
         steps: what makes its values comparable, in order: ``trim`` (and single blanks), ``fold``
             (case), ``upper``, ``plain`` (unicode NFKD without marks), ``digits``, ``letters``,
-            ``number`` (no leading zeros), ``soundex``, ``metaphone``, ``nysiis``, ``words`` (in
-            the order of the alphabet), ``first:N``, ``last:N``, ``date`` (ISO or ``date:FORMAT``
-            → ISO), ``year``, ``month``, ``day``.
+            ``number`` (1000, 01000, +1000 and 1000.0 alike), ``soundex``, ``metaphone``,
+            ``nysiis``, ``words`` (in the order of the alphabet), ``first:N``, ``last:N``, ``date``
+            (ISO or ``date:FORMAT`` → ISO), ``year``, ``month``, ``day``.
     """
 
     column: str = Field(min_length=1)
@@ -173,6 +199,18 @@ class Part(Config):
                 return None
             value = each(value)
         return value or None
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """What the recipe's hash tries the steps on."""
+        return (*_EXAMPLES, *(_NUMERALS if {"number", "digits"} & set(self.steps) else ()))
+
+    def texts(self, column: pd.Series[Any]) -> list[str | None]:
+        """Return a column's values after the steps; each distinct value is worked on once."""
+        codes, distinct = column.factorize()
+        made = [self.apply(_text(value)) for value in distinct]
+        made.append(None)  # the code -1 is a missing value
+        return [made[code] for code in codes]
 
     @cached_property
     def _functions(self) -> list[Step]:
@@ -240,7 +278,9 @@ class Recipe(Config):
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the recipe and of what its steps make of fixed examples."""
-        made = [[part.apply(each) for each in _EXAMPLES] for key in self.keys for part in key.parts]
+        made = [
+            [part.apply(each) for each in part.examples] for key in self.keys for part in key.parts
+        ]
         return digest([self.model_dump(mode="json"), made])
 
     def require_columns(self, known: Sequence[str], *, where: str) -> None:
@@ -281,7 +321,7 @@ class Recipe(Config):
         return column
 
     def _values(self, frame: pd.DataFrame, number: int) -> Iterator[bytes | None]:
-        columns = [_texts(frame[part.column], part) for part in self.keys[number].parts]
+        columns = [_encoded(part.texts(frame[part.column])) for part in self.keys[number].parts]
         for parts in zip(*columns, strict=True):
             yield (
                 None
@@ -290,15 +330,8 @@ class Recipe(Config):
             )
 
 
-def _texts(column: pd.Series[Any], part: Part) -> list[bytes | None]:
-    """Return a column's values after a part's steps; each distinct value is worked on once."""
-    codes, distinct = column.factorize()
-    made: list[bytes | None] = []
-    for value in distinct:
-        text = part.apply(_text(value))
-        made.append(None if text is None else text.encode())
-    made.append(None)  # the code -1 is a missing value
-    return [made[code] for code in codes]
+def _encoded(texts: Sequence[str | None]) -> list[bytes | None]:
+    return [None if each is None else each.encode() for each in texts]
 
 
 def _text(value: Any) -> str:

@@ -29,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -48,9 +49,12 @@ from consilo.kernel.verbs import Disclosure, FromRows, count, envelopes, numbers
 from consilo.kernel.view import Message, SiloView
 from consilo.matching import group
 from consilo.matching.entities import people, shuffle, sketch
+from consilo.matching.key_shapes import key_shapes
 from consilo.matching.roles import MATCHES, match_of
 from consilo.matching.side import MAX_VALUES, Side, integers, last_step, turns_name, values_name
 from consilo.wire.payload import canonical_json, digest, pack, unpack
+
+log = logging.getLogger(__name__)
 
 SHARD = 1 << 16
 """Values in one message, about: it bounds what a silo holds besides its keys' digests."""
@@ -228,6 +232,8 @@ class Psi(Protocol[None]):
             out = side.turn(step, content)
             if step == last:
                 state["matched"][partner] = side.num_matched
+                if not any(side.num_matched):
+                    self._show_shapes(silo, partner)
                 self._judge(silo, state, partner, max(side.num_matched))
                 if partner == self.hub(message.cohort):
                     out = side.disclosed()
@@ -377,6 +383,12 @@ class Psi(Protocol[None]):
         silo.role(MATCHES).judge_match(
             silo.header.run_id, partner, num_theirs=theirs, num_common=common
         )
+
+    def _show_shapes(self, silo: SiloView, partner: str) -> None:
+        """Tell this silo's people, in its log, what its own keys look like; no key is told."""
+        frame = silo.rows.frame(silo.contract, purpose=silo.job.purpose)
+        for line in key_shapes(frame, self.spec.recipe):
+            log.warning("no key is in common with '%s'; here: %s", partner, line)
 
     def _report(self, silo: SiloView, state: dict[str, Any]) -> dict[str, Any]:
         """Return what all parties of the match may know of its quality."""

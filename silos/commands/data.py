@@ -153,6 +153,34 @@ def confirm(
         print(f"{place} is in use; next: consilo silo check {contract}{more}")
 
 
+@app.command(name="contract")
+def new(
+    data: Annotated[str, typer.Argument(help="The data set's name.")],
+    name: Annotated[str, typer.Option(help="The contract's name, such as clinic.")],
+    directory: Directory = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """Draft a contract from a data set's columns, and the mapping to it, for people to mend.
+
+    Names become small letters, digits and underscores; types, units and codes are proposed.
+
+    Example: consilo silo data contract patients --name clinic
+    """
+    from silos.proposals import onboard
+    from silos.proposals.new_contract import new_contract
+
+    rows = onboard.sample(onboard.source_of(directory, data))
+    contract, mapping = new_contract(directory, data, rows, name)
+    if as_json:
+        import json
+
+        told = {"contract": str(contract), "mapping": str(mapping), "columns": len(rows.columns)}
+        print(json.dumps(told))
+        return
+    print(f"{contract}: {len(rows.columns)} columns; {mapping}: their names here")
+    print(f"next: read and mend both, then: consilo silo data confirm {name}@1")
+
+
 @app.command(name="list")
 def list_(directory: Directory = Path("."), as_json: AsJson = False) -> None:
     """Show the silo's data sets and the contracts they are mapped to.

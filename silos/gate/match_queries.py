@@ -188,7 +188,8 @@ class MatchLog:
         if num_common < rules.min_intersection:
             return Refused(
                 f"this silo's policy wants {rules.min_intersection} people at least in common; "
-                f"with '{partner}' there are fewer",
+                f"with '{partner}' there are fewer; where there is none, the silo's log shows what "
+                "its own keys look like",
                 code="intersection",
             )
         share = rules.refuse_similar

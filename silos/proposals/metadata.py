@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consilo.contracts.rules import ColumnType
+from consilo.errors import ConfigInvalid
 from consilo.machine.files import write_atomic
 from silos.kept.metadata import METADATA_FILE, Metadata
 from silos.proposals.profile import Profile, profile
@@ -20,6 +23,10 @@ CODE_ROWS = 5
 MOST_CODES = 60
 """More distinct texts than this are free text, and none of them is drafted."""
 _SURE = 0.95
+_LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
+"""Of a code: 007 is no 7."""
+_PLAIN = re.compile(r"(?!(?i:yes|no|on|off|y|n|true|false|null)$)[A-Za-z_][A-Za-z0-9_]{0,99}")
+"""Names that every reader of YAML takes for a text."""
 _YES_NO = frozenset({"yes", "no", "true", "false", "y", "n", "ja", "nein", "oui", "non"})
 _HEAD = """\
 # What this silo says about its columns. Nothing of this file leaves unless you set
@@ -54,7 +61,7 @@ def write_draft(directory: Path, data: str, drafted: Mapping[str, Mapping[str, A
     path = directory / METADATA_FILE
     Metadata.load(directory)  # a file with faults is not written over
     yaml = YAML()
-    yaml.width = 100
+    yaml.width = 10**6  # a name that is folded over two lines is no key to anybody
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     document = yaml.load(text) or {}
     entries = document.setdefault("data", {}) if document else {}
@@ -65,13 +72,35 @@ def write_draft(directory: Path, data: str, drafted: Mapping[str, Mapping[str, A
     known = entries.setdefault(data, {})
     new = [name for name in drafted if name not in known]
     for name in new:
-        known[name] = dict(drafted[name])
+        known[_quoted(name)] = {
+            key: [_quoted(each) for each in value] if key == "codes" else value
+            for key, value in drafted[name].items()
+        }
     if new or not path.exists():
         stream = io.StringIO()
         stream.write("" if text else _HEAD)
         yaml.dump(document, stream)
+        _require_readable(stream.getvalue(), directory, data, new)
         write_atomic(path, stream.getvalue().encode(), mode=0o600)
     return new
+
+
+def _quoted(text: str) -> str:
+    """Return a text that is written in quotes where it could be taken for anything else."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    return text if _PLAIN.fullmatch(text) else DoubleQuotedScalarString(text)
+
+
+def _require_readable(text: str, directory: Path, data: str, names: list[str]) -> None:
+    """Raise `ConfigInvalid` unless what is to be written says what was meant; nothing is kept."""
+    with tempfile.TemporaryDirectory(prefix=".metadata-", dir=directory) as place:
+        (Path(place) / METADATA_FILE).write_text(text, encoding="utf-8")
+        found = Metadata.load(Path(place)).data.get(data, {})
+    unlike = sum(name not in found for name in names)
+    if unlike:
+        fault = f"{unlike} names of columns cannot be written as YAML; rename them in the source"
+        raise ConfigInvalid(str(directory / METADATA_FILE), [fault])
 
 
 def _drafted(column: Profile, code_rows: int) -> dict[str, Any]:
@@ -93,7 +122,7 @@ def _type(column: Profile) -> ColumnType | None:
         return None
     if column.dates and max(column.dates.values()) >= _SURE:
         return "date"
-    if column.numeric_share >= _SURE:
+    if column.numeric_share >= _SURE and not any(map(_LEADING_ZERO.fullmatch, column.codes)):
         return "integer" if (column.numbers == column.numbers.round()).all() else "float"
     if column.codes and {code.lower() for code in column.codes} <= _YES_NO:
         return "boolean"

@@ -24,6 +24,7 @@ from consilo.machine.files import write_atomic
 from consilo.yaml_text import from_yaml
 from silos.rows.mapping import Mapping
 from silos.rows.sources import Source, parse_source
+from silos.rows.sources.csv_file import wide_encoding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,9 +256,9 @@ def completed(described: Mapped[str, Any], directory: Path) -> tuple[dict[str, A
     with first.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     notes = []
-    if "encoding" not in made and not _is_utf8(head):
-        made["encoding"] = "latin-1"
-        notes.append("the file is not UTF-8; read as latin-1")
+    if "encoding" not in made and (encoding := _encoding(head)) is not None:
+        made["encoding"] = encoding
+        notes.append(f"the file is not UTF-8; read as {encoding}")
     text = head.decode(made.get("encoding", "utf-8"), errors="replace")
     if "separator" not in made and (separator := _separator(text)) != ",":
         made["separator"] = separator
@@ -279,6 +280,16 @@ def _first_file(paths: Sequence[Path]) -> Path | None:
         if path.is_dir():
             return next((each for each in sorted(path.rglob("*.csv")) if each.is_file()), None)
     return None
+
+
+def _encoding(head: bytes) -> str | None:
+    """Return how a file is encoded, by its first bytes; None for UTF-8."""
+    if (wide := wide_encoding(head)) is not None:
+        return wide
+    if _is_utf8(head):
+        return None
+    # Windows has letters where Latin-1 has control signs that nobody types.
+    return "cp1252" if any(0x80 <= each < 0xA0 for each in head) else "latin-1"
 
 
 def _is_utf8(head: bytes) -> bool:

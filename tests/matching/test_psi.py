@@ -438,6 +438,23 @@ def test_invalid_points_end_the_match_before_anything_is_disclosed(kind):
     assert not any(each.kept_matches for each in hosts.values())
 
 
+def test_where_nothing_matches_each_silo_shows_its_own_key_shapes(caplog):
+    """It said only that too few were in common: 1000 here and 1000.0 there looked like nobody."""
+    keys = [{"parts": [{"column": "number", "steps": ["trim"]}], "duplicates": "same"}]
+    ids = [str(1000 + n) for n in range(20)]
+    tables = {"bank": table(range(20), number=ids), "clinic": table(range(20))}
+    tables["clinic"]["number"] = [f"{each}.0" for each in ids]
+    tables = {n: each.astype({"number": "string"}) for n, each in tables.items()}
+    matched(tables, job_=job(keys))
+    told = [each.message for each in caplog.records if "no key is in common" in each.message]
+    assert any("4 signs long, all digits" in each for each in told)
+    assert any("6 signs long" in each and "all of them ending in .0" in each for each in told)
+    assert not any(each in line for each in ids for line in told)
+    keys[0]["parts"][0]["steps"] = ["trim", "number"]
+    found, _, _ = matched(tables, job_=job(keys))
+    assert {len(each.rows) for each in found.values()} == {20}
+
+
 def test_too_few_in_common_and_nobody_learns_who():
     tables = {"bank": table(range(60)), "clinic": table(range(57, 120))}
     hosts = {name: Watched(name, frame, min_common=5) for name, frame in tables.items()}

@@ -89,8 +89,8 @@ class Expression:
 def _require_formula(node: ast.expr) -> None:
     if isinstance(node, ast.Name):
         return
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        if abs(node.value) > 1e300:
+    if isinstance(node, ast.Constant) and (number := _number(node)) is not None:
+        if abs(number) > 1e300:
             raise ValueError("has a number that is too large")
         return
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
@@ -106,9 +106,16 @@ def _require_formula(node: ast.expr) -> None:
     raise ValueError(f"may have names, numbers, + - * / ** and brackets in it, found {what}")
 
 
+def _number(node: ast.Constant) -> int | float | None:
+    value = node.value
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if plain else None
+
+
 def _require_power(node: ast.BinOp) -> None:
     power = node.right.operand if isinstance(node.right, ast.UnaryOp) else node.right
-    if isinstance(power, ast.Constant) and abs(power.value) <= _MAX_POWER:
+    number = _number(power) if isinstance(power, ast.Constant) else None
+    if number is not None and abs(number) <= _MAX_POWER:
         if any(isinstance(each, ast.Name) for each in ast.walk(node.left)):
             return
         raise ValueError("raises a number to a power; write the number that it is")

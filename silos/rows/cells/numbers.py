@@ -260,4 +260,10 @@ def whole_numbers(
             bare = pc.replace_substring_regex(texts.filter(fits), r"^\+", "")
             values[where] = pc.cast(bare, pa.int64()).to_numpy(zero_copy_only=False)
             there[where] = True
+            # Of the longest ones some are more than 64 bits hold.
+            longest = pc.fill_null(pc.match_substring_regex(texts, r"^[+-]?[1-9][0-9]{18}$"), False)
+            for at in np.flatnonzero(longest.to_numpy(zero_copy_only=False)):
+                number = int(texts[int(at)].as_py())
+                if -(2**63) <= number < 2**63:
+                    values[start + at], there[start + at] = number, True
     return values, there

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DEFAULT_NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
+_WIDE = ("utf-16", "utf16", "utf-32", "utf32", "ucs")
+_MARKS = (
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_HEAD_BYTES = 4096
 _LEADING_ZERO = r"^\s*[+-]?0[0-9]+(\.[0-9]*)?\s*$"
 _TEXT_BLOCK = 4 << 20
 _HEADER_BLOCK = 64 << 10
@@ -107,6 +115,8 @@ class CsvSource(FilesSource):
 
 def _names_of(source: CsvSource, path: Path) -> list[str]:
     """Return the names of a file's columns."""
+    if not source.encoding.lower().replace("_", "-").startswith(_WIDE):
+        _require_narrow(source, path)
     if source.names is not None:
         return list(source.names)
     names = _header(source, path)
@@ -116,6 +126,46 @@ def _names_of(source: CsvSource, path: Path) -> list[str]:
         fault = f"column {twice[0]} has the name of one before it"
         raise SourceUnreadable(f"{source.where}: {fault}; {hint}")
     return names
+
+
+def _require_narrow(source: CsvSource, path: Path) -> None:
+    """Raise where a file's first bytes show that a letter takes two of them, or four."""
+    import pyarrow as pa
+
+    with pa.input_stream(str(path), compression="detect") as file:
+        found = wide_encoding(file.read(_HEAD_BYTES))
+    if found is not None:
+        raise SourceUnreadable(f"{source.where}: a file is {found} text; set encoding: {found}")
+
+
+def wide_encoding(head: bytes) -> str | None:
+    """Return the encoding of text of two or four bytes a letter, by its first bytes; else None.
+
+    >>> wide_encoding("a,b".encode("utf-16-le")), wide_encoding(b"a,b")
+    ('utf-16-le', None)
+    """
+    for mark, name in _MARKS:  # that of UTF-32 begins as that of UTF-16 does
+        if head.startswith(mark):
+            return name
+    half = len(head) // 2
+    for name, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
+        # Western text has a zero byte in nearly every letter.
+        if half > 1 and zeros.count(0) > 0.8 * half and head.count(0) < 1.2 * half:
+            return name
+    return None
+
+
+def _refuse_zero_bytes(source: CsvSource, batch: pa.RecordBatch) -> None:
+    """Raise where a text has a zero byte in it: it would be another code to every reader."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_string(column.type) and pc.any(pc.match_substring(column, "\0")).as_py():
+            raise SourceUnreadable(
+                f"{source.where}: column '{name}' has zero bytes in it; if the file is UTF-16, set "
+                "encoding: utf-16, else the file is damaged: write it anew, or take them out"
+            )
 
 
 def _header(source: CsvSource, path: Path) -> list[str]:
@@ -158,6 +208,7 @@ def _tables_of(
                 fixed = {field.name: field.type for field in reader.schema}
                 yield reader.schema.empty_table()
                 for batch in reader:
+                    _refuse_zero_bytes(source, batch)
                     yield pa.Table.from_batches([batch])
         except pa.ArrowInvalid as cause:
             column = _misfit(cause, _names_of(source, path))
@@ -168,7 +219,10 @@ def _tables_of(
 
 def _not_text(source: CsvSource) -> str:
     """Return what to say of a file whose bytes are no text."""
-    return f"a file is not {source.encoding} text; set encoding, such as latin-1"
+    return (
+        f"a file is not {source.encoding} text; set encoding, such as encoding: cp1252 (Windows), "
+        "latin-1, utf-16 or mac-roman"
+    )
 
 
 def _settled(

@@ -101,3 +101,22 @@ def test_describe_writes_the_draft_and_says_what_is_shared(tmp_path):
     assert "6 columns, 6 of them new, 0 shared" in done.output
     again = CliRunner().invoke(app, [*command, "--json"])
     assert '"new": 0' in again.output
+
+
+NAMES = (
+    *("a b " * 25 + "c", "x" * 130, "w " * 700 + "end", "no", "Yes", "on", "null", "~", "1", "007"),
+    *("1.5", "2024-01-31", "12:30", "a: b", "# x", "- x", "? x", "[x]", "{x}", "'x'", '"x"', "&x"),
+    *("*x", "!x", "%x", "@x", "`x`", "a\tb", "ä ö", "age/yrs", "ER Status", "<<", "x\ny", " x "),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_column_name_is_read_back_as_it_was(tmp_path, name):
+    """Names of 97 to 122 characters with blanks were folded over two lines."""
+    entry = {"share": False, "type": "category", "description": "", "codes": ["no", "1", "x"]}
+    assert write_draft(tmp_path, "rows", {name: entry}) == [name]
+    assert write_draft(tmp_path, "rows", {name: entry, "more": entry}) == ["more"]
+    known = Metadata.load(tmp_path).data["rows"]
+    assert list(known) == [name, "more"]
+    assert known[name].codes == ("no", "1", "x")
+    assert [each.name for each in tmp_path.iterdir()] == ["metadata.yaml"]

@@ -134,6 +134,8 @@ def test_keys_keep_their_zeros_and_all_their_digits():
     assert read(["007", "7"], key) == ([None, 7], 1)
     assert read(["9007199254740993", "x"], key) == ([9007199254740993, None], 1)
     assert read([9007199254740993], key) == ([9007199254740993], 0)
+    ends = [str(2**63 - 1), str(-(2**63)), str(2**63), "x"]
+    assert read(ends, {"type": "integer"}) == ([2**63 - 1, -(2**63), None, None], 2)
     # A float of that size has lost its last digits already.
     assert read([9007199254740992.0], {"type": "string", "role": "id"}) == ([None], 1)
     assert read(pd.Series([2**63 + 1], dtype="uint64"), {"type": "integer"}) == ([None], 1)

@@ -1,0 +1,124 @@
+"""A first contract from one silo's rows: names that a contract may have, types, units, codes.
+
+A contract is read by every organisation, so what is drafted holds no more of the rows than a person
+then lets stand: codes that few rows hold are left out, and ranges are not taken from the rows.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consilo.contracts.contract import Contract
+from consilo.errors import ConfigInvalid
+from consilo.machine.files import write_atomic
+from consilo.yaml_text import from_yaml, to_yaml_line
+from silos.proposals.metadata import draft
+from silos.proposals.onboard import mapping_place
+from silos.rows.mapping import Mapping
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LONGEST = 64
+_HEAD = """\
+# Drafted from the columns of one data set, for people to mend before anybody else reads it: say
+# what each column means, give ranges from what you know of the measurement (not from these rows),
+# mark the target (role: target) and whose row it is (role: subject), and take out what nobody else
+# should see.
+"""
+_MAPPING_HEAD = """\
+# From this silo's names to the contract's. Not used before: consilo silo data confirm {ref}
+"""
+
+
+def slugs(names: Iterable[str]) -> dict[str, str]:
+    """Return a name that a contract may have for each column: small letters, digits, underscores.
+
+    >>> slugs(["ER Status", "age/yrs", "Größe (cm)", "2nd visit", "er_status"])["2nd visit"]
+    'c_2nd_visit'
+    """
+    made: dict[str, str] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore")
+        slug = re.sub(r"[^a-z0-9]+", "_", plain.decode().lower()).strip("_")
+        if not re.match("[a-z]", slug):
+            slug = f"c_{slug}".rstrip("_")
+        slug = slug[:_LONGEST].rstrip("_")
+        unique, number = slug, 2
+        while unique in made.values():
+            end = f"_{number}"
+            unique, number = f"{slug[: _LONGEST - len(end)]}{end}", number + 1
+        made[name] = unique
+    return made
+
+
+def new_contract(directory: Path, data: str, rows: pd.DataFrame, name: str) -> tuple[Path, Path]:
+    """Write a draft of a contract, and the mapping to it, neither of them in use yet.
+
+    Args:
+        directory: the silo's.
+        data: the data set's name.
+        rows: some of its rows, text as written.
+        name: the contract's.
+
+    Returns:
+        The contract's file, and the mapping's.
+
+    Raises:
+        ConfigInvalid: where one of them is there already, or the name is none for a contract.
+    """
+    ref = f"{name}@1"
+    place, mapping = directory / "contracts" / f"{ref}.yaml", mapping_place(directory, ref)
+    there = [str(each) for each in (place, mapping) if each.exists()]
+    if there:
+        raise ConfigInvalid(there[0], ["it is there already; give the contract another name"])
+    names = slugs(map(str, rows.columns))
+    drafted = draft(rows)
+    lines = [_HEAD + f"name: {to_yaml_line(name)}", "version: 1", "columns:"]
+    for local, slug in names.items():
+        lines.append(f"  {slug}: {to_yaml_line(_column(local, slug, drafted[local], rows))}")
+    text = "\n".join(lines) + "\n"
+    # What is written must be what is read.
+    contract = Contract.parse(from_yaml(text), where=str(place))
+    renamed = [
+        f"  {slug}: {to_yaml_line({'from': local})}"
+        for local, slug in names.items()
+        if slug != local
+    ]
+    told = [
+        _MAPPING_HEAD.format(ref=ref) + "confirmed: false",
+        f"contract: {ref}",
+        f"data: {to_yaml_line(data)}",
+        *(["columns:", *renamed] if renamed else []),
+    ]
+    mapped = "\n".join(told) + "\n"
+    Mapping.parse(from_yaml(mapped), contract, where=str(mapping))
+    for each in (place, mapping):
+        each.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomic(place, text.encode(), mode=0o600)
+    write_atomic(mapping, mapped.encode(), mode=0o600)
+    return place, mapping
+
+
+def _column(local: str, slug: str, drafted: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+    kind = drafted.get("type", "string")
+    codes = drafted.get("codes", [])
+    if kind == "category" and not codes:
+        kind = "string"
+    made: dict[str, Any] = {"type": kind}
+    if "unit" in drafted:
+        made["unit"] = drafted["unit"]
+    if kind == "category":
+        made["allowed"] = list(dict.fromkeys(codes))
+    if kind == "string":
+        made["role"] = "ignore"  # no model reads free text
+    empty = float(rows[local].isna().mean())
+    if empty > 0:
+        made["nullable_share"] = min(1.0, -(-empty // 0.05) * 5 / 100)
+    if slug != local:
+        made["description"] = " ".join(local.split())
+    return made
