@@ -63,6 +63,7 @@ def pipeline(
     seed: Seed | None = None,
     wait_s: Seconds = 60.0,
     resume: str | None = None,
+    bundle: str | None = None,
     home: str | None = None,
 ) -> Any:
     """Check every silo, match where the job is vertical, train, evaluate, register, report.
@@ -75,13 +76,21 @@ def pipeline(
         seed: in place of the job's seed.
         wait_s: how long to wait for silos that are not connected yet, in seconds.
         resume: id of a run of this job whose process died: go on from its last checkpoint.
+        bundle: what the author of the job's code has signed, as a path, or a path below home; it is
+            carried as it is. Empty makes a bundle here, which the coordinator signs.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
     try:
         place = home_directory(home)
         path = job_file(job, place)
         asked = changed(Job.load(path), rounds=rounds, epsilon=epsilon, private=private, seed=seed)
-        order = order_of(asked, home=place, search_path=(path.parent,), resume=resume or "")
+        order = order_of(
+            asked,
+            home=place,
+            search_path=(path.parent,),
+            resume=resume or "",
+            bundle=place / bundle if bundle else None,
+        )
         with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
             STAGES[asked.kind](session, wait_s)
     except ConsiloError as error:

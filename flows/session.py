@@ -187,6 +187,7 @@ def order_of(
     home: Path,
     search_path: Sequence[Path],
     resume: str = "",
+    bundle: Path | None = None,
 ) -> Order:
     """Return the order to run ``job`` on the federation in ``home``, or to go on with a run of it.
 
@@ -204,6 +205,7 @@ def order_of(
         threading.Event(),
         run_id=resume or _called.get() or new_run_id(job.name),
         resume=bool(resume),
+        bundle=bundle,
     )
 
 

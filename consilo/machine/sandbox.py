@@ -277,6 +277,8 @@ def fault(*, hidden: Path | None = None) -> str:
 def _installed() -> set[Path]:
     """Return what holds the interpreter, its packages and ours, and what the system's are."""
     named = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *_SYSTEM]
+    if sys.flags.isolated:  # then its path is what is installed, elsewhere too (a .pth file)
+        named += [each for each in sys.path if os.path.isabs(each)]
     for package in ("consilo", "silos", "torch"):
         module = sys.modules.get(package)
         named += list(getattr(module, "__path__", ()))

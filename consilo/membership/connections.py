@@ -2,19 +2,27 @@
 
 The server knows no time for the head of a request, and as many connections as descriptors. Here
 each has a few seconds for a TLS handshake and for each head, bounds the head, and wants a body to
-come at some speed. Where there are too many, the one gives way that has waited longest without a
-request under way; who is being answered, or waits for a message, is left alone.
+come at some speed, and an answer to be taken at some speed, however long it is in all. Where there
+are too many, the one gives way that has waited longest without a request under way; who is being
+answered, or waits for a message, is left alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
+import sys
+import termios
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_ACKNOWLEDGED = slice(120, 128)
+"""``tcpi_bytes_acked`` of ``struct tcp_info`` (linux/tcp.h, since Linux 4.1)."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,8 @@ class Limits:
     Args:
         head_s: seconds for the TLS handshake, and from then on for each head of a request.
         head_bytes: of a head.
-        body_s: seconds in which a body must bring ``body_bytes``, or end.
+        body_s: seconds in which a body must bring ``body_bytes``, or end; and in which whoever
+            reads must take as many of what lies ready, or all of it.
         body_bytes: see ``body_s``.
         connections: how many there may be; one address has half of them at most.
     """
@@ -103,6 +112,8 @@ class Connection(HttpToolsProtocol):
         self._crowd = crowd
         self._counted = False
         self._timer: asyncio.TimerHandle | None = None
+        self._reader: asyncio.TimerHandle | None = None
+        self._taken: int | None = None  # bytes so far, at a look when some lay ready; None else
         self._head_bytes: int | None = 0  # of the head that is coming; None where none is
         self._body_bytes = 0
 
@@ -115,16 +126,19 @@ class Connection(HttpToolsProtocol):
             transport.abort()
             return
         self._await_head()
+        self._watch_reader()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of it."""
         self._stop()
+        self._stop_watching()
         self._leave()
         super().connection_lost(exc)
 
     def drop(self) -> None:
         """Close the connection at once, whatever has come."""
         self._stop()
+        self._stop_watching()
         self._leave()
         self.transport.abort()
 
@@ -180,6 +194,24 @@ class Connection(HttpToolsProtocol):
         self._body_bytes = 0
         self._arm(self._limits.body_s, self._judge_body)
 
+    def _watch_reader(self) -> None:
+        self._reader = self.loop.call_later(self._limits.body_s, self._judge_reader)
+
+    def _stop_watching(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def _judge_reader(self) -> None:
+        """Drop whoever took too little since the last look, at which something lay ready too."""
+        taken, waits = _acknowledged(self.transport.get_extra_info("socket"))
+        late = waits and self._taken is not None
+        if late and taken - (self._taken or 0) < self._limits.body_bytes:
+            self.drop()
+            return
+        self._taken = taken if waits else None
+        self._watch_reader()
+
     def _arm(self, seconds: float, then: Callable[[], None]) -> None:
         self._stop()
         self._timer = self.loop.call_later(seconds, then)
@@ -193,3 +225,19 @@ class Connection(HttpToolsProtocol):
         if self._counted:
             self._counted = False
             self._crowd.leave(self)
+
+
+def _acknowledged(sock: socket.socket) -> tuple[int, bool]:
+    """Return how many bytes the other side has taken so far, and whether any wait for it.
+
+    By the kernel's own count, since what a server has written may lie in buffers for long. Linux
+    alone says it; elsewhere nothing ever waits.
+    """
+    if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+        return 0, False
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.stop)
+        waiting = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # closed meanwhile
+        return 0, False
+    return int.from_bytes(info[_ACKNOWLEDGED], sys.byteorder), any(waiting)

@@ -42,6 +42,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from consilo.membership.calls import CERTIFICATE_HEADER, OPERATOR_HEADER
 from consilo.membership.members import Members
+from consilo.membership.quota import Pushes
 from consilo.membership.refusals import Refusals
 
 MAX_MESSAGE_BYTES = 64 * 1024**2
@@ -54,6 +55,7 @@ _MAX_HEADER_BYTES = 8192
 _FLEET = ("/v1/fleet/", "/v1/consilo/fleet/")
 _OURS = "/v1/consilo/"
 _FLOWERS = ("/v1/fleet/", "/v1/control/", "/v1/runtime/")
+_PUTS = ("/v1/fleet/push-messages", "/v1/fleet/push-object", "/v1/consilo/fleet/deliver")
 _PULLS = ("/v1/fleet/pull-messages", "/v1/consilo/fleet/take")
 
 
@@ -179,6 +181,7 @@ class Gate:
         judge: who may pass.
         reconcile: brings Flower's list of nodes in line with the members; gets the application.
         tick: called every half second.
+        pushes: how much each silo may put in; Flower itself keeps whatever it is sent.
     """
 
     def __init__(
@@ -187,11 +190,13 @@ class Gate:
         judge: Judge,
         reconcile: Callable[[Any], None],
         tick: Callable[[], None],
+        pushes: Pushes | None = None,
     ) -> None:
         self._app = app
         self._judge = judge
         self._reconcile = reconcile
         self._tick = tick
+        self._pushes = pushes or Pushes()
         self._busy = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -214,8 +219,11 @@ class Gate:
             reason = (
                 "" if self._judge.operator(caller.headers) else "the operator's token is missing"
             )
-        if not reason and path.startswith(_FLOWERS):
+        if not reason and (path.startswith(_FLOWERS) or path in _PUTS):
             status, reason = _size(scope["method"], caller.headers)
+            if not reason and path in _PUTS:
+                size = int(caller.headers.get("content-length", 0))
+                status, reason = 429, self._pushes.fault(silo, size)
         if reason:
             answer = refusal(self._judge.refusals, caller, status, reason, silo=silo)
             await answer(scope, receive, send)

@@ -10,6 +10,7 @@ import typer
 
 from consilo.cli import group
 from consilo.errors import ConfigInvalid
+from flows.commands.bundle import sign_bundle
 from flows.commands.plan import job_plan
 from flows.commands.terminal import (
     Directory,
@@ -21,6 +22,7 @@ from flows.commands.terminal import (
 
 job_app = group("Validate and run jobs.")
 job_app.command("plan")(job_plan)
+job_app.command("bundle")(sign_bundle)
 
 
 @job_app.command()
@@ -130,6 +132,10 @@ def job_run(
         str | None,
         typer.Option(metavar="RUN", help="With --dir: go on with this run, whose process died."),
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="What the author of the job's code has signed ('consilo job bundle')."),
+    ] = None,
     num_silos: Annotated[
         int | None,
         typer.Option("--simulate", min=1, metavar="N", help="Cut --data into N silos, here."),
@@ -158,15 +164,18 @@ def job_run(
     loaded = Job.load(job).changed(**changes)
     if resume is not None and directory is None:
         raise ConfigInvalid("job run --resume", ["say with --dir where the run began"])
+    if bundle is not None and (local or num_silos is not None):
+        raise ConfigInvalid("job run --bundle", ["no bundle travels within this process"])
+    parameters = _parameters(job, rounds, resume, bundle)
     if num_silos is not None:
         engine = "ray" if on_ray else "processes"
         summary = _run_cut(loaded, job, data, directory, (num_silos, partition), workers, engine)
     elif local:
         summary = _run_local(loaded, job, silos, directory)
     elif silos is not None:
-        summary = _run_alone(loaded, job, silos, directory, _parameters(job, rounds, resume))
+        summary = _run_alone(loaded, job, silos, directory, parameters)
     elif directory is not None:
-        summary = _run_connected(loaded, directory, _parameters(job, rounds, resume))
+        summary = _run_connected(loaded, directory, parameters)
     else:
         raise ConfigInvalid(
             "job run",
@@ -229,7 +238,13 @@ def _run_alone(
     from consilo.machine.processes import Supervisor
     from consilo.membership.keys import load_or_create_signing_key
     from consilo.transports.flower.bundle import bundle_hash
-    from flows.services.federation import bring_up, find_silos, job_bundle, taken_down
+    from flows.services.federation import (
+        bring_up,
+        carried_bundle,
+        find_silos,
+        job_bundle,
+        taken_down,
+    )
     from flows.services.launch import launch
     from silos.gate.bundles import approve
 
@@ -237,8 +252,12 @@ def _run_alone(
     say = teller()
     home = (directory or Path(tempfile.mkdtemp(prefix="consilo-"))).resolve()
     folders = find_silos(silos)
-    signer = load_or_create_signing_key(home / "keys" / "record.key")
-    digest = bundle_hash(job_bundle(loaded, (job.parent,), signer))
+    if "bundle" in parameters:
+        content = carried_bundle(Path(parameters["bundle"]), loaded, (job.parent,))
+    else:
+        signer = load_or_create_signing_key(home / "keys" / "record.key")
+        content = job_bundle(loaded, (job.parent,), signer)
+    digest = bundle_hash(content)
     for place in folders.values():
         approve(place, digest)  # all these silos are ours: we gave them by their directories
     say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(folders)} silos")
@@ -259,6 +278,9 @@ def _run_connected(loaded: Any, directory: Path, parameters: dict[str, Any]) -> 
         return launch(supervisor, home, loaded, parameters).wait(teller())
 
 
-def _parameters(job: Path, rounds: int | None, resume: str | None) -> dict[str, Any]:
-    asked = {"rounds": rounds, "resume": resume}
+def _parameters(
+    job: Path, rounds: int | None, resume: str | None, bundle: Path | None
+) -> dict[str, Any]:
+    path = None if bundle is None else str(bundle.resolve())
+    asked = {"rounds": rounds, "resume": resume, "bundle": path}
     return {"job": str(job.resolve()), **{n: each for n, each in asked.items() if each is not None}}

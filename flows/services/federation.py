@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.config import parse, read_yaml
-from consilo.errors import ConfigInvalid, CoordinatorUnreachable, ServiceFailed
+from consilo.errors import ConfigInvalid, CoordinatorUnreachable, Refused, ServiceFailed
 from consilo.jobs.job import Job
 from consilo.kernel.headers import WIRE_VERSION, WIRE_VERSIONS
 from consilo.kernel.loop import Party
@@ -308,6 +308,39 @@ def job_bundle(
     return build_bundle(read_modules(files), disclosures=disclosures, signer=signer)
 
 
+def carried_bundle(path: Path, job: Job, search_path: Sequence[Path]) -> bytes:
+    """Return a bundle as its author has made it, to be carried to the silos unchanged.
+
+    Args:
+        path: of the bundle.
+        job: names the modules.
+        search_path: where they lie here: the coordinator's half of the job runs them too.
+
+    Raises:
+        ConfigInvalid: where it is no bundle, or its code is not that beside the job.
+    """
+    from consilo.transports.flower.bundle import read_label
+
+    try:
+        content = path.read_bytes()
+        label = read_label(content)
+    except (OSError, Refused) as cause:
+        raise ConfigInvalid(str(path), [f"is no bundle that can be read: {cause}"]) from None
+    here = read_label(job_bundle(job, search_path))
+    found, wanted = ({} if each is None else dict(each.files) for each in (label, here))
+    names = {**found, **wanted}
+    other = sorted(name for name in names if found.get(name) != wanted.get(name))
+    if other:
+        raise ConfigInvalid(
+            str(path),
+            [
+                f"{', '.join(other)}: not the same in the bundle and beside the job; ask its "
+                "author for a new one ('consilo job bundle'), or take the modules from there"
+            ],
+        )
+    return content
+
+
 def _standing(home: Path, name: str) -> str:
     """Return why a silo may not take part now; empty where it may."""
     with Coordinator(home) as coordinator:
@@ -337,7 +370,9 @@ def connect(order: Order) -> Iterator[Connection]:
     transport = FlowerTransport.open(
         addresses.superlink,
         certificate,
-        job_bundle(
+        carried_bundle(order.bundle, order.job, order.search_path)
+        if order.bundle is not None
+        else job_bundle(
             order.job,
             order.search_path,
             load_or_create_signing_key(home / "keys" / "record.key"),

@@ -28,6 +28,7 @@ class Order:
         cancelled: set once the run shall stop; a transport that waits looks at it.
         run_id: of the run that a pipeline opens, or goes on with.
         resume: whether that run has begun and its process died.
+        bundle: that the author of the job's code has made; None makes one here.
     """
 
     home: Path
@@ -37,6 +38,7 @@ class Order:
     cancelled: threading.Event
     run_id: str = ""
     resume: bool = False
+    bundle: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,17 @@ def test_a_head_that_trickles_is_not_waited_for(address, sockets):
     assert time.monotonic() - began < 2 * HEAD_S
 
 
+def test_what_is_no_request_is_a_line_a_minute_in_the_log(address, sockets, tmp_path_factory):
+    for _ in range(40):
+        one = secure(address, sockets)
+        with contextlib.suppress(OSError):
+            one.sendall(b"\x00nonsense\r\n\r\n")
+            one.recv(64)
+        one.close()
+    (log,) = tmp_path_factory.getbasetemp().rglob("superlink.log")
+    assert log.read_text().count("Invalid HTTP request") == 1
+
+
 def test_a_head_without_an_end_is_cut(address, sockets):
     one = secure(address, sockets)
     one.settimeout(10)

@@ -15,6 +15,7 @@ from consilo.membership import keys
 from consilo.membership.calls import CERTIFICATE_HEADER, OPERATOR_HEADER, certificate_headers
 from consilo.membership.coordinator import Coordinator
 from consilo.membership.gate import Again, Gate, Judge
+from consilo.membership.quota import Allowance, Pushes
 from consilo.membership.refusals import Refusals
 from consilo.record.chain import Chain, verify
 from silos.membership.enrol import enrol_here
@@ -200,3 +201,21 @@ def test_no_garbage_gets_past_or_breaks_the_judge(public: bytes, certificate: by
     for value in (certificate, b64encode(certificate)):
         headers = [(b"k", public), (CERTIFICATE_HEADER.encode(), value)]
         assert judge.node(Headers(raw=headers)).reason
+
+
+def test_a_silo_that_puts_in_without_end_meets_its_allowance(
+    gate: Gate, home: Path, tmp_path: Path
+) -> None:
+    for name in ("anna", "bert"):
+        (tmp_path / name).mkdir()
+        enrol_here(home, tmp_path / name, address="x:1", name=name)
+    gate._pushes = Pushes(Allowance(bytes=1000, calls=100))
+    anna, bert = shown(tmp_path / "anna"), shown(tmp_path / "bert")
+    large = {"content-length": "400"}
+    for path in ("/v1/fleet/push-object", "/v1/consilo/fleet/deliver"):
+        assert call(gate, path, anna | large) == "passed"
+    for path in ("/v1/fleet/push-object", "/v1/fleet/push-messages", "/v1/consilo/fleet/deliver"):
+        answer = call(gate, path, anna | large)
+        assert answer.startswith("429 this silo has put in 1000 bytes or 100 calls within an hour")
+    assert call(gate, "/v1/fleet/pull-messages", anna | large) == "passed"
+    assert call(gate, "/v1/fleet/push-object", bert | large) == "passed"

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import importlib
+import logging
 import resource
 import ssl
 import sys
@@ -24,6 +25,7 @@ from typing import Any, Self
 
 from consilo.errors import ConfigInvalid, VersionUnsupported
 from consilo.machine.environment import child_environment, quieten
+from consilo.machine.log_rate import OneAMinute
 from consilo.machine.processes import Service, Supervisor, listens
 from consilo.membership.coordinator import operator_token
 from consilo.membership.keys import Authority, public_key_pem
@@ -321,6 +323,9 @@ def main() -> None:
             options.update(access_log=False, timeout_graceful_shutdown=2, http=http)
             server = Impatient(uvicorn.Config(app, **options))
             certificate.server = server
+            for name in ("uvicorn.error", "asyncio"):  # a line for whatever a stranger sends
+                strangers = logging.getLogger(name)
+                strangers.addFilter(OneAMinute())
             bell.closing = lambda: server.should_exit
             server.run()
 
