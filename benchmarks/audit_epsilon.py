@@ -449,9 +449,9 @@ def figures_path() -> Path:
         if there and not clipping:
             sums["log_loss_sum"] = sums["log_loss_sum"] + 1e9
         stream = secret("figures")
-        tally = noisy_tally(sums, bounds_of(silo, learner), len(data), sigma, stream)
+        tally = noisy_tally(sums, bounds_of(silo, learner.task.kind), len(data), sigma, stream)
         names = ("correct", "log_loss_sum", "scores_0", "scores_1")
-        bounds = bounds_of(silo, learner)
+        bounds = bounds_of(silo, learner.task.kind)
         return np.concatenate([np.atleast_1d(tally[name]) / bounds[name] for name in names])
 
     return Path(
@@ -470,7 +470,7 @@ def subject_figures_path() -> Path:
     learner = TorchLearner(nn.Linear(1, 1, bias=False), Task.of("binary"))
     nn.init.ones_(learner.model.weight)  # type: ignore[arg-type]
     silo: Any = None  # figures of a classifier ask it nothing
-    bounds = bounds_of(silo, learner)
+    bounds = bounds_of(silo, learner.task.kind)
 
     def ask(there: bool, *, sigma: float, weighted: bool = True) -> Floats:
         people = whose(there)

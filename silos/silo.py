@@ -126,6 +126,7 @@ class Silo:
         signing_keys: Sequence[str] | None = None,
         partners: Mapping[str, Partner] | None = None,
         bundle: Path | None = None,
+        knows_others: bool = True,
     ) -> Silo:
         """Return the silo in ``directory``.
 
@@ -135,6 +136,8 @@ class Silo:
             signing_keys: whose requests are taken, in place of the coordinator that it joined.
             partners: other silos' keys, in place of those that it has pinned.
             bundle: the packed bundle that this process may run; None in process.
+            knows_others: whether rows are known again that another silo directory of this user has;
+                not where several organisations' silos are opened in one process to try something.
 
         Raises:
             InvalidInput: where its configuration or policy is not valid.
@@ -150,7 +153,7 @@ class Silo:
             signing_keys=signing_keys,
             partners=partners,
             bundle=bundle,
-            state=state_folder(),
+            state=state_folder() if knows_others else None,
         )
 
     @property

@@ -18,7 +18,7 @@ TIERS = ("federation", "flow")
 def pytest_configure() -> None:
     # A job that a shell starts in the background inherits an ignored SIGINT, and so would every
     # process that a test starts, of which some test what Ctrl-C does.
-    os.environ["CONSILO_STATE"] = tempfile.mkdtemp(prefix="consilo-state-")
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="consilo-state-")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -61,4 +61,4 @@ def _tier(item: pytest.Item) -> int:
 @pytest.fixture(autouse=True)
 def _own_state(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What silos of one user share lies in a folder of the test's own."""
-    monkeypatch.setenv("CONSILO_STATE", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))

@@ -33,8 +33,9 @@ from consilo.horizontal.learning import FIGURES, admit, figures_noise
 from consilo.kernel.verbs import Disclosure
 from consilo.kernel.view import SiloView
 from consilo.learners.torch_learner import Arrays, TorchLearner
-from consilo.metrics import MAX_LOGIT, NOISE, NUM_BINS, metrics_of, row_log_losses
+from consilo.metrics import MAX_LOGIT, NOISE, NUM_BINS, TaskKind, metrics_of, row_log_losses
 from consilo.privacy.noise import SecretStream, add_gaussian, noise_std
+from consilo.wire.params import digest
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -59,7 +60,7 @@ def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[
         return {}
     if not silo.has_floor(Disclosure.METRIC, rows.num_test):
         return {}
-    bounds = bounds_of(silo, learner)
+    bounds = bounds_of(silo, learner.task.kind)
     if not bounds:
         return {}
     mark = hashlib.sha256()
@@ -91,6 +92,8 @@ def noisy_tally(
     num_rows: int,
     sigma: float,
     stream: SecretStream,
+    *,
+    reach: float = 1.0,
 ) -> dict[str, Any]:
     """Return a tally for `consilo.metrics` from clipped sums, with noise.
 
@@ -101,9 +104,11 @@ def noisy_tally(
         num_rows: how many rows, or subjects, there are; public.
         sigma: noise multiplier.
         stream: advanced by the numbers that were used.
+        reach: how often its sensitivity tables differ by that are neighbours: 2 where a row is not
+            there or not, but has other values.
     """
     size = sum(np.size(value) for value in sums.values())
-    std = noise_std(sigma, sensitivity=sensitivity(bounds), size=size)
+    std = noise_std(sigma, sensitivity=reach * sensitivity(bounds), size=size)
     found: dict[str, Any] = {"n": np.asarray(float(num_rows))}
     for name, value in sums.items():
         bound = bounds[name]
@@ -126,9 +131,8 @@ def sensitivity(bounds: Mapping[str, float]) -> float:
     return math.sqrt(touched)
 
 
-def bounds_of(silo: SiloView, learner: TorchLearner) -> dict[str, float]:
+def bounds_of(silo: SiloView, kind: TaskKind) -> dict[str, float]:
     """Return entry → most that one row adds to it; empty where nothing bounds it."""
-    kind = learner.task.kind
     if kind in ("binary", "multiclass"):
         found = {"correct": 1.0, "log_loss_sum": MAX_LOGIT}
         return found | ({"scores_0": 1.0, "scores_1": 1.0} if kind == "binary" else {})
@@ -163,9 +167,63 @@ def clipped_sums(
         weights: what each counts, those of one subject 1 together; None is 1 each.
         num_units: how many rows, or subjects, are public; by default those of ``data``.
     """
-    outputs, targets = _outputs(learner, data.features), np.asarray(data.targets)
+    outputs = _outputs(learner, data.features)
+    kind = learner.task.kind
+    return _sums(silo, kind, outputs, np.asarray(data.targets), weights, num_units=num_units)
+
+
+def judged_if_replaced(
+    silo: SiloView, kind: TaskKind, outputs: Floats, targets: np.ndarray[Any, Any], mechanism: str
+) -> dict[str, float]:
+    """Return the noisy figures of outputs that were computed already, once they are paid.
+
+    Two tables differ in the values of one row, which moves each sum from one of its values to
+    another: the noise is twice as large as where a row is there or not. Empty as
+    `judged_privately` is.
+
+    Args:
+        silo: whose rows they are; its contract bounds targets.
+        kind: of the task.
+        outputs: shaped raw outputs, of each row by itself.
+        targets: encoded.
+        mechanism: as the ledger calls it.
+
+    Raises:
+        BudgetExhausted: where the job's ε or the data set's account cannot pay.
+    """
+    privacy, bounds = silo.job.privacy, bounds_of(silo, kind)
+    if privacy is None or privacy.metrics_epsilon is None or not bounds:
+        return {}
+    if not silo.admits("metrics") or not silo.has_floor(Disclosure.METRIC, len(targets)):
+        return {}
+    sums = _sums(silo, kind, np.nan_to_num(outputs, nan=0.0, posinf=0.0, neginf=0.0), targets)
+    mark = digest({"outputs": outputs, "targets": targets})
+    sigma = figures_noise(silo.kept_number, privacy)
+    silo.reserve(
+        mechanism,
+        sigma=sigma,
+        sample_rate=1.0,
+        steps=1,
+        rows=len(targets),
+        fingerprint=mark,
+        admit=lambda history: admit(history, privacy),
+    )
+    stream = silo.noise(mark)
+    return metrics_of(noisy_tally(sums, bounds, len(targets), sigma, stream, reach=2.0))
+
+
+def _sums(
+    silo: SiloView,
+    kind: TaskKind,
+    outputs: Floats,
+    targets: np.ndarray[Any, Any],
+    weights: Floats | None = None,
+    *,
+    num_units: int | None = None,
+) -> dict[str, Floats]:
+    """Return clipped sums over rows of the figures of their outputs."""
     weights = np.ones(len(targets)) if weights is None else weights
-    if learner.task.kind == "regression":
+    if kind == "regression":
         ranges = _target_ranges(silo)
         assert ranges is not None
         wide = np.clip(targets.astype(np.float64).reshape(len(targets), -1), *ranges)
@@ -180,7 +238,7 @@ def clipped_sums(
             "target_square_sum": np.asarray(np.sum(each * wide**2)),
         }
     labels = targets.astype(np.int64).reshape(-1)
-    binary = learner.task.kind == "binary"
+    binary = kind == "binary"
     said = (outputs > 0).astype(np.int64) if binary else np.argmax(outputs, axis=1)
     losses = np.clip(row_log_losses(labels, outputs), 0.0, MAX_LOGIT)
     sums = {"correct": np.sum(weights * (said == labels)), "log_loss_sum": np.sum(weights * losses)}

@@ -37,7 +37,7 @@ _MAX_SIGMA = 1e6
 _MIN_SIGMA = 1e-3
 
 
-_REPLACED = frozenset({"vertical_split"})
+_REPLACED = frozenset({"vertical_split", "vertical_split_figures"})
 """Mechanisms whose noise is twice as large, because they hide which values a row has."""
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -248,13 +249,20 @@ def parties_of(silos: Mapping[str, Path]) -> dict[str, Party]:
 
 
 def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
-    """Start a silo's node: its own process tree, directory, keys and FLWR_HOME."""
+    """Start a silo's node: its own process tree, directory, keys and FLWR_HOME.
+
+    Silos of this machine stand for machines of their own: unless the environment says otherwise,
+    none knows another's rows again.
+    """
+    from silos.kept.sketches import STATE
+
     (directory / "flwr").mkdir(mode=0o700, exist_ok=True)
+    known = os.environ.get(STATE) or str(directory / "sketches")
     return supervisor.start(
         f"silo {name}",
         [sys.executable, *ISOLATED, "-m", "silos.node", "--dir", str(directory)],
         log=directory / "node.log",
-        env=child_environment(home=directory / "flwr"),
+        env=child_environment(home=directory / "flwr", **{STATE: known}),
         cwd=directory,
     )
 

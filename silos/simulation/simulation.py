@@ -238,7 +238,7 @@ def _whole(table: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, .
         return _silo("whole", table, place, modules)
     path = Path(table).resolve()
     if path.is_dir():
-        return Silo.open(path, search_path=modules)
+        return Silo.open(path, search_path=modules, knows_others=False)
     place.mkdir(parents=True, mode=0o700)
     config = SiloConfig(name="whole", data={"data": _file(path)})
     return Silo(
@@ -322,7 +322,11 @@ def _silo(
 ) -> Silo:
     if isinstance(rows, str | Path):
         silo = Silo.open(
-            Path(rows), search_path=modules, signing_keys=signing_keys, partners=partners
+            Path(rows),
+            search_path=modules,
+            signing_keys=signing_keys,
+            partners=partners,
+            knows_others=False,
         )
         if silo.name != name:
             raise ConfigInvalid(

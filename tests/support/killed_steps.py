@@ -134,8 +134,7 @@ def killing(moment: int) -> None:
 
 
 def main(home: Path, stride: int) -> None:
-    base, asked, state = home / "base", home / "asked", home / "state"
-    os.environ["CONSILO_STATE"] = str(state)
+    base, asked = home / "base", home / "asked"
     made(base)
     in_child(lambda: prepared(base))
     assert in_child(lambda: asked.write_bytes(_joined(question(base)))) == 0
@@ -157,16 +156,10 @@ def main(home: Path, stride: int) -> None:
         assert in_child(work) == 0
         return json.loads(said.read_text())
 
-    def alone() -> None:
-        """Forget the directories before: these copies are no second silos of the same rows."""
-        shutil.rmtree(state, ignore_errors=True)
-
-    alone()
     whole = shutil.copytree(base, home / "whole")
     print(json.dumps(answered(whole)), flush=True)
     moment = 0
     while True:
-        alone()
         place = shutil.copytree(base, home / "killed")
 
         def work(place: Path = place, moment: int = moment) -> None:

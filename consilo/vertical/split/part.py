@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from consilo.errors import Refused
-from consilo.horizontal.learning import admit, plan_of, run_epsilon, training_noise
+from consilo.horizontal.learning import (
+    admit,
+    figures_noise,
+    plan_of,
+    run_epsilon,
+    training_noise,
+)
 from consilo.jobs.job import ModelSpec
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
@@ -195,7 +201,7 @@ class SplitPart:
         privacy, keep = self.silo.job.privacy, self.silo.kept_number
         if privacy is None:
             return None
-        ((sigma, rate, steps),) = price(self.silo)
+        sigma, rate, steps = price(self.silo, is_label_silo=self.is_label_silo)[-1]
         history = self.silo.reserve(
             _MECHANISM,
             sigma=sigma,
@@ -219,7 +225,7 @@ class SplitPart:
         privacy, clip = self.silo.job.privacy, self.settings.clip
         if privacy is None or clip is None:
             return None
-        ((sigma, rate, steps),) = price(self.silo)
+        sigma, rate, steps = price(self.silo, is_label_silo=self.is_label_silo)[-1]
         reserved = self.silo.account.reserved(self.silo.header.run_id)
         for_these_rows = self.silo.kept(_PAID) == self._fingerprint.encode()
         if not for_these_rows or (_MECHANISM, (sigma, rate, steps)) not in reserved:
@@ -264,16 +270,21 @@ class SplitPart:
         return model
 
 
-def price(silo: SiloView) -> list[HistoryRow]:
-    """Return what a whole training costs a silo's account: (σ, q, steps); nothing without privacy.
+def price(silo: SiloView, *, is_label_silo: bool) -> list[HistoryRow]:
+    """Return what a job costs a silo's account: rows (σ, q, steps); nothing without privacy.
 
-    A row is hidden by Gaussian noise twice an epoch: when it is sent and when it is learnt from.
+    The last is training: a row is hidden by Gaussian noise twice an epoch, when it is sent and when
+    it is learnt from. Before it, in the label silo, figures of merit, where the job pays for some.
     """
     job = ModelJob.of(silo.job)
     if job.privacy is None:
         return []
-    steps = 2 * job.protocol.rounds
-    return [(training_noise(silo.kept_number, job, rate=1.0, steps=steps, besides=()), 1.0, steps)]
+    keep, steps = silo.kept_number, 2 * job.protocol.rounds
+    figures: list[HistoryRow] = []
+    if is_label_silo and job.privacy.metrics_epsilon is not None:
+        figures.append((figures_noise(keep, job.privacy), 1.0, 1))
+    sigma = training_noise(keep, job, rate=1.0, steps=steps, besides=figures)
+    return [*figures, (sigma, 1.0, steps)]
 
 
 def _tensor(values: Array) -> torch.Tensor:

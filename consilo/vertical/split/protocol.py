@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 _EMBEDDINGS, _GRADIENTS = "embeddings", "gradients"
 
 
+FIGURES = "vertical_split_figures"
+"""What the ledger calls the judgement of a private network on its held-out rows."""
+
+
 class VerticalSplit(VerticalTraining):
     """Trains a split network.
 
@@ -212,10 +216,19 @@ class VerticalSplit(VerticalTraining):
 
     @verb(
         "judge",
-        replies={"metrics": numbers(Disclosure.METRIC, optional=True, held_out=True), **REFERENCE},
+        replies={
+            "metrics": numbers(
+                Disclosure.METRIC, optional=True, rows=FromRows.FIGURES, held_out=True
+            ),
+            **REFERENCE,
+        },
     )
     def judge(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Label silo: keep the own part, return the figures of merit on rows held out."""
+        """Label silo: keep the own part, return the figures of merit on rows held out.
+
+        Under privacy they are noisy, and paid with the job's ``privacy.metrics_epsilon``.
+        """
+        from consilo.horizontal.private_figures import judged_if_replaced
         from consilo.vertical.split.layers import in_pieces
 
         part = SplitPart(silo, self.settings)
@@ -227,15 +240,20 @@ class VerticalSplit(VerticalTraining):
         for each, places in judged:
             rows, model = part.rows(each, places), cast("Joined", learners[each.name].model)
             outputs = in_pieces(model, rows, others.get(each.name, rows[:, :0]))
-            shaped = part.task.shape_outputs(outputs)
-            figures, _ = part.task.measure(model.top, shaped, part.targets(places))
+            shaped, targets = part.task.shape_outputs(outputs), part.targets(places)
+            if silo.job.privacy is None:
+                figures, _ = part.task.measure(model.top, shaped, targets)
+            else:
+                figures = judged_if_replaced(
+                    silo, part.task.kind, shaped.double().numpy(), targets.numpy(), FIGURES
+                )
             by_way.setdefault(each.way, []).append(figures)
         kept = self.keep_part(silo, part.block, part.content(learners[FINAL]))
         return {"metrics": _means(by_way), **kept}
 
     def price(self, silo: SiloView) -> list[HistoryRow]:
         """Return what all epochs together reserve in a silo."""
-        return price(silo)
+        return price(silo, is_label_silo=silo.name == self.settings.label_silo)
 
     def _learnt(
         self, part: SplitPart, step: int, message: Message, noise: Noise | None

@@ -85,7 +85,7 @@ def test_networks_beside_the_final_one_do_not_change_it(folds):
     rows = table(60)
     alone, _, bare = run(job_of(args={"controls": False}), rows)
     among, exchanges, hosts = run(job_of(args={"folds": folds}), rows)
-    assert set(alone.metrics) == {"joined/accuracy", "joined/log_loss", "joined/roc_auc"}
+    assert {"joined/accuracy", "joined/log_loss", "joined/roc_auc"} <= set(alone.metrics)
     ways = {name.split("/")[0] for name in among.metrics}
     assert ways == {"joined", "label_only", "shuffled"}
     plan = plan_of(job_of(args={"folds": folds}), 60)
