@@ -136,7 +136,7 @@ class Mapping(Config):
 
     def text_columns(self, contract: Contract) -> list[str]:
         """Return the local columns to read as written: a code such as ``007`` is no number."""
-        as_text = []
+        as_text: list[str] = []
         for name, several in self.local_columns(contract).items():
             column = contract.columns[name]
             how = self.how(column)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consilo.contracts.contract import Contract
+from consilo.errors import SourceUnreadable
 from silos.rows.arrow import to_arrow
 from silos.rows.mapping import ROWS_SHOWN, SEEN, UNREADABLE, Mapping, add_seen
-from silos.rows.sources import RowFilter, Source, TypesChanged, kept_rows
+from silos.rows.sources import CsvSource, RowFilter, Source, TypesChanged, kept_rows
 from silos.rows.sources.blocks import to_frame
 from silos.rows.spool import TableSpool
 
@@ -39,6 +40,7 @@ def standardise(
     Raises:
         SourceUnreadable: where the source cannot be read.
     """
+    _require_codes(source, contract)
     available = source.columns()
     local = mapping.local_columns(contract)
     wanted = dict.fromkeys(name for each in local.values() for name in each)
@@ -71,6 +73,23 @@ def standardise(
         except TypesChanged as changed:
             spool.remove()
             types = changed.types
+
+
+def _require_codes(source: Source, contract: Contract) -> None:
+    """Raise where a code that the contract allows means "nothing" to the source: it would be lost.
+
+    Raises:
+        SourceUnreadable: naming the column, the code and the option.
+    """
+    nothing = set(source.na_values) if isinstance(source, CsvSource) else set()
+    for column in contract.table:
+        lost = sorted({str(each) for each in column.allowed or ()} & nothing)
+        if lost:
+            raise SourceUnreadable(
+                f"{source.where}: {contract.ref} allows {', '.join(map(repr, lost))} in column "
+                f"'{column.name}', and the source reads that as nothing; set na_values, such as "
+                "na_values: ['']"
+            )
 
 
 def _add(total: Unreadable, part: Unreadable, start: int) -> None:

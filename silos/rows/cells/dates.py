@@ -211,7 +211,9 @@ def _parsed(texts: list[str | None], form: str, years_from: int | None) -> pd.Se
     years = years_from + (found.dt.year - years_from) % 100
     parts = {name: getattr(found.dt, name) for name in ("month", "day", "hour", "minute", "second")}
     # The 29th of February of a year that has none is no date.
-    return pd.to_datetime({"year": years, **parts}, errors="coerce", utc=True)
+    made = pd.DataFrame({"year": years, **parts})
+    moments: pd.Series[Any] = pd.to_datetime(made, errors="coerce", utc=True)
+    return moments
 
 
 def _swapped(form: str) -> str | None:

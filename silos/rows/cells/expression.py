@@ -108,8 +108,9 @@ def _require_formula(node: ast.expr) -> None:
 
 def _number(node: ast.Constant) -> int | float | None:
     value = node.value
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if plain else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value
 
 
 def _require_power(node: ast.BinOp) -> None:

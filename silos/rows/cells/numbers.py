@@ -146,9 +146,9 @@ def floats(series: pd.Series[Any], writing: Writing) -> NDArray[np.float64]:
 
     kind: Any = series.dtype
     if isinstance(kind, pd.StringDtype):
-        values = _of_texts(series, writing)
+        values: NDArray[np.float64] = _of_texts(series, writing)
     elif pd.api.types.is_bool_dtype(kind):
-        values = series.astype("Float64").to_numpy(dtype="float64", na_value=np.nan)
+        values = np.asarray(series.astype("Float64").to_numpy(np.float64, na_value=np.nan))
     elif pd.api.types.is_integer_dtype(kind):
         values = _of_integers(series)
     elif pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_complex_dtype(kind):

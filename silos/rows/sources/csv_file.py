@@ -31,7 +31,8 @@ _MARKS = (
     (b"\xfe\xff", "utf-16"),
 )
 _HEAD_BYTES = 4096
-_LEADING_ZERO = r"^\s*[+-]?0[0-9]+(\.[0-9]*)?\s*$"
+_CODE = r"^\s*[+-]?(?:0[0-9]+(?:\.[0-9]*)?|[0-9]+[eE][0-9]+)\s*$"
+"""What no program writes for a number: an exponent has its sign, as in ``1e+16``."""
 _TEXT_BLOCK = 4 << 20
 _HEADER_BLOCK = 64 << 10
 """Enough for the names, of which a table of a few thousand columns has less."""
@@ -70,8 +71,8 @@ class CsvSource(FilesSource):
             raise ValueError("; ".join(faults))
         return self
 
-    def columns_with_leading_zeros(self) -> tuple[str, ...]:
-        """Return columns that are text though all cells look like numbers: ``007`` is no 7.
+    def columns_of_codes(self) -> tuple[str, ...]:
+        """Return columns of text whose cells look like numbers: ``007`` is no 7.
 
         It costs a pass over the files. A mapping says itself which columns are text; who reads the
         whole file, as DuckDB does, asks here.
@@ -84,7 +85,7 @@ class CsvSource(FilesSource):
             for name in names:
                 if (
                     name not in found
-                    and pc.any(pc.match_substring_regex(block[name], _LEADING_ZERO)).as_py()
+                    and pc.any(pc.match_substring_regex(block[name], _CODE)).as_py()
                 ):
                     found[name] = None
         return tuple(found)

@@ -138,7 +138,7 @@ def locked(
 def _take_in(connection: Any, name: str, source: RawTable, *, rows: bool) -> None:
     """Make a source a temporary table of DuckDB; it may be read several times by one query."""
     types: dict[str, Any] = {}
-    text = source.columns_with_leading_zeros() if rows else ()
+    text = source.columns_of_codes() if rows else ()
     while True:
         blocks = source.blocks(text=text, types=types)
         try:

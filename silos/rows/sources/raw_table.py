@@ -80,8 +80,8 @@ class RawTable(Config, ABC):
     def _why(self, cause: Exception) -> str:
         """Return in one sentence why the source cannot be read, without an engine's own text."""
 
-    def columns_with_leading_zeros(self) -> tuple[str, ...]:
-        """Return columns that are text though all cells look like numbers: ``007`` is no 7."""
+    def columns_of_codes(self) -> tuple[str, ...]:
+        """Return columns of text whose cells look like numbers: ``007`` is no 7."""
         return ()
 
     def parts(self) -> list[tuple[str | None, Self]]:

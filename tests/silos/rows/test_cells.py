@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,12 +13,10 @@ import pandas as pd
 import pytest
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ContractInvalid, MappingInvalid
+from consilo.errors import ContractInvalid, MappingInvalid, SourceUnreadable
 from silos.rows.mapping import UNREADABLE, Mapping
 from silos.rows.sources import parse_source
 from silos.rows.standardise import standardise
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def contract(**columns: dict) -> Contract:
@@ -319,3 +316,17 @@ def test_text_codes_are_text_from_every_way_in(tmp_path: Path, way: str):
     assert made["k"].to_pylist() == ["007", "7"]
     assert made["y"].to_pylist() == [0, 1]
     assert unreadable == {}
+
+
+def test_a_code_that_the_source_reads_as_nothing_is_not_lost_without_a_word(tmp_path: Path):
+    """NA, for Namibia, was an empty cell."""
+    land = contract(land={"type": "category", "allowed": ["NA", "DE"], "nullable_share": 1})
+    (tmp_path / "t.csv").write_text("land\nNA\nDE\n")
+    (tmp_path / "spool").mkdir()
+    described = {"type": "csv", "path": str(tmp_path / "t.csv")}
+    mapping = Mapping(contract="t@1")
+    with pytest.raises(SourceUnreadable, match=r"allows 'NA' in column 'land'.*set na_values"):
+        standardise(parse_source(described, where="s"), mapping, land, tmp_path / "spool")
+    source = parse_source({**described, "na_values": [""]}, where="s")
+    made, _ = standardise(source, mapping, land, tmp_path / "spool")
+    assert made["land"].to_pylist() == ["NA", "DE"]
