@@ -97,6 +97,22 @@ figures of merit: those of its finished model are paid for once (`consilo.horizo
 """
 
 
+TRAINING = (
+    "model*",
+    "loss",
+    "metrics",
+    "outputs",
+    "promotion",
+    "task",
+    "features*",
+    "evaluation*",
+    "local*",
+    "reduce*",
+    "protocol.rounds",
+)
+"""What training over silos with the same columns reads of a job, whatever the algorithm."""
+
+
 class Training(Protocol[TrainState]):
     """Base of the protocols that combine what silos learn; subclasses say what the server does.
 
