@@ -22,6 +22,8 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_DEEPEST = 3
+"""Sections in sections that a key is looked for in."""
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
@@ -128,7 +130,7 @@ def _finding(model: type[BaseModel], fault: Any) -> str:
     if kind == "extra_forbidden":
         *before, key = fault["loc"]
         place = _place(model, before)
-        return f"{_dotted([*place.words, key])}: {_unknown(place, str(key))}"
+        return f"{_dotted([*place.words, key])}: {_unknown(model, place, str(key))}"
     location = _dotted(_place(model, fault["loc"]).words)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         # What was found is the whole mapping, which may hold what nobody should repeat.
@@ -152,7 +154,7 @@ def _dotted(words: Sequence[int | str]) -> str:
     return ".".join(str(word) for word in words)
 
 
-def _unknown(place: _Place, key: str) -> str:
+def _unknown(model: type[BaseModel], place: _Place, key: str) -> str:
     """Return what to say of a key that is not known where it stands."""
     having = [tag for tag, other in place.kinds.items() if key in other.model_fields]
     if having:
@@ -160,9 +162,36 @@ def _unknown(place: _Place, key: str) -> str:
         return f"not an option of {place.discriminator} {place.tag}, but of {kinds}"
     models = _models_in(place.annotations)
     known = sorted({name for each in models for name in each.model_fields})
-    guess = nearest(key, known)
+    elsewhere = {dotted.rpartition(".")[2]: dotted for dotted in reversed([*_keys(model)])}
+    close = process.extractOne(key, known, score_cutoff=75)
+    guess = elsewhere.get(key) or (close[0] if close else None)
+    if guess is None:
+        far = process.extractOne(key, list(elsewhere), score_cutoff=85)
+        guess = elsewhere[far[0]] if far else nearest(key, known)
     hint = f"did you mean '{guess}'?" if guess else f"known keys: {', '.join(known)}"
     return f"unknown key; {hint}"
+
+
+def _keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a model's sections, those of the outer ones first."""
+    models = [model]
+    if issubclass(model, RootModel):
+        models = _models_in(get_args(model.model_fields["root"].annotation))
+    inner = []
+    for each in models:
+        for name, told in each.model_fields.items():
+            if before:
+                yield f"{before}{name}"
+            # Below a list or a mapping a key has no one place.
+            kinds = [told.annotation, *get_args(told.annotation)]
+            inner += [
+                (one, f"{before}{name}.")
+                for one in kinds
+                if isinstance(one, type) and issubclass(one, BaseModel)
+            ]
+    for one, place in dict.fromkeys(inner):
+        if place.count(".") < _DEEPEST:
+            yield from _keys(one, place)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from consilo.contracts.contract import Column, Contract
+from consilo.contracts.made_up import made_up_frame
 from consilo.errors import IncompatibleJob, SchemaDrift
 from consilo.jobs.job import Job
 from consilo.jobs.table_job import TableJob
+from consilo.learners.plans import Arrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -254,3 +256,26 @@ def _classes(contract: Contract, job: TableJob) -> tuple[Any, ...]:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def made_up(contract: Contract, encoding: Encoding, *, num_rows: int = 8) -> Arrays:
+    """Return encoded rows that nobody has (`consilo.contracts.made_up`), scaled as a silo's are.
+
+    Args:
+        contract: what the rows keep to.
+        encoding: how they become inputs and targets; every class is there twice or more.
+        num_rows: at least.
+    """
+    table = made_up_frame(
+        contract,
+        numeric=(*encoding.numeric, *(() if encoding.classes else encoding.targets)),
+        categories=encoding.categories,
+        classes=encoding.classes,
+        target=encoding.targets[0] if encoding.targets else "",
+        num_rows=max(num_rows, 2 * len(encoding.classes), 2),
+    )
+    raw = encoding.raw_numeric(table)
+    scale = Scale.of_moments(raw.mean(axis=0), raw.var(axis=0)) if raw.size else Scale.unit(0)
+    blank = np.zeros(len(table), np.float32)
+    targets = encoding.target(table) if encoding.targets else blank
+    return Arrays(encoding.features(table, scale), targets)

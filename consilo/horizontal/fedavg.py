@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consilo.horizontal.training import Training, TrainState
+from consilo.horizontal.training import TRAINING, Training, TrainState
 from consilo.wire.params import Params, subtract
 
 
 class FedAvg(Training):
     """The new global model is the silos' mean, weighted by rows."""
+
+    reads = TRAINING
 
     def step(self, state: TrainState, mean_delta: Params) -> TrainState:
         """Return the state with the mean delta taken off the global model."""

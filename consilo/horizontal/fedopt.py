@@ -14,15 +14,24 @@ import numpy as np
 import torch
 
 from consilo.errors import IncompatibleJob, JobInvalid
-from consilo.horizontal.training import Training, TrainState
+from consilo.horizontal.training import TRAINING, Training, TrainState
 from consilo.jobs.model_job import ModelJob
 from consilo.learners.modules import resolve
 from consilo.wire.params import Params
+
+SERVER_STEP = (
+    *TRAINING,
+    "protocol.server_lr",
+    "protocol.betas",
+    "protocol.tau",
+    "protocol.args",
+)
 
 
 class FedOpt(Training):
     """The server optimiser is ``protocol.optimizer``, with ``server_lr`` and ``args``."""
 
+    reads = (*SERVER_STEP, "protocol.optimizer")
     optimizer = ""
 
     def __init__(self, job: ModelJob) -> None:
@@ -36,6 +45,10 @@ class FedOpt(Training):
         if spec.server_lr is None:
             raise IncompatibleJob(f"protocol.server_lr: {spec.name} needs a server learning rate")
         self.path = path
+        named = {"lr": "server_lr", "betas": "betas", "tau": "tau"}
+        twice = [f"{each} (as protocol.{named[each]})" for each in spec.args if each in named]
+        if twice:
+            raise IncompatibleJob(f"protocol.args: say it outside of args: {', '.join(twice)}")
         self.settings = {"lr": spec.server_lr, **spec.args}
         if spec.betas is not None:
             self.settings["betas"] = spec.betas
@@ -89,18 +102,21 @@ class FedOpt(Training):
 class FedAdam(FedOpt):
     """The paper's FedAdam."""
 
+    reads = SERVER_STEP
     optimizer = "consilo.horizontal.server_optimizers:Adam"
 
 
 class FedYogi(FedOpt):
     """The paper's FedYogi."""
 
+    reads = SERVER_STEP
     optimizer = "consilo.horizontal.server_optimizers:Yogi"
 
 
 class FedAdagrad(FedOpt):
     """The paper's FedAdagrad."""
 
+    reads = SERVER_STEP
     optimizer = "consilo.horizontal.server_optimizers:Adagrad"
 
 

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 
 from consilo.errors import IncompatibleJob
 from consilo.horizontal.fedavg import FedAvg
+from consilo.horizontal.training import TRAINING
 from consilo.jobs.model_job import ModelJob
 from consilo.learners.torch_learner import FitHook, ProximalHook
 
 
 class FedProx(FedAvg):
     """FedAvg with a proximal term of weight ``protocol.mu`` in the silos."""
+
+    reads = (*TRAINING, "protocol.mu")
 
     def __init__(self, job: ModelJob) -> None:
         super().__init__(job)

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from consilo.errors import ConsiloError, IncompatibleJob, JobInvalid, QuorumLost
-from consilo.horizontal.training import Training, TrainState, mean_buffers, report
+from consilo.horizontal.training import TRAINING, Training, TrainState, mean_buffers, report
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.kernel.federation import Federation
@@ -64,6 +64,7 @@ _UNFIT = {
 class FlowerStrategy(Training):
     """Runs ``protocol.strategy`` (``module:Class``) with the constructor's ``protocol.args``."""
 
+    reads = (*TRAINING, "protocol.strategy", "protocol.args")
     needs_vectors = True
     averages_buffers = True
     reduces = False

@@ -137,12 +137,17 @@ def _text(value: Any) -> bytes:
     return str(value).encode()
 
 
-def _said(frame: pd.DataFrame, contract: Contract, name: str) -> npt.NDArray[np.bool_]:
+def require_split(contract: Contract, name: str) -> None:
+    """Raise `IncompatibleJob` unless a contract's column says which rows are held out."""
     column = contract.columns.get(name)
     if column is None or column.role != "split":
         raise IncompatibleJob(
             f"evaluation.split: '{name}' is no column of {contract.ref} with the role split"
         )
+
+
+def _said(frame: pd.DataFrame, contract: Contract, name: str) -> npt.NDArray[np.bool_]:
+    require_split(contract, name)
     said = frame[name].astype("string")
     neither = int((~said.isin(["train", "test"])).sum())
     if neither:

@@ -98,6 +98,22 @@ no buffers, and no figures of merit: those of its finished model are paid for on
 """
 
 
+TRAINING = (
+    "model*",
+    "loss",
+    "metrics",
+    "outputs",
+    "promotion",
+    "task",
+    "features*",
+    "evaluation*",
+    "local*",
+    "reduce*",
+    "protocol.rounds",
+)
+"""What training over silos with the same columns reads of a job, whatever the algorithm."""
+
+
 class Training(Protocol[TrainState]):
     """Base of the protocols that combine what silos learn; subclasses say what the server does.
 

@@ -68,6 +68,9 @@ class Protocol(Generic[StateT]):
     after_the_end: ClassVar[bool] = False
     """True where a silo answers also for a run that has ended."""
 
+    reads: ClassVar[tuple[str, ...] | None] = None
+    """Shell patterns of the job's settings that it reads, such as ``protocol.mu``; any other that a
+    job gives is an error. None where it does not say, and may read all."""
     runs_job_code: ClassVar[bool] = True
     """False where its verbs run nothing of a job's own: no model, no loss, no metrics. All else is
     answered behind a silo's wall, in jobs that have code of their own."""

@@ -42,6 +42,8 @@ def make_optimizer(
         if name not in known and "kwargs" not in known:
             guess = nearest(name, known)
             hint = f"; did you mean '{guess}'?" if guess else ""
+            if name == "momentum" and "betas" in known:
+                hint = "; it has args: {betas: [0.9, 0.999]}, of which the first is its momentum"
             findings.append(f"optimizer {plan.optimizer!r} has no argument {name!r}{hint}")
     closure = inspect.signature(found.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:

@@ -257,7 +257,7 @@ class Task:
         extra: dict[str, figures.Own] = {}
         if self.has_own_loss(model):
             value = _call("loss", self.loss_of(model), outputs, targets)
-            extra["loss"] = float(value.detach())
+            extra["loss"] = as_number(value)
         own = self._own(model, "metrics", self.metrics)
         if own is not None:
             answer = _call("metrics", own, outputs, targets)
@@ -283,6 +283,19 @@ class Task:
             return found  # type: ignore[no-any-return]
         method = getattr(model, name, None)
         return method if callable(method) else None
+
+
+def as_number(loss: Any) -> float:
+    """Return a loss as a number.
+
+    Raises:
+        JobInvalid: where it is none.
+    """
+    if getattr(loss, "numel", lambda: 0)() != 1:
+        raise JobInvalid(
+            "loss", ["the loss must be one number that depends on the model's parameters"]
+        )
+    return float(loss.detach())
 
 
 def _own_figure(value: Any) -> figures.Own:

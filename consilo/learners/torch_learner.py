@@ -36,7 +36,7 @@ from consilo.learners.modules import describe
 from consilo.learners.optimizers import make_optimizer
 from consilo.learners.plans import Array, Arrays, FitPlan, FitReport
 from consilo.learners.randomness import seeded
-from consilo.learners.tasks import Task
+from consilo.learners.tasks import Task, as_number
 from consilo.learners.threads import computing
 from consilo.metrics import Tally
 from consilo.wire.params import Params, check_finite
@@ -361,7 +361,7 @@ class _MeanGradient:
         features, targets = self._session.batch(indices)
         outputs = self._session.learner.forward(self._session.model, features)
         loss = call_loss(self._loss, outputs, targets)
-        value = float(loss.detach())
+        value = as_number(loss)
         _check_loss(value, step=self._session.step)
         backward(loss)
         return value

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, IncompatibleJob, ModelDiverged
+from consilo.errors import ConsiloError, IncompatibleJob
 from consilo.horizontal.features import Encoding, Scale, unbounded
+from consilo.horizontal.holdout import require_split
 from consilo.horizontal.learning import learner_of
 from consilo.horizontal.training import Training, TrainState
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.protocol import Protocol
+from consilo.learners.attempts import attempt
 from consilo.learners.randomness import seeded
 from consilo.learners.torch_learner import TorchLearner
 from consilo.privacy.dpsgd import check_private
 from consilo.protocols.names import NAMES, find_protocol
 from consilo.reduce import Gives, Reduce
 from consilo.reduce.rule import rehearse, rule_of
+from consilo.runs.rehearsal import rehearse_training
+from consilo.runs.unread import unread
 from consilo.wire.params import select
 
 
@@ -60,28 +63,31 @@ def plan(
     """
     job = ModelJob.of(job)
     faults: list[str] = []
-    encoding = _collect(faults, lambda: Encoding.plan(contract, job))
-    protocol = _collect(faults, lambda: _protocol(job, search_path))
+    encoding = attempt(faults, "contract", lambda: _encoding(contract, job))
+    protocol = attempt(faults, "protocol.name", lambda: _protocol(job, search_path))
+    if protocol is not None:
+        faults += unread(job, type(protocol))
     learner = None
     if encoding is not None:
         usable: Encoding = encoding
-        learner = _collect(faults, lambda: learner_of(job, usable, search_path))
+        learner = attempt(faults, "model", lambda: learner_of(job, usable, search_path))
     if learner is not None:
         built: TorchLearner = learner
-        _collect(faults, lambda: _rehearse(built, num_inputs=len(usable.inputs)))
-    if learner is not None and job.privacy is not None:
-        private: TorchLearner = learner
-        _collect(faults, lambda: check_private(private.model))
+        if job.privacy is not None:
+            attempt(faults, "model", lambda: check_private(built.model))
     if encoding is not None and job.privacy is not None:
         faults += _privacy_faults(job, contract, encoding)
+    if learner is not None and protocol is not None and not faults:
+        hooks = protocol.hooks() if isinstance(protocol, Training) else ()
+        faults += rehearse_training(job, contract, usable, hooks=hooks, search_path=search_path)
     if job.reduce.secure:
         faults.append("reduce.secure: this version has no secure sum; set secure: false")
-    rule = _collect(faults, lambda: rule_of(job.reduce, search_path))
+    rule = attempt(faults, "reduce.rule", lambda: rule_of(job.reduce, search_path))
     if rule is not None:
         faults += refuse_rule(job, rule)
     if rule is not None and learner is not None:
         sent = select(built.parameters(), built.trained)
-        _collect(faults, lambda: rehearse(rule, sent, num_silos=job.quorum.min_silos))
+        attempt(faults, "reduce.rule", lambda: rehearse(rule, sent, num_silos=job.quorum.min_silos))
     if learner is not None and protocol is not None and job.privacy is None:
         faults += _buffer_faults(protocol, built, num_inputs=len(usable.inputs))
     if rule is not None and protocol is not None:
@@ -118,7 +124,7 @@ def plan_analytics(
     """
     job = TableJob.of(job)
     faults: list[str] = []
-    encoding: Encoding | None = _collect(faults, lambda: Encoding.plan(contract, job))
+    encoding: Encoding | None = attempt(faults, "contract", lambda: _encoding(contract, job))
     if encoding is not None and job.privacy is not None:
         faults += _privacy_faults(job, contract, encoding)
     faults += _quorum_faults(job, silos)
@@ -183,6 +189,16 @@ def passes_of(protocol: Protocol[TrainState]) -> int:
     return protocol.reduce.passes if isinstance(protocol, Training) else 1
 
 
+def _encoding(contract: Contract, job: TableJob) -> Encoding:
+    """Return how columns become inputs, once the rows that a job holds out can be told."""
+    if job.evaluation.split is not None:
+        require_split(contract, job.evaluation.split)
+    encoding = Encoding.plan(contract, job)
+    if not encoding.inputs:
+        raise IncompatibleJob(f"contract {contract.ref} has no column of the role feature")
+    return encoding
+
+
 def _protocol(job: ModelJob, search_path: Sequence[Path]) -> Protocol[TrainState]:
     name = job.protocol.name
     kind = find_protocol(name, search_path)
@@ -203,16 +219,6 @@ def _protocol(job: ModelJob, search_path: Sequence[Path]) -> Protocol[TrainState
         protocol.search_path = tuple(search_path)
     protocol.prepare()
     return protocol
-
-
-def _rehearse(learner: TorchLearner, *, num_inputs: int) -> None:
-    """Find the loss and run the model once, so that a wrong shape costs no round.
-
-    NaN is left to the silos: the model may be sound on real rows.
-    """
-    learner.task.loss_of(learner.model)
-    with suppress(ModelDiverged):
-        learner.predict(np.zeros((2, num_inputs), np.float32))
 
 
 def _buffer_faults(
@@ -265,11 +271,3 @@ def _quorum_faults(job: Job, silos: Sequence[str]) -> list[str]:
             f"{', '.join(silos)}"
         )
     return faults
-
-
-def _collect(faults: list[str], make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except ConsiloError as cause:
-        faults.append(str(cause))
-        return None

@@ -23,7 +23,9 @@ from consilo.protocols.names import find_protocol
 from consilo.record.run_record import read
 from consilo.runs.match import contract_of, run_match
 from consilo.runs.outcome import RunResult, RunStatus
+from consilo.runs.plan import refuse
 from consilo.runs.stages import Stages
+from consilo.runs.unread import unread
 from consilo.vertical.blocks import require_all_rows
 from consilo.vertical.control import control
 from consilo.vertical.held import Held, MatchHeld
@@ -399,9 +401,10 @@ def plan_vertical(
         faults.append("reduce.rule: nothing is reduced at the coordinator; leave it out")
     if job.reduce.secure:
         faults.append("reduce.secure: nothing is reduced at the coordinator; leave it out")
-    if faults:
-        listed = "".join(f"\n  - {fault}" for fault in faults)
-        raise IncompatibleJob(f"job {job.name} cannot run:{listed}")
+    faults += unread(job, type(protocol))
+    if not faults:
+        faults += protocol.rehearse(contract, search_path)
+    refuse(job, faults)
     return protocol
 
 

@@ -53,6 +53,7 @@ class VerticalScore(VerticalTraining):
         job: of the kind ``scoring``; ``protocol.args`` are those of `ScoreSettings`.
     """
 
+    reads = ("task", "local.threads", "match*", "protocol.args", "protocol.rounds")
     tasks: ClassVar[tuple[str, ...]] = ("binary", "multiclass", "regression", "custom")
     label_verbs: ClassVar[tuple[str, ...]] = ("score",)
     feature_verbs: ClassVar[tuple[str, ...]] = ("tell",)

@@ -6,8 +6,9 @@ that it must remember between two rounds is a `Turn`: which letters are still to
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -83,6 +84,10 @@ class Turn:
         return {key: dict(self.letters.get(receiver, {}))}
 
 
+VERTICAL = ("task", "features*", "local.threads", "match*", "promotion", "protocol.rounds")
+"""What training over silos with other columns reads of a job, besides ``protocol.args``."""
+
+
 class VerticalTraining(Protocol[Turn]):
     """Base of the vertical protocols: subclasses say what happens in a round, and at the end.
 
@@ -115,6 +120,10 @@ class VerticalTraining(Protocol[Turn]):
     def require_fit(self, contract: Contract) -> None:
         """Raise `IncompatibleJob` unless the job can run on a contract; asks nobody."""
         self.settings.require_fit(contract)
+
+    def rehearse(self, contract: Contract, search_path: Sequence[Path]) -> list[str]:
+        """Return what silos would refuse of the job's own code, tried on made-up rows."""
+        return []
 
     def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
         """Do what comes before the first round; the silos have met."""

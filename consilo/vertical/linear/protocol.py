@@ -33,7 +33,7 @@ from consilo.kernel.view import Message, SiloView
 from consilo.vertical import turns
 from consilo.vertical.blocks import Array, Block, block_of, folds_of, num_inputs
 from consilo.vertical.linear.solve import Kind, directions, figures_of, residuals, solve
-from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
+from consilo.vertical.training import REFERENCE, VERTICAL, Turn, VerticalTraining, references
 
 _RESIDUALS, _SCORES, _PART = "residuals", "scores", "part"
 
@@ -64,6 +64,7 @@ class VerticalLinear(VerticalTraining):
     """
 
     runs_job_code = False
+    reads = (*VERTICAL, "protocol.args")
     label_verbs: ClassVar[tuple[str, ...]] = ("start", "combine", "judge")
     feature_verbs: ClassVar[tuple[str, ...]] = ("directions", "keep_part")
     settings: LinearSettings

@@ -17,13 +17,15 @@ before its first answer.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from consilo.config import parse
+from consilo.contracts.contract import Contract
 from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel.steps import Answers, Step
@@ -33,7 +35,7 @@ from consilo.privacy.accounting import HistoryRow
 from consilo.vertical import turns
 from consilo.vertical.split.part import SplitPart, price
 from consilo.vertical.split.plan import FINAL, Plan, SplitSettings
-from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
+from consilo.vertical.training import REFERENCE, VERTICAL, Turn, VerticalTraining, references
 
 if TYPE_CHECKING:
     from consilo.vertical.split.layers import Joined, Learner, Noise
@@ -59,6 +61,21 @@ class VerticalSplit(VerticalTraining):
             `SplitSettings`.
     """
 
+    reads = (
+        *VERTICAL,
+        "model*",
+        "loss",
+        "metrics",
+        "outputs",
+        "evaluation.holdout",
+        "local.batch_size",
+        "local.optimizer",
+        "local.lr",
+        "local.momentum",
+        "local.weight_decay",
+        "local.args",
+        "protocol.args",
+    )
     tasks: ClassVar[tuple[str, ...]] = ("binary", "multiclass", "regression", "custom")
     label_verbs: ClassVar[tuple[str, ...]] = ("set_up", "learn", "judge")
     feature_verbs: ClassVar[tuple[str, ...]] = ("set_up", "embed", "conclude")
@@ -84,6 +101,12 @@ class VerticalSplit(VerticalTraining):
             )
         if faults:
             raise IncompatibleJob(f"privacy in vertical_split: {'; '.join(faults)}")
+
+    def rehearse(self, contract: Contract, search_path: Sequence[Path]) -> list[str]:
+        """Return what silos would refuse of the models, the loss, the metrics, the optimiser."""
+        from consilo.vertical.split.rehearsal import rehearse_split
+
+        return rehearse_split(self.job, self.settings, contract, search_path)
 
     def begin(self, state: Turn) -> Generator[Step, Any, Turn]:
         """Let every silo build its part and pay for all epochs."""

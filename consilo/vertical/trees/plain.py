@@ -35,7 +35,7 @@ from consilo.kernel.view import Message, SiloView
 from consilo.vertical import turns
 from consilo.vertical.blocks import Array, Block, block_of
 from consilo.vertical.linear.solve import Kind, curvatures
-from consilo.vertical.training import REFERENCE, Turn, VerticalTraining, references
+from consilo.vertical.training import REFERENCE, VERTICAL, Turn, VerticalTraining, references
 from consilo.vertical.trees.models import Boosting, Choice, TreeModels
 from consilo.vertical.trees.splits import WonSplits
 from consilo.vertical.trees.trees import Growth, best_splits, coded, edges_of
@@ -84,6 +84,7 @@ class PlainTrees(VerticalTraining):
             ``protocol.rounds`` is the number of trees.
     """
 
+    reads = (*VERTICAL, "protocol.args")
     label_verbs: ClassVar[tuple[str, ...]] = ("start", "grow", "judge")
     feature_verbs: ClassVar[tuple[str, ...]] = ("split", "keep_part")
     histograms: ClassVar[str] = "plain"
