@@ -269,7 +269,7 @@ def made_up(contract: Contract, encoding: Encoding, *, num_rows: int = 8) -> Arr
     table = made_up_frame(
         contract,
         numeric=(*encoding.numeric, *(() if encoding.classes else encoding.targets)),
-        categories=encoding.categories,
+        categories=tuple(encoding.categories),
         classes=encoding.classes,
         target=encoding.targets[0] if encoding.targets else "",
         num_rows=max(num_rows, 2 * len(encoding.classes), 2),

@@ -7,6 +7,7 @@ is the same average; weights are the rows each silo trains on.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from consilo.horizontal.training import TRAINING, Training, TrainState
 from consilo.wire.params import Params, subtract
@@ -15,7 +16,7 @@ from consilo.wire.params import Params, subtract
 class FedAvg(Training):
     """The new global model is the silos' mean, weighted by rows."""
 
-    reads = TRAINING
+    reads: ClassVar[tuple[str, ...] | None] = TRAINING
 
     def step(self, state: TrainState, mean_delta: Params) -> TrainState:
         """Return the state with the mean delta taken off the global model."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ SERVER_STEP = (
 class FedOpt(Training):
     """The server optimiser is ``protocol.optimizer``, with ``server_lr`` and ``args``."""
 
-    reads = (*SERVER_STEP, "protocol.optimizer")
+    reads: ClassVar[tuple[str, ...] | None] = (*SERVER_STEP, "protocol.optimizer")
     optimizer = ""
 
     def __init__(self, job: ModelJob) -> None:
@@ -102,21 +102,21 @@ class FedOpt(Training):
 class FedAdam(FedOpt):
     """The paper's FedAdam."""
 
-    reads = SERVER_STEP
+    reads: ClassVar[tuple[str, ...] | None] = SERVER_STEP
     optimizer = "consilo.horizontal.server_optimizers:Adam"
 
 
 class FedYogi(FedOpt):
     """The paper's FedYogi."""
 
-    reads = SERVER_STEP
+    reads: ClassVar[tuple[str, ...] | None] = SERVER_STEP
     optimizer = "consilo.horizontal.server_optimizers:Yogi"
 
 
 class FedAdagrad(FedOpt):
     """The paper's FedAdagrad."""
 
-    reads = SERVER_STEP
+    reads: ClassVar[tuple[str, ...] | None] = SERVER_STEP
     optimizer = "consilo.horizontal.server_optimizers:Adagrad"
 
 

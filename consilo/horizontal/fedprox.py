@@ -7,6 +7,7 @@ computes the same number of steps, so that γ-inexactness is not used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from consilo.errors import IncompatibleJob
 from consilo.horizontal.fedavg import FedAvg
@@ -18,7 +19,7 @@ from consilo.learners.torch_learner import FitHook, ProximalHook
 class FedProx(FedAvg):
     """FedAvg with a proximal term of weight ``protocol.mu`` in the silos."""
 
-    reads = (*TRAINING, "protocol.mu")
+    reads: ClassVar[tuple[str, ...] | None] = (*TRAINING, "protocol.mu")
 
     def __init__(self, job: ModelJob) -> None:
         super().__init__(job)

@@ -105,7 +105,10 @@ def plan(
             )
     faults += _quorum_faults(job, silos)
     refuse(job, faults)
-    return Plan(*(part for part in (encoding, learner, protocol) if part is not None))
+    assert encoding is not None
+    assert learner is not None
+    assert protocol is not None
+    return Plan(encoding, learner, protocol)
 
 
 def plan_analytics(
