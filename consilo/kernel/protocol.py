@@ -59,6 +59,9 @@ class Protocol(Generic[StateT]):
 
     needs_vectors = False
     """True where the coordinator half looks at single silos' vectors, not only at their sum."""
+    keyed_by_run: ClassVar[bool] = False
+    """True where code of a bundle needs the same secret in each step of a run: networks that start
+    alike. Elsewhere a worker gets a secret of its step."""
     averages_buffers: ClassVar[bool] = False
     """True where a coordinator half of its own averages a model's buffers (`mean_buffers`)."""
     rows: ClassVar[RowsUsed] = "job"

@@ -55,6 +55,7 @@ class VerticalScore(VerticalTraining):
 
     reads = ("task", "local.threads", "match*", "protocol.args", "protocol.rounds")
     tasks: ClassVar[tuple[str, ...]] = ("binary", "multiclass", "regression", "custom")
+    keyed_by_run = True
     label_verbs: ClassVar[tuple[str, ...]] = ("score",)
     feature_verbs: ClassVar[tuple[str, ...]] = ("tell",)
     settings: ScoreSettings

@@ -92,7 +92,7 @@ limits:
   memory_mib: 4096               # one message
   wall_s: 3600
   threads: 1                     # that a job may ask for (local.threads); more are refused
-  unsized_kib: 64                # of an answer, what a bundle's own protocol declares no size of
+  # unsized_kib: 64              # of an answer, what a bundle's own protocol declares no size of
   # per_hour: 500                # messages
 
 sandbox: required                # code of a bundle runs locked in, or not at all; "off" lets it do

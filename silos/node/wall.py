@@ -28,6 +28,7 @@ from consilo.kernel.verbs import Field, declared_field
 from consilo.kernel.view import MANIFEST
 from consilo.privacy.account import Charge
 from consilo.protocols.dispatch import Question
+from consilo.protocols.names import NAMES, find_protocol
 from consilo.vertical.roles import ModelParts
 from silos.gate.bundles import declared
 from silos.node.apart import Units
@@ -52,7 +53,6 @@ METHODS: Mapping[str, frozenset[str]] = {
     "secrets": _methods(roles.Secrets),
 }
 """Role → what of it a worker may call."""
-_KEYED_BY_RUN = frozenset({"vertical_split", "vertical_score"})
 _WORDS: Mapping[str, ConsiloError] = {
     "budget": BudgetExhausted("the job's own budget does not pay for this step"),
     "diverged": ModelDiverged("the model diverged, as the job's own code says"),
@@ -67,6 +67,10 @@ def has_code(bundle: Path) -> bool:
         return declared(bundle)[0] is not None
     except (OSError, Refused):
         return True
+
+
+def _is_keyed_by_run(protocol: str) -> bool:
+    return protocol in NAMES and find_protocol(protocol).keyed_by_run
 
 
 class Wall:
@@ -181,7 +185,7 @@ class _Bounds:
         # A split network's start (`SplitPart._seed`) and the salt of a part's reference
         # (`consilo.vertical.parts`) are the same in all steps of a run; nothing else needs a key
         # for longer than its step.
-        self._scope = "" if header.protocol in _KEYED_BY_RUN else header.step_id
+        self._scope = "" if _is_keyed_by_run(header.protocol) else header.step_id
 
     def call(self, role: str, method: str, args: list[Any], named: dict[str, Any]) -> Any:
         """Return what a role's method answers.

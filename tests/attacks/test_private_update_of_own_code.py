@@ -6,6 +6,9 @@ and noised by the guard.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +32,24 @@ from silos.gate.policy import TEMPLATE
 from silos.node.apart import Units
 from silos.node.wall import Wall
 from silos.node.worker import fork_worker
+
+ALONE = "CONSILO_TESTS_ALONE"
+alone = pytest.mark.skipif(ALONE not in os.environ, reason="run by the first test of this file")
+
+
+def test_all_below_hold_in_a_process_that_has_computed_nothing() -> None:
+    """As a silo's does, before it forks: pytest's own has had threads of torch's by now."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", "-q", __file__, "-k", "not all_below"],
+        env={**os.environ, ALONE: "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
 
 NET = """
 import ctypes, fcntl, mmap, os, signal, socket, threading, time
@@ -142,6 +163,7 @@ WAYS = {
 }
 
 
+@alone
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_one_row_moves_the_sum_by_the_norm_at_most(tmp_path: Path, way: str) -> None:
     """Whatever a model does with that row, the others' gradients are as without it."""
@@ -153,6 +175,7 @@ def test_one_row_moves_the_sum_by_the_norm_at_most(tmp_path: Path, way: str) -> 
     assert np.linalg.norm(moved) <= NORM * (1 + ARITHMETIC) + 1e-5
 
 
+@alone
 def test_parameters_are_those_of_the_same_model_in_one_process(tmp_path: Path) -> None:
     """Without noise, to rounding."""
     found = delta(units(tmp_path), data(1.0, 2.0, 3.0))
@@ -169,6 +192,7 @@ def test_parameters_are_those_of_the_same_model_in_one_process(tmp_path: Path) -
         np.testing.assert_allclose(found[place], moved, atol=1e-5)
 
 
+@alone
 @pytest.mark.parametrize("name", sorted(TRIES))
 def test_nothing_of_a_process_outlives_it_or_reaches_another(tmp_path: Path, name: str) -> None:
     act = f"assert not works(lambda: {TRIES[name]}), {name!r}"
@@ -178,6 +202,7 @@ def test_nothing_of_a_process_outlives_it_or_reaches_another(tmp_path: Path, nam
         delta(units(tmp_path, act), data(1.0))
 
 
+@alone
 def test_each_has_the_same_time_whatever_the_one_before_did(tmp_path: Path) -> None:
     apart = units(tmp_path, f"if {SECRET}: os._exit(0)")
     apart.load(PARAMS)
@@ -214,6 +239,7 @@ def asked(tmp_path: Path) -> Callable[..., Any]:
     return ask
 
 
+@alone
 def test_an_honest_model_of_a_bundle_trains_privately(asked: Callable[..., Any]) -> None:
     reply, fields = asked(NET.replace("{act}", "pass"), local={"epochs": 1, "batch_size": 8})
     assert reply.status == "ok", reply.reason
@@ -221,6 +247,7 @@ def test_an_honest_model_of_a_bundle_trains_privately(asked: Callable[..., Any])
     assert fields["epsilon"] > 0
 
 
+@alone
 def test_an_optimiser_of_a_bundle_gets_no_row_to_write_into_the_parameters(
     asked: Callable[..., Any],
 ) -> None:

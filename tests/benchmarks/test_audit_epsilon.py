@@ -36,5 +36,5 @@ def test_no_path_spends_more_than_it_states_and_broken_copies_are_caught(name: s
     assert sound <= audit_epsilon.EPSILON
     assert path.broken
     for what, ask in path.broken.items():
-        found = audit_epsilon.audited(ask, direction, 48, failure=FAILURE)
+        found = audit_epsilon.audited(ask, direction, 80, failure=FAILURE)
         assert found > audit_epsilon.EPSILON, what

@@ -112,6 +112,7 @@ def test_a_match_is_kept_in_each_silo_and_everything_is_on_record(study):
     assert code == 0, told
     assert told["silos"]["bank"] == {
         "matched": 40, "match_rate": 0.4, "rows": 100, "entities": 100,
+        "ambiguous": 0, "without_key": 0,
     }  # fmt: skip
     halves = {name: read_match(study / "silos" / name, "joint") for name in ("bank", "telecom")}
     rows = {"bank": people(range(100)), "telecom": people(range(60, 200))}

@@ -77,6 +77,7 @@ class VerticalSplit(VerticalTraining):
         "protocol.args",
     )
     tasks: ClassVar[tuple[str, ...]] = ("binary", "multiclass", "regression", "custom")
+    keyed_by_run = True
     label_verbs: ClassVar[tuple[str, ...]] = ("set_up", "learn", "judge")
     feature_verbs: ClassVar[tuple[str, ...]] = ("set_up", "embed", "conclude")
     settings: SplitSettings

@@ -25,7 +25,7 @@ def _consilo(*arguments: str) -> subprocess.CompletedProcess[str]:
 def study(tmp_path: Path) -> Path:
     (tmp_path / "clinic.yaml").write_text(clinic.CONTRACT)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(clinic.JOB))
-    clinic.frame(100).to_csv(tmp_path / "rows.csv", index=False)
+    clinic.frame(600).to_csv(tmp_path / "rows.csv", index=False)
     return tmp_path
 
 
