@@ -17,7 +17,6 @@ from consilo.wire.parcel import Fault
 from flows import artifacts
 from flows.ahead import import_ahead
 from flows.registry import names, registry
-from flows.registry.registry import Scored
 from flows.session import Session
 
 
@@ -118,7 +117,7 @@ def register(session: Session) -> dict[str, str]:
     with run.stage("register"):
         metrics = {} if run.evaluated is None else run.evaluated.metrics
         session.model = registry.register(
-            tracker.client, tracker.run_id, scored(session), metrics=metrics
+            tracker.client, tracker.run_id, run.scored(), metrics=metrics
         )
     result = session.close()
     tags = registry.model_tags(
@@ -155,10 +154,3 @@ def show_statistics(session: Session) -> None:
     if summary is not None:
         artifacts.column_statistics(summary)
         session.tracker.log_statistics(summary)
-
-
-def scored(session: Session) -> Scored:
-    """Return the run's model with its final parameters loaded."""
-    run = session.horizontal
-    scale = None if run.state is None else run.state.scale
-    return Scored(run.job, run.contract, run.encoding, scale, run.learner())

@@ -185,13 +185,12 @@ class Tracker:
                 from flows.registry.plots import (
                     compared,
                     comparison,
-                    learning_curves,
                     participation,
                 )
 
                 (folder / "plots").mkdir()
                 if any(each["metrics"] for each in result.rounds):
-                    learning_curves(result, folder / names.CURVES_PLOT)
+                    result.plot().savefig(folder / names.CURVES_PLOT, dpi=110)
                 if compared(result):
                     comparison(result, folder / names.COMPARISON_PLOT)
                 participation(result, folder / names.HEATMAP_PLOT)
