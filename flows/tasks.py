@@ -37,7 +37,7 @@ def wait_for_silos(session: Session, seconds: float) -> None:
 @task(task_run_name="check-{silo}", persist_result=False, cache_policy=NO_CACHE)
 def check_silo(session: Session, silo: str) -> str:
     """Ask one silo for its contract verdict and return it in words."""
-    verdict = session.run.check(silo)
+    verdict = session.run.check(silo, marked=True)
     words = f"{verdict.code}: {verdict.reason}" if isinstance(verdict, Fault) else verdict.reason()
     get_run_logger().info("%s: %s", silo, words)
     return words
@@ -56,7 +56,7 @@ def check(session: Session) -> None:
 def admit(session: Session) -> list[str]:
     """Admit the silos that keep the contract, and hold the quorum."""
     artifacts.contract_verdicts(session.run.outcomes, session.run.reports)
-    session.tracker.log_contracts(session.run.reports, session.run.contract)
+    session.tracker.log_contracts(session.run.reports, session.run.contract, session.run.marks)
     return list(session.run.admit())
 
 

@@ -93,6 +93,7 @@ class Stages:
         self.run_id = run_id
         self.directory = directory
         self.reports: dict[str, CheckReport] = {}
+        self.marks: dict[str, str] = {}
         self.rounds: list[Mapping[str, Any]] = []
         self.seconds: dict[str, float] = {}
         self._clock = clock
@@ -149,10 +150,18 @@ class Stages:
         with self.stage("wait"):
             return self._talk.wait(seconds=seconds, clock=self._clock)
 
-    def check(self, silo: str) -> CheckReport | Fault:
-        """Ask one silo for its contract verdict; different silos may be asked from threads."""
+    def check(self, silo: str, *, marked: bool = False) -> CheckReport | Fault:
+        """Ask one silo for its contract verdict; different silos may be asked from threads.
+
+        Args:
+            silo: which.
+            marked: ask for a mark of its rows, too: `marks` has it, where the silo tells one.
+        """
         if silo in self._talk.online():
-            verdict: CheckReport | Fault = self._talk.ask("contract_check", ContractCheck(silo))
+            question = ContractCheck(silo, marked=marked)
+            verdict: CheckReport | Fault = self._talk.ask("contract_check", question)
+            if question.mark:
+                self.marks[silo] = question.mark
         else:
             verdict = Fault("unreachable", self._talk.absent.get(silo, "not connected"))
         outcome = self.outcomes[silo]

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from consilo.contracts.contract import Contract
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
+NOT_TOLD = "not told"
+"""The digest of a dataset whose silo does not say which rows it has."""
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
 _LONGEST_PARAM = 500
@@ -114,8 +117,20 @@ class Tracker:
         self.client.log_dict(self.run_id, job.to_json(), names.JOB_FILE)
         self.client.log_dict(self.run_id, json.loads(contract.to_json()), names.CONTRACT_FILE)
 
-    def log_contracts(self, reports: Mapping[str, CheckReport], contract: Contract) -> None:
-        """Log every silo's contract report, and which silos' data went in: names, no rows."""
+    def log_contracts(
+        self,
+        reports: Mapping[str, CheckReport],
+        contract: Contract,
+        marks: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Log every silo's contract report, and which silos' data went in: names, no rows.
+
+        Args:
+            reports: silo → what it said.
+            contract: which contract.
+            marks: silo → what tells its present rows from others; one that tells none (its policy
+                wants privacy, or its release is older) has the digest `NOT_TOLD`.
+        """
         from mlflow.data.http_dataset_source import HTTPDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
@@ -128,7 +143,7 @@ class Tracker:
                 data = MetaDataset(
                     HTTPDatasetSource(f"silo://{name}/{contract.ref}"),
                     name=f"{name} ({contract.ref})",
-                    digest=contract.digest[:36],
+                    digest=marks.get(name, NOT_TOLD),
                 )
                 tags = [InputTag("mlflow.data.context", "training")]
                 inputs.append(DatasetInput(data._to_mlflow_entity(), tags))
