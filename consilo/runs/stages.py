@@ -240,6 +240,11 @@ class Stages:
         """SHA-256 of what was trained; empty where nothing was."""
         raise NotImplementedError
 
+    def ending(self) -> RunStatus:
+        """Return how the run would end if it were closed now."""
+        self._settle()
+        return self._verdict(None)[0]
+
     def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
         """End the run: settle every silo's part, close the record, return the result.
 

@@ -39,11 +39,13 @@ def with_model(job: Job, tracking_uri: str) -> Job:
             [f"the registry has no '{named}'; expected models:/NAME@ALIAS or models:/NAME/VERSION"],
         ) from cause
     tags = version.tags or {}
-    if tags.get(names.TAG_FORMAT) != PARTS:
+    if names.tag(tags, names.TAG_FORMAT) != PARTS:
         raise ConfigInvalid(
             "protocol.args.model", [f"'{named}' is no vertical model: it needs no scoring job"]
         )
-    return job.changed(protocol={"args": {**job.protocol.args, "model": tags[names.TAG_RUN]}})
+    return job.changed(
+        protocol={"args": {**job.protocol.args, "model": names.tag(tags, names.TAG_RUN)}}
+    )
 
 
 def fetched(uri: str, tracking_uri: str) -> Path:

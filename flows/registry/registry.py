@@ -17,7 +17,7 @@ from consilo.contracts.contract import Column, Contract
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
 from consilo.models.folder import SOURCE, Scored, example_frame, output_names, write_model
-from consilo.runs.outcome import RunResult
+from consilo.runs.outcome import RunResult, RunStatus
 from flows.registry import names
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ class Registered:
     Args:
         name: the registered model's.
         version: counted by the registry.
-        uri: ``models:/NAME@candidate``.
+        uri: ``models:/NAME@ALIAS``.
         model_id: of the logged model behind it.
         format: how it was written, such as `consilo.models.folder.EXPORTED`.
+        alias: that will point at it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Registered:
     uri: str
     model_id: str
     format: str
+    alias: str
 
     def to_json(self) -> dict[str, str]:
         """Return what the run's summary says of it."""
@@ -58,7 +60,12 @@ class Registered:
 
 
 def register(
-    client: MlflowClient, run_id: str, scored: Scored, *, metrics: Mapping[str, float]
+    client: MlflowClient,
+    run_id: str,
+    scored: Scored,
+    *,
+    metrics: Mapping[str, float],
+    status: RunStatus,
 ) -> Registered:
     """Log the model below its MLflow run and make it a version of the registered model.
 
@@ -69,6 +76,7 @@ def register(
         run_id: the MLflow run.
         scored: the model.
         metrics: of the final model; they are tied to it.
+        status: how its run ends; decides the alias.
     """
 
     def save(folder: Path, model: Model) -> str:
@@ -88,7 +96,7 @@ def register(
         )
         return kind
 
-    return versioned(client, run_id, scored.job, metrics=metrics, save=save)
+    return versioned(client, run_id, scored.job, metrics=metrics, status=status, save=save)
 
 
 def versioned(
@@ -97,6 +105,7 @@ def versioned(
     job: ModelJob,
     *,
     metrics: Mapping[str, float],
+    status: RunStatus,
     save: Callable[[Path, Model], str],
 ) -> Registered:
     """Log a model below its MLflow run and make it a version of the job's registered model.
@@ -106,6 +115,7 @@ def versioned(
         run_id: the MLflow run.
         job: names the model.
         metrics: of the model; they are tied to it.
+        status: how its run ends; decides the alias.
         save: writes the model to ``saved`` in a folder and returns its format.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
@@ -158,19 +168,18 @@ def versioned(
         run_id=run_id,
         model_id=logged.model_id,
         await_creation_for=None,  # our server answers when the version is there
+        description=f"a {status} run of {job.kind} job {job.name}, contract {job.contract}",
     )
-    return Registered(
-        name, str(made.version), f"models:/{name}@{names.CANDIDATE}", logged.model_id, kind
-    )
+    alias = names.alias_of(status)
+    uri = f"models:/{name}@{alias}"
+    return Registered(name, str(made.version), uri, logged.model_id, kind, alias)
 
 
-def label(
-    client: MlflowClient, registered: Registered, tags: Mapping[str, str], *, alias: str
-) -> None:
-    """Write the tags that lead back to the run, then let ``alias`` point at the version."""
+def label(client: MlflowClient, registered: Registered, tags: Mapping[str, str]) -> None:
+    """Write the tags that lead back to the run, then let its alias point at the version."""
     for key, value in tags.items():
         client.set_model_version_tag(registered.name, registered.version, key, value)
-    client.set_registered_model_alias(registered.name, alias, registered.version)
+    client.set_registered_model_alias(registered.name, registered.alias, registered.version)
 
 
 def model_tags(
@@ -187,7 +196,10 @@ def model_tags(
     trained = [name for name, each in result.silos.items() if each.rounds]
     spent = [each.epsilon for each in result.silos.values() if each.epsilon is not None]
     reproducible = job.privacy is not None and job.privacy.reproducible
+    promotion = getattr(job, "promotion", None)  # of jobs about a model
+    held_to = {} if promotion is None else {names.TAG_PROMOTION: promotion.model_dump_json()}
     return {
+        **held_to,
         names.TAG_RUN: result.run_id,
         names.TAG_STATUS: result.status,
         names.TAG_REASON: result.reason,

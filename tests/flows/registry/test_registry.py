@@ -222,8 +222,10 @@ def test_a_fresh_process_loads_the_alias_and_answers_the_same(source, services, 
     scored, frame = make("binary", **own), flowers()
     tracker = Tracker.open(services.tracking_uri, experiment="registry", name="test", tags={})
     client = MlflowClient(services.tracking_uri)
-    made = registry.register(client, tracker.run_id, scored, metrics={"roc_auc": 0.5})
-    registry.label(client, made, {"told": "yes"}, alias="candidate")
+    made = registry.register(
+        client, tracker.run_id, scored, metrics={"roc_auc": 0.5}, status="complete"
+    )
+    registry.label(client, made, {"told": "yes"})
     frame.to_parquet(tmp_path / "frame.parquet")
     (tmp_path / "load.py").write_text(LOAD)
     # The user's module is not there, and nothing may be unpickled.
