@@ -119,7 +119,7 @@ def test_only_a_signed_bundle_that_is_here_makes_a_rule(tmp_path: Path) -> None:
         approve(tmp_path, "0" * 64, always=True)
     content = bundle(signer=None)
     ask(tmp_path, content)
-    with pytest.raises(ConfigInvalid, match="nobody has signed it, .*consilo job bundle"):
+    with pytest.raises(ConfigInvalid, match=r"nobody has signed it, .*consilo job bundle"):
         approve(tmp_path, bundle_hash(content), always=True)
     assert Decisions.load(tmp_path) == Decisions()
 
