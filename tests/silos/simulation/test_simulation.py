@@ -54,7 +54,7 @@ def test_the_same_job_and_rows_give_the_same_figures(folder):
 
 def test_a_silo_that_breaks_the_contract_is_left_out_and_the_result_says_why(folder):
     rows = clinic.frames(30, 20, 40)
-    rows["north"] = rows["north"].assign(age=480.0)
+    rows["north"] = rows["north"].assign(age=4801234.0)
     result = simulate(folder / "job.yaml", rows)
     assert result.status == "degraded"
     assert result.silos["north"].status == "left_out"
