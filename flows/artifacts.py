@@ -22,6 +22,7 @@ from consilo.horizontal.statistics import Summary
 from consilo.runs.outcome import RunResult, SiloOutcome
 from flows.registry import names
 from flows.registry.drift import column_table
+from flows.registry.tracking import verdict_rows
 
 
 def progress_begins(rounds: int) -> UUID:
@@ -42,18 +43,10 @@ def contract_verdicts(
     outcomes: Mapping[str, SiloOutcome], reports: Mapping[str, CheckReport]
 ) -> None:
     """Show each silo's verdict, with the rules it broke."""
-    rows = [
-        {
-            "silo": name,
-            "verdict": each.contract,
-            "broken rules": _told(reports[name].failures if name in reports else ()),
-            "warnings": _told(reports[name].warnings if name in reports else ()),
-            "reason": each.reason,
-        }
-        for name, each in outcomes.items()
-    ]
     create_table_artifact(
-        rows, key=names.CONTRACTS_ARTIFACT, description="Does each silo's table keep the contract?"
+        verdict_rows(outcomes, reports),
+        key=names.CONTRACTS_ARTIFACT,
+        description="Does each silo's table keep the contract?",
     )
 
 
@@ -132,10 +125,6 @@ def column_statistics(statistics: Summary) -> None:
         key=names.STATISTICS_ARTIFACT,
         description="Over all silos; a drift is a silo's mean minus the global one, in deviations",
     )
-
-
-def _told(findings: Any) -> str:
-    return ", ".join(f"{each.rule} ({each.column or 'table'})" for each in findings)
 
 
 def _figure(value: float | None) -> float | None:

@@ -19,6 +19,7 @@ from consilo.runs.match import contract_of, run_match
 from flows.services.connection import connect, home_directory, job_file
 from flows.services.order import Connection, Order
 from flows.session import flow_run_name, quiet_errors, refused
+from flows.shown import flow_run, rename
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
@@ -82,6 +83,8 @@ def match(job: str, wait_s: Seconds = 60.0, home: str | None = None) -> Any:
             result = match_entities(Meeting(connection, order), wait_s)
     except ConsiloError as error:
         return refused(error)
+    tags = (f"job:{asked.name}", f"contract:{contract.ref}", result["status"])
+    rename(flow_run(), f"{asked.name} · match · {result['status']}", tags=tags)
     if result["status"] == "failed":
         return Failed(message=result["reason"], data=result)
     return Completed(message=f"matched under '{result['handle']}'", data=result)

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 from prefect import State, get_run_logger, runtime
-from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
@@ -29,12 +28,14 @@ from consilo.runs.stages import Stages
 from consilo.runs.vertical import VerticalRun
 from flows import artifacts
 from flows.cancellation import Cancellable, watching
+from flows.registry import names
 from flows.registry.departed import tag_departed
 from flows.registry.model_lookup import with_model
 from flows.registry.registry import Registered
 from flows.registry.tracking import Ending, Tracker, run_tags
 from flows.services.connection import connect
 from flows.services.order import Connection, Order
+from flows.shown import close_died, flow_run, number_of, rename
 
 _called: ContextVar[str] = ContextVar("called", default="")
 
@@ -48,6 +49,7 @@ class Session:
         connection: the open federation.
         flow_run_id: of Prefect.
         cancelled: somebody asked the run to stop.
+        number: of the run among those of its job.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Session:
         connection: Connection,
         flow_run_id: UUID,
         cancelled: threading.Event,
+        number: int,
     ) -> None:
         self.run = run
         self.tracker = tracker
         self.connection = connection
         self.flow_run_id = flow_run_id
         self.cancelled = cancelled
+        self.number = number
         self.model: Registered | None = None
         self.result: RunResult | None = None
         self.error: BaseException | None = None
@@ -87,6 +91,13 @@ class Session:
         if not isinstance(self.run, VerticalRun):
             raise TypeError("this is no vertical run")
         return self.run
+
+    def show(self, status: str) -> None:
+        """Let the lists of Prefect and MLflow tell at a look which run it is and how it stands."""
+        job, contract = self.run.job.name, self.run.contract.ref
+        name = names.label(job, self.number, status)
+        self.tracker.rename(name)
+        rename(self.flow_run_id, name, tags=(f"job:{job}", f"contract:{contract}", status))
 
     def close(self, error: BaseException | None = None) -> RunResult:
         """Close the run and its record, once; later calls return the first one's result."""
@@ -125,14 +136,18 @@ def opened(
             flow_run_id=str(flow_run_id),
             prefect_url=prefect_place(flow_run_id)["url"],
         )
+        if order.resume:
+            close_died(connection.tracking_uri, experiment, run.run_id)
+        number = number_of(run.directory)
         tracker = Tracker.open(
             connection.tracking_uri,
             experiment=experiment,
-            name=run.run_id,
+            name=names.label(order.job.name, number, "running"),
             tags=tags,
-            resume=order.resume,
+            resume=run.run_id if order.resume else "",
         )
-        session = Session(run, tracker, connection, flow_run_id, order.cancelled)
+        session = Session(run, tracker, connection, flow_run_id, order.cancelled, number)
+        session.show("running")
         get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
         try:
             tag_departed(order.home, connection.tracking_uri)
@@ -167,6 +182,8 @@ def refused(error: ConsiloError) -> State[Any]:
     """Return the state of a flow run whose job could not even begin."""
     reason = f"{type(error).__name__}: {error}"
     get_run_logger().error(reason)
+    job = flow_run_name()
+    rename(flow_run(), f"{job} · refused", tags=(f"job:{job}", "refused"))
     summary = {
         "status": "failed",
         "reason": reason,
@@ -226,14 +243,6 @@ def called(run_id: str) -> Iterator[None]:
 def flow_run_name() -> str:
     """Return what Prefect calls a flow run: its job."""
     return Path(runtime.flow_run.parameters["job"]).stem
-
-
-def flow_run() -> UUID:
-    """Return the id of the flow run that this code is part of."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        raise RuntimeError("this runs inside a Prefect flow only")
-    return context.flow_run.id
 
 
 def prefect_place(flow_run_id: UUID) -> dict[str, str]:
@@ -303,6 +312,7 @@ def _settle(session: Session) -> None:
         session.connection.finish(ended_well, detail)
     finally:
         session.tracker.tag_result(result)
+        session.show("cancelled" if stopped else result.status)
         if stopped:  # whoever told the process to end may not wait long: the ending first
             session.tracker.end(ending)
             session.tracker.log_result(result, plots=False)

@@ -8,6 +8,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import wait
+from prefect.states import Failed
 from prefect.tasks import Task
 
 from consilo.errors import TransportError
@@ -16,9 +17,11 @@ from consilo.wire import params as tree
 from consilo.wire.parcel import Fault
 from flows import artifacts
 from flows.ahead import import_ahead
-from flows.registry import names, registry
-from flows.registry.registry import Scored
+from flows.registry import registry
 from flows.session import Session
+
+NOT_ADMITTED = "NotAdmitted"
+"""The state of a check whose silo broke the contract or gave no verdict; the run may go on."""
 
 
 def _travel_failed(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -36,11 +39,13 @@ def wait_for_silos(session: Session, seconds: float) -> None:
 
 
 @task(task_run_name="check-{silo}", persist_result=False, cache_policy=NO_CACHE)
-def check_silo(session: Session, silo: str) -> str:
-    """Ask one silo for its contract verdict and return it in words."""
-    verdict = session.run.check(silo)
+def check_silo(session: Session, silo: str) -> str | State[str]:
+    """Ask one silo for its contract verdict and return it in words; none that failed is green."""
+    verdict = session.run.check(silo, marked=True)
     words = f"{verdict.code}: {verdict.reason}" if isinstance(verdict, Fault) else verdict.reason()
     get_run_logger().info("%s: %s", silo, words)
+    if isinstance(verdict, Fault) or not verdict.passed:
+        return Failed(name=NOT_ADMITTED, message=words, data=words)
     return words
 
 
@@ -50,14 +55,15 @@ def check(session: Session) -> None:
         asked = [check_silo.submit(session, silo) for silo in session.run.silos]
         wait(asked)
         for each in asked:
-            each.result()
+            each.result(raise_on_failure=each.state.name != NOT_ADMITTED)
 
 
 @task(task_run_name="admit", persist_result=False, cache_policy=NO_CACHE)
 def admit(session: Session) -> list[str]:
     """Admit the silos that keep the contract, and hold the quorum."""
     artifacts.contract_verdicts(session.run.outcomes, session.run.reports)
-    session.tracker.log_contracts(session.run.reports, session.run.contract)
+    run = session.run
+    session.tracker.log_contracts(run.reports, run.contract, run.marks, run.outcomes)
     return list(session.run.admit())
 
 
@@ -118,7 +124,7 @@ def register(session: Session) -> dict[str, str]:
     with run.stage("register"):
         metrics = {} if run.evaluated is None else run.evaluated.metrics
         session.model = registry.register(
-            tracker.client, tracker.run_id, scored(session), metrics=metrics
+            tracker.client, tracker.run_id, run.scored(), metrics=metrics, status=run.ending()
         )
     result = session.close()
     tags = registry.model_tags(
@@ -130,7 +136,7 @@ def register(session: Session) -> dict[str, str]:
         params_digest=tree.digest(run.params),
         record_head=run.record.head,
     )
-    registry.label(tracker.client, session.model, tags, alias=names.CANDIDATE)
+    registry.label(tracker.client, session.model, tags)
     return session.model.to_json()
 
 
@@ -155,10 +161,3 @@ def show_statistics(session: Session) -> None:
     if summary is not None:
         artifacts.column_statistics(summary)
         session.tracker.log_statistics(summary)
-
-
-def scored(session: Session) -> Scored:
-    """Return the run's model with its final parameters loaded."""
-    run = session.horizontal
-    scale = None if run.state is None else run.state.scale
-    return Scored(run.job, run.contract, run.encoding, scale, run.learner())

@@ -70,7 +70,9 @@ def register(session: Session) -> dict[str, str]:
     """Register references to the parts, close the run, and point the alias at the version."""
     run, tracker = session.vertical, session.tracker
     with run.stage("register"):
-        session.model = vertical_registry.register(tracker.client, tracker.run_id, run)
+        session.model = vertical_registry.register(
+            tracker.client, tracker.run_id, run, status=run.ending()
+        )
     result = session.close()
     tags = registry.model_tags(
         result,
@@ -82,5 +84,5 @@ def register(session: Session) -> dict[str, str]:
         record_head=run.record.head,
     )
     tags |= {names.TAG_LABEL_SILO: run.label_silo}
-    registry.label(tracker.client, session.model, tags, alias=names.CANDIDATE)
+    registry.label(tracker.client, session.model, tags)
     return session.model.to_json()

@@ -82,7 +82,8 @@ class Encoding:
                     ranges[name] = limits
             elif column.type == "category" and column.allowed:
                 skip = 1 if asked.features.drop_first else 0
-                categories[name] = tuple(column.allowed)[skip:]
+                # The canonical table holds codes as texts, however the contract writes them.
+                categories[name] = tuple(str(each) for each in column.allowed)[skip:]
             else:
                 raise IncompatibleJob(
                     f"contract {contract.ref}, column '{name}': a {column.type} cannot be a "
@@ -212,9 +213,19 @@ def unbounded(contract: Contract, encoding: Encoding) -> str:
 
 
 def class_codes(values: np.ndarray[Any, Any], classes: tuple[Any, ...]) -> np.ndarray[Any, Any]:
-    """Return each value's place in ``classes`` as int64, -1 for one that is not there."""
+    """Return each value's place in ``classes`` as int64, -1 for one that is not there.
+
+    Codes are texts in the canonical table; a frame that was not mapped may hold them as integers.
+    """
     places = {value: place for place, value in enumerate(classes)}
-    return np.array([places.get(_plain(value), -1) for value in values], dtype=np.int64)
+
+    def place(value: Any) -> int:
+        plain = _plain(value)
+        if plain not in places and isinstance(plain, int) and not isinstance(plain, bool):
+            plain = str(plain)
+        return places.get(plain, -1)
+
+    return np.array([place(value) for value in values], dtype=np.int64)
 
 
 def _limits(column: Column) -> tuple[float, float] | None:
@@ -246,7 +257,7 @@ def _classes(contract: Contract, job: TableJob) -> tuple[Any, ...]:
             f"task: {job.task} needs the target's classes; give {contract.ref}, column "
             f"'{contract.targets[0]}', its allowed values"
         )
-    classes = tuple(column.classes)
+    classes = tuple(str(each) if column.type == "category" else each for each in column.classes)
     if job.task == "binary" and len(classes) != 2:
         raise IncompatibleJob(
             f"task: binary needs two classes, {contract.ref} allows {len(classes)}; use multiclass"

@@ -50,6 +50,7 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
         num_outputs=task.num_outputs,
         seed=seeds.seed32(asked.seed, "model"),
         search_path=search_path,
+        input_names=encoding.inputs,
     )
     return TorchLearner(model, task, threads=asked.threads)
 

@@ -60,7 +60,8 @@ class FromRows(StrEnum):
     or of subjects where the job hides those."""
     CHECKED = "checked"
     """Whether the rows keep a contract that people here confirmed, one bit; and, unless the policy
-    wants privacy, which rules they break, in coarse counts."""
+    wants privacy, which rules they break, in coarse counts, and a mark that is another one where
+    the rows are others, keyed by the silo."""
     MATCH = "match"
     """Blinded identifiers for a partner: exact, and let out by a policy's ``matching`` alone."""
     EXACT = "exact"

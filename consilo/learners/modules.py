@@ -12,7 +12,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ def build_model(
     num_outputs: int,
     seed: int,
     search_path: Sequence[Path] = (),
+    input_names: Sequence[str] | None = None,
 ) -> nn.Module:
     """Return a new model whose start depends on ``seed`` only.
 
@@ -57,6 +58,8 @@ def build_model(
         num_outputs: passed to the constructor where it has a parameter of that name.
         seed: of the initial parameters.
         search_path: directories to look for the module in, before the installed ones.
+        input_names: what each input is, in order, as a tuple; passed to the constructor where it
+            has a parameter of that name. None where inputs have no names: a network's inner layers.
 
     Raises:
         JobInvalid: where the class is not found, is no ``torch.nn.Module``, or refuses its
@@ -69,8 +72,7 @@ def build_model(
     where, args = _parts(spec)
     found = resolve(where, search_path, what="model", of=nn.Module)
     parameters = inspect.signature(found).parameters
-    sizes = {"num_inputs": num_inputs, "num_outputs": num_outputs}
-    known = {name: size for name, size in sizes.items() if name in parameters}
+    known = told(parameters, num_inputs, num_outputs, input_names)
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     findings = [
         _unknown(where, name, list(parameters))
@@ -97,6 +99,20 @@ def build_model(
     if not list(model.parameters()):
         raise JobInvalid("model", [f"'{where}' has no parameters to train"])
     return model
+
+
+def told(
+    parameters: Iterable[str],
+    num_inputs: int,
+    num_outputs: int,
+    input_names: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Return what a model's constructor is given besides its args: what it has a parameter for."""
+    offered: dict[str, Any] = {"num_inputs": num_inputs, "num_outputs": num_outputs}
+    if input_names is not None:
+        offered["input_names"] = tuple(input_names)
+    known = set(parameters)
+    return {name: value for name, value in offered.items() if name in known}
 
 
 def resolve(

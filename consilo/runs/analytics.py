@@ -18,7 +18,7 @@ from consilo.jobs.job import Job
 from consilo.jobs.table_job import TableJob
 from consilo.runs.outcome import RunResult
 from consilo.runs.plan import plan_analytics
-from consilo.runs.stages import Stages
+from consilo.runs.stages import Say, Stages, silent
 from consilo.wire.parcel import Fault, Transport
 
 
@@ -129,13 +129,11 @@ class AnalyticsRun(Stages):
                 self.outcomes[name] = outcome.absent(fault)
 
 
-def run_analytics(run: AnalyticsRun, *, wait_s: float = 0.0) -> RunResult:
+def run_analytics(run: AnalyticsRun, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
     """Do every stage of a run in a row; a lost quorum is a result with the status ``failed``."""
     try:
         run.wait_for_silos(seconds=wait_s)
-        with run.stage("check"):
-            for name in run.silos:
-                run.check(name)
+        run.check_all(say)
         run.admit()
         run.standardize()
     except QuorumLost as error:

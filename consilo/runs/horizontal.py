@@ -6,7 +6,7 @@ It knows no orchestrator: a Prefect flow calls the stages as tasks, a notebook i
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from consilo.jobs.model_job import ModelJob
 from consilo.kernel.loop import Exchange
 from consilo.kernel.steps import Checkpoint
 from consilo.learners.torch_learner import TorchLearner
+from consilo.models.folder import Scored
 from consilo.runs.analytics import AnalyticsRun
 from consilo.runs.forecast import Forecast, forecast, link_rates, probe, traffic
 from consilo.runs.outcome import RunResult, RunStatus
 from consilo.runs.plan import first_state, passes_of, plan
+from consilo.runs.stages import Say, silent
 from consilo.wire import params as tree
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault, Transport
@@ -214,6 +216,15 @@ class Run(AnalyticsRun):
         learner.load(self.params)
         return learner
 
+    def scored(self) -> Scored:
+        """Return the model as it stands, with all it takes to use it on canonical columns."""
+        scale = None if self.state is None else self.state.scale
+        return Scored(self.job, self.contract, self.encoding, scale, self.learner())
+
+    def builder(self) -> Callable[[], Scored] | None:
+        """Return what makes the trained model; None before a round was done."""
+        return self.scored if self.state is not None and self.state.round else None
+
     @property
     def metrics(self) -> dict[str, float]:
         """The final model's figures over all held-out rows; empty before it is evaluated."""
@@ -389,18 +400,15 @@ def _noisy(evaluated: Evaluated) -> str:
     return note
 
 
-def run_all(run: Run, *, wait_s: float = 0.0) -> RunResult:
+def run_all(run: Run, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
     """Do every stage of a run in a row; a lost quorum is a result with the status ``failed``."""
     try:
         run.wait_for_silos(seconds=wait_s)
-        with run.stage("check"):
-            for name in run.silos:
-                run.check(name)
+        run.check_all(say)
         run.admit()
         if run.state is None:
             run.standardize()
-        while run.rounds_left:
-            run.train_round()
+        run.train_all(say)
         run.evaluate()
     except QuorumLost as error:
         return run.close(error)

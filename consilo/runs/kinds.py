@@ -23,12 +23,12 @@ class Way:
     Args:
         plan: raises `IncompatibleJob` where job, contract, silos and search path do not fit.
         run: the stages.
-        whole: does every stage in a row.
+        whole: does every stage in a row; ``say`` is told each.
     """
 
     plan: Callable[..., Any]
     run: Callable[..., Stages]
-    whole: Callable[[Any], RunResult]
+    whole: Callable[..., RunResult]
 
 
 _VERTICAL = Way(plan_vertical, VerticalRun, run_vertical)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -29,10 +29,21 @@ from consilo.protocols.conclude import CONCLUDE_S
 from consilo.protocols.contract_check import ContractCheck
 from consilo.record.run_record import RunRecord
 from consilo.runs.conversation import Conversation
-from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome
+from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome, Silos
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault, Transport
 from consilo.wire.payload import pack_pieces, unpack
+
+if TYPE_CHECKING:
+    from consilo.models.folder import Scored
+
+Say: TypeAlias = Callable[[str], None]
+"""Tells whoever waits how far a run is."""
+
+
+def silent(text: str) -> None:
+    """Tell nobody."""
+
 
 CHECKPOINT = "checkpoint.safetensors"
 _CANCELLED_S = 2.0  # silos hear of a cancellation too, but nobody waits for one that is at work
@@ -82,6 +93,7 @@ class Stages:
         self.run_id = run_id
         self.directory = directory
         self.reports: dict[str, CheckReport] = {}
+        self.marks: dict[str, str] = {}
         self.rounds: list[Mapping[str, Any]] = []
         self.seconds: dict[str, float] = {}
         self._clock = clock
@@ -138,10 +150,18 @@ class Stages:
         with self.stage("wait"):
             return self._talk.wait(seconds=seconds, clock=self._clock)
 
-    def check(self, silo: str) -> CheckReport | Fault:
-        """Ask one silo for its contract verdict; different silos may be asked from threads."""
+    def check(self, silo: str, *, marked: bool = False) -> CheckReport | Fault:
+        """Ask one silo for its contract verdict; different silos may be asked from threads.
+
+        Args:
+            silo: which.
+            marked: ask for a mark of its rows, too: `marks` has it, where the silo tells one.
+        """
         if silo in self._talk.online():
-            verdict: CheckReport | Fault = self._talk.ask("contract_check", ContractCheck(silo))
+            question = ContractCheck(silo, marked=marked)
+            verdict: CheckReport | Fault = self._talk.ask("contract_check", question)
+            if question.mark:
+                self.marks[silo] = question.mark
         else:
             verdict = Fault("unreachable", self._talk.absent.get(silo, "not connected"))
         outcome = self.outcomes[silo]
@@ -181,10 +201,26 @@ class Stages:
         self._admitted_at = len(self.exchanges)
         return admitted
 
+    def check_all(self, say: Say = silent) -> None:
+        """Ask every silo for its contract verdict, one after the other."""
+        with self.stage("check"):
+            for name in self.silos:
+                verdict = self.check(name)
+                told = verdict.reason if isinstance(verdict, Fault) else verdict.reason()
+                say(f"{name}: {told}")
+
     @property
     def rounds_left(self) -> int:
         """How many rounds are still to do."""
         raise NotImplementedError
+
+    def train_all(self, say: Say = silent) -> None:
+        """Do all rounds that are left, one after the other."""
+        while self.rounds_left:
+            report = self.train_round()
+            told = ", ".join(f"{k} {v:.4f}" for k, v in sorted(report["metrics"].items()))
+            number, last = report["round"], report["round"] + self.rounds_left
+            say(f"round {number} of {last}" + (f"; before it: {told}" if told else ""))
 
     def train_round(self) -> Mapping[str, Any]:
         """Do the next round and return its report; a repeat after a fault starts it anew.
@@ -203,6 +239,11 @@ class Stages:
     def model_digest(self) -> str:
         """SHA-256 of what was trained; empty where nothing was."""
         raise NotImplementedError
+
+    def ending(self) -> RunStatus:
+        """Return how the run would end if it were closed now."""
+        self._settle()
+        return self._verdict(None)[0]
 
     def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
         """End the run: settle every silo's part, close the record, return the result.
@@ -238,7 +279,7 @@ class Stages:
             run_id=self.run_id,
             status=status,
             reason=reason,
-            silos=dict(self.outcomes),
+            silos=Silos(self.outcomes),
             metrics=metrics,
             record=str(self.record.path),
             directory=str(self.directory),
@@ -248,8 +289,13 @@ class Stages:
             params=self._trained(),
             extra=extra,
             notes=tuple(self.notes),
+            build=self.builder() if status != "failed" else None,
             **self._judgement(),
         )
+
+    def builder(self) -> Callable[[], Scored] | None:
+        """Return what makes the trained model, usable by itself; None where there is none here."""
+        return None
 
     def _judgement(self) -> dict[str, Any]:
         """Return what else a result says of how good the model is."""

@@ -24,7 +24,7 @@ from consilo.record.run_record import read
 from consilo.runs.match import contract_of, run_match
 from consilo.runs.outcome import RunResult, RunStatus
 from consilo.runs.plan import refuse
-from consilo.runs.stages import Stages
+from consilo.runs.stages import Say, Stages, silent
 from consilo.runs.unread import unread
 from consilo.vertical.blocks import require_all_rows
 from consilo.vertical.control import control
@@ -437,17 +437,14 @@ def left_out_of(matched: Mapping[str, Any], job: ModelJob) -> str:
     return "; ".join(told)
 
 
-def run_vertical(run: VerticalRun, *, wait_s: float = 0.0) -> RunResult:
+def run_vertical(run: VerticalRun, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
     """Do every stage of a vertical run in a row; a lost quorum is a result, ``failed``."""
     try:
         run.wait_for_silos(seconds=wait_s)
-        with run.stage("check"):
-            for name in run.silos:
-                run.check(name)
+        run.check_all(say)
         run.admit()
         run.match()
-        while run.rounds_left:
-            run.train_round()
+        run.train_all(say)
         run.evaluate()
     except (QuorumLost, TooFewRows) as error:
         return run.close(error)

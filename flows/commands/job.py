@@ -152,6 +152,10 @@ def job_run(
         int | None, typer.Option(min=1, help="With --simulate: processes; else one per CPU.")
     ] = None,
     on_ray: Annotated[bool, typer.Option("--ray", help="With --simulate: on Ray.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --local or --simulate: keep model, record, history and figures."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a job: on the federation that is up in --dir, on one started for it, or simulated.
@@ -164,14 +168,20 @@ def job_run(
     loaded = Job.load(job).changed(**changes)
     if resume is not None and directory is None:
         raise ConfigInvalid("job run --resume", ["say with --dir where the run began"])
+    if out is not None and not local and num_silos is None:
+        raise ConfigInvalid(
+            "job run --out", ["is for --local and --simulate; a federation keeps all in --dir"]
+        )
     if bundle is not None and (local or num_silos is not None):
         raise ConfigInvalid("job run --bundle", ["no bundle travels within this process"])
     parameters = _parameters(job, rounds, resume, bundle)
     if num_silos is not None:
         engine = "ray" if on_ray else "processes"
-        summary = _run_cut(loaded, job, data, directory, (num_silos, partition), workers, engine)
+        cut = (num_silos, partition)
+        result = _run_cut(loaded, job, data, directory, cut, workers, engine)
+        summary = _kept(result, out)
     elif local:
-        summary = _run_local(loaded, job, silos, directory)
+        summary = _kept(_run_local(loaded, job, silos, directory), out)
     elif silos is not None:
         summary = _run_alone(loaded, job, silos, directory, parameters)
     elif directory is not None:
@@ -186,14 +196,36 @@ def job_run(
 
 
 def _run_local(loaded: Any, job: Path, silos: Path | None, directory: Path | None) -> Any:
+    from consilo.machine.environment import quieten
     from flows.services.federation import find_silos
     from silos import simulate
 
     if silos is None:
         raise ConfigInvalid("job run --local", ["give the silos with --silos"])
     folders = find_silos(silos)
-    result = simulate(loaded, folders, directory=directory, search_path=(job.parent,))
-    return result.to_json()
+    quieten()
+    return simulate(loaded, folders, directory=directory, search_path=(job.parent,), say=teller())
+
+
+def _kept(result: Any, out: Path | None) -> dict[str, Any]:
+    """Return the summary of a run without services, with what it left and what it did not."""
+    from consilo.machine.environment import quieten
+
+    quieten()
+    written = {} if out is None else result.save(out)
+    summary: dict[str, Any] = result.to_json()
+    summary["record"] = written.get("record", summary["record"])
+    summary["kept"] = written
+    if "model" in written:
+        summary["model"] = {"path": written["model"]}
+    ask = "; --out DIR keeps it" if out is None else ""
+    absent = {
+        "model": f"a model, which is not kept{ask}" if result.build else "no model",
+        "record": f"a record, which went with a temporary directory{ask}",
+    }
+    told = [text for name, text in absent.items() if not summary[name]]
+    told.append("nothing in MLflow or Prefect, and no baselines: no services ran")
+    return {**summary, "notes": [*summary["notes"], f"this run left {'; '.join(told)}"]}
 
 
 def _run_cut(
@@ -223,10 +255,11 @@ def _run_cut(
         search_path=(job.parent,),
         engine=engine,
         workers=workers,
+        say=teller(),
     )
     about = result.extra["simulation"]
     teller()(f"{about['silo_rounds']} silo-rounds, {about['silo_rounds_per_s']:g} a second")
-    return result.to_json()
+    return result
 
 
 def _run_alone(

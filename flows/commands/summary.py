@@ -110,4 +110,6 @@ def _metrics(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]
 
 
 def _model(model: Mapping[str, Any] | None) -> str | None:
-    return None if not model else f"{model['name']} version {model['version']}  ({model['uri']})"
+    if not model or "path" in model:
+        return model["path"] if model else None
+    return f"{model['name']} version {model['version']}  ({model['uri']})"

@@ -19,6 +19,7 @@ from consilo.machine.files import write_atomic
 from consilo.machine.processes import Service, Supervisor
 from consilo.yaml_text import to_yaml
 from flows.demo.demo_data import Hospital, write_hospitals
+from flows.registry.figures import log_baselines
 from flows.services.federation import Addresses, Say, bring_up, job_bundle
 from flows.services.launch import launch
 from silos.gate.bundles import approve
@@ -74,6 +75,7 @@ def run_demo(
         summary |= _baselines(comparing, figures, say)
         if job.privacy is not None:
             summary["judged_exactly"] = _judged(job, hospitals, Path(summary["record"]).parent)
+        log_baselines(summary)
     write_atomic(home / "summary.json", json.dumps(summary, indent=1).encode())
     return summary, addresses
 

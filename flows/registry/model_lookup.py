@@ -1,6 +1,8 @@
-"""Which run trained a registered vertical model."""
+"""Find a registered model: which run trained it, and its files."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from consilo.errors import ConfigInvalid
 from consilo.jobs.job import Job
@@ -37,8 +39,43 @@ def with_model(job: Job, tracking_uri: str) -> Job:
             [f"the registry has no '{named}'; expected models:/NAME@ALIAS or models:/NAME/VERSION"],
         ) from cause
     tags = version.tags or {}
-    if tags.get(names.TAG_FORMAT) != PARTS:
+    if names.tag(tags, names.TAG_FORMAT) != PARTS:
         raise ConfigInvalid(
             "protocol.args.model", [f"'{named}' is no vertical model: it needs no scoring job"]
         )
-    return job.changed(protocol={"args": {**job.protocol.args, "model": tags[names.TAG_RUN]}})
+    return job.changed(
+        protocol={"args": {**job.protocol.args, "model": names.tag(tags, names.TAG_RUN)}}
+    )
+
+
+def fetched(uri: str, tracking_uri: str) -> Path:
+    """Return the folder of a registered model's own files, fetched from the registry.
+
+    Args:
+        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        tracking_uri: where the registry is.
+
+    Raises:
+        ConfigInvalid: where the registry has no such model, or one that cannot be used here.
+    """
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        place = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri)
+    except (MlflowException, OSError) as cause:
+        raise ConfigInvalid(
+            uri,
+            [f"the registry at {tracking_uri} has no such model; expected models:/NAME@ALIAS "
+             "or models:/NAME/VERSION"],
+        ) from cause  # fmt: skip
+    found = sorted(Path(place).rglob("scoring.json"))
+    if not found:
+        raise ConfigInvalid(
+            uri, ["its parts lie in the silos; a job of kind 'scoring' scores with them"]
+        )
+    if not (found[0].parent / "scoring.py").exists():
+        raise ConfigInvalid(
+            uri, ["a former release registered it; load it with mlflow.pyfunc.load_model"]
+        )
+    return found[0].parent

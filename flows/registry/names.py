@@ -5,7 +5,7 @@ MLflow charts, dashboards and tests read them from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 POOL = "consilo"
 """The Prefect work pool whose process workers run deployments."""
@@ -14,7 +14,9 @@ HOME_VARIABLE = "CONSILO_HOME"
 """Environment variable that tells a flow where its federation lives."""
 
 CANDIDATE = "candidate"
-"""Alias of the newest registered model."""
+"""Alias of the newest registered model whose run was complete."""
+DEGRADED_CANDIDATE = "candidate-degraded"
+"""Alias of the newest whose run was degraded; a person who accepts it points `CANDIDATE` at it."""
 
 # Metrics of the whole run; the model's own metrics come under `global_metric`.
 ROUND_SECONDS = "round/seconds"
@@ -46,26 +48,34 @@ SILO_METRICS = (
     MAX_DRIFT,
 )
 
-# Tags of the MLflow run and of the registered model version.
-TAG_RUN = "consilo.run_id"
-TAG_STATUS = "consilo.status"
-TAG_REASON = "consilo.reason"
-TAG_JOB = "consilo.job"
-TAG_JOB_DIGEST = "consilo.job_digest"
-TAG_CONTRACT = "consilo.contract"
-TAG_CONTRACT_DIGEST = "consilo.contract_digest"
-TAG_BUNDLE = "consilo.bundle"
-TAG_FLOW_RUN = "consilo.flow_run_id"
-TAG_PREFECT_URL = "consilo.prefect_url"
-TAG_EPSILON = "consilo.epsilon"
-TAG_DELTA = "consilo.delta"
-TAG_REPRODUCIBLE = "consilo.reproducible"
-TAG_SILOS = "consilo.silos"
-TAG_FORMAT = "consilo.model_format"
-TAG_PARAMS = "consilo.params_digest"
-TAG_RECORD = "consilo.record_head"
-TAG_LABEL_SILO = "consilo.label_silo"
+# Tags of the MLflow run and of the registered model version; MLflow shows them in a narrow column.
+TAG_RUN = "run"
+TAG_STATUS = "status"
+TAG_REASON = "reason"
+TAG_JOB = "job"
+TAG_JOB_DIGEST = "job_digest"
+TAG_CONTRACT = "contract"
+TAG_CONTRACT_DIGEST = "contract_digest"
+TAG_BUNDLE = "bundle"
+TAG_FLOW_RUN = "flow_run"
+TAG_PREFECT_URL = "prefect_url"
+TAG_EPSILON = "epsilon"
+TAG_DELTA = "delta"
+TAG_REPRODUCIBLE = "reproducible"
+TAG_SILOS = "silos"
+TAG_FORMAT = "format"
+TAG_PARAMS = "params_digest"
+TAG_RECORD = "record_head"
+TAG_LABEL_SILO = "label_silo"
 """Of a vertical model: who learns what it says."""
+TAG_PROMOTION = "promotion"
+"""What the job says that reviewers hold the model to, as JSON; absent where it says nothing."""
+_FORMERLY = {
+    TAG_RUN: "consilo.run_id",
+    TAG_FORMAT: "consilo.model_format",
+    TAG_FLOW_RUN: "consilo.flow_run_id",
+}
+"""What former releases called the tags that are read again."""
 MODEL_TAGS = (
     TAG_RUN,
     TAG_STATUS,
@@ -87,6 +97,7 @@ MODEL_TAGS = (
 JOB_FILE = "job.json"
 CONTRACT_FILE = "contract.json"
 REPORTS_FILE = "contract_reports.json"
+VERDICTS_FILE = "contract_verdicts.json"
 PARTICIPATION_FILE = "participation.json"
 SUMMARY_FILE = "summary.json"
 STATISTICS_FILE = "statistics.json"
@@ -114,6 +125,31 @@ def global_metric(name: str) -> str:
 def silo_metric(silo: str, name: str) -> str:
     """Return the name of one silo's metric."""
     return f"silo/{silo}/{name}"
+
+
+def tag(tags: Mapping[str, str], name: str) -> str:
+    """Return a tag's value as this release or a former one wrote it; empty where it is not there.
+
+    Args:
+        tags: of a run or a version.
+        name: one of the `TAG_` names.
+    """
+    return tags.get(name) or tags.get(_FORMERLY.get(name, name), "")
+
+
+def alias_of(status: str) -> str:
+    """Return the alias that a model gets whose run ended so."""
+    return CANDIDATE if status == "complete" else DEGRADED_CANDIDATE
+
+
+def label(job: str, number: int, status: str) -> str:
+    """Return what a run is called in the lists of Prefect and MLflow."""
+    return f"{job} · {number} · {status}"
+
+
+def baseline_metric(way: str, name: str) -> str:
+    """Return the name of a figure of another way to train: ``pooled``, or ``alone/SILO``."""
+    return f"baseline/{way}/{name}"
 
 
 def departed_tag(silo: str) -> str:

@@ -1,40 +1,12 @@
-"""The run's pictures: learning curves, what joining is worth, who took part in which round."""
+"""The run's pictures beside its learning curves: what joining is worth, who took part when."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
+from consilo.runs.curves import SHOWN
 from consilo.runs.outcome import RunResult
-
-_SHOWN = ("roc_auc", "accuracy", "log_loss", "r2", "rmse", "loss")
-
-
-def learning_curves(result: RunResult, path: Path) -> None:
-    """Draw each metric over the rounds: all silos together thick, each silo thin."""
-    # Figure alone draws with Agg and opens no window.
-    from matplotlib.figure import Figure
-
-    shown = _metrics(result)
-    figure = Figure(figsize=(5.2 * max(1, len(shown)), 3.6), layout="constrained")
-    for place, name in enumerate(shown, start=1):
-        axes = figure.add_subplot(1, len(shown), place)
-        for silo in result.silos:
-            points = _curve([(r, r["silos"].get(silo, {})) for r in result.rounds], name)
-            points += _final(result, result.silos[silo].metrics, name)
-            if points:
-                axes.plot(*zip(*points, strict=True), linewidth=1, alpha=0.7, label=silo)
-        points = _curve([(each, each) for each in result.rounds], name)
-        points += _final(result, result.metrics, name)
-        if points:
-            axes.plot(*zip(*points, strict=True), linewidth=2.5, color="black", label="all silos")
-        axes.set_title(name)
-        axes.set_xlabel("rounds of training")
-        axes.grid(alpha=0.3)
-        if points and len(result.silos) <= 12:
-            axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
 
 
 def participation(result: RunResult, path: Path) -> None:
@@ -79,24 +51,5 @@ def comparison(result: RunResult, path: Path) -> None:
 def compared(result: RunResult) -> str:
     """Return the figure of merit that `comparison` draws; empty where a run compares nothing."""
     offered = [n.split("/", 1)[1] for n in result.metrics if n.startswith("joined/")]
-    known = [name for name in _SHOWN if name in offered]
+    known = [name for name in SHOWN if name in offered]
     return (known or offered or [""])[0]
-
-
-def _metrics(result: RunResult) -> list[str]:
-    reported = {key for each in result.rounds for key in each["metrics"]}
-    known = [name for name in _SHOWN if name in reported]
-    return (known + sorted(reported - set(known)))[:3] or ["loss"]
-
-
-def _curve(rows: list[tuple[Any, Any]], name: str) -> list[tuple[int, float]]:
-    """Return (rounds of training, value); a silo measures the model that it receives."""
-    return [
-        (int(report["round"]) - 1, own["metrics"][name])
-        for report, own in rows
-        if name in own.get("metrics", {})
-    ]
-
-
-def _final(result: RunResult, metrics: Any, name: str) -> list[tuple[int, float]]:
-    return [(int(result.rounds[-1]["round"]), metrics[name])] if name in metrics else []

@@ -6,6 +6,7 @@ run, nothing on stdout. Metrics travel in one batch per round.
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
@@ -13,14 +14,15 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from consilo.contracts.contract import Contract
-from consilo.contracts.report import CheckReport
+from consilo.contracts.report import CheckReport, Finding
 from consilo.horizontal.statistics import Summary
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange
-from consilo.runs.outcome import RunResult
+from consilo.runs.outcome import RunResult, SiloOutcome
 from consilo.runs.stages import Stages
 from flows.registry import names
 from flows.registry.drift import column_table, drift
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
+_DESCRIPTION = "mlflow.note.content"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+NOT_TOLD = "not told"
+"""The digest of a dataset whose silo does not say which rows it has."""
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
 _LONGEST_PARAM = 500
@@ -50,6 +56,7 @@ class Tracker:
         self.uri = uri
         self.experiment_id = experiment_id
         self.run_id = run_id
+        self._tables: list[str] = []
 
     @classmethod
     def open(
@@ -59,16 +66,16 @@ class Tracker:
         experiment: str,
         name: str,
         tags: Mapping[str, str],
-        resume: bool = False,
+        resume: str = "",
     ) -> Tracker:
-        """Start an MLflow run, or go on with that of this name.
+        """Start an MLflow run, or go on with the one of a run of ours.
 
         Args:
             uri: the tracking server's address.
             experiment: the experiment's name; made where it is not there.
             name: the run's name.
             tags: of the run.
-            resume: go on with the run of this name, where there is one.
+            resume: id of a run of ours: go on with its MLflow run, where there is one.
         """
         _quieten()
         from mlflow import MlflowClient
@@ -78,7 +85,7 @@ class Tracker:
         existing = client.get_experiment_by_name(experiment)
         if existing is None:
             try:
-                experiment_id = client.create_experiment(experiment)
+                experiment_id = client.create_experiment(experiment, tags=_KIND)
             except MlflowException:  # somebody was faster
                 existing = client.get_experiment_by_name(experiment)
                 if existing is None:
@@ -86,7 +93,7 @@ class Tracker:
                 experiment_id = existing.experiment_id
         else:
             experiment_id = existing.experiment_id
-        known = _run_called(client, experiment_id, name) if resume else None
+        known = run_of(client, experiment_id, resume) if resume else None
         if known is not None:
             client.update_run(known, status="RUNNING")
             tracker = cls(client, uri, experiment_id, known)
@@ -114,21 +121,40 @@ class Tracker:
         self.client.log_dict(self.run_id, job.to_json(), names.JOB_FILE)
         self.client.log_dict(self.run_id, json.loads(contract.to_json()), names.CONTRACT_FILE)
 
-    def log_contracts(self, reports: Mapping[str, CheckReport], contract: Contract) -> None:
-        """Log every silo's contract report, and which silos' data went in: names, no rows."""
+    def log_contracts(
+        self,
+        reports: Mapping[str, CheckReport],
+        contract: Contract,
+        marks: Mapping[str, str] = MappingProxyType({}),
+        outcomes: Mapping[str, SiloOutcome] = MappingProxyType({}),
+    ) -> None:
+        """Log every silo's contract report, and which silos' data went in: names, no rows.
+
+        Args:
+            reports: silo → what it said.
+            contract: which contract.
+            marks: silo → what tells its present rows from others; one that tells none (its policy
+                wants privacy, or its release is older) has the digest `NOT_TOLD`.
+            outcomes: silo → its verdict, with why it gave none.
+        """
         from mlflow.data.http_dataset_source import HTTPDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
 
         contents = {name: json.loads(report.to_json()) for name, report in reports.items()}
         self.client.log_dict(self.run_id, contents, names.REPORTS_FILE)
+        rows = verdict_rows(outcomes, reports)
+        if rows:
+            table = {"columns": list(rows[0]), "data": [list(each.values()) for each in rows]}
+            self.client.log_dict(self.run_id, table, names.VERDICTS_FILE)
+            self._tables.append(names.VERDICTS_FILE)
         inputs = []
         for name, report in reports.items():
             if report.passed:
                 data = MetaDataset(
                     HTTPDatasetSource(f"silo://{name}/{contract.ref}"),
                     name=f"{name} ({contract.ref})",
-                    digest=contract.digest[:36],
+                    digest=marks.get(name, NOT_TOLD),
                 )
                 tags = [InputTag("mlflow.data.context", "training")]
                 inputs.append(DatasetInput(data._to_mlflow_entity(), tags))
@@ -185,13 +211,12 @@ class Tracker:
                 from flows.registry.plots import (
                     compared,
                     comparison,
-                    learning_curves,
                     participation,
                 )
 
                 (folder / "plots").mkdir()
                 if any(each["metrics"] for each in result.rounds):
-                    learning_curves(result, folder / names.CURVES_PLOT)
+                    result.plot().savefig(folder / names.CURVES_PLOT, dpi=110)
                 if compared(result):
                     comparison(result, folder / names.COMPARISON_PLOT)
                 participation(result, folder / names.HEATMAP_PLOT)
@@ -199,12 +224,25 @@ class Tracker:
             (folder / names.PARTICIPATION_FILE).write_text(table, encoding="utf-8")
             self.client.log_artifacts(self.run_id, str(folder))
         # What makes the file a table in the MLflow UI and for `mlflow.load_table`.
-        tables = [{"path": names.PARTICIPATION_FILE, "type": "table"}]
+        paths = [*self._tables, names.PARTICIPATION_FILE]
+        tables = [{"path": path, "type": "table"} for path in dict.fromkeys(paths)]
         self.tag({"mlflow.loggedArtifacts": json.dumps(tables)})
 
     def tag_result(self, result: RunResult) -> None:
-        """Tag the run with how it ended."""
-        self.tag({names.TAG_STATUS: result.status, names.TAG_REASON: result.reason})
+        """Tag the run with how it ended, and say so in its description."""
+        note = self.client.get_run(self.run_id).data.tags.get(_DESCRIPTION, "")
+        told = f"**{result.status}** {result.reason}\n\n{note}"
+        self.tag(
+            {
+                names.TAG_STATUS: result.status,
+                names.TAG_REASON: result.reason,
+                _DESCRIPTION: told,
+            }
+        )
+
+    def rename(self, name: str) -> None:
+        """Call the run otherwise."""
+        self.client.update_run(self.run_id, name=name)
 
     def log_file(self, value: Mapping[str, Any], name: str) -> None:
         """Log a JSON file."""
@@ -229,10 +267,36 @@ class Tracker:
             self.client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
 
 
-def _run_called(client: MlflowClient, experiment_id: str, name: str) -> str | None:
-    wanted = f"attributes.run_name = '{name}'"
-    runs = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
-    return str(runs[0].info.run_id) if runs else None
+def run_of(client: MlflowClient, experiment_id: str, run_id: str) -> str | None:
+    """Return the MLflow run of a run of ours; None where there is none.
+
+    Former releases called the MLflow run as the run, and had other names for their tags.
+    """
+    for wanted in (f"tags.`{names.TAG_RUN}` = '{run_id}'", f"attributes.run_name = '{run_id}'"):
+        runs = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
+        if runs:
+            return str(runs[0].info.run_id)
+    return None
+
+
+def verdict_rows(
+    outcomes: Mapping[str, SiloOutcome], reports: Mapping[str, CheckReport]
+) -> list[dict[str, str]]:
+    """Return one row per silo for people: its verdict, and the rules that its rows broke."""
+
+    def told(findings: Iterable[Finding]) -> str:
+        return ", ".join(f"{each.rule} ({each.column or 'table'})" for each in findings)
+
+    return [
+        {
+            "silo": name,
+            "verdict": each.contract,
+            "broken rules": told(reports[name].failures if name in reports else ()),
+            "warnings": told(reports[name].warnings if name in reports else ()),
+            "reason": each.reason,
+        }
+        for name, each in outcomes.items()
+    ]
 
 
 def _quieten() -> None:
@@ -255,7 +319,18 @@ def run_tags(run: Stages, *, bundle: str, flow_run_id: str, prefect_url: str) ->
         names.TAG_BUNDLE: bundle or "in process",
         names.TAG_FLOW_RUN: flow_run_id,
         names.TAG_PREFECT_URL: prefect_url,
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": f"{run.job.kind} job {run.job.name}",
+        "mlflow.source.type": "JOB",
+        _DESCRIPTION: note_of(run, prefect_url),
     }
+
+
+def note_of(run: Stages, prefect_url: str) -> str:
+    """Return what a run is about, as its page says it in Markdown."""
+    told = getattr(run.job, "description", "") or f"job {run.job.name}"
+    asked = f"Contract {run.contract.ref}, silos {', '.join(run.silos)}."
+    return f"{told}\n\n{asked} Run `{run.run_id}`, [in Prefect]({prefect_url})."
 
 
 def round_metrics(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.numpy
 
+from consilo.runs.outcome import RunStatus
 from consilo.runs.vertical import VerticalRun
 from flows.registry import names
 from flows.registry.registry import Registered, pyfunc, versioned
@@ -24,13 +25,16 @@ PARTS = "parts in the silos"
 _MODEL = Path(__file__).with_name("vertical_model.py")
 
 
-def register(client: MlflowClient, run_id: str, run: VerticalRun) -> Registered:
+def register(
+    client: MlflowClient, run_id: str, run: VerticalRun, *, status: RunStatus
+) -> Registered:
     """Make a version of the registered model out of references.
 
     Args:
         client: of the tracking server.
         run_id: the MLflow run.
         run: evaluated, so that the silos keep their parts.
+        status: how it ends; decides the alias.
     """
 
     def save(folder: Path, model: Any) -> str:
@@ -50,7 +54,7 @@ def register(client: MlflowClient, run_id: str, run: VerticalRun) -> Registered:
             )
         return PARTS
 
-    return versioned(client, run_id, run.job, metrics=run.metrics, save=save)
+    return versioned(client, run_id, run.job, metrics=run.metrics, status=status, save=save)
 
 
 def _signature(run: VerticalRun) -> ModelSignature:

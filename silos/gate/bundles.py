@@ -175,18 +175,35 @@ def approve(folder: Path, digest: str, *, always: bool = False) -> bool:
     Args:
         folder: the silo's.
         digest: SHA-256 of the bundle.
-        always: also whatever its signer signs for the same package with the same disclosures.
+        always: also whatever its signer signs for the same package with the same disclosures; one
+            without modules has no signer, and is the same for every run of a release anyway.
 
     Raises:
-        ConfigInvalid: where ``digest`` is no SHA-256, or ``always`` has no signed bundle to go by.
+        ConfigInvalid: where ``digest`` is no SHA-256, or ``always`` has no signer to go by.
     """
     if not _DIGEST.fullmatch(digest):
         raise ConfigInvalid(digest, ["a bundle's hash has 64 hexadecimal digits in lower case"])
     if always:
-        label = _label_of(folder, digest)
-        if label is None or not label.signer:
+        content = _Kept(folder).read(digest)
+        if content is None:
             raise ConfigInvalid(
-                digest, ["only a signed bundle that waits here can make a standing rule"]
+                digest,
+                [
+                    "its content is not here, so nobody can say who signed it; approve it without "
+                    "--always, or once it waits here (consilo silo bundles)"
+                ],
+            )
+        label = _read_label(content)
+        if label is None:
+            # Only the frame: it is the same in every run of a release, which this approves.
+            return _approve(folder, digest, "operator")
+        if not label.signer:
+            raise ConfigInvalid(
+                digest,
+                [
+                    "nobody has signed it, and a standing rule is about a signer; approve it "
+                    "without --always, or have its author sign it (consilo job bundle --sign-key)"
+                ],
             )
         rule = BundleRule(
             signer=label.signer,

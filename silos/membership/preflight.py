@@ -224,7 +224,7 @@ def _policy(directory: Path, now: datetime) -> Iterator[Point]:
 
     path = directory / "policy.yaml"
     if not path.exists():
-        hint = f"consilo silo policy --dir {directory} writes one to start from"
+        hint = f"consilo silo policy --job FILE --dir {directory} writes what a job needs"
         yield Point("policy", "failed", "there is none: everything is refused", hint)
         return
     try:

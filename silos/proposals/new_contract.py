@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from collections.abc import Mapping as MappingOf
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from consilo.contracts.contract import Contract
@@ -18,6 +20,7 @@ from consilo.machine.files import write_atomic
 from consilo.yaml_text import from_yaml, to_yaml_line
 from silos.proposals.metadata import draft
 from silos.proposals.onboard import mapping_place
+from silos.proposals.profile import Profile, profile
 from silos.rows.mapping import Mapping
 
 if TYPE_CHECKING:
@@ -56,7 +59,15 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
     return made
 
 
-def new_contract(directory: Path, data: str, rows: pd.DataFrame, name: str) -> tuple[Path, Path]:
+def new_contract(
+    directory: Path,
+    data: str,
+    rows: pd.DataFrame,
+    name: str,
+    *,
+    known: MappingOf[str, MappingOf[str, Any]] = MappingProxyType({}),
+    head: str = _HEAD,
+) -> tuple[Path, Path]:
     """Write a draft of a contract, and the mapping to it, neither of them in use yet.
 
     Args:
@@ -64,6 +75,8 @@ def new_contract(directory: Path, data: str, rows: pd.DataFrame, name: str) -> t
         data: the data set's name.
         rows: some of its rows, text as written.
         name: the contract's.
+        known: local column → keys of it that are known better than by its rows.
+        head: what the draft says to its readers.
 
     Returns:
         The contract's file, and the mapping's.
@@ -78,21 +91,25 @@ def new_contract(directory: Path, data: str, rows: pd.DataFrame, name: str) -> t
         raise ConfigInvalid(there[0], ["it is there already; give the contract another name"])
     names = slugs(map(str, rows.columns))
     drafted = draft(rows)
-    lines = [_HEAD + f"name: {to_yaml_line(name)}", "version: 1", "columns:"]
+    profiles = {str(each): profile(rows[each], place) for place, each in enumerate(rows.columns)}
+    lines = [head + f"name: {to_yaml_line(name)}", "version: 1", "columns:"]
     for local, slug in names.items():
-        lines.append(f"  {slug}: {to_yaml_line(_column(local, slug, drafted[local], rows))}")
+        column = {
+            **_column(local, slug, drafted[local], profiles[local], len(rows)),
+            **known.get(local, {}),
+        }
+        lines.append(f"  {slug}: {to_yaml_line(_fitting(column))}")
     text = "\n".join(lines) + "\n"
     # What is written must be what is read.
     contract = Contract.parse(from_yaml(text), where=str(place))
-    renamed = [
-        f"  {slug}: {to_yaml_line({'from': local})}"
-        for local, slug in names.items()
-        if slug != local
-    ]
+    read = {local: _reading(local, slug, profiles[local]) for local, slug in names.items()}
+    renamed = [f"  {names[local]}: {to_yaml_line(how)}" for local, how in read.items() if how]
+    missing = sorted({word for each in profiles.values() for word in each.missing})
     told = [
         _MAPPING_HEAD.format(ref=ref) + "confirmed: false",
         f"contract: {ref}",
         f"data: {to_yaml_line(data)}",
+        *([f"missing: {to_yaml_line(missing)}"] if missing else []),
         *(["columns:", *renamed] if renamed else []),
     ]
     mapped = "\n".join(told) + "\n"
@@ -104,7 +121,23 @@ def new_contract(directory: Path, data: str, rows: pd.DataFrame, name: str) -> t
     return place, mapping
 
 
-def _column(local: str, slug: str, drafted: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+def _fitting(column: dict[str, Any]) -> dict[str, Any]:
+    """Return a column without the keys that its type cannot have."""
+    numeric = column["type"] in ("float", "integer")
+    odd = set() if numeric else {"unit", "range"}
+    odd |= {"allowed"} if column["type"] in ("float", "string", "date", "boolean") else set()
+    return {key: value for key, value in column.items() if key not in odd}
+
+
+def _reading(local: str, slug: str, found: Profile) -> dict[str, Any]:
+    """Return what a mapping says of a column; nothing where it is the contract's as it stands."""
+    how: dict[str, Any] = {} if slug == local else {"from": local}
+    return {**how, "decimal": ","} if found.decimal == "," and found.numeric_share else how
+
+
+def _column(
+    local: str, slug: str, drafted: dict[str, Any], found: Profile, num_rows: int
+) -> dict[str, Any]:
     kind = drafted.get("type", "string")
     codes = drafted.get("codes", [])
     if kind == "category" and not codes:
@@ -114,9 +147,9 @@ def _column(local: str, slug: str, drafted: dict[str, Any], rows: pd.DataFrame) 
         made["unit"] = drafted["unit"]
     if kind == "category":
         made["allowed"] = list(dict.fromkeys(codes))
-    if kind == "string":
-        made["role"] = "ignore"  # no model reads free text
-    empty = float(rows[local].isna().mean())
+    if kind in ("string", "date"):
+        made["role"] = "ignore"  # no model reads free text or dates
+    empty = 1.0 - found.present / num_rows if num_rows else 0.0
     if empty > 0:
         made["nullable_share"] = min(1.0, -(-empty // 0.05) * 5 / 100)
     if slug != local:

@@ -27,6 +27,7 @@ from consilo.kernel.loop import Party
 from consilo.protocols.dispatch import answerer
 from consilo.runs.kinds import way_of
 from consilo.runs.outcome import RunResult
+from consilo.runs.stages import Say, silent
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Transport
 from consilo.wire.signing import public_hex
@@ -53,6 +54,7 @@ def simulate(
     contract: Contract | None = None,
     directory: Path | None = None,
     search_path: Sequence[Path] = (),
+    say: Say = silent,
 ) -> RunResult:
     """Run ``job`` over ``silos`` in this process and return its result.
 
@@ -63,8 +65,10 @@ def simulate(
         job: a job, or the path of a job file.
         silos: name → rows, or name → the directory of a silo with ``silo.yaml``.
         contract: in place of the one that the job names.
-        directory: where the run keeps record and model; None takes a temporary one that goes away.
+        directory: where the run keeps record and model; None takes a temporary one that goes away,
+            and `RunResult.save` writes what is worth keeping.
         search_path: where the job's own modules lie, besides the job file's directory.
+        say: is told each step that was done.
 
     Raises:
         InvalidInput: where job, contract or a silo's files are not valid.
@@ -73,6 +77,7 @@ def simulate(
     job, modules = _opened(job, search_path)
     way = way_of(job)
     contract = contract or load_contract(job, modules)
+    goes_away = directory is None
     with ExitStack() as stack:
         directory = _home(stack, directory)
         if (directory / "run").exists():
@@ -90,7 +95,8 @@ def simulate(
             "parties": {name: Party(host.signing_key) for name, host in hosts.items()},
             "search_path": modules,
         }
-        return way.whole(way.run(job, contract, transport, **settings))
+        result = way.whole(way.run(job, contract, transport, **settings), say=say)
+        return _outlasting(result) if goes_away else result
 
 
 def acquainted(
@@ -133,6 +139,7 @@ def simulate_cut(
     search_path: Sequence[Path] = (),
     engine: Engine = "processes",
     workers: int | None = None,
+    say: Say = silent,
 ) -> RunResult:
     """Cut one table into silos, run ``job`` over them and return its result.
 
@@ -151,6 +158,7 @@ def simulate_cut(
         engine: ``processes`` on this machine; ``ray``, on the cluster that ``RAY_ADDRESS`` names or
             one that is started here; ``inline``, in this process.
         workers: processes or actors; None takes one per CPU.
+        say: is told each step that was done.
 
     Raises:
         InvalidInput: where job, contract, partition or the silo's files are not valid.
@@ -166,6 +174,7 @@ def simulate_cut(
             "give their directories"
         )
     contract = contract or load_contract(job, modules)
+    goes_away = directory is None
     with ExitStack() as stack:
         home = _home(stack, directory)
         home.mkdir(parents=True, exist_ok=True)
@@ -198,7 +207,8 @@ def simulate_cut(
             key=Ed25519PrivateKey.generate(),
             search_path=modules,
         )
-        result = way.whole(run)
+        result = way.whole(run, say=say)
+        result = _outlasting(result) if goes_away else result
     done = sum(len(each["silos"]) for each in result.rounds)
     spent_s = result.seconds.get("train", 0.0)
     about["silo_rounds"] = done
@@ -223,6 +233,14 @@ def _opened(job: Job | str | Path, search_path: Sequence[Path]) -> tuple[Job, li
         return job, modules
     path = Path(job)
     return Job.load(path), [*modules, path.resolve().parent]
+
+
+def _outlasting(result: RunResult) -> RunResult:
+    """Return a result that holds what was in a directory which goes away now."""
+    record = Path(result.record)
+    return replace(
+        result, record="", directory="", kept={**result.kept, record.name: record.read_bytes()}
+    )
 
 
 def _home(stack: ExitStack, directory: Path | None) -> Path:

@@ -71,10 +71,16 @@ def test_both_pages_answer_and_know_the_run(demo: KeptDemo) -> None:
     with urllib.request.urlopen(url, timeout=10) as answer:
         flow_run = json.load(answer)
     assert flow_run["state"]["name"] == "Degraded"
+    assert flow_run["name"] == "breast-cancer · 1 · degraded"
+    assert "degraded" in flow_run["tags"]
     url = f"{mlflow['tracking_uri']}/api/2.0/mlflow/runs/get?run_id={mlflow['run_id']}"
     with urllib.request.urlopen(url, timeout=10) as answer:
         data = json.load(answer)["run"]["data"]
-    assert {each["key"] for each in data["metrics"]} >= {"global/accuracy"}
+    assert {each["key"] for each in data["metrics"]} >= {
+        "global/accuracy",
+        "baseline/pooled/accuracy",
+        "baseline/alone/north/accuracy",
+    }
 
 
 def test_the_model_answers_probabilities_in_a_new_process(demo: KeptDemo) -> None:
@@ -82,7 +88,7 @@ def test_the_model_answers_probabilities_in_a_new_process(demo: KeptDemo) -> Non
 import sys, mlflow
 from flows.demo.demo_data import hospital_rows
 mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model("models:/breast-cancer@candidate")
+model = mlflow.pyfunc.load_model("models:/breast-cancer@candidate-degraded")
 rows = hospital_rows(count=4, seed=0)["north"]
 features = rows.drop(columns=["malignant", "patient_id"])
 found = model.predict(features)

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -39,6 +40,11 @@ def test_a_killed_run_is_gone_on_with(demo: KeptDemo) -> None:
     assert summary["status"] == "degraded", summary["reason"]  # the broken hospital is left out
     assert summary["run_id"] == run
     assert f"round {len(before) + 1}:" in done.stderr
+    api = summary["prefect"]["api_url"]
+    tags = {"flow_runs": {"tags": {"all_": ["died"]}}}
+    (died,) = httpx.post(f"{api}/flow_runs/filter", json=tags, timeout=10).json()
+    assert died["state"]["type"] == "CRASHED"
+    assert summary["prefect"]["flow_run_id"] in died["state"]["message"]
     assert "round 1:" not in done.stderr
     assert verify(runs / run / "record.jsonl")["status"] == "degraded"
     after = _rounds(runs / run)

@@ -74,8 +74,10 @@ def test_a_scheduled_run_comes_by_itself_trains_and_registers(demo: KeptDemo) ->
     assert run["auto_scheduled"], run
     assert run["parameters"]["job"] == "breast_cancer"
     assert run["state"]["name"] == "Degraded", run["state"]  # one hospital is broken
+    assert run["name"].endswith(" · degraded")
     runs = ask(f"{api}/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
     assert {"round-1", "round-2", "check-north", "check-west"} <= {each["name"] for each in runs}
+    assert {each["name"] for each in runs if each["state"]["type"] == "FAILED"} == {"check-west"}
     assert len(versions(demo)) == len(before) + 1
 
     assert (code, told["wrong"], told["prefect_errors"]) == (0, [], [])

@@ -27,11 +27,11 @@ pytestmark = pytest.mark.flow
 
 
 def when_training(act) -> threading.Thread:
-    """Call ``act(flow_run_id)`` once the first round of the run ``slow`` has begun."""
+    """Call ``act(flow_run_id)`` once the first round of the job ``toy-model`` has begun."""
 
     def look() -> None:
         with get_client(sync_client=True) as client:
-            wanted = FlowRunFilter(name=FlowRunFilterName(any_=["slow"]))
+            wanted = FlowRunFilter(name=FlowRunFilterName(any_=["toy-model · 1 · running"]))
             for _ in range(300):
                 time.sleep(0.1)
                 for flow_run in client.read_flow_runs(flow_run_filter=wanted):

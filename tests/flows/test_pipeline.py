@@ -12,6 +12,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -22,12 +23,14 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.logging.handlers import APILogWorker
-from prefect.states import State
+from prefect.states import Failed, Running, State
 
 from consilo.record import run_record as record
 from flows.pipeline import pipeline
 from flows.registry import names
+from flows.registry.tracking import Tracker
 from flows.services.connection import connecting
+from flows.shown import close_died, flow_run
 
 pytestmark = pytest.mark.flow
 
@@ -280,3 +283,109 @@ def test_a_job_that_cannot_begin_fails_with_its_reason_and_no_traceback(federati
     captured = capfd.readouterr()
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def flow_run_of(flow_run_id: str) -> Any:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(flow_run_id)
+
+
+@pytest.mark.parametrize("ending", ["complete", "degraded", "failed"])
+def test_a_look_at_the_lists_tells_job_number_and_status(ending, request):
+    # A degraded run was once green and called as any other of its job.
+    ended = request.getfixturevalue(ending)
+    job = f"{ending}-model"
+    shown = flow_run_of(ended.flow_run_id)
+    assert shown.name == f"{job} · 1 · {ending}"
+    assert set(shown.tags) == {f"job:{job}", "contract:toy@1", ending}
+    found = ended.client.get_run(ended.run_id)
+    assert found.info.run_name == shown.name
+    tags = found.data.tags
+    assert tags["mlflow.note.content"].startswith(f"**{ending}**")
+    assert tags["mlflow.user"]
+    assert tags["mlflow.source.name"] == f"horizontal job {job}"
+    assert max(len(each) for each in tags if not each.startswith("mlflow.")) <= 15
+    experiment = ended.client.get_experiment(found.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_check_that_failed_is_not_green(failed, degraded):
+    for ended, bad in ((degraded, {"check-berta"}), (failed, {"check-berta", "check-clara"})):
+        filters = FlowRunFilter(id=FlowRunFilterId(any_=[ended.flow_run_id]))
+        with get_client(sync_client=True) as client:
+            runs = client.read_task_runs(flow_run_filter=filters, limit=200)
+        red = {e.name: e.state.message for e in runs if e.name.startswith("check-")
+               and e.state.is_failed()}  # fmt: skip
+        assert set(red) == bad
+        assert "breaks toy@1: range (weight)" in red["check-berta"]
+
+
+def test_a_degraded_model_is_no_candidate(complete, degraded):
+    client = degraded.client
+    with pytest.raises(MlflowException, match="not found"):
+        client.get_model_version_by_alias("degraded-model", names.CANDIDATE)
+    found = client.get_model_version_by_alias("degraded-model", names.DEGRADED_CANDIDATE)
+    assert degraded.summary["model"]["uri"] == "models:/degraded-model@candidate-degraded"
+    assert found.description == "a degraded run of horizontal job degraded-model, contract " + (
+        "contract.yaml"
+    )
+    with pytest.raises(MlflowException, match="not found"):
+        client.get_model_version_by_alias("complete-model", names.DEGRADED_CANDIDATE)
+
+
+def test_what_reviewers_hold_a_model_to_stands_on_its_tags(federation):
+    text = federation.job.read_text() + "promotion: {metric: roc_auc, approvals: 2}\n"
+    federation.job.write_text(text)
+    ended = run(federation, rounds=1, private=False)
+    model = ended.summary["model"]
+    tags = ended.client.get_model_version(model["name"], model["version"]).tags
+    wanted = {"metric": "roc_auc", "per_silo_tolerance": 0.02, "approvals": 2}
+    assert json.loads(tags[names.TAG_PROMOTION]) == wanted
+
+
+def test_contract_verdicts_are_a_table_in_mlflow(degraded, tmp_path):
+    place = degraded.client.download_artifacts(degraded.run_id, names.VERDICTS_FILE, str(tmp_path))
+    table = json.loads(Path(place).read_text())
+    rows = [dict(zip(table["columns"], each, strict=True)) for each in table["data"]]
+    told = {each["silo"]: (each["verdict"], each["broken rules"]) for each in rows}
+    assert told == {
+        "anna": ("passed", ""),
+        "berta": ("failed", "range (weight)"),
+        "clara": ("passed", ""),
+    }
+    tags = degraded.client.get_run(degraded.run_id).data.tags
+    shown = {each["path"] for each in json.loads(tags["mlflow.loggedArtifacts"])}
+    assert shown == {names.VERDICTS_FILE, names.PARTICIPATION_FILE}
+
+
+def test_each_silos_dataset_has_a_digest_of_its_own(complete):
+    inputs = complete.client.get_run(complete.run_id).inputs.dataset_inputs
+    digests = {each.dataset.digest for each in inputs}
+    assert len(digests) == 3
+    assert not any(each in complete.federation.job.read_text() for each in digests)
+
+
+def test_the_flow_run_of_a_process_that_died_is_closed_by_who_goes_on(services):
+    # It stood as running for ever beside the one that finished the run.
+    @flow(name="pipeline")
+    def goes_on() -> str:
+        close_died(services.tracking_uri, "died", "toy-1")
+        close_died(services.tracking_uri, "died", "nobody knows this run")
+        close_died(services.tracking_uri, "no such experiment", "toy-1")
+        return str(flow_run())
+
+    with get_client(sync_client=True) as client:
+        died = client.create_flow_run(
+            goes_on, name="toy · 1 · running", tags=["job:toy", "running"], state=Running()
+        )
+        done = client.create_flow_run(goes_on, name="toy · 2 · failed", state=Failed())
+    for name, run_id, each in (("one", "toy-1", died), ("two", "toy-2", done)):
+        tags = {names.TAG_RUN: run_id, names.TAG_FLOW_RUN: str(each.id)}
+        Tracker.open(services.tracking_uri, experiment="died", name=name, tags=tags)
+    again = goes_on()
+    closed = flow_run_of(died.id)
+    assert closed.state.is_crashed()
+    assert again in closed.state.message
+    assert closed.name == "toy · 1 · died"
+    assert set(closed.tags) == {"job:toy", "died"}
+    assert flow_run_of(done.id).state.is_failed()

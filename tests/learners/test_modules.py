@@ -153,3 +153,23 @@ def test_warm_leaves_one_thread() -> None:
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=environment)
+
+
+NAMED = """
+import torch
+
+class Named(torch.nn.Linear):
+    def __init__(self, num_inputs, num_outputs, input_names=("nobody told",)):
+        super().__init__(num_inputs, num_outputs)
+        self.told = input_names
+"""
+
+
+def test_a_model_gets_to_know_which_input_is_which(tmp_path: Path) -> None:
+    (tmp_path / "named.py").write_text(NAMED)
+    sizes = {"num_inputs": 2, "num_outputs": 1, "seed": 0, "search_path": [tmp_path]}
+    told = build_model("named:Named", **sizes, input_names=["age", "sex=Male"])  # type: ignore[arg-type]
+    assert told.told == ("age", "sex=Male")
+    assert build_model("named:Named", **sizes).told == ("nobody told",)  # type: ignore[arg-type]
+    # Who has no such parameter is built as before.
+    build_model("consilo.learners.tabular:MLP", **SIZES, input_names=["a"] * 30)  # type: ignore[arg-type]

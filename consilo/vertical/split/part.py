@@ -110,9 +110,10 @@ class SplitPart:
 
     def bottom(self) -> torch.nn.Module:
         """Return the bottom model as it starts."""
-        width = self.block.features.shape[1]
+        names = self.block.inputs
         # Its start is the silo's secret: with known weights a first embedding tells its row.
-        return self._built(self.settings.bottom, width, self.settings.width, "bottom")
+        spec, width = self.settings.bottom, self.settings.width
+        return self._built(spec, len(names), width, "bottom", names)
 
     def joined(self, network: Network) -> Joined:
         """Return the label silo's part of a network as it starts."""
@@ -254,7 +255,14 @@ class SplitPart:
         rate = self.settings.learning_rates.get(self.silo.name, plan.lr)
         return make_optimizer(replace(plan, lr=rate), model, self.silo.search_path)
 
-    def _built(self, spec: ModelSpec, inputs: int, outputs: int, purpose: str) -> torch.nn.Module:
+    def _built(
+        self,
+        spec: ModelSpec,
+        inputs: int,
+        outputs: int,
+        purpose: str,
+        input_names: Sequence[str] | None = None,
+    ) -> torch.nn.Module:
         from consilo.learners.modules import build_model
         from consilo.privacy.dpsgd import check_private
 
@@ -264,6 +272,7 @@ class SplitPart:
             num_outputs=outputs,
             seed=self._seed(purpose),
             search_path=self.silo.search_path,
+            input_names=input_names,
         )
         if self.silo.job.privacy is not None:
             check_private(model)

@@ -9,7 +9,7 @@ long in each number as an embedding may be as a whole).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -79,15 +79,22 @@ class SplitScorer:
 
     def _bottom(self) -> torch.nn.Module:
         about = self._about
-        return self._built(about["bottom"], about["num_inputs"], about["width"])
+        return self._built(about["bottom"], about["num_inputs"], about["width"], self.part.inputs)
 
-    def _built(self, spec: Mapping[str, Any], inputs: int, outputs: int) -> torch.nn.Module:
+    def _built(
+        self,
+        spec: Mapping[str, Any],
+        inputs: int,
+        outputs: int,
+        input_names: Sequence[str] | None = None,
+    ) -> torch.nn.Module:
         return build_model(
             {"class": spec["name"], "args": spec["args"]},
             num_inputs=inputs,
             num_outputs=outputs,
             seed=0,
             search_path=self._search_path,
+            input_names=input_names,
         ).eval()
 
     def _put_weights(self, model: torch.nn.Module) -> None:

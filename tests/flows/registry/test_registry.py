@@ -18,8 +18,9 @@ from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.learning import learner_of
 from consilo.jobs.job import Job
 from consilo.machine.environment import child_environment
+from consilo.models.folder import EXPORTED, SOURCE, Scored, example_frame, write_model
+from consilo.models.scoring import Model
 from flows.registry import registry
-from flows.registry.registry import EXPORTED, SOURCE, Scored
 from flows.registry.tracking import Tracker
 
 pytestmark = pytest.mark.flow
@@ -106,13 +107,7 @@ def make(
 
 
 def predictions(scored: Scored, folder: Path, frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    registry.pyfunc()
-    from flows.registry.scoring_model import ScoringModel
-
-    kind = registry.write_model(scored, folder)
-    model = ScoringModel()
-    model.open(folder)
-    return kind, model.predict(None, frame)
+    return write_model(scored, folder), Model(folder).predict(frame)
 
 
 def expected(scored: Scored, frame: pd.DataFrame) -> np.ndarray:
@@ -175,7 +170,7 @@ def test_a_model_that_cannot_be_exported_travels_as_its_source(tmp_path):
 
 
 def test_nothing_in_an_exported_model_is_pickled(tmp_path):
-    registry.write_model(make(), tmp_path)
+    write_model(make(), tmp_path)
     with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
         for entry in archive.namelist():
             content = archive.read(entry)
@@ -184,7 +179,7 @@ def test_nothing_in_an_exported_model_is_pickled(tmp_path):
 
 def test_the_example_is_made_of_the_contract_alone():
     scored = make()
-    example = registry.example_frame(scored.contract, scored.encoding)
+    example = example_frame(scored.contract, scored.encoding)
     assert example.to_dict("records") == [
         {"length": 5.0, "petals": 4, "wild": False, "colour": "red"}
     ]
@@ -196,7 +191,24 @@ import pandas as pd
 import mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 frame = pd.read_parquet(sys.argv[3])
-answers = mlflow.pyfunc.load_model(sys.argv[2]).predict(frame)
+model = mlflow.pyfunc.load_model(sys.argv[2])
+answers = model.predict(frame)
+assert list(frame.columns) == model.metadata.signature.inputs.input_names()
+whole = frame.assign(length=frame["length"].round())
+as_integers = whole.assign(length=whole["length"].astype("Int64"))
+assert model.predict(as_integers).equals(model.predict(whole)), "an integer is a number"
+plain = frame.dropna().assign(length=4)
+assert plain["length"].dtype == "int64"
+model.predict(plain)
+wrong = frame.assign(colour="pink")
+try:
+    model.predict(wrong)
+except ValueError as error:
+    assert "colour: is not one of red, blue" in str(error)
+else:
+    raise AssertionError("an unknown category was answered")
+flagged = model.predict(wrong, params={"invalid": "flag"})
+assert (flagged["invalid"] == "colour: is not one of red, blue").all()
 assert "consilo" not in sys.modules, "the model needs Consilo"
 print(json.dumps(answers.to_dict("list")))
 """
@@ -210,8 +222,10 @@ def test_a_fresh_process_loads_the_alias_and_answers_the_same(source, services, 
     scored, frame = make("binary", **own), flowers()
     tracker = Tracker.open(services.tracking_uri, experiment="registry", name="test", tags={})
     client = MlflowClient(services.tracking_uri)
-    made = registry.register(client, tracker.run_id, scored, metrics={"roc_auc": 0.5})
-    registry.label(client, made, {"told": "yes"}, alias="candidate")
+    made = registry.register(
+        client, tracker.run_id, scored, metrics={"roc_auc": 0.5}, status="complete"
+    )
+    registry.label(client, made, {"told": "yes"})
     frame.to_parquet(tmp_path / "frame.parquet")
     (tmp_path / "load.py").write_text(LOAD)
     # The user's module is not there, and nothing may be unpickled.

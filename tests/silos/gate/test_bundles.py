@@ -115,12 +115,22 @@ def test_a_standing_rule_admits_one_signers_one_package(tmp_path, content, runs)
 
 
 def test_only_a_signed_bundle_that_is_here_makes_a_rule(tmp_path: Path) -> None:
-    with pytest.raises(ConfigInvalid, match="signed bundle"):
+    with pytest.raises(ConfigInvalid, match="its content is not here"):
         approve(tmp_path, "0" * 64, always=True)
     content = bundle(signer=None)
     ask(tmp_path, content)
-    with pytest.raises(ConfigInvalid, match="signed bundle"):
+    with pytest.raises(ConfigInvalid, match=r"nobody has signed it, .*consilo job bundle"):
         approve(tmp_path, bundle_hash(content), always=True)
+    assert Decisions.load(tmp_path) == Decisions()
+
+
+def test_a_bundle_without_modules_is_approved_and_makes_no_rule(tmp_path: Path) -> None:
+    """The docs' `approve HASH --always` was refused for the most common bundle of all."""
+    content = build_bundle()
+    ask(tmp_path, content)
+    assert approve(tmp_path, bundle_hash(content), always=True)
+    assert ask(tmp_path, content) == "runs"
+    assert Decisions.load(tmp_path).rules == ()
 
 
 def test_bytes_other_than_announced_are_refused_and_not_kept(tmp_path: Path) -> None:

@@ -189,8 +189,10 @@ def test_a_policy_to_start_from_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first = CliRunner().invoke(app, ["policy", "--json"])
-    assert json.loads(first.stdout) == {"policy": "policy.yaml", "written": True, "rules": 1}
+    first = CliRunner().invoke(app, ["policy", "--job", "heart", "--json"])
+    told = json.loads(first.stdout)
+    assert told.pop("narrowest") == (tmp_path / "policy.yaml").read_text()
+    assert told == {"policy": "policy.yaml", "written": True, "rules": 1}
     (tmp_path / "policy.yaml").write_text(TEMPLATE + "# mine\n")
     assert "is valid" in CliRunner().invoke(app, ["policy"]).stdout
     assert (tmp_path / "policy.yaml").read_text().endswith("# mine\n")

@@ -11,6 +11,7 @@ from agreed import agree
 
 from consilo.errors import ConfigInvalid, ContractInvalid, IncompatibleJob
 from consilo.jobs.job import Job
+from consilo.record.run_record import verify
 from silos.gate.policy import TEMPLATE
 from silos.simulation.in_memory import write_made_up_root
 from silos.simulation.simulation import simulate
@@ -53,7 +54,7 @@ def test_the_same_job_and_rows_give_the_same_figures(folder):
 
 def test_a_silo_that_breaks_the_contract_is_left_out_and_the_result_says_why(folder):
     rows = clinic.frames(30, 20, 40)
-    rows["north"] = rows["north"].assign(age=480.0)
+    rows["north"] = rows["north"].assign(age=4801234.0)
     result = simulate(folder / "job.yaml", rows)
     assert result.status == "degraded"
     assert result.silos["north"].status == "left_out"
@@ -144,3 +145,46 @@ def test_a_directory_that_keeps_a_run_is_not_written_over(folder, tmp_path):
     simulate(folder / "job.yaml", clinic.frames(30), directory=place)
     with pytest.raises(ConfigInvalid, match="give another directory"):
         simulate(folder / "job.yaml", clinic.frames(30), directory=place)
+
+
+def test_a_result_answers_for_rows_shows_tables_and_keeps_its_files(folder, tmp_path):
+    # A simulated run once left nothing but tensors, and the path of a record that was gone.
+    told: list[str] = []
+    result = simulate(folder / "job.yaml", clinic.frames(30, 20, 40), say=told.append)
+    assert result.to_json()["record"] is None
+    assert [each for each in told if each.startswith("round 2 of 2")]
+    history = result.history
+    assert list(history.index) == [0, 1, 2]
+    assert history.loc[2, "log_loss"] == result.metrics["log_loss"]
+    assert history.loc[0, "log_loss"] == result.rounds[0]["metrics"]["log_loss"]
+    assert (history.loc[1:, "silos"] == 3).all()
+    assert list(result.silos.frame.index) == list(result.silos)
+    assert "<table" in result.silos._repr_html_()
+    rows = clinic.frame(50, seed=7)
+    answers = result.predict(rows)["probability"]
+    # Scale and encoding are inside: the parameters alone, over inputs made by hand, say the same.
+    state = tmp_path / "out"
+    written = result.save(state)
+    spec = json.loads((state / "model" / "scoring.json").read_text())
+    mean, deviation = (np.array(spec["scale"][each]) for each in ("mean", "deviation"))
+    number = (np.stack([rows["age"], rows["smoker"]], axis=1).astype(float) - mean) / deviation
+    hot = np.stack([(rows["ward"] == each).fillna(False) for each in "abc"], axis=1)
+    inputs = np.concatenate([np.nan_to_num(number), hot], axis=1)
+    logit = inputs @ result.params["weight"][0] + result.params["bias"][0]
+    np.testing.assert_allclose(answers, 1 / (1 + np.exp(-logit)), rtol=1e-4)
+    assert set(written) == {"summary", "model", "history", "silos", "record"}
+    assert verify(state / "record.jsonl")["status"] == result.status
+    assert json.loads((state / "summary.json").read_text())["model"] == written["model"]
+    assert len(result.plot().axes) == 3
+    assert result.model.training is False
+    with pytest.raises(ConfigInvalid, match="give a fresh directory"):
+        result.save(state)
+
+
+def test_a_run_without_a_model_says_so(folder):
+    rows = clinic.frames(30)
+    rows["east"] = rows["east"].iloc[:0]
+    result = simulate(folder / "job.yaml", rows)
+    assert result.status == "failed"
+    with pytest.raises(IncompatibleJob, match="left no model at the coordinator"):
+        result.predict(clinic.frame(3))

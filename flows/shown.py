@@ -1,0 +1,83 @@
+"""How a run stands in Prefect's lists: its name and tags, and an end for one whose process died."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
+
+from flows.registry import names
+from flows.registry.tracking import run_of
+
+STATUSES = ("running", "complete", "degraded", "failed", "cancelled", "refused", "died")
+"""Tags of a flow run of which it has one at a time."""
+
+
+def flow_run() -> UUID:
+    """Return the id of the flow run that this code is part of."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("this runs inside a Prefect flow only")
+    return context.flow_run.id
+
+
+def rename(flow_run_id: UUID, name: str, *, tags: Sequence[str]) -> None:
+    """Give a flow run a name, and tags besides those that it was started with."""
+    with get_client(sync_client=True) as client:
+        known = client.read_flow_run(flow_run_id).tags
+        kept = [each for each in known if each not in STATUSES]
+        client.update_flow_run(flow_run_id, name=name, tags=list(dict.fromkeys([*kept, *tags])))
+
+
+def number_of(directory: Path) -> int:
+    """Return a run's place, from 1, among the runs of its job that the coordinator keeps.
+
+    Args:
+        directory: the run's; its siblings are called after job and time of their beginning.
+    """
+    stem = directory.name.rsplit("-", 2)[0]
+    same = {each.name for each in directory.parent.iterdir() if each.name.rsplit("-", 2)[0] == stem}
+    return sorted({*same, directory.name}).index(directory.name) + 1
+
+
+def close_died(tracking_uri: str, experiment: str, run_id: str) -> None:
+    """Tell Prefect that the flow run of a run that is gone on with died, where it still runs.
+
+    Args:
+        tracking_uri: of the MLflow server, which knows which flow run it was.
+        experiment: of the run.
+        run_id: of the run.
+    """
+    client = MlflowClient(tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    before = None if found is None else run_of(client, found.experiment_id, run_id)
+    flow_run_id = (
+        "" if before is None else names.tag(client.get_run(before).data.tags, names.TAG_FLOW_RUN)
+    )
+    if not flow_run_id or flow_run_id == str(flow_run()):
+        return
+    crashed: State[None] = Crashed(
+        message=f"its process died; flow run {flow_run()} goes on with it"
+    )
+    with get_client(sync_client=True) as prefect:
+        try:
+            died = prefect.read_flow_run(UUID(flow_run_id))
+        except ObjectNotFound:  # Prefect's database is another one than it was
+            return
+        its_own = FlowRunFilter(id=FlowRunFilterId(any_=[died.id]))
+        for each in prefect.read_task_runs(flow_run_filter=its_own, limit=200):
+            if each.state is None or not each.state.is_final():
+                prefect.set_task_run_state(each.id, crashed, force=True)
+        if died.state is None or not died.state.is_final():
+            prefect.set_flow_run_state(died.id, crashed, force=True)
+            name = died.name.rpartition(" · ")[0] or died.name
+            tags = [*(each for each in died.tags if each not in STATUSES), "died"]
+            prefect.update_flow_run(died.id, name=f"{name} · died", tags=tags)
