@@ -133,7 +133,7 @@ def widened(low: float, high: float) -> tuple[float, float]:
     >>> widened(21.0, 77.0)
     (10, 85)
     >>> widened(0.013, 0.4)
-    (0, 0.5)
+    (0, 0.45)
     """
     width = high - low or max(abs(high), 1.0)
     tens = 10.0 ** math.floor(math.log10(width))
