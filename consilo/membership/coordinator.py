@@ -6,6 +6,7 @@ HOME/
   keys/              ca.*, server.*, record.key, operator.token
   members.db         `consilo.membership.members.Members`
   audit.jsonl        every change and every refusal, hash-chained
+  restored.jsonl     each restore from a backup (`consilo.membership.restored`), if there was one
 ```
 All of it works whether or not the SuperLink is up: its door reads the same files and notices a
 change within a second.
@@ -51,6 +52,7 @@ from consilo.membership.members import (
     Members,
     iso,
 )
+from consilo.membership.restored import restores_of
 from consilo.record.chain import Chain
 from consilo.record.traces import traces_of
 from consilo.wire.signing import public_hex, sign
@@ -170,7 +172,7 @@ class Coordinator:
         """Return what a silo is told of itself and of the others, signed by the coordinator."""
         member = self.members.known(name)
         others = self.members.admitted() if member.state == "admitted" else {}
-        said = {
+        said: dict[str, Any] = {
             "name": name,
             "state": member.state,
             "time": iso(self.now()),
@@ -181,6 +183,8 @@ class Coordinator:
             "signing_keys": list(self.signing_keys),
             "members": {each.name: each.signing_key for each in others.values()},
         }
+        if restores := restores_of(self.home):
+            said["restored"] = restores
         if member.state == "removed":
             said["traces"] = traces_of(name, self.home / "runs").to_json()
         return {"statement": said, "signature": sign(self.signing_key, LIST_PURPOSE, said)}

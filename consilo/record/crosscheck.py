@@ -45,6 +45,7 @@ def compare(record: Sequence[Entry], audit: Sequence[Entry], silo: str) -> list[
     """
     run_id = str(record[0]["body"]["run_id"])
     heads = {str(entry["hash"]) for entry in record}
+    restored = any(entry["kind"] == "restored" for entry in record)
     lines = {str(entry["hash"]): entry for entry in audit}
     findings = []
     told = set()
@@ -65,9 +66,9 @@ def compare(record: Sequence[Entry], audit: Sequence[Entry], silo: str) -> list[
         if entry["kind"] == "asked" and body.get("run") == run_id:
             steps.add(body["step"])
             if body["coordinator_head"] not in heads:
-                findings.append(
-                    f"step {body['step']} was asked under a record that is not this one"
-                )
+                lost = "a line that was lost when the coordinator was restored from a backup"
+                other = lost if restored else "a record that is not this one"
+                findings.append(f"step {body['step']} was asked under {other}")
     for entry in audit:
         body = entry["body"]
         if entry["kind"] == "answered" and body["status"] == "ok" and body["step"] in steps - told:

@@ -48,10 +48,12 @@ from consilo.membership.keys import (
     load_or_create_silo_key,
     load_silo_key,
 )
+from consilo.membership.restored import take_in
 from consilo.membership.software import installed
 from consilo.wire.json_text import each_once
 from consilo.wire.signing import is_signed, public_hex, sign
 from consilo.yaml_text import to_yaml
+from silos.gate.audit import audit_log
 from silos.gate.guard import CoordinatorConfig
 from silos.gate.partners import see_partners
 from silos.node_config import NodeConfig
@@ -431,12 +433,13 @@ def _take_in(folder: Path, statement: Mapping[str, Any]) -> Standing:
     if statement["state"] == "admitted":
         others = {n: str(k) for n, k in statement["members"].items() if n != statement["name"]}
         news = see_partners(folder, others, now=datetime.now(UTC))
+    restored = take_in(statement.get("restored"), audit_log(folder), statement["signing_keys"])
     return Standing(
         str(statement["name"]),
         str(statement["state"]),
         key_fingerprint(load_or_create_silo_key(folder / KEY)),
         _end_of(folder / CERTIFICATE),
-        news,
+        (*news, *restored),
     )
 
 
