@@ -26,7 +26,8 @@ def noise_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
     """Return the standard error that noise alone gives each metric of a noisy tally.
 
     To first order in the noise; of the area under the curve, whose noise is a product too, a bound.
-    Those of ``rmse`` and ``mae`` are relative to them. Empty for an exact tally.
+    Those of ``rmse`` and ``mae`` are relative to them. Infinite where noise has made a sum, which
+    a metric is divided by, zero or less. Empty for an exact tally.
 
     Args:
         sums: with ``noise_variance/ENTRY``, the variance of the noise in an entry, or in each
@@ -39,6 +40,7 @@ def noise_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
     if not is_noisy(sums):
         return {}
     errors: dict[str, float] = {}
+    buried = math.inf  # told as left out, never silently lacking
     num_rows, num_values = number_of(sums, "n"), number_of(sums, "values")
     if num_rows > 0 and "correct" in sums:
         errors["accuracy"] = math.sqrt(variance("correct")) / num_rows
@@ -46,6 +48,7 @@ def noise_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
     if "scores_0" in sums and "scores_1" in sums:
         negative, positive = np.asarray(sums["scores_0"]), np.asarray(sums["scores_1"])
         counts = float(negative.sum()), float(positive.sum())
+        errors["roc_auc"] = buried
         if min(counts) > 0:
             each = [np.count_nonzero(negative) * variance("scores_0") / counts[0] ** 2]
             each += [np.count_nonzero(positive) * variance("scores_1") / counts[1] ** 2]
@@ -53,13 +56,13 @@ def noise_of(sums: Mapping[str, float | Array]) -> dict[str, float]:
     if num_values > 0:
         squares, total = number_of(sums, "squared_error_sum"), total_of(sums)
         noise = variance("squared_error_sum")
-        if squares > 0:
-            errors["rmse"] = math.sqrt(noise) / squares / 2
-        if number_of(sums, "absolute_error_sum") > 0:
-            absolute = number_of(sums, "absolute_error_sum")
-            errors["mae"] = math.sqrt(variance("absolute_error_sum")) / absolute
-        if total > 0:
-            errors["r2"] = math.sqrt(noise + variance("target_square_sum")) / total
+        errors["rmse"] = math.sqrt(noise) / squares / 2 if squares > 0 else buried
+        if "absolute_error_sum" in sums:
+            absolute, spread = number_of(sums, "absolute_error_sum"), variance("absolute_error_sum")
+            errors["mae"] = math.sqrt(spread) / absolute if absolute > 0 else buried
+        if "target_square_sum" in sums:
+            both = math.sqrt(noise + variance("target_square_sum"))
+            errors["r2"] = both / total if total > 0 else buried
     return errors
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,28 @@ def test_what_silos_add_up_tells_more_than_one_of_them() -> None:
     parts = drawn(binary(400), BINARY, 400, 3.0, 9)
     one, all_of_them = noise_of(parts[0])["accuracy"], noise_of(merge(parts))["accuracy"]
     assert all_of_them == pytest.approx(one / 3)
+
+
+def test_what_noise_has_buried_is_told_and_does_not_just_lack():
+    """Noise may make a count of rows negative: there is no figure then, and the run says so."""
+    sums = {
+        "n": 29.0,
+        "correct": 25.0,
+        "log_loss_sum": 9.0,
+        "scores_0": np.array([-3.0, 2.0]),
+        "scores_1": np.array([4.0, 9.0]),
+        "values": 29.0,
+        "target_sum": 10.0,
+        "target_square_sum": 1.0,
+        "squared_error_sum": -2.0,
+        "absolute_error_sum": 0.0,
+    }
+    noisy = {**sums, **{f"noise_variance/{name}": 4.0 for name in sums if name != "n"}}
+    errors = noise_of(noisy)
+    assert {name for name, error in errors.items() if error == math.inf} == {
+        "roc_auc",
+        "rmse",
+        "mae",
+        "r2",
+    }
+    assert not set(metrics_of(noisy)) & {"roc_auc", "rmse", "mae", "r2"}
