@@ -29,12 +29,9 @@ from consilo.runs.unread import unread
 from consilo.vertical.blocks import require_all_rows
 from consilo.vertical.control import control
 from consilo.vertical.held import Held, MatchHeld
-from consilo.vertical.training import Turn, VerticalTraining
+from consilo.vertical.training import LEAST_ROWS, Turn, VerticalTraining
 from consilo.wire.parcel import Fault, Transport
 from consilo.wire.payload import digest
-
-LEAST_ROWS = 10
-"""With fewer matched rows nothing is learnt: neither a model nor how good it is."""
 
 
 class VerticalRun(Stages):
@@ -135,7 +132,7 @@ class VerticalRun(Stages):
                 round=self.state.round,
                 silos={
                     name: {
-                        "num_examples": self.state.rows,
+                        "num_examples": self.state.rows - self.state.unlabelled,
                         "epsilon": self.state.epsilon.get(name),
                     }
                     for name in self._members
@@ -161,6 +158,7 @@ class VerticalRun(Stages):
                 metrics=dict(self.state.metrics),
                 facts=dict(self.state.facts),
                 rows=self.state.rows,
+                unlabelled=self.state.unlabelled,
                 control=control(self.state.metrics, rows=self.state.rows),
                 parts=dict(self.state.references),
             )
@@ -172,6 +170,7 @@ class VerticalRun(Stages):
         told = {
             "kind": self.job.kind,
             "label_silo": self.label_silo,
+            "unlabelled": self.state.unlabelled,
             "match": dict(self.matched) or None,
             "references": self.references,
         }
@@ -340,7 +339,7 @@ class VerticalRun(Stages):
                     status="trained" if self.job.trains else "answered",
                     reason="" if fault is None else fault.reason,
                     rounds=rounds,
-                    num_examples=self.state.rows,
+                    num_examples=self.state.rows - self.state.unlabelled,
                     epsilon=self.state.epsilon.get(name),
                 )
             else:

@@ -68,7 +68,8 @@ class Block:
 
     Args:
         features: float32, [matched rows, inputs]; numbers standardised over the matched rows.
-        targets: the label silo's: int64 classes or float32 values, [matched rows]; else empty.
+        targets: the label silo's: int64 classes or float32 values, [matched rows]; else empty. A
+            row without a label has the class -1, or NaN.
         inputs: names of the inputs.
         mark: of the match; equal marks are halves of one match.
         scale: what standardises the numeric columns.
@@ -86,12 +87,21 @@ class Block:
         """Return the number of matched rows."""
         return len(self.features)
 
+    @property
+    def labelled(self) -> Array:
+        """Which rows have a label, bool, [matched rows]; in the label silo."""
+        if self.classes:
+            return np.asarray(self.targets >= 0)
+        there = ~np.isnan(self.targets)
+        return np.asarray(there if there.ndim == 1 else there.all(axis=1))
+
 
 def block_of(silo: SiloView, holders: Holders) -> Block:
     """Return the silo's block to train on, encoded once and kept for the run's later messages.
 
     Raises:
-        Refused: where the match cannot be used.
+        Refused: where the match cannot be used, or fewer rows have a label than the silo's policy
+            wants what leaves to be made of.
         IncompatibleJob: where columns and contract do not fit.
     """
     holders.require_fit(silo.contract)
@@ -108,7 +118,7 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
         match_of(silo, holders.match)  # a consent that changed meanwhile moves the rows
         scale = _scale(encoding, frame, asked.features.standardize)
         features = encoding.features(frame, scale)
-        targets = encoding.target(frame) if has_labels else np.empty(0, np.float32)
+        targets = _targets(encoding, frame) if has_labels else np.empty(0, np.float32)
         return {"features": features, "targets": targets, **scale.to_payload()}
 
     rows = match.rows.astype("<i8").tobytes()
@@ -117,7 +127,11 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     encoded = silo.rows.encoded(part, key, build, purpose=silo.job.purpose)
     features, targets = np.asarray(encoded["features"]), np.asarray(encoded["targets"])
     scale = Scale.from_payload(encoded)
-    return Block(features, targets, encoding.inputs, match.mark, scale, encoding.classes)
+    block = Block(features, targets, encoding.inputs, match.mark, scale, encoding.classes)
+    if has_labels:
+        for each in silo.permitted.floors:
+            silo.require_floor(each, int(block.labelled.sum()))
+    return block
 
 
 def num_inputs(silo: SiloView, holders: Holders, name: str) -> int:
@@ -183,6 +197,16 @@ def require_all_rows(job: ModelJob) -> None:
             "features.missing: rows that one silo drops the others cannot know; use 'mean' or "
             "'indicator' in a vertical job"
         )
+
+
+def _targets(encoding: Encoding, frame: pd.DataFrame) -> Array:
+    """Return the targets as `Block` has them: a row without a label keeps its place."""
+    known = ~frame[list(encoding.targets)].isna().any(axis=1).to_numpy(dtype=bool)
+    told = encoding.target(frame[known])
+    blank = -1 if encoding.classes else np.nan
+    targets = np.full((len(frame), *told.shape[1:]), blank, told.dtype)
+    targets[known] = told
+    return targets
 
 
 def _scale(encoding: Encoding, frame: Any, mode: str) -> Scale:

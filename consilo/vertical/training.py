@@ -30,6 +30,9 @@ from consilo.vertical.blocks import Block, block_of
 from consilo.vertical.parts import Part, part_of_model
 from consilo.vertical.roles import PARTS
 
+LEAST_ROWS = 10
+"""With fewer matched rows nothing is learnt: neither a model nor how good it is."""
+
 REFERENCE = {"reference": arrays(Disclosure.STATISTIC, rows=FromRows.NONE)}
 """What a silo replies that has kept its part of the model: the part's SHA-256, 32 bytes."""
 
@@ -42,6 +45,7 @@ class Turn:
         round: how many are done.
         is_trained: nothing is left to train.
         rows: matched rows.
+        unlabelled: how many of them have no label: they are not learnt from, and judge nothing.
         letters: receiver → sender → envelope, to be delivered with the next ask.
         metrics: of the model, as far as known: ``joined/roc_auc``, ``label_only/roc_auc``, …
         facts: further figures that the protocol tells, by name.
@@ -53,6 +57,7 @@ class Turn:
     round: int = 0
     is_trained: bool = False
     rows: int = 0
+    unlabelled: int = 0
     letters: Mapping[str, Mapping[str, Envelope]] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, float] = field(default_factory=dict)
@@ -66,6 +71,7 @@ class Turn:
             "round": self.round,
             "is_trained": self.is_trained,
             "rows": self.rows,
+            "unlabelled": self.unlabelled,
             "letters": {name: dict(each) for name, each in self.letters.items()},
             "metrics": dict(self.metrics),
             "facts": dict(self.facts),
@@ -162,11 +168,25 @@ class VerticalTraining(Protocol[Turn]):
         """Return this silo's public key for the others."""
         return {"envelopes": Mailbox(silo).introduce(self.settings.members)}
 
-    @verb("meet", replies={"rows": count(rows=FromRows.NONE)})
+    @verb(
+        "meet",
+        replies={
+            "rows": count(rows=FromRows.NONE),
+            "unlabelled": replace(count(), optional=True),
+        },
+    )
     def meet(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
-        """Take in the others' keys, read the matched rows, and say how many there are."""
+        """Take in the others' keys, read the matched rows, and say how many there are.
+
+        The label silo says how many of them have no label, if any; not where rows are hidden.
+        """
         Mailbox(silo).meet(message.payload["introductions"], self.settings.members)
-        return {"rows": self.num_rows(silo)}
+        told = {"rows": self.num_rows(silo)}
+        if self.job.trains and silo.name == self.settings.label_silo:
+            unlabelled = self._unlabelled(silo, told["rows"])
+            if unlabelled and silo.job.privacy is None and silo.admits("unlabelled"):
+                told["unlabelled"] = unlabelled
+        return told
 
     @verb("close", replies={})
     def close(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -192,6 +212,16 @@ class VerticalTraining(Protocol[Turn]):
     def num_rows(self, silo: SiloView) -> int:
         """Return how many rows are matched, once they can be used."""
         return len(block_of(silo, self.settings))
+
+    def _unlabelled(self, silo: SiloView, rows: int) -> int:
+        unlabelled = rows - int(block_of(silo, self.settings).labelled.sum())
+        if unlabelled and rows - unlabelled < LEAST_ROWS:
+            raise Refused(
+                f"of the matched rows fewer than {LEAST_ROWS} have a label, and a model needs as "
+                "many to be trained and judged",
+                code="labels",
+            )
+        return unlabelled
 
     def keep_part(self, silo: SiloView, block: Block, content: Mapping[str, Any]) -> dict[str, Any]:
         """Keep this silo's part of the model for later scoring; return the reply's `REFERENCE`.
@@ -225,12 +255,19 @@ class VerticalTraining(Protocol[Turn]):
                 "the silos' halves of the match differ in length "
                 f"({', '.join(f'{name}: {n}' for name, n in rows.items())}); match again"
             )
-        return replace(state, rows=min(rows.values()))
+        label = answers.replies[self.settings.label_silo].fields
+        unlabelled = int(label.get("unlabelled", 0))
+        if unlabelled > min(rows.values()):
+            raise ReplyInvalid(
+                f"silo '{self.settings.label_silo}': {unlabelled} rows without a label, of "
+                f"{min(rows.values())} that are matched"
+            )
+        return replace(state, rows=min(rows.values()), unlabelled=unlabelled)
 
     def _report(self, state: Turn) -> dict[str, Any]:
         silos: dict[str, dict[str, Any]] = {
             name: {
-                "num_examples": state.rows,
+                "num_examples": state.rows - state.unlabelled,
                 "loss": None,
                 "metrics": {},
                 "epsilon": state.epsilon.get(name),

@@ -15,8 +15,8 @@ _WAYS = {
 
 
 def silos(summary: Mapping[str, Any]) -> Table:
-    """Return the table of silos: part in the run, matched rows, what each keeps."""
-    table = Table("silo", "status", "rounds", "matched rows", "contract", "ε", "part of the model")
+    """Return the table of silos: part in the run, rows used, what each keeps."""
+    table = Table("silo", "status", "rounds", "rows", "contract", "ε", "part of the model")
     references, label = summary.get("references") or {}, summary.get("label_silo")
     for name, silo in summary["silos"].items():
         epsilon = silo.get("epsilon")
@@ -48,6 +48,11 @@ def lines(summary: Mapping[str, Any]) -> Iterator[str]:
     if match:
         how = "used again" if match["reused"] else f"made by {match['run_id']}"
         yield f"{'match':<12} '{match['handle']}', {match['rows']} rows, {how}"
+    if unlabelled := summary.get("unlabelled"):
+        yield (
+            f"{'labels':<12} {unlabelled} of the matched rows have none: they are not trained on "
+            "and judge nothing; a scoring job scores them"
+        )
     if truth := match.get("truth"):
         yield (
             f"{'':<12} {truth['right']} of {truth['matched']} are right, of {truth['in_all']} "

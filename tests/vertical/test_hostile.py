@@ -223,7 +223,7 @@ def test_a_row_moves_its_own_gradient_alone_where_it_is_hidden():
     """Noise hides as much as one row can move; a loss that mixes rows would let it move more."""
     torch.manual_seed(0)
     rows, others, targets = torch.randn(6, 2), torch.randn(6, 2), torch.randint(0, 2, (6,)).float()
-    told = []
+    told, known = [], torch.ones(6, dtype=torch.bool)
     for first in (targets[0], 1 - targets[0]):
         torch.manual_seed(1)
         model = Joined(torch.nn.Linear(2, 2), Compares(), None)
@@ -231,7 +231,7 @@ def test_a_row_moves_its_own_gradient_alone_where_it_is_hidden():
         task = Task.of("custom", num_classes=2, num_targets=1, num_outputs=1)
         labels = torch.cat([first[None], targets[1:]])[:, None]
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        told.append(learn_top(model, optimizer, task, rows, others, labels, noise))
+        told.append(learn_top(model, optimizer, task, rows, others, labels, known, noise))
     assert not torch.allclose(told[0][0], told[1][0], atol=1e-6)
     assert torch.allclose(told[0][1:], told[1][1:], atol=1e-6)
 

@@ -9,7 +9,7 @@ columns there are, and the figures of merit. Who learns what:
   to a rotation that it keeps to itself (class ``embedding``). ``args.max_scores`` stops earlier, at
   the price of a model that is only nearly the pooled one.
 - **Feature silos**: the residuals of every fold, from which the labels of the matched rows can be
-  read off (class ``label``), and their own part of the model.
+  read off, and which rows have none (class ``label``), and their own part of the model.
 - **Coordinator**: metrics, the numbers of score columns, the padded sizes of envelopes.
 """
 
@@ -299,12 +299,14 @@ class _Fits:
         own = np.column_stack([self._own, np.ones(len(self.block))])
         by_way: dict[str, list[dict[str, float]]] = {}
         for fold in range(folds):
+            held = self._held(fold)
+            if not held.any():
+                continue
             for way, place in (("joined", 1 + fold), ("shuffled", 1 + folds + fold)):
-                used, order = self._rows(place)
+                _, order = self._rows(place)
                 outputs = self._design(order) @ self.coefficients[place]
-                by_way.setdefault(way, []).append(self._figures(outputs, ~used))
-            used, _ = self._rows(1 + fold)
-            by_way.setdefault("label_only", []).append(self._figures(own @ self.alone[fold], ~used))
+                by_way.setdefault(way, []).append(self._figures(outputs, held))
+            by_way.setdefault("label_only", []).append(self._figures(own @ self.alone[fold], held))
         return {
             f"{way}/{name}": float(np.mean([each[name] for each in each_fold]))
             for way, each_fold in by_way.items()
@@ -337,10 +339,15 @@ class _Fits:
         size, folds = len(self.block), self.protocol.settings.folds
         order = np.arange(size)
         if place == 0:
-            return np.ones(size, bool), order
+            return self.block.labelled, order
         if place > folds:
             order = seeds.generator(self.protocol.job.seed, "shuffled join").permutation(size)
-        return folds_of(size, folds) != (place - 1) % folds, order
+        return self.block.labelled & (folds_of(size, folds) != (place - 1) % folds), order
+
+    def _held(self, fold: int) -> Array:
+        """Return which rows judge the models that leave a fold out."""
+        folds = folds_of(len(self.block), self.protocol.settings.folds)
+        return np.asarray(self.block.labelled & (folds == fold))
 
     def _design(self, order: Array) -> Array:
         others = [columns[order] for columns in self.scores.values()]

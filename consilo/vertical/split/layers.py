@@ -162,30 +162,50 @@ def learn_top(
     features: Tensor,
     others: Tensor,
     targets: Tensor,
+    labelled: Tensor,
     noise: Noise | None,
 ) -> Tensor:
     """Update the label silo's part; return what goes back to the feature silos.
 
+    Args:
+        model: changed in place.
+        optimizer: of its parameters.
+        task: gives the loss.
+        features: of the label silo, [rows, columns].
+        others: embeddings of the feature silos, [rows, their widths].
+        targets: [rows, …]; any where there is no label.
+        labelled: bool, [rows]; a row without a label has no loss. The batch's is the mean over
+            those that have one; under ``noise`` over all, since how many have one is theirs.
+        noise: None learns without privacy.
+
     Returns:
-        The gradient of each row's own loss by the others' embeddings, [rows, their widths].
+        The gradient of each row's own loss by the others' embeddings, [rows, their widths],
+        multiplied so that its mean over the rows is that of the batch's loss.
     """
     optimizer.zero_grad()
     if noise is not None:
         # Row by row: a batch's loss may be one of which a row moves the others' gradients.
         row_losses = task.row_losses(model.top)
 
-        def loss_of(params: dict[str, Tensor], row: Tensor, other: Tensor, y: Tensor) -> Tensor:
+        def loss_of(
+            params: dict[str, Tensor], row: Tensor, other: Tensor, y: Tensor, weight: Tensor
+        ) -> Tensor:
             outputs = functional_call(model, params, (row[None], other[None]))
-            return row_losses(task.shape_outputs(outputs), y[None]).sum()
+            return row_losses(task.shape_outputs(outputs), y[None]).sum() * weight
 
         fixed = {name: each.detach() for name, each in model.named_parameters()}
-        by_other = vmap(grad(loss_of, argnums=2), (None, 0, 0, 0), randomness="different")
-        back = noise.on_rows(by_other(fixed, features, others, targets))
-        _private_gradient(model, loss_of, (features, others, targets), noise)
+        by_other = vmap(grad(loss_of, argnums=2), (None, 0, 0, 0, 0), randomness="different")
+        rows = (features, others, targets, labelled.float())
+        back = noise.on_rows(by_other(fixed, *rows))
+        _private_gradient(model, loss_of, rows, noise)
         optimizer.step()
         return back
     others = others.clone().requires_grad_(True)
-    loss = task.loss_of(model.top)(task.shape_outputs(model(features, others)), targets)
+    outputs = task.shape_outputs(model(features, others))
+    if labelled.any():
+        loss = task.loss_of(model.top)(outputs[labelled], targets[labelled])
+    else:
+        loss = 0.0 * outputs.sum()
     torch.autograd.backward([loss])
     assert others.grad is not None
     optimizer.step()

@@ -131,8 +131,16 @@ class SplitPart:
         return _tensor(self.block.features[places])
 
     def targets(self, places: Array) -> torch.Tensor:
-        """Return the labels at some places."""
-        return self.task.encode(self.block.targets[places])
+        """Return the labels at some places; 0 where a row has none."""
+        known = self.block.labelled[places]
+        some = known if self.block.targets.ndim == 1 else known[:, None]
+        return self.task.encode(np.where(some, self.block.targets[places], 0))
+
+    def labelled(self, places: Array) -> torch.Tensor:
+        """Return which rows at some places have a label, bool."""
+        import torch
+
+        return torch.from_numpy(self.block.labelled[places])
 
     def seeded(self, step: int) -> Any:
         """Return a scope in which what models draw depends on silo, step and their order alone."""

@@ -103,6 +103,18 @@ class VerticalSplit(VerticalTraining):
         if faults:
             raise IncompatibleJob(f"privacy in vertical_split: {'; '.join(faults)}")
 
+    def require_fit(self, contract: Contract) -> None:
+        """Raise `IncompatibleJob` unless the job can run on a contract; asks nobody."""
+        super().require_fit(contract)
+        privacy = self.job.privacy
+        gaps = [name for name in contract.targets if contract.columns[name].nullable_share > 0]
+        if gaps and privacy is not None and privacy.metrics_epsilon is not None:
+            raise IncompatibleJob(
+                f"privacy.metrics_epsilon: '{gaps[0]}' of {contract.ref} may be empty, and figures "
+                "do not hide how many rows have a label; leave metrics_epsilon out, or set "
+                "nullable_share to 0"
+            )
+
     def rehearse(self, contract: Contract, search_path: Sequence[Path]) -> list[str]:
         """Return what silos would refuse of the models, the loss, the metrics, the optimiser."""
         from consilo.vertical.split.rehearsal import rehearse_split
@@ -207,6 +219,7 @@ class VerticalSplit(VerticalTraining):
                     rows,
                     others.get(each.name, rows[:, :0]),
                     part.targets(places),
+                    part.labelled(places),
                     noise,
                 )
         part.shelf.keep(step, saved(learners))
@@ -264,7 +277,10 @@ class VerticalSplit(VerticalTraining):
         for each, places in judged:
             rows, model = part.rows(each, places), cast("Joined", learners[each.name].model)
             outputs = in_pieces(model, rows, others.get(each.name, rows[:, :0]))
-            shaped, targets = part.task.shape_outputs(outputs), part.targets(places)
+            known = part.labelled(places)
+            if not known.any():
+                continue
+            shaped, targets = part.task.shape_outputs(outputs)[known], part.targets(places)[known]
             if silo.job.privacy is None:
                 figures, _ = part.task.measure(model.top, shaped, targets)
             else:

@@ -91,6 +91,7 @@ def _try(
             features,
             beside,
             targets,
+            torch.ones(len(rows), dtype=torch.bool),
             noise,
         )
         for name in others:

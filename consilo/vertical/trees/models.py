@@ -150,6 +150,14 @@ class TreeModels:
             slopes[place] = np.where(self._used(place), slope, np.nan)
         return slopes
 
+    def parts(self) -> Array:
+        """Return which rows are not held out, labelled or not, bool, [models, rows]."""
+        folds, judged = folds_of(len(self.block), self.boosting.folds), self.boosting.judged
+        parts = np.ones(self.scores.shape, bool)
+        for place in range(1, len(parts)):
+            parts[place] = folds != (place - 1) % judged
+        return parts
+
     def outward(self, values: Array) -> Array:
         """Return what the feature silos get of [models, rows]: in the order of their rows."""
         ordered = np.empty_like(values[: self.boosting.num_shared])
@@ -218,7 +226,9 @@ class TreeModels:
         means, judged = {}, self.boosting.judged
         for number, way in enumerate(("joined", "shuffled", "label_only")):
             places = range(1 + number * judged, 1 + (number + 1) * judged)
-            each_fold = [self._figures(place) for place in places]
+            each_fold = [self._figures(place) for place in places if self._held(place).any()]
+            if not each_fold:
+                continue
             for name in set.intersection(*(set(each) for each in each_fold)):
                 means[f"{way}/{name}"] = float(np.mean([each[name] for each in each_fold]))
         return means
@@ -280,10 +290,10 @@ class TreeModels:
         return np.asarray(self.block.targets, np.float64)
 
     def _used(self, place: int) -> Array:
-        folds = folds_of(len(self.block), self.boosting.folds)
-        if place == 0:
-            return np.ones(len(folds), bool)
-        return np.asarray(folds != (place - 1) % self.boosting.judged)
+        return np.asarray(self.parts()[place] & self.block.labelled)
+
+    def _held(self, place: int) -> Array:
+        return np.asarray(~self.parts()[place] & self.block.labelled)
 
     def _order(self, place: int) -> Array:
         """Return the feature silos' row for each row of the label silo."""
@@ -293,5 +303,5 @@ class TreeModels:
         return seeds.generator(self.boosting.seed, "shuffled join").permutation(size)
 
     def _figures(self, place: int) -> dict[str, float]:
-        held = ~self._used(place)
+        held = self._held(place)
         return figures_of(self.boosting.kind, self._labels[held], self.scores[place][held])

@@ -7,8 +7,8 @@ model of all rows and those of the cross-validation grow together. Who learns wh
 
 - **Label silo**: for each node, one bit per row and silo (the best split there), without the column
   or the threshold (class ``embedding``).
-- **Feature silos**: the gradients, from which the labels can be read off, which rows share a node
-  (class ``label``), and which of their splits were taken.
+- **Feature silos**: the gradients, from which the labels can be read off, which rows have none and
+  which share a node (class ``label``), and which of their splits were taken.
 - **Coordinator**: metrics, numbers of trees, padded sizes of envelopes.
 
 Histograms never leave the silo that made them. With ``histograms: secure`` the feature silos add up

@@ -12,7 +12,8 @@ says which rows go left; the label silo says who is in which node. Who learns wh
   difference of their sums can tell which rows these are: then it learns their order by that column,
   never a value.
 - **Feature silos**: which rows share a node, and which of their splits were taken (class
-  ``update``). No gradient and no label; but rows of one node are like each other, and a silo that
+  ``update``). No gradient, no label, and not which rows have none (they count for ``min_rows``,
+  and weigh nothing); but rows of one node are like each other, and a silo that
   knows some labels may guess at others.
 - **Coordinator**: as in the plain kind.
 
@@ -250,9 +251,12 @@ class SecureTrees(PlainTrees):
         """
         key = PrivateKey.from_payload(turns.kept(silo, "key", 0))
         slots, used, numbers = Slots(len(models.block), key.public.room), [], []
-        for slope in models.outward(models.gradients()):
-            there = np.isfinite(slope)
-            pairs, _ = slots.encoded(slope[there], curvatures(self.kind, slope[there]))
+        slopes, parts = models.outward(models.gradients()), models.outward(models.parts())
+        for slope, there in zip(slopes, parts, strict=True):
+            # A row without a label weighs nothing; its ciphertext looks like any other.
+            weighs = np.isfinite(slope)
+            curve = np.where(weighs, curvatures(self.kind, slope), 0.0)
+            pairs, _ = slots.encoded(np.where(weighs, slope, 0.0)[there], curve[there])
             used.append(np.packbits(there))
             numbers.append(key.public.wired(key.encrypt(pairs)))
         nodes = models.outward(models.nodes)
