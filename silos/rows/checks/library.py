@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
+import importlib
 import logging
 import os
 import sys
@@ -17,8 +17,8 @@ from typing import Any
 
 _ONE_AT_A_TIME = threading.RLock()
 """Great Expectations keeps its current context in a global, and so do Python's warnings."""
-_DRAWING = "altair"
-"""What it draws histograms with, 40 modules of its own for an expectation that no rule uses."""
+_LATER = ("altair", "scipy.stats")
+"""Two thirds of a second of imports for an expectation on histograms that no rule uses."""
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def quiet_gx() -> Iterator[Any]:
         # It warns of what its own dependencies will drop; nothing here can mend that.
         warnings.simplefilter("ignore")
         if "great_expectations.expectations" not in sys.modules:
-            with _collecting_nothing(), _drawing_later():
+            with _collecting_nothing(), _imported_later():
                 _import_gx()
         import great_expectations as gx
 
@@ -63,27 +63,55 @@ def _collecting_nothing() -> Iterator[None]:
 
 
 @contextmanager
-def _drawing_later() -> Iterator[None]:
-    """Have `_DRAWING` imported when something of it is used first."""
-    finder = _Later()
+def _imported_later() -> Iterator[None]:
+    """Have `_LATER` imported by who uses it; whoever imports it afterwards gets the module itself.
+
+    `importlib.util.LazyLoader` would do, but for two threads that use a module first.
+    """
+    finder = _Finder()
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        for name in _LATER:
+            _forget(name)
 
 
-class _Later:
-    """Finds `_DRAWING`, for the import system, as a module that loads when it is used."""
+class _Later(ModuleType):
+    """Stands where a module will be, and has what the module has."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # what the import system asks of any module
+            raise AttributeError(attribute)
+        _forget(self.__name__)
+        return getattr(importlib.import_module(self.__name__), attribute)
+
+
+def _forget(name: str) -> None:
+    if isinstance(sys.modules.get(name), _Later):
+        del sys.modules[name]
+        parent, _, child = name.rpartition(".")
+        if parent in sys.modules:
+            vars(sys.modules[parent]).pop(child, None)
+
+
+class _Finder:
+    """Finds each module of `_LATER` for the import system, the first time that it is asked for."""
+
+    def __init__(self) -> None:
+        self._left = set(_LATER)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != _DRAWING:
+        if name not in self._left:
             return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = importlib.util.LazyLoader(spec.loader)
-                return spec
-        return None
+        self._left.remove(name)
+        return ModuleSpec(name, self)  # type: ignore[arg-type]  # a loader by its two methods
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Later(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave it empty."""
