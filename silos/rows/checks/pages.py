@@ -32,6 +32,8 @@ def write_pages(
     expectations: Sequence[Any],
     name: str,
     silo_dir: Path,
+    *,
+    note: str = "",
 ) -> None:
     """Write what became of every expectation, with values and rows, and keep the results.
 
@@ -41,6 +43,7 @@ def write_pages(
         expectations: what was expected, in the order of the pages.
         name: of the suite.
         silo_dir: the silo's directory; its ``gx/`` is the owner's only.
+        note: a sentence about the pages as a whole, on the page of the suite.
     """
     silo_dir.mkdir(parents=True, exist_ok=True)
     (silo_dir / "gx").mkdir(mode=0o700, exist_ok=True)
@@ -60,7 +63,9 @@ def write_pages(
         if name in {each.name for each in context.suites.all()}:
             # An update compares every rule with every other one.
             context.suites.delete(name)
-        suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=list(expectations)))
+        suite = context.suites.add(
+            gx.ExpectationSuite(name=name, expectations=list(expectations), notes=note or None)
+        )
         frame = pd.DataFrame(dict(columns), index=index, copy=False)
         run = RunIdentifier(run_time=datetime.now(UTC))
         told = _results(gx, context, frame, suite, run)

@@ -231,6 +231,19 @@ def wide(num_columns):
     return pd.DataFrame(values, columns=list(columns)), contract
 
 
+def test_pages_of_many_rules_have_those_that_do_not_hold_first(tmp_path):
+    frame, contract = wide(200)
+    frame["c0199"] += 1
+    page = write_docs(frame, contract, tmp_path, now=NOW)
+    results = comparable(kept_results(tmp_path))
+    assert len(results) == checking.MOST_SHOWN
+    assert [e["expectation_config"]["kwargs"]["column"] for e in results if not e["success"]] == [
+        "c0199"
+    ]
+    pages = "".join(each.read_text() for each in page.parent.rglob("*.html"))
+    assert "301 more rules are not shown" in pages
+
+
 def calls_of(work):
     """Return how many calls a piece of work makes: time that no other process disturbs."""
     calls = 0
