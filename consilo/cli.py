@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from consilo.errors import ConsiloError
+from consilo.garbage import collect_seldom
 
 EPILOG = "Try it: consilo demo (a whole federation on this machine, end to end)"
 
@@ -120,6 +121,7 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run the command line; a user's error is one message and exit code 1, never a traceback."""
+    collect_seldom()
     try:
         build()()
     except ConsiloError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from consilo.errors import ConsiloError
+from consilo.garbage import collect_seldom
 from consilo.machine.environment import quieten
 from consilo.machine.files import write_atomic
 
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--result", type=Path, required=True, help="where the summary goes")
     options = parser.parse_args()
     quieten()
+    collect_seldom()
     summary = _run(options.home, options.run_id, json.loads(options.parameters))
     write_atomic(options.result, json.dumps(summary, indent=1).encode())
     return 0 if summary.get("status") != "failed" else 1

@@ -45,6 +45,7 @@ from silos.kept.released import Released
 from silos.kept.run_state import RunState
 from silos.kept.sketches import Sketches, state_folder
 from silos.kept.store import Store
+from silos.rows.checks.verdicts import Verdicts
 from silos.rows.tables import Tables
 from silos.silo_config import SiloConfig
 
@@ -65,6 +66,7 @@ class Silo:
             caller itself has brought the rows.
         state: what the silos of one user share, by which they know rows again; None keeps it in
             the directory, for a silo that nobody has set up.
+        verdicts: of this process, for a silo that is made for one run.
         now: the clock that consents and rules about dates go by.
     """
 
@@ -81,6 +83,7 @@ class Silo:
         bundle: Path | None = None,
         asks_people: bool = True,
         state: Path | None = None,
+        verdicts: Verdicts | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.name = config.name
@@ -91,7 +94,9 @@ class Silo:
         store = Store(directory)
         self.memory, self.numbers, self.secrets = store, store, store
         self.run_state = RunState(directory / "runs")
-        self.rows = Tables(directory, config.data, config.consent, docs=docs, now=now)
+        self.rows = Tables(
+            directory, config.data, config.consent, docs=docs, verdicts=verdicts, now=now
+        )
         ledger = Ledger(directory / "ledger.db")
         same_rows = SameRows(self.rows, ledger, Sketches(state or directory / "sketches"), audit)
         self.account = Accounts(ledger, policy.privacy.budgets, same_rows)

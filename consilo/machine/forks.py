@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from consilo.garbage import collect_seldom
 from consilo.machine.environment import ISOLATED, child_environment, is_plain, quieten
 from consilo.machine.reaper import die_with_parent
 
@@ -99,6 +100,7 @@ def warm_up(channel: int, preload: str) -> socket.socket:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started us to handle
     quieten()
+    collect_seldom()
     ours = socket.socket(fileno=channel)
     ours.set_inheritable(False)
     for module in json.loads(preload):

@@ -10,6 +10,8 @@ import argparse
 import os
 from pathlib import Path
 
+from consilo.garbage import collect_seldom
+
 
 def main() -> None:
     """Prepare the stores, then serve until SIGTERM."""
@@ -18,6 +20,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     args = parser.parse_args()
+    collect_seldom()
     os.environ.update(server_environment(args.home))
 
     import uvicorn

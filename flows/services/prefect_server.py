@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from consilo.garbage import collect_seldom
 from consilo.machine.environment import quieten
 from flows.services.prefect_log import started
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
     quieten()
+    collect_seldom()
     print(started(), flush=True)
 
     import uvicorn

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from consilo.contracts.report import CheckReport
 from consilo.errors import SchemaDrift, SourceUnreadable
 from consilo.machine.locks import file_lock
 from silos.rows.arrow import to_pandas, write_table
+from silos.rows.checks.verdicts import Verdicts
 from silos.rows.mapping import UNREADABLE, Mapping
 from silos.rows.memory import available_bytes
 from silos.rows.rows_key import RawRows, RowsKey
@@ -52,11 +54,19 @@ class CanonicalCache:
     Args:
         directory: made where it is not there, readable by its owner only.
         memory_bytes: what a build may take; None for what this process can still take.
+        verdicts: of this process, for rows that were judged in another directory before.
     """
 
-    def __init__(self, directory: Path, *, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        memory_bytes: int | None = None,
+        verdicts: Verdicts | None = None,
+    ) -> None:
         self._directory = directory
         self._memory_bytes = memory_bytes
+        self._verdicts = verdicts
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
 
@@ -138,6 +148,8 @@ class CanonicalCache:
                     # Which rows were read is not known; the entry could hold any mixture.
                     shutil.rmtree(self._directory / key)
                     raise SourceUnreadable("the source changed while it was read; try again")
+                if self._verdicts is not None:
+                    self._verdicts.add(key, (self.report(key), self._entry(key).get("evaluated")))
             os.utime(self._directory / key)
             return key
 
@@ -198,7 +210,7 @@ class CanonicalCache:
             SourceUnreadable: where there is no such entry.
         """
         try:
-            return CheckReport.from_json((self._directory / key / "report.json").read_bytes())
+            return _parsed((self._directory / key / "report.json").read_bytes())
         except (OSError, ValueError):
             hint = "standardise the silo again"
             raise SourceUnreadable(f"the cache has no such table; {hint}") from None
@@ -238,7 +250,8 @@ class CanonicalCache:
             # Writing, hashing and syncing leave the interpreter to the check.
             with ThreadPoolExecutor(1) as beside:
                 written = beside.submit(write_table, building / "table.arrow", table)
-                report, told = self._checked(table, unreadable, contract, building, now)
+                given = None if self._verdicts is None else self._verdicts.of(key)
+                report, told = given or self._checked(table, unreadable, contract, building, now)
                 digest = written.result()
             shutil.rmtree(columns)  # the table that was mapped from there stays readable
             _write(building / "report.json", report.to_json())
@@ -307,6 +320,12 @@ class CanonicalCache:
         entries.sort(key=lambda place: place.stat().st_mtime_ns, reverse=True)
         for place in entries[MAX_ENTRIES - 1 :]:
             shutil.rmtree(place, ignore_errors=True)
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: bytes) -> CheckReport:
+    """Return a report that nobody can change; that of a wide table is asked for in every round."""
+    return CheckReport.from_json(text)
 
 
 def _slot(source: Source, contract: Contract) -> str:

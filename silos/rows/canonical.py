@@ -232,8 +232,10 @@ def _integers(
     if pd.api.types.is_integer_dtype(series.dtype):
         return pd.Series(pd.arrays.IntegerArray(values, ~there), index=series.index)
     rest = ~there & series.notna().to_numpy(dtype=bool)
+    if not rest.any():
+        return pd.Series(pd.arrays.IntegerArray(values, ~there), index=series.index)
     if column.role in KEYS:  # 007 and 7 are two keys
-        rest &= ~series.map(_begins_with_a_zero).to_numpy(dtype=bool)
+        rest[rest] = ~series[rest].map(_begins_with_a_zero).to_numpy(dtype=bool)
     others = _whole(floats(series.where(rest), writing), series)
     values = np.where(there, values, others.to_numpy(dtype="int64", na_value=0))
     empty = ~there & others.isna().to_numpy()

@@ -10,13 +10,7 @@ itself returns holds values of rows and never leaves: `check` reads booleans and
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import threading
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +27,9 @@ from consilo.contracts.report import (
     verdict_of,
 )
 from silos.rows.canonical import allowed_values
+from silos.rows.checks.judge import Judge
+from silos.rows.checks.library import quiet_gx
+from silos.rows.checks.pages import first_page, write_pages
 from silos.rows.mapping import UNREADABLE
 
 if TYPE_CHECKING:
@@ -48,9 +45,9 @@ _GX_TYPES = {
 }
 OF_ROWS = frozenset({"type", "nulls", "range", "allowed", "not_future", "unique", "cross_column"})
 """Rules that single rows break; for the others a number of failed rows has no meaning."""
+MOST_SHOWN = 500
+"""Rules on a page: Great Expectations draws each for 2 ms, one with rows that break it for 8."""
 _ROUNDING = 1e-9
-_ONE_AT_A_TIME = threading.RLock()
-"""Great Expectations keeps its current context in a global, and so do Python's warnings."""
 
 
 @dataclass(frozen=True)
@@ -80,56 +77,56 @@ def check(frame: pd.DataFrame, contract: Contract, *, now: datetime) -> CheckRep
     """
     rules = compile_rules(contract, frame.attrs.get(UNREADABLE, {}), now=now)
     facts = _facts(frame, rules)
-    able = [index for index, rule in enumerate(rules) if can_be_checked(rule, facts)]
-    held = dict(zip(able, _hold(frame, [rules[index] for index in able]), strict=True))
-    broken = [index for index in able if not held[index] and rules[index].name in OF_ROWS]
-    failed = dict(zip(broken, _count(frame, [rules[index] for index in broken]), strict=True))
+    held, failed = _judged(frame, rules, facts)
     return report_of(contract, rules, facts, held, failed)
+
+
+def _judged(
+    frame: pd.DataFrame, rules: Sequence[Rule], facts: Facts
+) -> tuple[dict[int, bool], dict[int, int]]:
+    """Return whether each rule holds that can be checked, and how many rows break it."""
+    held, failed = {}, {}
+    with quiet_gx():
+        judge = Judge(_with_marks(frame), len(frame))
+        for index, rule in enumerate(rules):
+            if can_be_checked(rule, facts):
+                judged = [judge.judge(each) for each in rule.expectations]
+                held[index] = all(each.holds for each in judged)
+                if not held[index] and rule.name in OF_ROWS:
+                    failed[index] = max(each.failed for each in judged)
+    return held, failed
 
 
 def write_docs(frame: pd.DataFrame, contract: Contract, silo_dir: Path, *, now: datetime) -> Path:
     """Write the full report for the people in the silo; return the path of its first page.
 
     The pages and all that Great Expectations keeps lie in ``silo_dir/gx``. They quote values of
-    rows: they are not for anybody outside.
+    rows: they are not for anybody outside. Of more than `MOST_SHOWN` rules they have those that do
+    not hold first, then as many others.
     """
     rules = compile_rules(contract, frame.attrs.get(UNREADABLE, {}), now=now)
     facts = _facts(frame, rules)
-    rules = [rule for rule in rules if rule.name == "present" or can_be_checked(rule, facts)]
-    silo_dir.mkdir(parents=True, exist_ok=True)
-    (silo_dir / "gx").mkdir(mode=0o700, exist_ok=True)
-    (silo_dir / "gx").chmod(0o700)
-    with _quiet_gx() as gx:
-        from great_expectations.checkpoint import UpdateDataDocsAction
-
-        context = gx.get_context(mode="file", project_root_dir=silo_dir)
-        context.variables.progress_bars = _no_progress(gx)
-        name = f"{contract.name}_{contract.version}"
-        source = context.data_sources.add_or_update_pandas("canonical")
-        asset = source.add_dataframe_asset(name)
-        batch = asset.add_batch_definition_whole_dataframe("whole")
-        # All at once: adding them one by one compares, and rewrites, all those before.
-        expectations = _marked(enumerate(rules))
-        suite = gx.ExpectationSuite(name=name, expectations=expectations)
-        suite = context.suites.add_or_update(suite)
-        definition = context.validation_definitions.add_or_update(
-            gx.ValidationDefinition(name=name, data=batch, suite=suite)
-        )
-        checkpoint = context.checkpoints.add_or_update(
-            gx.Checkpoint(
-                name=name,
-                validation_definitions=[definition],
-                actions=[UpdateDataDocsAction(name="docs")],
-                result_format="SUMMARY",
-            )
-        )
-        checkpoint.run(batch_parameters={"dataframe": _with_marks(frame, frame.columns)})
-    return silo_dir / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
+    shown = [at for at, rule in enumerate(rules) if can_be_checked(rule, facts)]
+    left_out = len(shown) - MOST_SHOWN
+    if left_out > 0:
+        held, _ = _judged(frame, rules, facts)
+        shown = sorted(sorted(shown, key=lambda at: (held[at], at))[:MOST_SHOWN])
+    name = f"{contract.name}_{contract.version}"
+    note = f"{left_out:,} more rules are not shown; those that do not hold come first"
+    write_pages(
+        _with_marks(frame),
+        frame.index,
+        _marked(enumerate(rules[at] for at in shown)),
+        name,
+        silo_dir,
+        note=note if left_out > 0 else "",
+    )
+    return first_page(silo_dir)
 
 
 def page_of(silo_dir: Path, contract: Contract) -> Path:
     """Return the newest full report: of Great Expectations, or of a check in blocks."""
-    whole = silo_dir / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
+    whole = first_page(silo_dir)
     blocks = blocks_page(silo_dir, contract.ref)
     there = [page for page in (whole, blocks) if page.exists()]
     return max(there, key=lambda page: page.stat().st_mtime_ns, default=whole)
@@ -150,7 +147,7 @@ def compile_rules(
         unreadable: column → count and first rows of what the mapping could not read.
         now: for the rules about dates.
     """
-    with _quiet_gx() as gx:
+    with quiet_gx() as gx:
         expect = gx.expectations
         today = now.astimezone(UTC).replace(tzinfo=None)
         rules: list[Rule] = []
@@ -266,18 +263,18 @@ class Facts:
 
     Args:
         num_rows: of the table.
-        columns: its columns.
+        columns: its columns, quick to ask for one.
         nulls: columns of a rule → in how many rows one of them is empty.
         unreadable: as `compile_rules` has it.
     """
 
     num_rows: int
-    columns: tuple[str, ...]
+    columns: Collection[str]
     nulls: Mapping[tuple[str, ...], int]
     unreadable: Mapping[str, dict[str, Any]]
 
 
-def columns_there(rule: Rule, columns: Sequence[str]) -> tuple[str, ...]:
+def columns_there(rule: Rule, columns: Collection[str]) -> tuple[str, ...]:
     """Return those columns of a rule that the table has."""
     return tuple(column for column in rule.columns if column in columns)
 
@@ -345,65 +342,13 @@ def report_of(
 
 
 def _facts(frame: pd.DataFrame, rules: Sequence[Rule]) -> Facts:
-    nulls: dict[tuple[str, ...], int] = {
-        (name,): int(frame[name].isna().sum()) for name in frame.columns
-    }
+    names = dict.fromkeys(frame.columns)
+    nulls: dict[tuple[str, ...], int] = {(name,): int(frame[name].isna().sum()) for name in names}
     for rule in rules:
-        there = columns_there(rule, list(frame.columns))
-        if len(there) > 1:
+        there = columns_there(rule, names)
+        if len(there) > 1 and there not in nulls:
             nulls[there] = int(frame[list(there)].isna().any(axis=1).sum())
-    return Facts(len(frame), tuple(frame.columns), nulls, frame.attrs.get(UNREADABLE, {}))
-
-
-def _hold(frame: pd.DataFrame, rules: Sequence[Rule]) -> list[bool]:
-    """Return for each rule whether it holds."""
-    answers: list[list[bool]] = [[] for _ in rules]
-    for index, result in _validate(frame, rules, {"result_format": "BOOLEAN_ONLY"}):
-        answers[index].append(result.success is True)
-    # An answer that is missing is not a yes.
-    return [
-        len(each) == len(rule.expectations) and all(each)
-        for rule, each in zip(rules, answers, strict=True)
-    ]
-
-
-def _count(frame: pd.DataFrame, rules: Sequence[Rule]) -> list[int]:
-    """Return for each rule how many rows break it; dearer than `_hold`, so for broken ones only."""
-    counts = [0] * len(rules)
-    form = {"result_format": "BASIC", "partial_unexpected_count": 0}
-    for index, result in _validate(frame, rules, form):
-        counts[index] = max(counts[index], int(result.result.get("unexpected_count") or 0))
-    return counts
-
-
-def _validate(
-    frame: pd.DataFrame, rules: Sequence[Rule], result_format: dict[str, Any]
-) -> list[tuple[int, Any]]:
-    """Return the results with the position of the rule that each belongs to.
-
-    Great Expectations gets the columns of a rule and no others: where a column has a null, it
-    copies all columns that it was given, for every rule. It gets them as a `Validator`, since a
-    batch hashes all rows, twice, for a fingerprint that nobody asks for.
-    """
-    groups: dict[tuple[str, ...], list[tuple[int, Rule]]] = {}
-    for position, rule in enumerate(rules):
-        there = tuple(column for column in rule.columns if column in frame.columns)
-        groups.setdefault(there, []).append((position, rule))
-    results: list[Any] = []
-    if not groups:
-        return []
-    with _quiet_gx() as gx:
-        from great_expectations.execution_engine import PandasExecutionEngine
-        from great_expectations.validator.validator import Validator
-
-        context = _passing_context(gx)
-        for columns, group in groups.items():
-            engine = PandasExecutionEngine(batch_data_dict={"rows": _with_marks(frame, columns)})
-            results += Validator(execution_engine=engine, data_context=context).graph_validate(
-                configurations=[each.configuration for each in _marked(group)],
-                runtime_configuration={"result_format": dict(result_format)},
-            )
-    return [(int(each.expectation_config.meta["position"]), each) for each in results]
+    return Facts(len(frame), names.keys(), nulls, frame.attrs.get(UNREADABLE, {}))
 
 
 def _marked(rules: Iterable[tuple[int, Rule]]) -> list[Any]:
@@ -424,55 +369,13 @@ def _mark(column: str) -> str:
     return f"{column} (unreadable)"
 
 
-def _with_marks(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    """Return some columns, uncopied, and one of marks for each that had unreadable values."""
+def _with_marks(frame: pd.DataFrame) -> dict[str, pd.Series[Any]]:
+    """Return the columns, uncopied, and one of marks for each that had unreadable values."""
     import pandas as pd
 
-    unreadable = frame.attrs.get(UNREADABLE, {})
-    shown: dict[str, Any] = {column: frame[column] for column in columns}
-    for column in list(shown):
-        if column in unreadable:
-            shown[_mark(column)] = frame.index.isin(unreadable[column]["rows"])
-    return pd.DataFrame(shown, index=frame.index, copy=False)
-
-
-def _passing_context(gx: Any) -> Any:
-    """Return a context that keeps nothing and makes no directory for pages."""
-    types = gx.data_context.types.base
-    config = types.DataContextConfig(
-        store_backend_defaults=types.InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
-        progress_bars=_no_progress(gx),
-    )
-    return gx.get_context(mode="ephemeral", project_config=config)
-
-
-def _no_progress(gx: Any) -> Any:
-    return gx.data_context.types.base.ProgressBarsConfig(globally=False)
-
-
-@contextmanager
-def _quiet_gx() -> Iterator[Any]:
-    """Import Great Expectations with its usage reports off and its own warnings kept quiet."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with _ONE_AT_A_TIME, warnings.catch_warnings():
-        # It warns of what its own dependencies will drop; nothing here can mend that.
-        warnings.simplefilter("ignore")
-        if "great_expectations.expectations" not in sys.modules:
-            _import_gx()
-        import great_expectations as gx
-
-        yield gx
-
-
-def _import_gx() -> None:
-    logger = logging.getLogger("great_expectations")
-    if logger.level == logging.NOTSET:
-        # It tells of every step and directory.
-        logger.setLevel(logging.WARNING)
-    were_captured = warnings.showwarning.__module__ == "logging"
-    import great_expectations.expectations
-    import great_expectations.validator.validator  # noqa: F401
-
-    if not were_captured:
-        # Several of its modules send all warnings of the process to logging.
-        logging.captureWarnings(False)
+    shown: dict[str, pd.Series[Any]] = {name: frame[name] for name in frame.columns}
+    for name, entry in frame.attrs.get(UNREADABLE, {}).items():
+        if name in shown:
+            marks = frame.index.isin(entry["rows"])
+            shown[_mark(name)] = pd.Series(marks, index=frame.index)
+    return shown

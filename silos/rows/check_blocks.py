@@ -13,7 +13,7 @@ report is the same, to the count, as `silos.rows.check.check` gives of the whole
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from silos.rows.check import (
     compile_rules,
     report_of,
 )
+from silos.rows.checks.conditions import Condition, condition_of
 from silos.rows.sources.blocks import BLOCK_ROWS
 from silos.rows.sources.duck import locked
 
@@ -93,7 +94,7 @@ def check_blocks(
         block_rows: rows of a block; the report does not depend on it.
     """
     rules = compile_rules(contract, unreadable, now=now)
-    columns = tuple(name for name in table.schema.names if name)
+    columns = dict.fromkeys(name for name in table.schema.names if name).keys()
     counted: dict[tuple[str, ...], int] = {(name,): 0 for name in columns}
     for rule in rules:
         counted[columns_there(rule, columns)] = 0
@@ -102,14 +103,15 @@ def check_blocks(
     tallies = {
         index: [_tally(each, table, grouping) for each in rule.expectations]
         for index, rule in enumerate(rules)
-        if set(rule.columns) <= set(columns) or rule.name == "present"
+        if columns >= set(rule.columns) or rule.name == "present"
     }
     adding = [each for tally in tallies.values() for each in tally if isinstance(each, _OfBlocks)]
     for frame in _frames(table, block_rows):
         empty = frame.isna()
         for there in counted:
             if there:
-                counted[there] += int(empty[list(there)].any(axis=1).sum())
+                together = empty[there[0]] if len(there) == 1 else empty[list(there)].any(axis=1)
+                counted[there] += int(together.sum())
         for tally in adding:
             tally.add(frame)
     facts = Facts(table.num_rows, columns, counted, unreadable)
@@ -191,28 +193,22 @@ class _OfBlocks:
 
 
 class _Share(_OfBlocks):
-    """At least a share ``mostly`` of the rows that count fits."""
+    """At least a share of the rows that are asked is as expected."""
 
-    def __init__(
-        self,
-        fits: Callable[[pd.DataFrame], Any],
-        counts: Callable[[pd.DataFrame], Any],
-        mostly: float,
-    ) -> None:
-        self._fits = fits
-        self._counts = counts
-        self._mostly = mostly
-        self._num_counted = 0
+    def __init__(self, condition: Condition) -> None:
+        self._condition = condition
+        self._num_asked = 0
 
     def add(self, frame: pd.DataFrame) -> None:
-        rows = frame[self._counts(frame)]
-        self._num_counted += len(rows)
-        self.failed += len(rows) - int(self._fits(rows).sum())
+        columns = {name: frame[name] for name in self._condition.columns}
+        asked = self._condition.rows(columns)
+        self._num_asked += int(asked.sum())
+        self.failed += int(self._condition.broken(columns, asked).sum())
 
     def holds(self) -> bool:
         # In the floating-point arithmetic of Great Expectations, so that no share differs by a bit.
-        count = float(self._num_counted)
-        return not count or (count - float(self.failed)) / count >= self._mostly
+        count = float(self._num_asked)
+        return not count or (count - float(self.failed)) / count >= self._condition.mostly
 
 
 class _Median(_OfBlocks):
@@ -375,56 +371,7 @@ def _tally(
     if kind == "ExpectColumnValuesToBeInSet" and name not in table.schema.names:
         # The column of marks that says which values could not be read.
         return _Known(False, "values that the mapping could not read")
-    if kind in ("ExpectColumnPairValuesToBeEqual", "ExpectColumnPairValuesAToBeGreaterThanB"):
-        return _pair(expectation)
-    if kind == "ExpectColumnValuesToNotBeNull":
-        return _Share(
-            lambda frame: frame[name].notna(),
-            lambda frame: slice(None),
-            expectation.mostly,
-        )
-    if kind == "ExpectColumnValuesToBeInSet":
-        values = list(expectation.value_set)
-        return _Share(
-            lambda frame: frame[name].isin(values),
-            lambda frame: frame[name].notna(),
-            expectation.mostly,
-        )
-    if kind == "ExpectColumnValuesToBeBetween":
-        return _Share(
-            lambda frame: _between(frame[name], expectation),
-            lambda frame: frame[name].notna(),
-            expectation.mostly,
-        )
-    raise NotImplementedError(f"no tally for {kind}")
-
-
-def _pair(expectation: Any) -> _Share:
-    left, right = expectation.column_A, expectation.column_B
-    equal = type(expectation).__name__ == "ExpectColumnPairValuesToBeEqual"
-
-    def fits(frame: pd.DataFrame) -> Any:
-        if equal:
-            return frame[left] == frame[right]
-        if expectation.or_equal:
-            return frame[left] >= frame[right]
-        return frame[left] > frame[right]
-
-    return _Share(fits, lambda frame: frame[[left, right]].notna().all(axis=1), 1.0)
-
-
-def _between(values: pd.Series[Any], expectation: Any) -> Any:
-    """Return which values lie within the bounds; whole numbers are compared as such, exactly."""
-    low, high = expectation.min_value, expectation.max_value
-    strict_low, strict_high = bool(expectation.strict_min), bool(expectation.strict_max)
-    if str(values.dtype) == "Int64":
-        if low is not None:
-            low, strict_low = (math.floor(low) + 1 if strict_low else math.ceil(low)), False
-        if high is not None:
-            high, strict_high = (math.ceil(high) - 1 if strict_high else math.floor(high)), False
-    fits = values.notna()
-    if low is not None:
-        fits &= (values > low) if strict_low else (values >= low)
-    if high is not None:
-        fits &= (values < high) if strict_high else (values <= high)
-    return fits
+    condition = condition_of(expectation)
+    if condition is None:
+        raise NotImplementedError(f"no tally for {kind}")
+    return _Share(condition)

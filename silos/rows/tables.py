@@ -21,6 +21,7 @@ from consilo.jobs.job import UNSTATED
 from consilo.kernel.roles import Arrays, Built
 from consilo.machine.files import write_atomic
 from silos.rows.cache import CanonicalCache
+from silos.rows.checks.verdicts import Verdicts
 from silos.rows.consent import Consent, ConsentBook, ConsentFilter
 from silos.rows.mapping import Mapping, mapping_file
 from silos.rows.shelf import Shelf
@@ -46,6 +47,7 @@ class Tables:
         data: name of a data set → where its rows are.
         consent: name of a data set → who has consented to what; without an entry, all is allowed.
         docs: write the full report of a contract check for people in the silo.
+        verdicts: of this process, for a silo that is made for one run.
         now: the clock that consents and rules about dates go by.
     """
 
@@ -56,6 +58,7 @@ class Tables:
         consent: MappingOf[str, Consent],
         *,
         docs: bool,
+        verdicts: Verdicts | None = None,
         now: Callable[[], datetime],
     ) -> None:
         self.directory = directory
@@ -63,7 +66,7 @@ class Tables:
         self._sources = {name: each.resolve(directory) for name, each in data.items()}
         self._docs = docs
         cache = directory / "cache"
-        self._cache = CanonicalCache(cache)
+        self._cache = CanonicalCache(cache, verdicts=verdicts)
         self._encoded = Shelf(cache / "encoded", kept=_KEPT_ENCODINGS)
         self._consents = {
             name: ConsentBook(name, spec.resolve(directory), self._sources[name], cache)

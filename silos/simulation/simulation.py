@@ -33,6 +33,7 @@ from consilo.wire.parcel import Transport
 from consilo.wire.signing import public_hex
 from silos.gate.partners import Partner
 from silos.gate.policy import Policy
+from silos.rows.checks.verdicts import Verdicts
 from silos.rows.sources import CsvSource, ParquetSource, Source
 from silos.silo import Silo
 from silos.silo_config import SiloConfig
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 Engine: TypeAlias = Literal["processes", "ray", "inline"]
 
 _OPENER = "silos.simulation.simulated:open_cut"
+_VERDICTS = Verdicts()
+"""A notebook runs one job after the other over the same frames: they are checked once."""
 
 
 def simulate(
@@ -260,7 +263,13 @@ def _whole(table: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, .
     place.mkdir(parents=True, mode=0o700)
     config = SiloConfig(name="whole", data={"data": _file(path)})
     return Silo(
-        place, config, Policy.simulation(), search_path=modules, docs=False, asks_people=False
+        place,
+        config,
+        Policy.simulation(),
+        search_path=modules,
+        docs=False,
+        asks_people=False,
+        verdicts=_VERDICTS,
     )
 
 
@@ -363,6 +372,7 @@ def _silo(
         search_path=modules,
         docs=False,
         asks_people=False,
+        verdicts=_VERDICTS,
         signing_keys=signing_keys,
         partners=partners,
     )

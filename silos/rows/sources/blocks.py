@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 65_536
 _BLOCK_BYTES = 32 << 20
 """A block of a very wide table has fewer rows, so that it does not hold much more than this."""
+_END = object()
+ItemT = TypeVar("ItemT")
 
 
 class TypesChanged(Exception):
@@ -63,6 +66,19 @@ def kept_rows(blocks: Iterable[pa.Table], keep: RowFilter | None) -> Iterator[pa
 
     for block in blocks:
         yield block if keep is None else block.filter(pa.array(keep.keep(block), pa.bool_()))
+
+
+def read_ahead(items: Iterable[ItemT]) -> Generator[ItemT]:
+    """Yield the items, each made in another thread while the one before it is used.
+
+    At most one waits. Close it, or use it up: then nothing runs any more.
+    """
+    iterator = iter(items)
+    with ThreadPoolExecutor(1) as beside:
+        coming: Any = beside.submit(next, iterator, _END)
+        while (item := coming.result()) is not _END:
+            coming = beside.submit(next, iterator, _END)
+            yield item
 
 
 def in_blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

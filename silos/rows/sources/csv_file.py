@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from consilo.errors import SourceUnreadable
-from silos.rows.sources.blocks import TypesChanged
+from silos.rows.sources.blocks import TypesChanged, read_ahead
 from silos.rows.sources.files import FilesSource
 from silos.rows.sources.raw_table import unexplained
 
@@ -208,9 +209,11 @@ def _tables_of(
                     raise SourceUnreadable(f"{source.where}: {_not_text(source)}")
                 fixed = {field.name: field.type for field in reader.schema}
                 yield reader.schema.empty_table()
-                for batch in reader:
-                    _refuse_zero_bytes(source, batch)
-                    yield pa.Table.from_batches([batch])
+                # Arrow takes a text apart only when it is asked for the rows.
+                with closing(read_ahead(reader)) as batches:
+                    for batch in batches:
+                        _refuse_zero_bytes(source, batch)
+                        yield pa.Table.from_batches([batch])
         except pa.ArrowInvalid as cause:
             column = _misfit(cause, _names_of(source, path))
             if column is None or column not in fixed or column in types:

@@ -279,23 +279,6 @@ def test_threads_can_check_at_the_same_time():
     assert [report.passed for report in reports] == [True, False, False, True]
 
 
-def test_a_check_copies_no_column_but_the_one_with_gaps(monkeypatch):
-    from great_expectations.execution_engine import PandasExecutionEngine
-
-    seen = []
-    load = PandasExecutionEngine.load_batch_data
-
-    def loaded(self, batch_id, batch_data):
-        seen.append(tuple(batch_data.columns))
-        return load(self, batch_id, batch_data)
-
-    monkeypatch.setattr(PandasExecutionEngine, "load_batch_data", loaded)
-    canonical = Mapping(contract="clinic@1").apply(good(), clinic())
-    assert check(canonical, clinic(), now=NOW).passed
-    assert ("waist", "height") in seen
-    assert max(len(columns) for columns in seen) == 2
-
-
 def test_great_expectations_leaves_the_logging_of_the_process_alone():
     program = """
         import logging, warnings

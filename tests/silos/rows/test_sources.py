@@ -1,5 +1,6 @@
 import os
 import sqlite3
+import threading
 
 import pandas as pd
 import pyarrow as pa
@@ -21,6 +22,7 @@ from silos.rows.sources import (
     csv_file,
     load_source,
 )
+from silos.rows.sources.blocks import read_ahead
 
 SECRET = "SECRET-77"
 ROWS = pd.DataFrame({"id": [1, 2, 3], "x": [0.5, 1.5, None], "code": ["a", "b", None]})
@@ -292,3 +294,34 @@ def test_numbers_are_read_in_blocks_and_keep_their_gaps(tmp_path, monkeypatch, k
     assert frame["a"].isna().tolist() == [n % 3 == 0 for n in range(3000)]
     assert frame["a"].sum() == 2000 * float(unit)
     assert frame["b"].tolist() == list(range(3000))
+
+
+def test_rows_are_read_ahead_by_one_and_nothing_runs_on():
+    made = []
+
+    def rows():
+        for each in range(9):
+            made.append(each)
+            yield each
+
+    before = threading.active_count()
+    ahead = read_ahead(rows())
+    assert next(ahead) == 0
+    assert next(ahead) == 1
+    ahead.close()
+    assert made in ([0, 1], [0, 1, 2])
+    assert threading.active_count() == before
+    assert list(read_ahead(rows())) == list(range(9))
+    assert list(read_ahead([])) == []
+
+
+def test_what_reading_ahead_meets_is_raised_where_its_row_would_have_been():
+    def rows():
+        yield 1
+        yield 2
+        raise SourceUnreadable("the third")
+
+    ahead = read_ahead(rows())
+    assert [next(ahead), next(ahead)] == [1, 2]
+    with pytest.raises(SourceUnreadable, match="the third"):
+        next(ahead)

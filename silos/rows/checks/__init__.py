@@ -1,0 +1,1 @@
+"""How Great Expectations judges a table: its import, what is counted for it, and its pages."""
