@@ -8,20 +8,25 @@ ConsiloError
 │   ├── PolicyInvalid
 │   └── ConfigInvalid       any other file: silo.yaml, federation.yaml
 ├── IncompatibleJob         each part is valid, together they cannot work; before any message
-├── SourceUnreadable        a silo's file, table or column is not there
-├── SchemaDrift             the silo's data break the contract
-├── Refused                 the silo's policy or guard says no
-│   └── BundleNotApproved
-├── BudgetExhausted         the privacy account cannot pay
-├── ReplyInvalid            an answer does not match what its verb declares
-├── QuorumLost              fewer silos answered than the job demands
-├── TooFewRows              the silos have too few rows in common to learn from
+├── RunFailed               a run cannot go on; the class is the cause, one line a silo says why
+│   ├── ModelDiverged       training produced NaN or infinity
+│   ├── SchemaDrift         the silos' data break the contract
+│   ├── BudgetExhausted     the privacy account cannot pay
+│   ├── TooFewRows          the silos have too few rows, or too few in common, to learn from
+│   ├── Refused             the silos' policies or guards say no
+│   │   └── BundleNotApproved
+│   ├── MatchUnusable       the silos hold no match that the run can use
+│   ├── SourceUnreadable    a silo's file, table or column is not there
+│   ├── SiloMisconfigured   a file that a silo's people wrote is invalid
+│   ├── SiloOutdated        a silo's release does not know what the job asks
+│   ├── ReplyInvalid        an answer does not match what its verb declares
+│   ├── SiloFailed          the computation failed in the silos: the job's code, or their software
+│   └── QuorumLost          silos are away, late or gone
 ├── TransportError
 │   ├── CoordinatorUnreachable
 │   └── VersionUnsupported
 ├── ServiceFailed           a process we started did not become healthy, or died
 ├── RunCancelled            somebody asked the run to stop
-├── ModelDiverged           training produced NaN or infinity
 ├── RunNotResumable         a run has ended, or its job, contract or code are others now
 └── RecordTampered          the run record does not verify
 
@@ -30,7 +35,7 @@ A message says what, where, expected and found, and what to do next. It never ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class ConsiloError(Exception):
@@ -89,57 +94,86 @@ class IncompatibleJob(ConsiloError):
     """Each part of the job is valid, but the parts cannot work together."""
 
 
-class SourceUnreadable(ConsiloError):
-    """A silo's data source, or a column in it, is not there or cannot be read."""
+class RunFailed(ConsiloError):
+    """A run cannot go on; its class names the cause.
+
+    A silo raises some of these, too, and says then why it gives no answer.
+
+    Args:
+        message: the whole text.
+        missing: silo → why it gave no answer; empty where no silo is meant.
+    """
+
+    def __init__(self, message: str, *, missing: Mapping[str, str] | None = None) -> None:
+        self.missing = dict(missing or {})
+        super().__init__(message)
 
 
-class SchemaDrift(ConsiloError):
+class ModelDiverged(RunFailed):
+    """Training produced NaN or infinity."""
+
+
+class SchemaDrift(RunFailed):
     """A silo's data break the contract."""
 
 
-class Refused(ConsiloError):
-    """A silo's guard says no.
+class BudgetExhausted(RunFailed):
+    """The privacy account of the data set cannot pay for what was asked."""
+
+
+class TooFewRows(RunFailed):
+    """The silos have too few rows, alone or in common, for a model to be trained and judged."""
+
+
+class Refused(RunFailed):
+    """A silo's policy or guard says no.
 
     Args:
         reason: what the silo is willing to say; it travels.
         code: a short stable name of the rule.
+        missing: as of `RunFailed`.
     """
 
-    def __init__(self, reason: str, *, code: str = "policy") -> None:
+    def __init__(
+        self, reason: str, *, code: str = "policy", missing: Mapping[str, str] | None = None
+    ) -> None:
         self.code = code
-        super().__init__(reason)
+        super().__init__(reason, missing=missing)
 
 
 class BundleNotApproved(Refused):
     """The silo's operator has not approved the hash of the code that the message asks it to run."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason, code="bundle_not_approved")
+    def __init__(self, reason: str, *, missing: Mapping[str, str] | None = None) -> None:
+        super().__init__(reason, code="bundle_not_approved", missing=missing)
 
 
-class BudgetExhausted(ConsiloError):
-    """The privacy account of the data set cannot pay for what was asked."""
+class MatchUnusable(RunFailed):
+    """The silos hold no match of their rows that the run can use."""
 
 
-class ReplyInvalid(ConsiloError):
+class SourceUnreadable(RunFailed):
+    """A silo's data source, or a column in it, is not there or cannot be read."""
+
+
+class SiloMisconfigured(RunFailed):
+    """A file that a silo's people wrote is invalid; which, and why, its own log says."""
+
+
+class SiloOutdated(RunFailed):
+    """A silo's release of Consilo does not know what the job asks."""
+
+
+class ReplyInvalid(RunFailed):
     """A silo's answer does not match what its verb declares."""
 
 
-class QuorumLost(ConsiloError):
-    """Fewer silos answered than the job demands.
-
-    Args:
-        message: the whole sentence.
-        missing: silo → why it was missing.
-    """
-
-    def __init__(self, message: str, *, missing: dict[str, str]) -> None:
-        self.missing = dict(missing)
-        super().__init__(message)
+class SiloFailed(RunFailed):
+    """The computation failed in the silos: in the job's own code, or in their software."""
 
 
-class TooFewRows(ConsiloError):
-    """What the silos have in common are too few rows for a model to be trained and judged."""
+class QuorumLost(RunFailed):
+    """Fewer silos than the job demands can be reached: the others are away, late or gone."""
 
 
 class TransportError(ConsiloError):
@@ -160,10 +194,6 @@ class ServiceFailed(ConsiloError):
 
 class RunCancelled(ConsiloError):
     """Somebody asked the run to stop."""
-
-
-class ModelDiverged(ConsiloError):
-    """Training produced NaN or infinity."""
 
 
 class RunNotResumable(ConsiloError):

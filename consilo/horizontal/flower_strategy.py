@@ -37,6 +37,7 @@ import numpy as np
 
 from consilo.errors import ConsiloError, IncompatibleJob, JobInvalid, QuorumLost
 from consilo.horizontal.training import TRAINING, Training, TrainState, mean_buffers, report
+from consilo.jobs.causes import failure
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.kernel.federation import Federation
@@ -194,10 +195,10 @@ class FlowerStrategy(Training):
         with self._explained(number):
             arrays, _ = strategy.aggregate_train(number, replies)
         if arrays is None:
-            raise QuorumLost(
-                f"round {number}: '{self.path}' made no model of {len(answers.replies)} answers",
-                missing={name: fault.reason for name, fault in answers.missing.items()},
-            )
+            told = f"'{self.path}' made no model of {len(answers.replies)} answers"
+            if answers.missing:
+                raise failure(f"round {number}", told, answers.missing)
+            raise IncompatibleJob(f"round {number}: {told}; look at what its aggregate_train wants")
         made = {name: arrays[name].numpy() for name in params}
         zeros = {name: np.zeros_like(value) for name, value in params.items()}
         return add(zeros, made)
@@ -244,8 +245,7 @@ def _grid(node_ids: tuple[int, ...]) -> Any:
 def _too_few(here: int) -> QuorumLost:
     return QuorumLost(
         f"the strategy waits for more silos than the {here} that are here; lower min_train_nodes "
-        "and min_available_nodes in protocol.args",
-        missing={},
+        "and min_available_nodes in protocol.args"
     )
 
 

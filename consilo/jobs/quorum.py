@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from consilo.errors import QuorumLost
+from consilo.jobs.causes import failure
+from consilo.wire.parcel import Fault
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Quorum:
         self,
         answered: Collection[str],
         *,
-        missing: Mapping[str, str],
+        missing: Mapping[str, Fault],
         num_examples: Mapping[str, int],
         where: str,
     ) -> None:
-        """Raise `QuorumLost` unless enough silos answered.
+        """Raise a `RunFailed`, of the class of the cause, unless enough silos answered.
 
         Args:
             answered: who did.
@@ -52,11 +53,12 @@ class Quorum:
                     f"they hold {share:.0%} of the rows, at least {self.min_data_share:.0%} needed"
                 )
         if faults:
-            who = "; ".join(f"{name} ({why})" for name, why in sorted(missing.items()))
-            raise QuorumLost(
-                f"{where}: no quorum: {'; '.join(faults)}. Missing: {who or 'nobody else'}. "
-                "Bring the silos back and run again, or lower the job's quorum",
-                missing=dict(missing),
+            # Where only mandatory silos lack, why others do not answer is not the cause.
+            needed = absent if absent and len(faults) == 1 else missing
+            raise failure(
+                where,
+                "; ".join(faults),
+                {name: fault for name, fault in missing.items() if name in needed},
             )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from consilo.contracts.contract import Contract
 from consilo.jobs.job import Job
+from consilo.wire.parcel import Fault
 
 
 @dataclass
@@ -19,7 +20,7 @@ class Federation:
         contract: what the silos' data obey.
         num_examples: silo → training rows, as far as known; quorum by data share uses it.
         online: who can be asked now.
-        left: silo → why it is not asked any more; for the message of a lost quorum.
+        left: silo → why it is not asked any more; for the message of a run that fails.
     """
 
     silos: tuple[str, ...]
@@ -27,7 +28,7 @@ class Federation:
     contract: Contract
     online: Callable[[], Sequence[str]]
     num_examples: dict[str, int] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
+    left: dict[str, Fault] = field(default_factory=dict)
 
     def cohort(self) -> tuple[str, ...]:
         """Return who may take part and is connected now, in a fixed order."""

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, ReplyInvalid
+from consilo.jobs.causes import not_asked
 from consilo.jobs.job import Job
 from consilo.jobs.quorum import Deadline
 from consilo.kernel import brief
@@ -31,7 +32,7 @@ from consilo.kernel.headers import (
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
 from consilo.kernel.verbs import Verb
-from consilo.wire.parcel import Arrival, Fault, Parcel, Transport
+from consilo.wire.parcel import Arrival, Fault, Parcel, Transport, not_connected
 from consilo.wire.payload import digest, pack_pieces, unpack
 
 _MARGIN_S = 300.0  # clocks differ, and an answer that is late is still worth having
@@ -148,7 +149,7 @@ class Kernel:
                 protocol without rounds, whose steps all belong to round 0.
 
         Raises:
-            QuorumLost: where a step's quorum is not met.
+            RunFailed: where a step's quorum is not met; its class is the cause.
             RunCancelled: from the transport.
         """
         generator = protocol.coordinate(fed, state)
@@ -221,14 +222,13 @@ class Kernel:
         history.extend(times)
         if step.quorum is not None:
             where = f"round {place.round}" if place.round else f"'{step.verb}' before the rounds"
-            reasons = {name: f"{fault.code}: {fault.reason}" for name, fault in faults.items()}
-            reasons = {**fed.left, **reasons}
+            absent = {**fed.left, **faults}
             connected = set(fed.online())
             for name in fed.silos:
-                if name not in answered and name not in reasons:
-                    reasons[name] = "not asked" if name in connected else "not connected"
+                if name not in answered and name not in absent:
+                    absent[name] = not_asked() if name in connected else not_connected()
             step.quorum.require(
-                answered, missing=reasons, num_examples=fed.num_examples, where=where
+                answered, missing=absent, num_examples=fed.num_examples, where=where
             )
 
     def _too_old(self, members: Sequence[str]) -> dict[str, Fault]:

@@ -38,7 +38,7 @@ class Ask:
 class Stream(Ask):
     """As `Ask`, but the result is an iterator of `Reply`, one held at a time, for folding.
 
-    Raises `QuorumLost` from the iterator when it ends without a quorum.
+    Raises a `RunFailed`, of the class of the cause, when it ends without a quorum.
     """
 
 

@@ -14,7 +14,9 @@ from consilo.contracts.contract import Contract
 from consilo.errors import (
     BudgetExhausted,
     ConsiloError,
+    ContractInvalid,
     InvalidInput,
+    JobInvalid,
     ModelDiverged,
     Refused,
     ReplyInvalid,
@@ -22,6 +24,7 @@ from consilo.errors import (
     SourceUnreadable,
     VersionUnsupported,
 )
+from consilo.jobs.causes import TOO_FEW_ROWS
 from consilo.jobs.job import Job
 from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
@@ -42,6 +45,9 @@ _DISCLOSED: dict[type[ConsiloError], str] = {
     VersionUnsupported: "version",
 }
 """Errors whose own words may travel: they are made of declared names and counts only."""
+_TOLD = {each: each for each in ("bundle_not_approved", UNBRIEFED)}
+_TOLD |= dict.fromkeys(("group", "intersection", "set_size"), TOO_FEW_ROWS)
+"""A refusal's rule → the code that travels with its words; of any other it is ``refused``."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +164,7 @@ def _refusal(
 def disclose(cause: Exception) -> Fault:
     """Return what a silo says of an exception; the text of an unknown one stays in its log."""
     if isinstance(cause, Refused):
-        told = cause.code if cause.code in ("bundle_not_approved", UNBRIEFED) else "refused"
-        return Fault(told, str(cause))
+        return Fault(_TOLD.get(cause.code, "refused"), str(cause))
     for kind, code in _DISCLOSED.items():
         if isinstance(cause, kind):
             return Fault(code, str(cause))
@@ -170,7 +175,8 @@ def disclose(cause: Exception) -> Fault:
         )
     if isinstance(cause, SourceUnreadable):
         return Fault("source", "the silo's data source cannot be read; its own log says why")
-    if isinstance(cause, InvalidInput):
+    is_the_silos = not isinstance(cause, ContractInvalid | JobInvalid)
+    if isinstance(cause, InvalidInput) and is_the_silos:
         return Fault("configuration", f"the silo's {cause.kind} is invalid; its own log says why")
     return Fault("failed", "the silo's computation failed; its own log says why")
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from consilo.errors import QuorumLost
+from consilo.errors import TooFewRows
 from consilo.jobs.quorum import Quorum
 from consilo.kernel.steps import Reply, Step, Stream
 from consilo.reduce import Gives, Reduced
@@ -46,7 +46,7 @@ class WeightedMean:
         """Ask ``verb`` of ``members`` and return the mean of each field of ``vectors``.
 
         Raises:
-            QuorumLost: where the quorum is not met, or nobody holds a row.
+            RunFailed: where the quorum is not met, or nobody holds a row.
         """
         replies = yield Stream(members, verb, payload, quorum=quorum)
         totals: dict[str, Total] = {}
@@ -65,9 +65,9 @@ class WeightedMean:
         return Reduced({name: finish(totals.pop(name), masses[name]) for name in vectors}, others)
 
 
-def no_rows(verb: str, members: Sequence[str]) -> QuorumLost:
+def no_rows(verb: str, members: Sequence[str]) -> TooFewRows:
     """Return the error of a step that nobody answered who holds a row."""
-    return QuorumLost(
+    return TooFewRows(
         f"'{verb}': no silo that answered holds a row to learn from; check the silos' data",
         missing={name: "no rows" for name in members},
     )

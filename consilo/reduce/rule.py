@@ -65,7 +65,7 @@ class Gathered:
         """Ask ``verb`` of ``members``, wait for all of them, and apply the rule to each field.
 
         Raises:
-            QuorumLost: where the quorum is not met, or nobody holds a row.
+            RunFailed: where the quorum is not met, or nobody holds a row.
         """
         replies = yield Stream(members, verb, payload, quorum=quorum)
         gathered: dict[str, list[Params]] = {name: [] for name in vectors}

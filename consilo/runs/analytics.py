@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, QuorumLost
+from consilo.errors import ConsiloError, RunFailed
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.statistics import Statistics, Summary
 from consilo.jobs.job import Job
@@ -66,7 +66,7 @@ class AnalyticsRun(Stages):
             bins: bins of a histogram per column; 0 asks for none.
 
         Raises:
-            QuorumLost: where too few silos answer.
+            RunFailed: where too few silos answer.
         """
         with self.stage("standardize"):
             asked = Statistics(bins, moments=self.job.features.standardize == "global")
@@ -130,13 +130,13 @@ class AnalyticsRun(Stages):
 
 
 def run_analytics(run: AnalyticsRun, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
-    """Do every stage of a run in a row; a lost quorum is a result with the status ``failed``."""
+    """Do every stage of a run in a row; one that cannot go on is a result, ``failed``."""
     try:
         run.wait_for_silos(seconds=wait_s)
         run.check_all(say)
         run.admit()
         run.standardize()
-    except QuorumLost as error:
+    except RunFailed as error:
         return run.close(error)
     except BaseException as error:
         run.close(error)

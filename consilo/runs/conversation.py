@@ -18,6 +18,7 @@ from consilo.kernel.loop import Exchange, Kernel, Party
 from consilo.protocols.conclude import CONCLUDE_S, Conclude
 from consilo.record.heads import SiloHeads
 from consilo.record.run_record import RunRecord
+from consilo.wire.parcel import not_connected
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -79,7 +80,8 @@ class Conversation:
     def take(self, job: Job, silos: Sequence[str]) -> None:
         """Go on about another job, with these silos only."""
         self.job = job
-        self.fed = Federation(tuple(silos), job, self.contract, self.online, left=dict(self.absent))
+        left = {name: not_connected(why) for name, why in self.absent.items()}
+        self.fed = Federation(tuple(silos), job, self.contract, self.online, left=left)
         self._kernel = Kernel(
             self._transport,
             run_id=self.run_id,

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost
+from consilo.errors import ConsiloError, IncompatibleJob, RunFailed
 from consilo.horizontal.evaluation import Evaluated, Evaluation
 from consilo.horizontal.features import Scale
 from consilo.horizontal.learning import learner_of
 from consilo.horizontal.statistics import Summary
 from consilo.horizontal.training import TrainState
+from consilo.jobs.causes import REFUSALS
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel.loop import Exchange
@@ -35,7 +36,7 @@ from consilo.wire.parcel import Fault, Transport
 
 PROBED_FROM_BYTES = 10_000_000
 """A smaller model costs its links less than the probe would."""
-FOR_GOOD = ("budget_exhausted", "refused", "bundle_not_approved", "contract")
+FOR_GOOD = (*REFUSALS, "contract")
 """Faults after which a silo is not asked again in the same run: it has said no."""
 
 
@@ -122,7 +123,7 @@ class Run(AnalyticsRun):
         """Do the next round and return its report; a repeat after a fault starts it anew.
 
         Raises:
-            QuorumLost: where too few silos answer; the last checkpoint stands.
+            RunFailed: where too few silos answer; the last checkpoint stands.
             ModelDiverged: where the new global model is not finite.
         """
         if self.state is None:
@@ -173,7 +174,7 @@ class Run(AnalyticsRun):
         """Evaluate the final model on every silo's held-out rows.
 
         Raises:
-            QuorumLost: where too few silos answer.
+            RunFailed: where too few silos answer.
         """
         with self.stage("evaluate"):
             self._plan_without()
@@ -270,7 +271,7 @@ class Run(AnalyticsRun):
         for each in self.exchanges[self._admitted_at :]:
             fault = each.fault
             if fault is not None and fault.code in FOR_GOOD and each.silo in fed.silos:
-                fed.left[each.silo] = f"{fault.code}: {fault.reason}"
+                fed.left[each.silo] = fault
         fed.silos = tuple(name for name in fed.silos if name not in fed.left)
 
     def _judgement(self) -> dict[str, Any]:
@@ -401,7 +402,7 @@ def _noisy(evaluated: Evaluated) -> str:
 
 
 def run_all(run: Run, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
-    """Do every stage of a run in a row; a lost quorum is a result with the status ``failed``."""
+    """Do every stage of a run in a row; one that cannot go on is a result, ``failed``."""
     try:
         run.wait_for_silos(seconds=wait_s)
         run.check_all(say)
@@ -410,7 +411,7 @@ def run_all(run: Run, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
             run.standardize()
         run.train_all(say)
         run.evaluate()
-    except QuorumLost as error:
+    except RunFailed as error:
         return run.close(error)
     except BaseException as error:
         run.close(error)

@@ -37,6 +37,28 @@ def contract_of(job: Job, search: Sequence[Path]) -> Contract:
 
 
 def run_match(
+    job: Job, contract: Contract, transport: Transport, **settings: Any
+) -> dict[str, Any]:
+    """Match as `match_rows` does; how it ended is told as ``status`` and ``reason``.
+
+    Args:
+        job: as there.
+        contract: as there.
+        transport: as there.
+        settings: its others.
+
+    Returns:
+        What it returns, and status (``complete`` or ``failed``) and reason.
+
+    Raises:
+        ConsiloError: only from what is wrong before the first message.
+    """
+    told, error = match_rows(job, contract, transport, **settings)
+    reason = "" if error is None else f"{type(error).__name__}: {error}"
+    return {**told, "status": "failed" if reason else "complete", "reason": reason}
+
+
+def match_rows(
     job: Job,
     contract: Contract,
     transport: Transport,
@@ -50,8 +72,8 @@ def run_match(
     bundle: str = "",
     wait_s: float = 0.0,
     sleep: Callable[[float], None] = time.sleep,
-) -> dict[str, Any]:
-    """Match the rows of all silos that take part; return what the coordinator may know.
+) -> tuple[dict[str, Any], ConsiloError | None]:
+    """Match the rows of all silos that take part, as one conversation with a record of its own.
 
     Args:
         job: with a section ``match``.
@@ -69,8 +91,9 @@ def run_match(
         sleep: waits.
 
     Returns:
-        run_id, status (``complete`` or ``failed``), reason, record, seconds, bytes by silo, and
-        of a match handle, hub, recipe and the silos' figures.
+        What the coordinator may know: run_id, record, seconds, bytes by silo, and of a match
+        handle, hub, recipe and the silos' figures; and why they are not matched, None where they
+        are.
 
     Raises:
         ConsiloError: only from what is wrong before the first message.
@@ -91,20 +114,20 @@ def run_match(
     record = talk.keep_record(directory / "record.jsonl", recipe=protocol.spec.recipe.hash)
     started = time.monotonic()
     talk.wait(seconds=wait_s, sleep=sleep)
-    status, reason, matched = "complete", "", {}
+    error: ConsiloError | None = None
+    matched: dict[str, Any] = {}
     try:
         matched = talk.ask("psi", protocol)
         record.add("matched", **matched)
     except ConsiloError as cause:
-        status, reason = "failed", f"{type(cause).__name__}: {cause}"
+        error = cause
+    status = "complete" if error is None else "failed"
     talk.note_replies()
     talk.conclude(status)
     seconds = time.monotonic() - started
-    record.close(status=status, reason=reason)
-    return {
+    record.close(status=status, reason="" if error is None else f"{type(error).__name__}: {error}")
+    told = {
         "run_id": run_id,
-        "status": status,
-        "reason": reason,
         "record": str(record.path),
         "seconds": round(seconds, 3),
         "bytes_down": _by_silo(talk.exchanges, "bytes_down"),
@@ -112,6 +135,7 @@ def run_match(
         "silo_seconds": _by_silo(talk.exchanges, "silo_seconds"),
         **matched,
     }
+    return told, error
 
 
 def _by_silo(exchanges: Sequence[Exchange], name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from consilo.errors import ConfigInvalid, IncompatibleJob
+from consilo.jobs.causes import REFUSALS
 from consilo.kernel.loop import Exchange
 from consilo.machine.files import write_atomic
 from consilo.wire.params import Params
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 SiloStatus = Literal["trained", "answered", "left_out", "dropped", "refused"]
 RunStatus = Literal["complete", "degraded", "failed"]
-_REFUSALS = ("refused", "bundle_not_approved", "budget_exhausted")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SiloOutcome:
 
     def absent(self, fault: Fault, *, contract: str | None = None) -> SiloOutcome:
         """Return the outcome of a silo that gave no answer."""
-        status: SiloStatus = "refused" if fault.code in _REFUSALS else "dropped"
+        status: SiloStatus = "refused" if fault.code in REFUSALS else "dropped"
         if fault.code in ("contract", "source", "configuration"):
             status = "left_out"
         verdict = self.contract if contract is None else contract

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from consilo.errors import BudgetExhausted, QuorumLost
+from consilo.errors import BudgetExhausted, RunFailed
 from consilo.horizontal.dataset import training_rows
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import (
@@ -34,7 +34,7 @@ from consilo.privacy.accounting import HistoryRow
 from consilo.protocols.contract_check import REPORT, report_of, told
 from consilo.protocols.names import asked_of, find_protocol
 from consilo.vertical.training import VerticalTraining
-from consilo.wire.parcel import Fault
+from consilo.wire.parcel import Fault, not_connected
 
 STATISTIC = Disclosure.STATISTIC
 _COLUMNS = ("days", "budget", "delta", "before", "after")
@@ -114,8 +114,7 @@ class Quote(Protocol[None]):
         offers.update({name: Offer(fault) for name, fault in answers.missing.items()})
         offers.update({n: _offer(reply.fields) for n, reply in answers.replies.items()})
         for name in fed.silos:
-            reason = fed.left.get(name, "not connected")
-            offers.setdefault(name, Offer(Fault("unreachable", reason)))
+            offers.setdefault(name, Offer(fed.left.get(name) or not_connected()))
         return Quotes(dict(sorted(offers.items())), _no_quorum(fed.job, offers))
 
     @verb("quote_contract", replies=REPORT)
@@ -226,14 +225,10 @@ def _offer(fields: Mapping[str, Any]) -> Offer:
 def _no_quorum(job: Job, offers: Mapping[str, Offer]) -> str:
     """Return why those who would take part are no quorum; empty where they are one."""
     willing = [name for name, each in offers.items() if each.fault is None]
-    missing = {
-        name: f"{each.fault.code}: {each.fault.reason}"
-        for name, each in offers.items()
-        if each.fault is not None
-    }
+    missing = {name: each.fault for name, each in offers.items() if each.fault is not None}
     rows = {name: each.rows for name, each in offers.items() if each.fault is None}
     try:
         job.cohort_quorum.require(willing, missing=missing, num_examples=rows, where="as planned")
-    except QuorumLost as lost:
-        return str(lost)
+    except RunFailed as error:
+        return str(error)
     return ""

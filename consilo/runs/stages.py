@@ -31,7 +31,7 @@ from consilo.record.run_record import RunRecord
 from consilo.runs.conversation import Conversation
 from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome, Silos
 from consilo.wire.params import Params
-from consilo.wire.parcel import Fault, Transport
+from consilo.wire.parcel import Fault, Transport, not_connected
 from consilo.wire.payload import pack_pieces, unpack
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Stages:
             publish=self._published,
         )
         self.outcomes = {name: SiloOutcome() for name in self.silos}
+        self.faults: dict[str, Fault] = {name: not_connected() for name in self.silos}
         self._admitted_at = 0
         self.notes: list[str] = []
         if resume:
@@ -163,16 +164,17 @@ class Stages:
             if question.mark:
                 self.marks[silo] = question.mark
         else:
-            verdict = Fault("unreachable", self._talk.absent.get(silo, "not connected"))
+            verdict = not_connected(self._talk.absent.get(silo, "not connected"))
         outcome = self.outcomes[silo]
         if isinstance(verdict, Fault):
+            self.faults[silo] = verdict
             self.outcomes[silo] = outcome.absent(verdict)
         else:
             self.reports[silo] = verdict
             if verdict.passed:
                 self.outcomes[silo] = replace(outcome, contract="passed", reason="")
             else:
-                fault = Fault("contract", verdict.reason())
+                fault = self.faults[silo] = Fault("contract", verdict.reason())
                 self.outcomes[silo] = outcome.absent(fault, contract="failed")
         return verdict
 
@@ -180,7 +182,7 @@ class Stages:
         """Narrow the run to the silos that keep the contract, and hold the quorum.
 
         Raises:
-            QuorumLost: where too few are left.
+            RunFailed: where too few are left; its class is the cause.
         """
         for name in self.silos:
             outcome = self.outcomes[name]
@@ -194,9 +196,7 @@ class Stages:
             )
         self._talk.note_replies()
         admitted = tuple(n for n in self.silos if self.outcomes[n].contract == "passed")
-        self._require(
-            admitted, {n: self.outcomes[n].reason for n in self.silos if n not in admitted}
-        )
+        self._require(admitted, {n: self.faults[n] for n in self.silos if n not in admitted})
         self._talk.fed.silos = admitted
         self._admitted_at = len(self.exchanges)
         return admitted
@@ -226,7 +226,7 @@ class Stages:
         """Do the next round and return its report; a repeat after a fault starts it anew.
 
         Raises:
-            QuorumLost: where too few silos answer; the last checkpoint stands.
+            RunFailed: where too few silos answer; the last checkpoint stands.
         """
         raise NotImplementedError
 
@@ -346,8 +346,8 @@ class Stages:
         state: Mapping[str, Any] = kept["state"]
         return state
 
-    def _require(self, admitted: Sequence[str], absent: Mapping[str, str]) -> None:
-        """Raise `QuorumLost` unless the run can go on with those who keep the contract."""
+    def _require(self, admitted: Sequence[str], absent: Mapping[str, Fault]) -> None:
+        """Raise a `RunFailed` unless the run can go on with those who keep the contract."""
         self.job.cohort_quorum.require(
             admitted, missing=absent, num_examples={}, where="before the run"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, IncompatibleJob, QuorumLost, TooFewRows
+from consilo.errors import ConsiloError, IncompatibleJob, MatchUnusable, RunFailed, TooFewRows
 from consilo.horizontal.features import Encoding
 from consilo.jobs.holders import Holders
 from consilo.jobs.job import Job
@@ -21,7 +21,7 @@ from consilo.jobs.quorum import Quorum
 from consilo.kernel.steps import Checkpoint
 from consilo.protocols.names import find_protocol
 from consilo.record.run_record import read
-from consilo.runs.match import contract_of, run_match
+from consilo.runs.match import contract_of, match_rows
 from consilo.runs.outcome import RunResult, RunStatus
 from consilo.runs.plan import refuse
 from consilo.runs.stages import Say, Stages, silent
@@ -98,10 +98,9 @@ class VerticalRun(Stages):
             held = self._held()
             told: dict[str, Any] = {"handle": handle, "reused": not held.reason, "rows": held.rows}
             if held.reason and self.state.round:
-                raise QuorumLost(
+                raise MatchUnusable(
                     f"the match that the run began with cannot be used any more ({held.reason}); "
-                    "start a new run",
-                    missing={},
+                    "start a new run"
                 )
             if held.reason:
                 told |= self._match_anew(held)
@@ -121,7 +120,7 @@ class VerticalRun(Stages):
         """Do the next round and return its report; a repeat after a fault starts it anew.
 
         Raises:
-            QuorumLost: where a silo does not answer; the last checkpoint stands.
+            RunFailed: where a silo does not answer; the last checkpoint stands.
         """
         with self.stage("train"):
             if self._advance() is None:
@@ -146,7 +145,7 @@ class VerticalRun(Stages):
         """Judge the model in the label silo, and let every silo keep its part.
 
         Raises:
-            QuorumLost: where a silo does not answer; the last checkpoint stands.
+            RunFailed: where a silo does not answer; the last checkpoint stands.
         """
         with self.stage("evaluate"):
             if self._advance() is not None:
@@ -205,7 +204,7 @@ class VerticalRun(Stages):
     def _members(self) -> tuple[str, ...]:
         return self._protocol.settings.members
 
-    def _require(self, admitted: Sequence[str], absent: Mapping[str, str]) -> None:
+    def _require(self, admitted: Sequence[str], absent: Mapping[str, Fault]) -> None:
         """Hold the quorum; where the job bears missing blocks, go on with the columns there are."""
         super()._require(admitted, absent)
         holders = self._protocol.settings
@@ -273,7 +272,7 @@ class VerticalRun(Stages):
         )
         tried = len(list(self.directory.glob("match*")))  # silos answer a match that ended no more
         name = f"match-{tried + 1}" if tried else "match"
-        told = run_match(
+        told, error = match_rows(
             job,
             contract_of(job, self._search_path),
             self._transport,
@@ -284,11 +283,14 @@ class VerticalRun(Stages):
             parties={n: each for n, each in self._talk.parties.items() if n in members},
             bundle=self._bundle,
         )
-        if told["status"] != "complete":
-            raise QuorumLost(f"the silos were not matched: {told['reason']}", missing={})
+        if error is not None:
+            raise error
         held = self._held(told["run_id"])
         if held.reason:
-            raise QuorumLost(f"the silos were matched, but {held.reason}", missing={})
+            raise MatchUnusable(
+                f"the silos were matched, but {held.reason}; look whether their rows or rules "
+                "changed meanwhile, and run again"
+            )
         kept = ("run_id", "recipe", "hub", "seconds", "silos")
         return {"rows": held.rows, **{name: told[name] for name in kept}}
 
@@ -437,7 +439,7 @@ def left_out_of(matched: Mapping[str, Any], job: ModelJob) -> str:
 
 
 def run_vertical(run: VerticalRun, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
-    """Do every stage of a vertical run in a row; a lost quorum is a result, ``failed``."""
+    """Do every stage of a vertical run in a row; one that cannot go on is a result, ``failed``."""
     try:
         run.wait_for_silos(seconds=wait_s)
         run.check_all(say)
@@ -445,7 +447,7 @@ def run_vertical(run: VerticalRun, *, wait_s: float = 0.0, say: Say = silent) ->
         run.match()
         run.train_all(say)
         run.evaluate()
-    except (QuorumLost, TooFewRows) as error:
+    except RunFailed as error:
         return run.close(error)
     except BaseException as error:
         run.close(error)

@@ -68,7 +68,7 @@ class MatchHeld(Protocol[None]):
         """Return what the silos hold, all of them together.
 
         Raises:
-            QuorumLost: where a silo does not answer, or refuses for another reason than its match:
+            RunFailed: where a silo does not answer, or refuses for another reason than its match:
                 then nothing is known of the match, and making it anew would spend queries.
         """
         everybody = self.holders.members

@@ -40,12 +40,18 @@ class Fault:
 
     Args:
         code: stable short name: ``unreachable``, ``deadline``, ``crashed``, ``refused``,
-            ``contract``, ``bundle_not_approved``, ``invalid_reply``, ``diverged``, ``failed``.
+            ``contract``, ``bundle_not_approved``, ``invalid_reply``, ``diverged``, ``failed``;
+            `consilo.jobs.causes` says what each means for a run.
         reason: a sentence without any data value.
     """
 
     code: str
     reason: str
+
+
+def not_connected(why: str = "not connected") -> Fault:
+    """Return why a silo cannot even be asked."""
+    return Fault("unreachable", why)
 
 
 @dataclass(frozen=True)

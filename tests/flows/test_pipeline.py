@@ -179,9 +179,10 @@ def test_a_degraded_model_says_so(degraded):
 
 def test_below_the_quorum_the_run_fails_and_registers_nothing(failed):
     assert failed.state.is_failed()
-    assert failed.state.message.startswith("QuorumLost: ")
-    assert "berta" in failed.state.message
-    assert "clara (not connected)" in failed.state.message
+    told = failed.state.message
+    assert told.startswith("SchemaDrift: before the run: the contract is not kept by berta; no ")
+    assert "\n  - berta: contract: breaks toy@1" in told
+    assert "\n  - clara: unreachable: not connected" in told
     assert failed.summary["status"] == "failed"
     assert failed.summary["model"] is None
     assert failed.federation.finished[0][0] is False

@@ -4,7 +4,7 @@ import clinic
 import numpy as np
 import pytest
 
-from consilo.errors import IncompatibleJob, JobInvalid, QuorumLost
+from consilo.errors import BudgetExhausted, IncompatibleJob, JobInvalid, Refused
 from consilo.privacy.accounting import spent
 
 ROWS = clinic.frames(400, 300)
@@ -132,14 +132,14 @@ def test_a_silo_too_refuses_a_contract_without_ranges(tmp_path):
     private = job(features={"standardize": "none"})
     run = clinic.run_of(private, clinic.hosts(ROWS), tmp_path, contract_=clinic.contract(OPEN))
     run.admit()
-    with pytest.raises(QuorumLost, match=r"refused: .* gives none for age"):
+    with pytest.raises(Refused, match=r"refused: .* gives none for age"):
         run.standardize(bins=4)
 
 
 def test_the_questions_of_one_run_stay_within_its_epsilon(tmp_path):
     """Two questions at ε 2.9 of 3: the second one is refused."""
     greedy = job(privacy={"statistics_epsilon": 2.9})
-    with pytest.raises(QuorumLost, match=r"budget_exhausted: .* the job allows 3"):
+    with pytest.raises(BudgetExhausted, match=r"budget_exhausted: .* the job allows 3"):
         standardized(tmp_path, greedy, bins=4)
 
 

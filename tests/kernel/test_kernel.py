@@ -4,7 +4,7 @@ import threading
 import clinic
 import pytest
 
-from consilo.errors import QuorumLost
+from consilo.errors import Refused
 from consilo.jobs.quorum import Quorum
 from consilo.kernel.federation import Federation
 from consilo.kernel.headers import Header, ReplyHeader
@@ -169,15 +169,16 @@ def test_a_fault_is_data():
 def test_a_lost_quorum_lists_everybody_missing(kind):
     kernel, fed, *_ = federation(north="not today", online=lambda: ("east", "north"))
     step = kind(("east", "north"), "count", {}, quorum=Quorum(2))
-    with pytest.raises(QuorumLost, match="'count' before the rounds") as lost:
+    with pytest.raises(Refused, match="'count' before the rounds: refused by north") as lost:
         kernel.run("test_kernel:Count", Count(step), fed)
-    assert lost.value.missing == {"north": "refused: not today", "south": "not connected"}
+    assert lost.value.missing["north"] == "refused: not today"
+    assert lost.value.missing["south"] == "unreachable: not connected"
 
 
 def test_a_quorum_weighs_the_rows_that_the_federation_knows():
     kernel, fed, *_ = federation(south="no")
     fed.num_examples.update(dict(zip(SILOS, (10, 20, 30), strict=True)))
-    with pytest.raises(QuorumLost, match="hold 50% of the rows"):
+    with pytest.raises(Refused, match="hold 50% of the rows"):
         kernel.run("test_kernel:Count", Count(Ask(SILOS, "count", {}, quorum=Quorum(1, 0.6))), fed)
 
 

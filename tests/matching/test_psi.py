@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consilo.errors import QuorumLost
+from consilo.errors import Refused, TooFewRows
 from consilo.kernel.federation import Federation
 from consilo.kernel.letters import Mailbox
 from consilo.kernel.loop import Kernel
@@ -305,7 +305,7 @@ def test_who_reads_and_changes_the_relay_cannot_pass_one_silo_off_as_another():
 
     tables = {name: table(range(20)) for name in SILOS}
     hosts, kernel, fed, protocol, *_ = setting(tables, change=swap)
-    with pytest.raises(QuorumLost, match="did not introduce itself for this run"):
+    with pytest.raises(Refused, match="did not introduce itself for this run"):
         kernel.run("psi", protocol, fed)
     assert not any(each.kept_matches for each in hosts.values())
 
@@ -314,7 +314,7 @@ def test_two_recipes_do_not_match():
     tables = {name: table(range(20)) for name in SILOS[:2]}
     job_ = job().changed(protocol={"name": "test_psi:Stubborn"})
     hosts, kernel, fed, _, *_ = setting(tables, job_=job_)
-    with pytest.raises(QuorumLost, match="uses another key recipe"):
+    with pytest.raises(Refused, match="uses another key recipe"):
         kernel.run("test_psi:Stubborn", Stubborn.from_job(fed.job), fed)
     assert not any(each.kept_matches for each in hosts.values())
 
@@ -364,7 +364,7 @@ def test_a_partner_that_lies_about_its_set_size_is_found_out(lie):
     job_ = job().changed(description=lie, protocol={"name": "test_psi:Boaster"})
     hosts, kernel, fed, *_ = setting(tables, job_=job_)
     said = "has not the form" if lie in ("all", "none") else "announced|another number"
-    with pytest.raises(QuorumLost, match=said):
+    with pytest.raises(Refused, match=said):
         kernel.run("test_psi:Boaster", Boaster.from_job(job_), fed)
     assert not any(each.kept_matches for each in hosts.values())
 
@@ -385,7 +385,7 @@ def test_a_partner_that_commits_to_nothing_is_refused_in_clear_words():
     tables = {name: table(range(20)) for name in SILOS[:2]}
     job_ = job().changed(protocol={"name": "test_psi:Older"})
     hosts, kernel, fed, *_ = setting(tables, job_=job_)
-    with pytest.raises(QuorumLost, match="use one version of Consilo on both sides"):
+    with pytest.raises(Refused, match="use one version of Consilo on both sides"):
         kernel.run("test_psi:Older", Older.from_job(job_), fed)
     assert not any(each.kept_matches for each in hosts.values())
 
@@ -432,7 +432,7 @@ def test_invalid_points_end_the_match_before_anything_is_disclosed(kind):
     tables = {name: table(range(20)) for name in SILOS[:2]}
     job_ = job(KEYS[:1]).changed(description=kind, protocol={"name": "test_psi:Forger"})
     hosts, kernel, fed, *_, seen = setting(tables, job_=job_)
-    with pytest.raises(QuorumLost, match=r"valid point|canonical|twice|number|elements"):
+    with pytest.raises(Refused, match=r"valid point|canonical|twice|number|elements"):
         kernel.run("test_psi:Forger", Forger.from_job(job_), fed)
     assert [each.fault.code for each in seen if each.silo == "bank" and each.fault] == ["refused"]
     assert not any(each.kept_matches for each in hosts.values())
@@ -459,7 +459,7 @@ def test_too_few_in_common_and_nobody_learns_who():
     tables = {"bank": table(range(60)), "clinic": table(range(57, 120))}
     hosts = {name: Watched(name, frame, min_common=5) for name, frame in tables.items()}
     _, kernel, fed, protocol, _, seen = setting(tables, hosts=hosts)
-    with pytest.raises(QuorumLost, match="too few"):
+    with pytest.raises(TooFewRows, match="too few"):
         kernel.run("psi", protocol, fed)
     # It ends before the step in which the hub is told which of its values matched.
     assert {each.verb for each in seen} == {"hello", "agree", "exchange"}

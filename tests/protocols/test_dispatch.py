@@ -11,6 +11,7 @@ from consilo.errors import (
     IncompatibleJob,
     JobInvalid,
     ModelDiverged,
+    PolicyInvalid,
     Refused,
     ReplyInvalid,
     SchemaDrift,
@@ -116,7 +117,8 @@ def test_the_text_of_an_exception_stays_in_the_silo(host, caplog):
         (ModelDiverged("NaN in weight"), "diverged", True),
         (ReplyInvalid("undeclared fields SENTINEL"), "invalid_reply", False),
         (SourceUnreadable("/data/SENTINEL.csv"), "source", False),
-        (JobInvalid("x", ["SENTINEL"]), "configuration", False),
+        (PolicyInvalid("x", ["SENTINEL"]), "configuration", False),
+        (JobInvalid("x", ["SENTINEL"]), "failed", False),
         (IncompatibleJob("SENTINEL"), "failed", False),
         (ConsiloError("SENTINEL"), "failed", False),
         (KeyError("SENTINEL"), "failed", False),
@@ -177,7 +179,7 @@ def test_an_invalid_job_says_so_without_its_content(host):
     value = {**clinic.job().to_json(), "seed": "SENTINEL"}
     body = pack({"job": value, "contract": clinic.contract().to_json(), "payload": {}})
     reply, _ = ask(host, {}, body=body)
-    assert told(reply) == ("fault", "configuration")
+    assert told(reply) == ("fault", "failed")
     assert b"SENTINEL" not in reply.header
 
 

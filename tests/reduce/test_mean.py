@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consilo.errors import QuorumLost
+from consilo.errors import TooFewRows
 from consilo.kernel.steps import Reply, Stream
 from consilo.reduce.mean import WeightedMean, finish, fold
 
@@ -101,6 +101,6 @@ def test_replies_are_folded_and_the_vector_is_let_go():
 
 @settings(deadline=None)
 @given(st.sampled_from([[], [reply("a", 1.0, 0)]]))
-def test_nobody_with_a_row_is_a_lost_quorum(replies):
-    with pytest.raises(QuorumLost, match="no silo that answered holds a row"):
+def test_nobody_with_a_row_is_too_few_rows(replies):
+    with pytest.raises(TooFewRows, match="no silo that answered holds a row"):
         combine(replies)

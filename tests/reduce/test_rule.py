@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilo.errors import IncompatibleJob, JobInvalid, QuorumLost
+from consilo.errors import IncompatibleJob, JobInvalid, TooFewRows
 from consilo.jobs.job import ReduceSpec
 from consilo.kernel.steps import Reply
 from consilo.reduce.mean import WeightedMean
@@ -78,7 +78,7 @@ def test_who_has_no_rows_is_not_ranked():
     rule = Gathered("m:median", median, {})
     found = ran(rule, [reply("a", 1.0), reply("b", 9.0, 0)], {"delta": "num_examples"})
     np.testing.assert_array_equal(found.means["delta"]["w"], [1.0, 1.0])
-    with pytest.raises(QuorumLost, match="holds a row to learn from"):
+    with pytest.raises(TooFewRows, match="holds a row to learn from"):
         ran(rule, [reply("a", 1.0, 0)], {"delta": "num_examples"})
 
 

@@ -11,7 +11,7 @@ from consilo.privacy.accounting import spent
 from consilo.protocols.dispatch import answerer
 from consilo.runs.quote import Offer, Quote
 from consilo.transports.local import LocalTransport
-from consilo.wire.parcel import Fault
+from consilo.wire.parcel import Fault, not_connected
 from silos.simulation.in_memory import InMemorySilo
 
 ROWS = clinic.frames(40, 30)
@@ -68,7 +68,7 @@ def test_an_account_that_cannot_pay_says_what_is_left():
     assert found.reason == ""
     lost = quotes(hosts, private.changed(quorum={"min_silos": 2}))
     assert "1 of at least 2 silos answered" in lost.reason
-    assert "east (budget_exhausted: " in lost.reason
+    assert "east: budget_exhausted: " in lost.reason
 
 
 def test_an_account_that_can_pay_says_how_it_would_stand():
@@ -86,7 +86,7 @@ def test_an_account_that_can_pay_says_how_it_would_stand():
 def test_who_refuses_or_is_away_is_told_apart():
     hosts = clinic.hosts(ROWS)
     hosts["east"].refusal = "not today"
-    found = quotes(hosts, clinic.job(), left={"zenith": "suspended"})
+    found = quotes(hosts, clinic.job(), left={"zenith": not_connected("suspended")})
     assert found.silos["east"].fault == Fault("refused", "not today")
     assert found.silos["zenith"].fault == Fault("unreachable", "suspended")
     assert found.silos["north"].fault is None

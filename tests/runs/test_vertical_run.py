@@ -15,7 +15,7 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 
 from consilo.contracts.contract import Contract
-from consilo.errors import CoordinatorUnreachable, IncompatibleJob, QuorumLost, RunCancelled
+from consilo.errors import CoordinatorUnreachable, IncompatibleJob, RunCancelled
 from consilo.protocols.dispatch import answerer
 from consilo.record.chain import verify as verify_log
 from consilo.record.crosscheck import compare
@@ -208,7 +208,7 @@ def test_a_match_that_failed_is_tried_again(place):
     for name in run.silos:
         run.check(name)
     run.admit()
-    with pytest.raises(QuorumLost, match="the network is away"):
+    with pytest.raises(CoordinatorUnreachable, match="the network is away"):
         run.match()
     assert run.match()["run_id"] == "r-match-2"
     while run.rounds_left:

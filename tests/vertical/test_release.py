@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import vertical
 
-from consilo.errors import QuorumLost, Refused
+from consilo.errors import Refused
 from consilo.kernel.federation import Federation
 from consilo.kernel.loop import Kernel
 from consilo.kernel.steps import Ask
@@ -51,7 +51,7 @@ def test_a_policy_that_lets_no_update_leave_keeps_the_top_part():
         return Permitted()
 
     hosts["bank"].permit = permit
-    with pytest.raises(QuorumLost, match="does not let 'update' leave"):
+    with pytest.raises(Refused, match="does not let 'update' leave"):
         trained(hosts, release_top=True)
 
 

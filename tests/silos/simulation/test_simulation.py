@@ -69,7 +69,7 @@ def test_too_few_silos_are_a_failed_result(folder):
     rows["north"] = rows["north"].iloc[:0]
     result = simulate(job, rows, search_path=[folder], contract=clinic.contract())
     assert result.status == "failed"
-    assert result.reason.startswith("QuorumLost: before the run")
+    assert result.reason.startswith("SchemaDrift: before the run: the contract is not")
     assert result.silos["north"].status == "left_out"
 
 

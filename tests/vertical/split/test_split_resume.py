@@ -170,7 +170,7 @@ def test_a_silo_does_not_go_back_behind_an_epoch():
     job, hosts = job_of(), fresh_hosts(keep_replies=False)
     checkpoints, _ = driven(job, hosts, Turn(), 3 + 8 + 8 + 1)
     assert [each.round for each in checkpoints] == [1, 2]
-    with pytest.raises(QuorumLost, match="does not stand at step 4"):
+    with pytest.raises(Refused, match="does not stand at step 4"):
         driven(job, hosts, checkpoints[0])
 
 
@@ -186,7 +186,7 @@ def test_faults_of_the_transport_leave_the_last_checkpoint():
             Deaf.count += 1
             if Deaf.count == 15:
                 return iter(
-                    [Arrival(name, None, Fault("timeout", "late"), 1.0) for name in parcels]
+                    [Arrival(name, None, Fault("deadline", "late"), 1.0) for name in parcels]
                 )
             return super().exchange(parcels, deadline_s=deadline_s)
 

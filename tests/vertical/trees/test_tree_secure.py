@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from consilo.errors import QuorumLost, Refused, ReplyInvalid
+from consilo.errors import Refused, ReplyInvalid
 from consilo.kernel.headers import Header, Manifest
 from consilo.kernel.verbs import Disclosure
 from consilo.vertical.linear.solve import curvatures
@@ -259,7 +259,7 @@ def test_a_silo_of_a_secure_job_answers_no_question_of_the_plain_kind():
 
     asking = Curious(job)
     kernel, fed = vertical_kernel(job, contract, hosts)
-    with pytest.raises(QuorumLost, match="the job's histograms are secure"):
+    with pytest.raises(Refused, match="the job's histograms are secure"):
         kernel.run("vertical_trees", asking, fed, boosted.Turn())
 
 
@@ -273,13 +273,13 @@ def vertical_kernel(job, contract, hosts):
 
 def test_a_silo_without_the_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gmpy2", None)
-    with pytest.raises(QuorumLost, match=r"install consilo\[secure-trees\]"):
+    with pytest.raises(Refused, match=r"install consilo\[secure-trees\]"):
         boosted.run(boosted.table(60), args=SECURE)
 
 
 def test_more_ciphertexts_than_a_letter_takes_are_refused_before_any_is_made():
     rows = boosted.table(27_000)
-    with pytest.raises(QuorumLost, match="judge fewer folds"):
+    with pytest.raises(Refused, match="judge fewer folds"):
         boosted.run(rows, args=SECURE | {"folds": 20, "judged_folds": 20})
 
 

@@ -8,7 +8,7 @@ from boosted import COLUMNS, NAMES, ROUNDS, contract_of, job_of, run, scored, ta
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import r2_score, roc_auc_score
 
-from consilo.errors import IncompatibleJob, JobInvalid, QuorumLost
+from consilo.errors import IncompatibleJob, JobInvalid, Refused
 from consilo.kernel.federation import Federation
 from consilo.kernel.loop import Kernel
 from consilo.kernel.verbs import Disclosure
@@ -125,7 +125,7 @@ def test_fewer_folds_are_judged_where_the_job_says_so():
 def test_labels_of_one_class_are_refused_without_a_word_of_which():
     rows = table(200)
     rows["y"] = 1
-    with pytest.raises(QuorumLost, match="have one class only"):
+    with pytest.raises(Refused, match="have one class only"):
         run(rows)
 
 
