@@ -39,7 +39,7 @@ def idle(folder: Path, count: int, settle_s: float, seconds: float) -> tuple[flo
         address, certificate = start_silos(supervisor, folder, silos, say)
         wait_online(address, Path(certificate), silos, supervisor.services)
         time.sleep(settle_s)
-        of_link = [each.pid for each in supervisor.services if each.name == "superlink"]
+        of_link = [each.pid for each in supervisor.services if each.name == "the SuperLink"]
         of_nodes = [each.pid for each in supervisor.services if each.name != "superlink"]
         before = time.perf_counter(), cpu_seconds(of_link), cpu_seconds(of_nodes)
         time.sleep(seconds)

@@ -49,7 +49,8 @@ from consilo.runs.horizontal import Run  # noqa: E402
 from consilo.transports.flower.bundle import build_bundle, bundle_hash  # noqa: E402
 from consilo.transports.flower.transport import FlowerTransport  # noqa: E402
 from flows.demo.demo_data import write_hospitals  # noqa: E402
-from flows.services.federation import parties_of, settle_place, start_node, start_silos, wait_online  # noqa: E402
+from flows.services.federation import parties_of, start_node, start_silos, wait_online  # noqa: E402
+from flows.services.place import settle_place  # noqa: E402
 from silos.gate.bundles import approve  # noqa: E402
 from silos.gate.policy import TEMPLATE  # noqa: E402
 from silos.membership.enrol import enrol_here  # noqa: E402

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -81,6 +81,11 @@ class Service:
         argv: the command.
         log: the file that gets its output.
         process: the guard.
+        env: the whole environment; None has that of this process.
+        cwd: working directory.
+        address: host and port that it listens on; None where it listens on none.
+        lasting: it should go on until it is stopped: whoever watches starts it again.
+        for_good: exit codes after which it is not started again.
     """
 
     name: str
@@ -88,6 +93,11 @@ class Service:
     log: Path
     process: subprocess.Popen[bytes]
     _stop_fd: int = field(repr=False)
+    env: Mapping[str, str] | None = field(default=None, repr=False)
+    cwd: Path | None = None
+    address: tuple[str, int] | None = None
+    lasting: bool = False
+    for_good: frozenset[int] = frozenset()
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -99,6 +109,23 @@ class Service:
     def returncode(self) -> int | None:
         """The exit code of the service, or None while it runs."""
         return self.process.poll()
+
+    @property
+    def signal_number(self) -> int:
+        """The signal that ended the service; 0 where none did, or it runs."""
+        code = self.returncode or 0
+        number = (
+            -code if code < 0 else code - 128
+        )  # a guard hands on a signal as 128 and its number
+        return number if number in iter(signal.Signals) else 0
+
+    @property
+    def ending(self) -> str:
+        """How the service ended, in words."""
+        number = self.signal_number
+        return (
+            f"killed by {signal.Signals(number).name}" if number else f"exit code {self.returncode}"
+        )
 
     def pids(self) -> list[int]:
         """Return the ids of all the service's processes, without the guard."""
@@ -207,6 +234,9 @@ class Supervisor:
         healthy: Callable[[], bool] | None = None,
         timeout_s: float = 60.0,
         port: int | None = None,
+        host: str = "127.0.0.1",
+        lasting: bool = False,
+        for_good: frozenset[int] = frozenset(),
     ) -> Service:
         """Start a service and, if ``healthy`` is given, wait until it says so.
 
@@ -221,50 +251,49 @@ class Supervisor:
             healthy: asked again and again; may raise, which counts as no.
             timeout_s: how long to wait for it.
             port: the port it will listen on; refused here, with a clear message, if taken.
+            host: the address it will listen on.
+            lasting: it should go on until it is stopped; see `restart`.
+            for_good: exit codes after which it should not be started again all the same.
 
         Raises:
             ServiceFailed: where it does not start, dies, or is not healthy in time.
         """
-        if port is not None and port_in_use(port):
-            raise ServiceFailed(
-                f"{name} cannot start: port {port} is in use; choose another or stop who holds it"
-            )
-        service = self._spawn(name, argv, log, env, cwd)
+        address = None if port is None else (host, port)
+        _require_free(name, address)
+        process, stop_fd = _spawn(name, argv, log, env, cwd)
+        service = Service(
+            name,
+            tuple(argv),
+            log,
+            process,
+            stop_fd,
+            env=env,
+            cwd=cwd,
+            address=address,
+            lasting=lasting,
+            for_good=for_good,
+        )
         with self._lock:
             self._services.append(service)
         if healthy is not None:
             wait_healthy(service, healthy, timeout_s)
         return service
 
-    def _spawn(
-        self,
-        name: str,
-        argv: Sequence[str],
-        log: Path,
-        env: Mapping[str, str] | None,
-        cwd: Path | None,
-    ) -> Service:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        reader, writer = os.pipe()
-        command = [sys.executable, "-S", "-E", guard.__file__, "--watch", str(reader), "--"]
-        try:
-            with log.open("ab") as output:
-                process = subprocess.Popen(
-                    [*command, *argv],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=None if env is None else dict(env),
-                    cwd=cwd,
-                    start_new_session=True,
-                    pass_fds=(reader,),
-                )
-        except OSError as cause:
-            os.close(writer)
-            raise ServiceFailed(f"{name} cannot start: {cause}") from cause
-        finally:
-            os.close(reader)
-        return Service(name, tuple(argv), log, process, writer)
+    def restart(self, service: Service) -> Service:
+        """Start a service again that ended, by the same command; the new one takes its place.
+
+        What is left of it is ended first.
+
+        Raises:
+            ServiceFailed: where it cannot be started now; the ended one keeps its place.
+        """
+        service.stop(grace_s=1.0)
+        _require_free(service.name, service.address)
+        process, stop_fd = _spawn(service.name, service.argv, service.log, service.env, service.cwd)
+        again = replace(service, process=process, _stop_fd=stop_fd, _lock=threading.Lock())
+        with self._lock:
+            self._services = [again if each is service else each for each in self._services]
+        return again
 
     def stop(self) -> None:
         """Stop every service, the last started first; bounded by `STOP_TOTAL_S` in all."""
@@ -280,6 +309,44 @@ class Supervisor:
                 service.stop(grace_s=min(5.0, max(0.2, left_s / waiting)))
         finally:
             _restore_signals(previous)
+
+
+def _require_free(name: str, address: tuple[str, int] | None) -> None:
+    if address is not None and port_in_use(address[1], address[0]):
+        raise ServiceFailed(
+            f"{name} cannot start: port {address[1]} is in use; choose another or stop who holds it"
+        )
+
+
+def _spawn(
+    name: str,
+    argv: Sequence[str],
+    log: Path,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command below a guard; return the guard, and what ends it when it is closed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    reader, writer = os.pipe()
+    command = [sys.executable, "-S", "-E", guard.__file__, "--watch", str(reader), "--"]
+    try:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [*command, *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=None if env is None else dict(env),
+                cwd=cwd,
+                start_new_session=True,
+                pass_fds=(reader,),
+            )
+    except OSError as cause:
+        os.close(writer)
+        raise ServiceFailed(f"{name} cannot start: {cause}") from cause
+    finally:
+        os.close(reader)
+    return process, writer
 
 
 def wait_healthy(service: Service, healthy: Callable[[], bool], timeout_s: float) -> None:

@@ -70,6 +70,8 @@ class Reachable(Config):
     host: str = Field(default="127.0.0.1", description="address that the SuperLink binds to")
     port: int = Field(ge=1, le=65535)
     advertise: str = Field(default="", description="host that silos use; else host")
+    prefect_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
+    mlflow_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
 
     @property
     def address(self) -> str:

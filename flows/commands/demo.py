@@ -47,7 +47,8 @@ def demo(
     from consilo.machine.processes import Supervisor
     from flows.demo.demo import DemoOptions, run_demo, work_directory
     from flows.demo.vertical_demo import run_vertical_demo
-    from flows.services.federation import taken_down
+    from flows.services.place import taken_down
+    from flows.services.watch import Watch
 
     given = {"--silos": silos, "--epsilon": epsilon, "--no-dp": no_dp or None}
     unfit = [name for name, value in given.items() if vertical and value is not None]
@@ -70,5 +71,5 @@ def demo(
                 f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}",
                 file=sys.stderr,
             )
-            until_stopped()
+            until_stopped(Watch(home, supervisor, teller()).look)
     raise typer.Exit(exit_code(summary))

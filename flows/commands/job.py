@@ -276,9 +276,10 @@ def _run_alone(
         carried_bundle,
         find_silos,
         job_bundle,
-        taken_down,
     )
     from flows.services.launch import launch
+    from flows.services.place import taken_down
+    from flows.services.watch import Watch
     from silos.gate.bundles import approve
 
     quieten()
@@ -297,18 +298,18 @@ def _run_alone(
     with taken_down(home), Supervisor() as supervisor:
         running = launch(supervisor, home, loaded, parameters)
         bring_up(supervisor, home, folders, say=say)
-        return running.wait(say)
+        return running.wait(say, Watch(home, supervisor, say).look)
 
 
 def _run_connected(loaded: Any, directory: Path, parameters: dict[str, Any]) -> Any:
     from consilo.machine.processes import Supervisor
-    from flows.services.federation import Addresses
     from flows.services.launch import launch
+    from flows.services.watch import Absence
 
-    home = directory.resolve()
-    Addresses.load(home)
+    home, say = directory.resolve(), teller()
+    absence = Absence(home, say)
     with Supervisor() as supervisor:
-        return launch(supervisor, home, loaded, parameters).wait(teller())
+        return launch(supervisor, home, loaded, parameters).wait(say, absence.look)
 
 
 def _parameters(

@@ -17,10 +17,12 @@ from consilo.cli import group
 from consilo.errors import ConfigInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from consilo.membership.coordinator import Coordinator
     from consilo.membership.members import Member
+    from consilo.transports.flower.superlink import Presence
 
 Home = Annotated[Path, typer.Option("--dir", help="The coordinator's directory.")]
 Name = Annotated[str, typer.Argument(help="The silo's name.")]
@@ -44,7 +46,7 @@ def invite(
 
     Example: consilo silos invite cleveland --dir coordinator/
     """
-    from flows.services.federation import settle_place
+    from flows.services.place import settle_place
 
     path = out or Path(f"{name}.invitation.json")
     if path.exists():
@@ -76,7 +78,7 @@ def invite(
 
 @silos_app.command("list")
 def list_silos(directory: Home, as_json: JsonFlag = False) -> None:
-    """List every silo: state, last seen, versions and who is behind; and when what expires.
+    """List every silo: state, online or gone and since when, versions; and when what expires.
 
     Example: consilo silos list --dir coordinator/
     """
@@ -90,7 +92,15 @@ def list_silos(directory: Home, as_json: JsonFlag = False) -> None:
             for when, whose, what in coordinator.expiries()
         ]
         now = coordinator.now()
-    rows = [{**_told(each), "behind": list(each.software.behind(ours))} for each in members]
+    connected = _presences(directory)
+    rows = [
+        {
+            **_told(each),
+            "behind": list(each.software.behind(ours)),
+            **_connected(each.name, connected),
+        }
+        for each in members
+    ]
     if as_json:
         print(json.dumps({"silos": rows, "calendar": calendar, "here": ours.to_json()}))
         return
@@ -99,12 +109,13 @@ def list_silos(directory: Home, as_json: JsonFlag = False) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title="Silos")
-    for column in ("silo", "state", "last seen", "certificate until", "key", "behind"):
+    for column in ("silo", "state", "connected", "last seen", "certificate until", "key", "behind"):
         table.add_column(column)
     for row in rows:
         behind = ", ".join(row["behind"]) or ("" if row["state"] == "invited" else "no")
-        cells = (row["name"], row["state"], row["last_seen"] or "never", row["valid_until"] or "-")
-        table.add_row(*cells, row["key_sha256"][:16], behind)
+        here = " since ".join(filter(None, (row["connected"], row["connected_since"][:19])))
+        cells = (row["name"], row["state"], here, row["last_seen"] or "never")
+        table.add_row(*cells, row["valid_until"] or "-", row["key_sha256"][:16], behind)
     console.print(table)
     calendar_table = Table(title="What expires when")
     for column in ("when", "whose", "what", "days left"):
@@ -272,6 +283,28 @@ def _told(member: Member) -> dict[str, Any]:
         "signing_key": member.signing_key,
         "software": member.software.to_json(),
     }
+
+
+def _presences(directory: Path) -> Mapping[str, Presence] | None:
+    """Return what the SuperLink says of its silos; None where none is up."""
+    from consilo.errors import CoordinatorUnreachable
+    from flows.services.federation import Addresses
+    from flows.services.health import presences
+
+    try:
+        return presences(Addresses.load(directory.resolve()))
+    except CoordinatorUnreachable:
+        return None
+
+
+def _connected(name: str, known: Mapping[str, Presence] | None) -> dict[str, str]:
+    """Return whether a silo is connected, and since when: ``unknown`` where nobody can say."""
+    if known is None:
+        return {"connected": "unknown: the SuperLink is not up", "connected_since": ""}
+    here = known.get(name)
+    if here is None:
+        return {"connected": "never online", "connected_since": ""}
+    return {"connected": here.state, "connected_since": here.since}
 
 
 def _print(told: dict[str, Any], text: str, as_json: bool) -> None:

@@ -45,7 +45,7 @@ def exit_code(summary: Any) -> int:
     return 1 if summary.get("status") == "failed" else 0
 
 
-def until_stopped(look: Callable[[], None] = lambda: None) -> None:
+def until_stopped(look: Callable[[], None]) -> None:
     """Look now and then until Ctrl-C."""
     from flows.services.watch import EVERY_S
 

@@ -39,7 +39,8 @@ def up(
     """
     from consilo.machine.environment import quieten
     from consilo.machine.processes import Supervisor
-    from flows.services.federation import bring_up, find_silos, settle_place, taken_down
+    from flows.services.federation import bring_up, find_silos
+    from flows.services.place import settle_place, taken_down
     from flows.services.services import start_worker
     from flows.services.watch import Watch
 
@@ -52,4 +53,4 @@ def up(
         if worker:
             start_worker(supervisor, home, addresses.prefect_api)
         say(f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}")
-        until_stopped(Watch(home, supervisor.services, say).look)
+        until_stopped(Watch(home, supervisor, say).look)

@@ -20,8 +20,10 @@ from consilo.machine.processes import Service, Supervisor
 from consilo.yaml_text import to_yaml
 from flows.demo.demo_data import Hospital, write_hospitals
 from flows.registry.figures import log_baselines
-from flows.services.federation import Addresses, Say, bring_up, job_bundle
+from flows.services.federation import Addresses, bring_up, job_bundle
 from flows.services.launch import launch
+from flows.services.place import Say
+from flows.services.watch import Watch
 from silos.gate.bundles import approve
 
 
@@ -70,7 +72,7 @@ def run_demo(
     comparing, figures = _compare(supervisor, home, job_file, options)
     silos = {hospital.name: hospital.directory for hospital in hospitals}
     addresses = bring_up(supervisor, home, silos, say=say)
-    summary = running.wait(say)
+    summary = running.wait(say, Watch(home, supervisor, say).look)
     if summary.get("status") != "failed":
         summary |= _baselines(comparing, figures, say)
         if job.privacy is not None:

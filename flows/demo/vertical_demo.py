@@ -18,8 +18,10 @@ from consilo.machine.processes import Supervisor
 from consilo.yaml_text import to_yaml
 from flows.demo.demo import DemoOptions
 from flows.demo.vertical_demo_data import Organisation, write_organisations
-from flows.services.federation import Addresses, Say, bring_up, job_bundle
+from flows.services.federation import Addresses, bring_up, job_bundle
 from flows.services.launch import launch
+from flows.services.place import Say
+from flows.services.watch import Watch
 from silos.gate.bundles import approve
 from silos.kept.matches import read_match
 
@@ -53,11 +55,13 @@ def run_vertical_demo(
     running = launch(supervisor, home, job, {"job": str(training)})
     silos = {each.name: each.directory for each in organisations}
     addresses = bring_up(supervisor, home, silos, say=say)
-    summary = running.wait(say)
+    watch = Watch(home, supervisor, say)
+    summary = running.wait(say, watch.look)
     if summary.get("status") != "failed":
         summary |= _kept(summary, organisations, job.holders.match)
         say("scoring the matched patients with the registered model")
-        scored = launch(supervisor, home, scoring_job, {"job": str(scoring)}).wait(say)
+        going = launch(supervisor, home, scoring_job, {"job": str(scoring)})
+        scored = going.wait(say, watch.look)
         summary["scoring"] = _scoring(scored, silos[job.holders.label_silo])
     write_atomic(home / "summary.json", json.dumps(summary, indent=1).encode())
     return summary, addresses

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from consilo.kernel.headers import WIRE_VERSION, WIRE_VERSIONS
 from consilo.kernel.loop import Party
 from consilo.machine.environment import ISOLATED, child_environment
 from consilo.machine.files import write_atomic
-from consilo.machine.processes import Service, Supervisor, free_port, listens
+from consilo.machine.processes import Service, Supervisor
 from consilo.membership.coordinator import Coordinator, Reachable
 from consilo.membership.keys import (
     load_or_create_authority,
@@ -34,15 +34,12 @@ from consilo.membership.keys import (
 from consilo.membership.members import Member
 from consilo.wire.signing import public_hex
 from flows.services.bundle_modules import local_modules
+from flows.services.place import ANY_HOST, Say, await_free, settle_place
 
 if TYPE_CHECKING:
     from flows.services.order import Connection, Order
 
 _ONLINE_S = 180.0
-ANY_HOST = ("0.0.0.0", "::")
-
-Say = Callable[[str], None]
-"""Takes one line for the person who waits."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,10 @@ def bring_up(
     from flows.services.services import prepare_prefect, start_mlflow, start_prefect
 
     home.mkdir(parents=True, exist_ok=True)
-    prefect, mlflow = start_prefect(supervisor, home), start_mlflow(supervisor, home)
+    place = place or settle_place(home)
+    await_free(home, place, say)
+    prefect = start_prefect(supervisor, home, port=place.prefect_port)
+    mlflow = start_mlflow(supervisor, home, port=place.mlflow_port)
     superlink, certificate = start_silos(supervisor, home, silos, say, place)
     addresses = Addresses(
         superlink,
@@ -152,58 +152,6 @@ def bring_up(
         say(f"{len(silos)} silos are online")
     write_atomic(home / "federation.json", json.dumps(asdict(addresses), indent=1).encode())
     return addresses
-
-
-@contextmanager
-def taken_down(home: Path) -> Iterator[None]:
-    """Let nobody find a federation in ``home`` before the block brings it up, nor after it.
-
-    Raises:
-        ServiceFailed: where one is up there already.
-    """
-    file = home / "federation.json"
-    if file.exists() and _is_up(Addresses.load(home)):
-        raise ServiceFailed(f"a federation is up in {home} already; stop it, or use another --dir")
-    file.unlink(missing_ok=True)
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-
-
-def _is_up(addresses: Addresses) -> bool:
-    host, _, port = addresses.superlink.partition(":")
-    return listens(int(port), host)
-
-
-def settle_place(
-    home: Path, *, host: str | None = None, port: int | None = None, advertise: str | None = None
-) -> Reachable:
-    """Return where silos reach the coordinator in ``home``; what is said once is kept.
-
-    Invitations name it, so it stays the same over restarts.
-
-    Args:
-        home: the coordinator's directory.
-        host: address to bind to; 127.0.0.1 at first.
-        port: to listen on; a free one at first.
-        advertise: what silos call this machine; else ``host``.
-
-    Raises:
-        ConfigInvalid: where silos could not know what to connect to.
-    """
-    known = Reachable.load(home)
-    given = {"host": host, "port": port, "advertise": advertise}
-    changes = {key: value for key, value in given.items() if value is not None}
-    if known is None:
-        known = Reachable(port=port or free_port())
-    place = parse(Reachable, known.model_dump() | changes, where="--host, --port, --advertise")
-    if place.host in ANY_HOST and not place.advertise:
-        raise ConfigInvalid(
-            "--host", [f"{place.host} is no address to connect to; say with --advertise what is"]
-        )
-    place.save(home)
-    return place
 
 
 def start_silos(
@@ -255,6 +203,7 @@ def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
     none knows another's rows again.
     """
     from silos.kept.sketches import STATE
+    from silos.node.node import STRUCK_OFF_EXIT
 
     (directory / "flwr").mkdir(mode=0o700, exist_ok=True)
     known = os.environ.get(STATE) or str(directory / "sketches")
@@ -264,6 +213,8 @@ def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
         log=directory / "node.log",
         env=child_environment(home=directory / "flwr", **{STATE: known}),
         cwd=directory,
+        lasting=True,
+        for_good=frozenset({STRUCK_OFF_EXIT}),
     )
 
 

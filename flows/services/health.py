@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from consilo.errors import TransportError
 from consilo.machine.processes import listens
@@ -21,6 +21,9 @@ from flows.registry import names
 from flows.services.federation import Addresses
 from flows.services.prefect_log import Fault, faults
 from flows.services.services import prefect_log
+
+if TYPE_CHECKING:
+    from consilo.transports.flower.superlink import Presence
 
 _ANSWERS_WITHIN_S = 10.0
 _PLANNED_WITHIN = timedelta(minutes=2)
@@ -87,7 +90,7 @@ def look(home: Path, now: datetime) -> Health:
         _service("Prefect", addresses.prefect_ui, _answers(f"{addresses.prefect_api}/health")),
         _service("MLflow", addresses.tracking_uri, _answers(f"{addresses.tracking_uri}/health")),
     ]
-    online = _online(addresses)
+    online = presences(addresses)
     services.insert(0, _service("SuperLink", addresses.superlink, online is not None))
     again = f"look into {home / 'logs'}, then stop 'consilo up' and start it again"
     wrong += [f"{each.name} does not answer: {again}" for each in services if each.state == "down"]
@@ -118,8 +121,8 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _online(addresses: Addresses) -> Mapping[str, str] | None:
-    """Return silo → state as the SuperLink knows it; None where it does not answer."""
+def presences(addresses: Addresses) -> Mapping[str, Presence] | None:
+    """Return silo → whether it is connected, and since when; None where no SuperLink answers."""
     from consilo.transports.flower.superlink import Registry
 
     host, _, port = addresses.superlink.rpartition(":")
@@ -127,7 +130,7 @@ def _online(addresses: Addresses) -> Mapping[str, str] | None:
         return None
     try:
         with Registry(addresses.superlink, Path(addresses.ca_certificate)) as registry:
-            return registry.silos()
+            return registry.presences()
     except TransportError:
         return None
 
@@ -202,7 +205,7 @@ def _advice(fault: Fault, home: Path) -> str:
 
 
 def _silos(
-    home: Path, online: Mapping[str, str], now: datetime
+    home: Path, online: Mapping[str, Presence], now: datetime
 ) -> tuple[Sequence[Part], Sequence[str]]:
     with Coordinator(home) as coordinator:
         members = coordinator.members.all()
@@ -211,8 +214,11 @@ def _silos(
     for name, member in sorted(members.items()):
         if member.state == "removed":
             continue
-        state = member.standing(now) or ("online" if online.get(name) == "online" else "offline")
-        parts.append(Part("silo", name, state, f"last seen {member.last_seen or 'never'}"))
+        here = online.get(name)
+        is_online = here is not None and here.state == "online"
+        state = member.standing(now) or ("online" if is_online else "offline")
+        told = f"{here.state} since {here.since}, " if here is not None and here.since else ""
+        parts.append(Part("silo", name, state, f"{told}last seen {member.last_seen or 'never'}"))
         wrong += _of_silo(member, state, home)
     return parts, wrong
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from consilo.jobs.job import Job
 from consilo.machine.environment import child_environment
 from consilo.machine.processes import Service, Supervisor
 from consilo.record.run_record import new_run_id
-from flows.services.federation import Say
+from flows.services.place import Say
+
+_MOST_AGAIN = 3
+"""How often a pipeline whose process was killed is started again."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,50 @@ class Launched:
         service: its process.
         result: where its summary will be.
         record: of its run; the file appears when the run is opened.
+        again: starts another process that goes on with the run.
+        command: what a person says to go on with the run.
         told: bytes of the record that are old, in a run that goes on.
     """
 
     service: Service
     result: Path
     record: Path
+    again: Callable[[], Launched]
+    command: str
     told: int = 0
 
-    def wait(self, say: Say) -> dict[str, Any]:
+    def wait(self, say: Say, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Return the summary when the pipeline has ended; tell of its stages meanwhile.
+
+        A pipeline whose process is killed is gone on with, three times at most.
+
+        Args:
+            say: told of the stages.
+            look: called several times a second.
 
         Raises:
             ServiceFailed: where it ended without one.
         """
+        going = self
+        for left in range(_MOST_AGAIN, -1, -1):
+            summary = going._follow(say, look)
+            if summary is not None:
+                return summary
+            if not (left and going.service.signal_number and can_go_on(self.record)):
+                break
+            say(
+                f"the pipeline's process was {going.service.ending}; going on with "
+                f"{self.record.parent.name} from its last checkpoint"
+            )
+            going = going.again()
+        further = f"; go on with it: {self.command}" if can_go_on(self.record) else ""
+        raise ServiceFailed(
+            f"the pipeline ended without a result ({going.service.ending}){further}; the end of "
+            f"{going.service.log}:\n{going.service.last_lines()}"
+        )
+
+    def _follow(self, say: Say, look: Callable[[], None]) -> dict[str, Any] | None:
+        """Return the summary when the process has ended; None where it left none."""
         told = self.told
         while True:
             ended = self.service.returncode is not None
@@ -51,14 +85,18 @@ class Launched:
                     say(line)
             if ended:
                 break
+            look()
             time.sleep(0.2)
         if not self.result.exists():
-            raise ServiceFailed(
-                f"the pipeline ended without a result (exit code {self.service.returncode}); the "
-                f"end of {self.service.log}:\n{self.service.last_lines()}"
-            )
+            return None
         summary: dict[str, Any] = json.loads(self.result.read_text())
         return summary
+
+
+def can_go_on(record: Path) -> bool:
+    """Return whether a run has begun and not ended, as its record says."""
+    entries, _ = following(record, 0)
+    return bool(entries) and entries[-1]["kind"] != "closed"
 
 
 def following(record: Path, told: int) -> tuple[list[Mapping[str, Any]], int]:
@@ -97,7 +135,23 @@ def launch(supervisor: Supervisor, home: Path, job: Job, parameters: Mapping[str
     log = home / "logs" / f"pipeline-{name}.log"
     environment = child_environment(home=home / "superlink" / "flwr")
     service = supervisor.start("pipeline", argv, log=log, env=environment)
-    return Launched(service, result, record, told)
+    further = {**parameters, "resume": run_id}
+    return Launched(
+        service,
+        result,
+        record,
+        lambda: launch(supervisor, home, job, further),
+        _command(home, further),
+        told,
+    )
+
+
+def _command(home: Path, parameters: Mapping[str, Any]) -> str:
+    """Return how a person starts a pipeline with these parameters."""
+    options = {"--dir": home, "--rounds": parameters.get("rounds")}
+    options |= {"--bundle": parameters.get("bundle"), "--resume": parameters["resume"]}
+    said = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
+    return shlex.join(["consilo", "job", "run", str(parameters["job"]), *said])
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -66,6 +66,7 @@ def start_prefect(supervisor: Supervisor, home: Path, *, port: int | None = None
         env=environment,
         cwd=_directory(home),
         port=chosen,
+        lasting=True,
     )
     return Starting(url, service, lambda: _answers(f"{url}/health"))
 
@@ -99,6 +100,7 @@ def start_mlflow(supervisor: Supervisor, home: Path, *, port: int | None = None)
         env=child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
         cwd=folder,
         port=chosen,
+        lasting=True,
     )
     return Starting(url, service, lambda: _answers(f"{url}/health"))
 
@@ -127,6 +129,7 @@ def start_worker(
         log=home / "logs" / "worker.log",
         env=environment,
         cwd=_directory(home),
+        lasting=True,
     )
 
 

@@ -76,7 +76,8 @@ _WALL = ("silos.node.wall", "silos.node.worker")
 _ACTIVATE_LONGEST_S = 10.0
 _BACK_OFF = wait_exponential_jitter(exp_base=1.5, max=_ACTIVATE_LONGEST_S)
 """A second, half as much again each time, and up to a second by chance."""
-_STRUCK_OFF_EXIT = 3
+STRUCK_OFF_EXIT = 3
+"""The exit code of a node whose silo was removed: starting it again changes nothing."""
 
 _OUTCOMES = {
     "crashed": Fault("crashed", "the silo's process ended without an answer"),
@@ -432,7 +433,7 @@ def run_node(folder: Path) -> int:
             Node(folder, config).run()
     except TransportError as cause:
         log.error("%s", cause)
-        return _STRUCK_OFF_EXIT
+        return STRUCK_OFF_EXIT
     return 0
 
 

@@ -46,9 +46,9 @@ def test_the_unit_gives_the_node_no_more_than_it_needs():
     assert service["CapabilityBoundingSet"] == ""
     assert service["ProtectSystem"] == "strict"
     assert service["ExecStart"].endswith("/python -I -u -m silos.node --dir /var/lib/consilo/%i")
-    from silos.node.node import _STRUCK_OFF_EXIT
+    from silos.node.node import STRUCK_OFF_EXIT
 
-    assert service["RestartPreventExitStatus"] == str(_STRUCK_OFF_EXIT)
+    assert service["RestartPreventExitStatus"] == str(STRUCK_OFF_EXIT)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")

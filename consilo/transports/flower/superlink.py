@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -48,6 +49,19 @@ class SuperLink:
     address: str
     ca_certificate: Path
     service: Service
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Whether a silo's node is connected.
+
+    Args:
+        state: ``online``, ``gone`` or ``never online``.
+        since: when it came, or was lost, ISO 8601; empty where it never came.
+    """
+
+    state: str
+    since: str
 
 
 def start_superlink(
@@ -82,7 +96,7 @@ def start_superlink(
     operator_token(authority.ca_certificate.parent)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)  # models pass through its database
     service = supervisor.start(
-        "superlink",
+        "the SuperLink",
         superlink_command(
             home,
             authority,
@@ -97,6 +111,8 @@ def start_superlink(
         healthy=lambda: listens(port, host),
         timeout_s=timeout_s,
         port=port,
+        host=host,
+        lasting=True,
     )
     return SuperLink(f"{host}:{port}", authority.ca_certificate, service)
 
@@ -191,6 +207,11 @@ class Registry:
         found = sorted((str(node.name), str(node.status)) for node in self._nodes())
         return dict(found) | {name: status for name, status in found if status == "online"}
 
+    def presences(self) -> Mapping[str, Presence]:
+        """Return silo name → since when it is online, or gone."""
+        nodes = sorted(self._nodes(), key=lambda node: str(node.status) == "online")
+        return {str(node.name): presence_of(node) for node in nodes}  # of two, the one online
+
     def online(self) -> tuple[str, ...]:
         """Return the names of the silos that are online, sorted."""
         return tuple(name for name, status in self.silos().items() if status == "online")
@@ -200,6 +221,16 @@ class Registry:
 
         answer = call(self._client.ListNodes, ListNodesRequest(), address=self._address)
         return [node for node in answer.nodes_info if node.status != _UNREGISTERED]
+
+
+def presence_of(node: Any) -> Presence:
+    """Return what Flower's account of a node says of its silo."""
+    if not node.last_activated_at:
+        return Presence("never online", "")
+    if str(node.status) == "online":
+        return Presence("online", str(node.last_activated_at))
+    # Flower sets it to the moment of a goodbye; else it is when the last heartbeat ran out.
+    return Presence("gone", datetime.fromtimestamp(node.online_until, UTC).isoformat())
 
 
 # Which API each of Flower's layers acts on; each asks for it in its own first lines.

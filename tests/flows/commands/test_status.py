@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from datetime import UTC, datetime
 
 from typer import Typer
@@ -81,7 +80,8 @@ def test_errors_of_prefects_scheduler_are_wrong(tmp_path):
 
 def test_a_watch_says_each_error_once(tmp_path):
     said: list[str] = []
-    watch = Watch(tmp_path, (), said.append)
+    seconds = iter(range(0, 1000, 10))
+    watch = Watch(tmp_path, Supervisor(), said.append, clock=lambda: next(seconds))
     watch.look()
     assert said == []
     failing(tmp_path)
@@ -90,15 +90,3 @@ def test_a_watch_says_each_error_once(tmp_path):
     (line,) = said
     assert line.startswith("Prefect fails in schedule_deployments: ")
     assert f"consilo status --dir {tmp_path}" in line
-
-
-def test_a_watch_says_that_a_service_ended(tmp_path):
-    said: list[str] = []
-    with Supervisor() as supervisor:
-        command = [sys.executable, "-c", "raise SystemExit(3)"]
-        service = supervisor.start("the Prefect worker", command, log=tmp_path / "worker.log")
-        service.process.wait(30)
-        watch = Watch(tmp_path, supervisor.services, said.append)
-        watch.look()
-        watch.look()
-    assert said == [f"the Prefect worker ended with exit code 3; log: {tmp_path / 'worker.log'}"]

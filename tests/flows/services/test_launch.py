@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from consilo.errors import ServiceFailed
 from consilo.jobs.job import Job
 from flows.pipeline import pipeline, run_pipeline
 from flows.services.connection import connecting
@@ -21,6 +22,8 @@ class Process:
     """A service that ends when its end is asked for the second time."""
 
     log = Path("pipeline.log")
+    signal_number = 0
+    ending = "exit code 0"
 
     def __init__(self) -> None:
         self.asked = 0
@@ -92,6 +95,73 @@ def test_of_a_run_that_goes_on_only_what_is_new_is_told(tmp_path):
     told: list[str] = []
     run.wait(told.append)
     assert told == ["round 2: 2 silos"]
+
+
+class Killed(Process):
+    """A service that was killed."""
+
+    signal_number = 9
+    ending = "killed by SIGKILL"
+
+
+class Killing(Supervisor):
+    """Starts processes of which the first ones are killed; the last leaves a result."""
+
+    def __init__(self, killed: int, record: Path) -> None:
+        super().__init__()
+        self.killed = killed
+        self.record = record
+
+    def start(self, name: str, argv: list[str], **_: Any) -> Process:
+        super().start(name, argv)
+        write(self.record, round_of(len(self.started), "ada"))
+        if len(self.started) <= self.killed:
+            return Killed()
+        result = Path(self.started[-1]["--result"])
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.write_text('{"status": "complete"}')
+        return Process()
+
+
+def test_a_killed_pipeline_is_gone_on_with_by_itself(tmp_path):
+    record = tmp_path / "runs" / "old" / "record.jsonl"
+    supervisor = Killing(2, record)
+    parameters = {"job": "job.yaml", "rounds": 5, "resume": "old"}
+    looked: list[int] = []
+    told: list[str] = []
+    run = launch(supervisor, tmp_path, JOB, parameters)
+    assert run.wait(told.append, lambda: looked.append(1)) == {"status": "complete"}
+    assert [each["--run-id"] for each in supervisor.started] == ["old"] * 3
+    asked = [json.loads(each["--parameters"]) for each in supervisor.started]
+    assert asked == [parameters] * 3
+    killed = [line for line in told if "killed by SIGKILL; going on with old" in line]
+    assert len(killed) == 2
+    assert [line for line in told if line not in killed] == [
+        f"round {number}: 1 silos" for number in (1, 2, 3)
+    ]
+    assert looked
+
+
+def test_one_that_is_killed_for_ever_ends_with_how_to_go_on(tmp_path):
+    record = tmp_path / "runs" / "old" / "record.jsonl"
+    supervisor = Killing(99, record)
+    run = launch(supervisor, tmp_path, JOB, {"job": "job.yaml", "rounds": 5, "resume": "old"})
+    with pytest.raises(ServiceFailed) as caught:
+        run.wait(lambda _: None)
+    assert len(supervisor.started) == 4
+    command = f"consilo job run job.yaml --dir {tmp_path} --rounds 5 --resume old"
+    assert f"(killed by SIGKILL); go on with it: {command}; " in str(caught.value)
+
+
+def test_one_that_was_killed_after_its_end_is_not_gone_on_with(tmp_path):
+    record = tmp_path / "runs" / "old" / "record.jsonl"
+    supervisor = Killing(99, record)
+    run = launch(supervisor, tmp_path, JOB, {"job": "job.yaml", "resume": "old"})
+    write(record, ("closed", {"status": "complete"}))
+    with pytest.raises(ServiceFailed) as caught:
+        run.wait(lambda _: None)
+    assert len(supervisor.started) == 1
+    assert "--resume" not in str(caught.value)
 
 
 def test_a_record_is_read_on_from_where_it_was_read_to(tmp_path):

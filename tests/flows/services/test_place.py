@@ -1,12 +1,15 @@
 """Where silos reach the coordinator: said once, kept, and in the server's certificate."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from consilo.errors import ConfigInvalid
+from consilo.errors import ConfigInvalid, ServiceFailed
 from consilo.membership import keys
-from flows.services.federation import settle_place
+from consilo.membership.coordinator import Reachable
+from flows.services.place import await_free, settle_place, taken_down
 
 
 def test_what_is_said_once_is_kept_over_restarts(tmp_path: Path) -> None:
@@ -40,3 +43,49 @@ def test_a_new_name_is_served_below_the_same_authority(tmp_path: Path) -> None:
     named.server_certificate.unlink()
     keys.load_or_create_authority(tmp_path)
     assert before.ca_certificate.read_bytes() == pinned  # silos have pinned it
+
+
+def test_ports_of_prefect_and_mlflow_are_chosen_once(tmp_path: Path) -> None:
+    # Each start had others, and links in records, tags and artifacts led nowhere.
+    first = settle_place(tmp_path)
+    assert len({first.port, first.prefect_port, first.mlflow_port}) == 3
+    again = settle_place(tmp_path, host="0.0.0.0", advertise="fed.example.org")
+    assert (again.prefect_port, again.mlflow_port) == (first.prefect_port, first.mlflow_port)
+
+
+def test_a_place_of_a_former_release_gets_ports_beside_its_own(tmp_path: Path) -> None:
+    Reachable(host="127.0.0.1", port=23_456).save(tmp_path)
+    place = settle_place(tmp_path)
+    assert place.port == 23_456
+    assert place.prefect_port
+    assert settle_place(tmp_path) == place
+
+
+def test_a_kept_port_in_use_is_waited_for_then_refused_with_its_file(tmp_path: Path) -> None:
+    place = settle_place(tmp_path)
+    said: list[str] = []
+    with (
+        socket.create_server(("127.0.0.1", place.mlflow_port)),
+        pytest.raises(ServiceFailed, match=f"{place.mlflow_port} of the MLflow server") as caught,
+    ):
+        await_free(tmp_path, place, said.append, within_s=0.3)
+    assert str(tmp_path / "coordinator.yaml") in str(caught.value)
+    assert said == [f"waiting for port {place.mlflow_port} of the MLflow server"]
+    await_free(tmp_path, place, said.append, within_s=0.3)
+    assert len(said) == 1
+
+
+def test_a_second_one_is_refused_with_who_holds_it_and_takes_nothing_down(tmp_path: Path) -> None:
+    # It started a second Prefect and MLflow on the same databases, and removed federation.json.
+    file = tmp_path / "federation.json"
+    file.write_text("of a predecessor that was killed")
+    with taken_down(tmp_path):
+        assert not file.exists()
+        file.write_text("{}")
+        with pytest.raises(ServiceFailed) as caught, taken_down(tmp_path):
+            pass
+        assert f"process {os.getpid()} holds it since 20" in str(caught.value)
+        assert file.read_text() == "{}"
+    assert not file.exists()
+    with taken_down(tmp_path):
+        pass
