@@ -1,4 +1,4 @@
-"""Open a SQLite file that only its owner reads, as durable as its user says."""
+"""Open a SQLite file that only its owner reads, and whose commits last, or need not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from consilo.machine.files import disk
+
 BUSY_S = 60.0
 """How long a statement waits for another process that writes."""
 
@@ -17,13 +19,13 @@ Connect = Callable[[Path], sqlite3.Connection]
 
 def patient(path: Path) -> sqlite3.Connection:
     """Connect to a file; the threads of this process may share the connection, one at a time."""
-    return sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
+    return disk().connect(path, BUSY_S)
 
 
 def open_database(
     path: Path,
     *,
-    synchronous: Literal["OFF", "FULL", "EXTRA"],
+    lasting: bool,
     begin: Literal["IMMEDIATE"] | None = "IMMEDIATE",
     wal: bool = False,
     schema: str = "",
@@ -31,13 +33,16 @@ def open_database(
 ) -> sqlite3.Connection:
     """Open a database; a new file has mode 0600 before anything is in it.
 
+    A commit that lasts takes ``synchronous=FULL`` where SQLite writes ahead, and EXTRA where it has
+    a rollback journal: with FULL the journal's deletion is not synced, so that after a loss of
+    power it may be there again and take the commit back.
+
     Args:
         path: the file; its directory exists.
-        synchronous: what a commit outlives: with FULL the machine's crash; with EXTRA that, where
-            the file's directory was not on the disk yet; with OFF the process's only.
+        lasting: whether a commit outlives a loss of power; if not, the process's end only.
         begin: the transaction that a statement which writes begins by itself; None leaves that to
             `transaction`.
-        wal: write ahead, so that others read meanwhile.
+        wal: write ahead, so that others read meanwhile; for a connection that stays open.
         schema: statements that make what is missing; they may run each time.
         connect: opens the file.
     """
@@ -49,7 +54,8 @@ def open_database(
         database.isolation_level = begin
         if wal:
             database.execute("PRAGMA journal_mode = WAL")
-        database.execute(f"PRAGMA synchronous = {synchronous}")
+        level = "OFF" if not lasting else "FULL" if wal else "EXTRA"
+        database.execute(f"PRAGMA synchronous = {level}")
         if schema:
             database.executescript(schema)
     except BaseException:

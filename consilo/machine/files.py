@@ -1,41 +1,216 @@
-"""Write files so that nothing is ever half-written: temporary file, fsync, rename."""
+"""The one place that writes what must last; when each thing does is in docs/durability.md.
+
+A file that is replaced: written beside it, synced, renamed, and its folder synced. A line that is
+appended: written and synced, and the folder too where the file is new. A folder that is made: its
+own folder synced. When a function here returns, what it did outlives the loss of power.
+
+All of it asks `Disk`, which is the operating system; a simulation puts one in its place that knows
+what was synced and what was not, and that dies at any of its calls.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-import tempfile
-from collections.abc import Iterable
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
+from typing import IO
+
+_BLOCK_BYTES = 1 << 20
+
+
+class Disk:
+    """What writing that must last asks of the operating system: each of its calls is one step."""
+
+    def write(self, file: IO[bytes], data: bytes | memoryview) -> None:
+        """Hand ``data`` to the operating system, which may lose it yet."""
+        file.write(data)
+        file.flush()
+
+    def sync(self, file: IO[bytes]) -> None:
+        """Return when what was written to a file is on the disk."""
+        os.fsync(file.fileno())
+
+    def sync_directory(self, directory: Path) -> None:
+        """Return when the names in a folder are on the disk as they are now."""
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def replace(self, old: Path, new: Path) -> None:
+        """Let ``new`` be what ``old`` was."""
+        os.replace(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        """Let ``new`` be what ``old`` is, unless there is such a file."""
+        os.link(old, new)
+
+    def unlink(self, path: Path) -> None:
+        """Delete a file, if it is there."""
+        path.unlink(missing_ok=True)
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        """Make a folder."""
+        path.mkdir(mode=mode)
+
+    def connect(self, path: Path, timeout_s: float) -> sqlite3.Connection:
+        """Open a SQLite file; threads may share the connection, one at a time."""
+        return sqlite3.connect(path, timeout=timeout_s, check_same_thread=False)
+
+
+_REAL = Disk()
+_disk: ContextVar[Disk] = ContextVar("disk", default=_REAL)
+
+
+def disk() -> Disk:
+    """Return what is written to."""
+    return _disk.get()
+
+
+@contextlib.contextmanager
+def on(other: Disk) -> Iterator[None]:
+    """Write to another disk in the block, such as one that is simulated."""
+    token = _disk.set(other)
+    try:
+        yield
+    finally:
+        _disk.reset(token)
 
 
 def write_atomic(path: Path, data: bytes | Iterable[memoryview], *, mode: int = 0o644) -> None:
     """Replace ``path`` by ``data``; a reader sees the old content or the new, never a part.
 
     Args:
-        path: the file; its directory is made where it is missing.
+        path: the file; its folder is made where it is missing.
         data: the whole content, or its parts in order.
         mode: permission bits; a secret gets 0o600.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            for part in (data,) if isinstance(data, bytes) else data:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    with _beside(path, data, mode) as made:
+        disk().replace(made, path)
+    disk().sync_directory(path.parent)
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Make ``path`` with ``data``, whole or not at all; of two who do, the first wins.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        data: the whole content.
+        mode: permission bits.
+
+    Raises:
+        FileExistsError: where it exists already.
+    """
+    with _beside(path, data, mode) as made:
+        disk().link(made, path)
+        disk().unlink(made)
+    disk().sync_directory(path.parent)
+
+
+def append(file: IO[bytes], path: Path, line: bytes) -> None:
+    """Write ``line`` to the end of ``path``, which is open as ``file``.
+
+    Raises:
+        OSError: where the disk is full; a part of the line may be there.
+    """
+    is_new = file.seek(0, os.SEEK_END) == 0
+    disk().write(file, line)
+    disk().sync(file)
+    if is_new:
+        disk().sync_directory(path.parent)
+
+
+def move(old: Path, new: Path) -> None:
+    """Put a file that is synced already, or a folder of such, in the place of ``new``."""
+    disk().replace(old, new)
+    disk().sync_directory(new.parent)
+    if old.parent != new.parent:
+        disk().sync_directory(old.parent)
+
+
+def make_directory(path: Path, *, mode: int = 0o777) -> None:
+    """Make a folder and those above it, where they are missing; ``mode`` is the last one's."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        disk().mkdir(path, mode)
+    disk().sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there, so that it does not come back."""
+    if path.exists():
+        disk().unlink(path)
+        disk().sync_directory(path.parent)
+
+
+def erase(path: Path) -> None:
+    """Write over a file, which may hold a key, and delete it."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        for at in range(0, size, _BLOCK_BYTES):
+            disk().write(file, bytes(min(_BLOCK_BYTES, size - at)))
+        disk().sync(file)
+    remove(path)
+
+
+def sync_file(path: Path) -> None:
+    """Return when a file that somebody else has written is on the disk."""
+    with path.open("rb") as file:
+        disk().sync(file)
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a rename inside ``directory`` durable."""
-    handle = os.open(directory, os.O_RDONLY)
+    """Make a change of the names in ``directory`` durable."""
+    disk().sync_directory(directory)
+
+
+@contextlib.contextmanager
+def _beside(path: Path, data: bytes | Iterable[memoryview], mode: int) -> Iterator[Path]:
+    """Yield a file beside ``path`` that holds ``data``, synced; it is gone after an error.
+
+    What processes that died while they wrote have left there is deleted first: a writer holds a
+    lock on its file, which ends with it.
+    """
+    make_directory(path.parent)
+    _delete_left(path)
+    made, file = _locked_beside(path, mode)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        with file:
+            for part in (data,) if isinstance(data, bytes) else data:
+                disk().write(file, part)
+            disk().sync(file)
+            yield made
+    except BaseException:
+        disk().unlink(made)
+        raise
+
+
+def _locked_beside(path: Path, mode: int) -> tuple[Path, IO[bytes]]:
+    while True:
+        made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        handle = os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        file = os.fdopen(handle, "wb")
+        os.fchmod(handle, mode)
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is deleted there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return made, file
+        file.close()  # taken for one that was left, before it was locked
+
+
+def _delete_left(path: Path) -> None:
+    start, length = f".{path.name}.", len(path.name) + 18
+    for name in os.listdir(path.parent):
+        if len(name) == length and name.startswith(start):
+            left = path.with_name(name)
+            with contextlib.suppress(OSError), left.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()

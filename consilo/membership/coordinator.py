@@ -15,7 +15,6 @@ change within a second.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from pydantic import Field
 
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import ConfigInvalid
-from consilo.machine.files import write_atomic
+from consilo.machine.files import make_directory, move, write_atomic
 from consilo.membership.invitation import NAME_PATTERN, Invitation, token_sha256
 from consilo.membership.keys import (
     Authority,
@@ -102,7 +101,7 @@ def operator_token(keys: Path) -> str:
 def finish_new_authority(keys: Path) -> None:
     """Put the announced authority's certificate beside its key; safe after a crash between both."""
     if (keys / "ca.next.crt").exists() and not (keys / "ca.next.key").exists():
-        os.replace(keys / "ca.next.crt", keys / "ca.crt")
+        move(keys / "ca.next.crt", keys / "ca.crt")
 
 
 class Coordinator:
@@ -121,7 +120,7 @@ class Coordinator:
         keys: Path | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(home, mode=0o700)
         self.home = home
         self.keys = keys or home / "keys"
         self.now = now
@@ -286,7 +285,7 @@ class Coordinator:
             return f"announced {mark[:16]}…; run this again once every silo has fetched it"
         self._require_fetched(certificate, "certificate authority", force=force)
         write_atomic(self.keys / "ca.old.crt", self.authority.ca_certificate.read_bytes())
-        os.replace(key, self.keys / "ca.key")
+        move(key, self.keys / "ca.key")
         finish_new_authority(self.keys)
         renew_server(self.keys, now=self.now(), valid_days=CERTIFICATE_DAYS)
         self.members.note("authority_changed", sha256=self.ca_sha256)
@@ -311,7 +310,7 @@ class Coordinator:
             return f"announced {mark[:16]}…; run this again once every silo has fetched it"
         self._require_fetched(key, "signing key", force=force)
         write_atomic(self.keys / "record.old.key.pub", public_pem(self.signing_key))
-        os.replace(key, present)
+        move(key, present)
         key.with_name(key.name + ".pub").unlink(missing_ok=True)
         self.signing_key = load_or_create_signing_key(present)
         mark = public_hex(self.signing_key)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from consilo.errors import ConfigInvalid
-from consilo.machine.files import write_atomic
+from consilo.machine.files import write_atomic, write_new
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 VALID_DAYS = 365
@@ -64,17 +62,7 @@ def write_private(path: Path, content: bytes) -> None:
     Raises:
         FileExistsError: where it exists already.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        temporary.unlink()
+    write_new(path, content)
 
 
 def load_or_create_authority(
@@ -227,7 +215,7 @@ def load_or_create_silo_key(path: Path) -> bytes:
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n"
     public_path = path.with_name(path.name + ".pub")
     if not public_path.exists() or public_path.read_bytes() != public:
-        public_path.write_bytes(public)
+        write_atomic(public_path, public)
     return public
 
 
@@ -288,7 +276,7 @@ def load_or_create_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
     public_path = path.with_name(path.name + ".pub")
     public = public_pem(key)
     if not public_path.exists() or public_path.read_bytes() != public:
-        public_path.write_bytes(public)
+        write_atomic(public_path, public)
     return key
 
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from consilo.errors import ConfigInvalid
 from consilo.machine.database import open_database, transaction
+from consilo.machine.files import make_directory
 from consilo.membership.keys import key_fingerprint
 from consilo.membership.software import Software
 from consilo.record.chain import Chain
@@ -171,12 +172,12 @@ class Members:
     def __init__(
         self, path: Path, audit: Chain, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent, mode=0o700)
         self.audit = audit
         self.now = now
         self._lock = threading.RLock()
         self._db = open_database(  # written ahead: the gate reads while others write
-            path, synchronous="FULL", begin=None, wal=True, schema=_SCHEMA
+            path, lasting=True, begin=None, wal=True, schema=_SCHEMA
         )
         self._version = self._data_version()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from consilo.errors import RecordTampered
+from consilo.machine.files import append
 from consilo.machine.locks import lock_open, share_open
 from consilo.wire.payload import canonical_json, digest
 
@@ -64,10 +65,7 @@ class Chain:
         with self._locked() as file:
             seq, prev = _last(file, self.path.name)
             line, head = linked(seq, self._now(), kind, body, prev)
-            file.seek(0, os.SEEK_END)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+            append(file, self.path, line)
         return head
 
     @contextmanager

@@ -8,7 +8,6 @@ the coordinator's key.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from consilo.errors import RecordTampered, RunNotResumable
-from consilo.machine.files import write_atomic
+from consilo.machine.files import append, make_directory, write_atomic, write_new
 from consilo.record import chain
 from consilo.record.chain import now_utc, read
 from consilo.wire.payload import digest
@@ -49,9 +48,10 @@ class RunRecord:
     def __init__(
         self, path: Path, key: Ed25519PrivateKey, *, now: Callable[[], str] = now_utc
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
+        if path.exists():
+            raise FileExistsError(f"{path.parent.name}: there is a run of this name")
         self.path = path
-        path.open("x").close()
         self._key = key
         self._now = now
         self._head = chain.START
@@ -119,10 +119,11 @@ class RunRecord:
     def _write(self, time: str, kind: str, body: Mapping[str, Any]) -> str:
         # Encoded before anything changes, so that an entry that cannot be written leaves no gap.
         line, head = chain.linked(self._count, time, kind, body, self._head)
-        with self.path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        if self._count:
+            with self.path.open("ab") as file:
+                append(file, self.path, line)
+        else:  # a record that is there has a first line
+            write_new(self.path, line, mode=0o644)
         self._head = head
         self._count += 1
         return head

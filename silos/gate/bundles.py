@@ -31,7 +31,7 @@ from pydantic import Field, field_validator
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import BundleNotApproved, ConfigInvalid, ConsiloError, Refused
 from consilo.kernel.verbs import Disclosure
-from consilo.machine.files import write_atomic
+from consilo.machine.files import make_directory, write_atomic
 from consilo.machine.locks import file_lock
 from consilo.yaml_text import to_yaml
 from silos.gate.audit import audit_log
@@ -344,7 +344,7 @@ class _Kept:
         content = fetch()
         if hashlib.sha256(content).hexdigest() != digest:
             raise BundleNotApproved("the bundle that arrived has another hash than announced")
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self._folder, mode=0o700)
         write_atomic(self.path(digest), content, mode=0o600)
         approved = {*Decisions.load(self._silo).approved, digest}
         for old in [each for each in self.digests() if each not in approved][: -(_MOST_KEPT - 1)]:

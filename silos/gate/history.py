@@ -18,7 +18,7 @@ from typing import Any
 
 from consilo.errors import Refused, ReplyInvalid
 from consilo.kernel.headers import ReplyHeader
-from consilo.machine.files import write_atomic
+from consilo.machine.files import remove, write_atomic
 from consilo.record.chain import START, Chain
 from consilo.wire.payload import canonical_json
 from silos.gate.identity import Identity
@@ -80,7 +80,7 @@ class History:
             # From here on the ledger that there is counts.
             self.log.append("ledger", run="", head=self.ledger.head)
             more = self._lacking(None)
-        path.unlink()
+        remove(path)
         return lacking
 
     def _lacking(self, newest: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -242,7 +242,7 @@ class MatchLog:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        database = open_database(self._path, synchronous="FULL", schema=_TABLE)
+        database = open_database(self._path, lasting=True, schema=_TABLE)
         with contextlib.closing(database), database:
             yield database
 

@@ -476,7 +476,7 @@ class Ledger:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         # A connection per call: calls come from forked children, which must not share one.
-        database = open_database(self.path, synchronous="EXTRA", begin=None, connect=self._connect)
+        database = open_database(self.path, lasting=True, begin=None, connect=self._connect)
         with contextlib.closing(database):
             if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                 database.executescript(_TABLES)

@@ -14,7 +14,7 @@ import numpy as np
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import Refused
 from consilo.jobs.match import Match
-from consilo.machine.files import write_atomic
+from consilo.machine.files import make_directory, remove, write_atomic
 from consilo.yaml_text import to_yaml
 
 
@@ -40,8 +40,8 @@ def write_match(directory: Path, match: Match) -> Path:
     shelf = directory / "matches"
     place = shelf / match.handle
     for each in (shelf, place):
-        each.mkdir(mode=0o700, exist_ok=True)
-    (place / "match.yaml").unlink(missing_ok=True)
+        make_directory(each, mode=0o700)
+    remove(place / "match.yaml")
     buffer = io.BytesIO()
     np.save(buffer, match.rows, allow_pickle=False)
     write_atomic(place / "rows.npy", buffer.getvalue(), mode=0o600)

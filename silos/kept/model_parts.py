@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from consilo.config import read_yaml
 from consilo.errors import Refused
-from consilo.machine.files import write_atomic
+from consilo.machine.files import make_directory, write_atomic
 from consilo.record.chain import Chain
 from consilo.yaml_text import to_yaml
 
@@ -59,8 +59,8 @@ class ModelParts:
 def write_part(directory: Path, model: str, content: bytes, about: Mapping[str, Any]) -> Path:
     """Write a part below ``models/`` of a silo's directory; the same part again changes nothing."""
     place = _place(directory, model)
-    place.parent.mkdir(mode=0o700, exist_ok=True)
-    place.mkdir(mode=0o700, exist_ok=True)
+    make_directory(place.parent, mode=0o700)
+    make_directory(place, mode=0o700)
     write_atomic(place / "part.bin", content, mode=0o600)
     text = to_yaml(dict(about))
     write_atomic(place / "part.yaml", text.encode(), mode=0o600)
@@ -102,7 +102,7 @@ def drop_part(directory: Path, model: str) -> None:
 def write_scores(directory: Path, run_id: str, rows: pd.DataFrame) -> Path:
     """Write what a model says of rows to ``scores/RUN.csv``."""
     place = directory / "scores" / f"{_checked(run_id)}.csv"
-    place.parent.mkdir(mode=0o700, exist_ok=True)
+    make_directory(place.parent, mode=0o700)
     write_atomic(place, rows.to_csv(index=False).encode(), mode=0o600)
     return place
 

@@ -13,7 +13,7 @@ import shutil
 import time
 from pathlib import Path
 
-from consilo.machine.files import write_atomic
+from consilo.machine.files import erase, make_directory, write_atomic
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _LAPSE_S = 30 * 86_400.0
@@ -40,21 +40,21 @@ class RunState:
         """Keep ``content`` under ``name`` until the run ends, durably; the old one is gone."""
         file = self._file(run_id, name)
         if not file.parent.exists():
-            self._directory.mkdir(mode=0o700, exist_ok=True)
+            make_directory(self._directory, mode=0o700)
             self._lapse()
-            file.parent.mkdir(mode=0o700, exist_ok=True)
+            make_directory(file.parent, mode=0o700)
         write_atomic(file, content, mode=0o600)
 
     def forget(self, run_id: str, name: str) -> None:
         """Erase what is kept under ``name``, if there is something."""
-        _erase(self._file(run_id, name))
+        erase(self._file(run_id, name))
 
     def end(self, run_id: str) -> None:
         """Erase everything that is kept for a run."""
         place = self._place(run_id)
         if place.exists():
             for file in place.iterdir():
-                _erase(file)
+                erase(file)
             shutil.rmtree(place, ignore_errors=True)
 
     def _place(self, run_id: str) -> Path:
@@ -73,13 +73,3 @@ class RunState:
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - place.stat().st_mtime > _LAPSE_S:
                     shutil.rmtree(place, ignore_errors=True)
-
-
-def _erase(file: Path) -> None:
-    """Write over a file before it is deleted: it may hold a key."""
-    with contextlib.suppress(FileNotFoundError):
-        size = file.stat().st_size
-        with file.open("r+b") as handle:
-            for at in range(0, size, 1 << 20):
-                handle.write(bytes(min(1 << 20, size - at)))
-        file.unlink()

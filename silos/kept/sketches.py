@@ -18,6 +18,7 @@ from pathlib import Path
 
 from consilo.errors import Refused
 from consilo.machine.database import open_database, transaction
+from consilo.machine.files import make_directory
 from consilo.machine.locks import file_lock
 from silos.kept.links import USE, Use
 
@@ -67,7 +68,7 @@ class Sketches:
             Refused: where it cannot be written.
         """
         try:
-            self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            make_directory(self.folder, mode=0o700)
             with self._open():
                 pass
             lock = file_lock(self.folder / "sketches.lock")
@@ -178,6 +179,6 @@ class Sketches:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         path = self.folder / _FILE
-        database = open_database(path, synchronous="EXTRA", begin=None, schema=_SCHEMA)
+        database = open_database(path, lasting=True, begin=None, schema=_SCHEMA)
         with contextlib.closing(database):
             yield database

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import os
 import secrets
 import sqlite3
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consilo.machine.database import open_database
+from consilo.machine.files import make_directory, write_new
 from consilo.wire.parcel import Parcel
 
 _TABLES = """
@@ -77,8 +77,7 @@ class Store:
         self._secrets = directory / "secrets"
         self._path = directory / "state.db"
         self._files = directory / "replies"
-        directory.mkdir(parents=True, exist_ok=True)
-        self._secrets.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._secrets, mode=0o700)
         with self._open(schema=_TABLES) as database:
             known = {row[1] for row in database.execute("PRAGMA table_info(replies)")}
             for column in {"file TEXT", "size INTEGER"}:
@@ -130,18 +129,9 @@ class Store:
 
     def _write(self, body: bytes) -> str:
         """Write an answer's body to the disk; return its file's name."""
-        self._files.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._files, mode=0o700)
         name = secrets.token_hex(16)
-        handle = os.open(self._files / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        folder = os.open(self._files, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_new(self._files / name, body)
         return name
 
     def _sweep(self, named: set[str | None]) -> None:
@@ -264,21 +254,14 @@ class Store:
     def _secret(self, name: str) -> bytes:
         path = self._secrets / f"{name}.key"
         if not path.exists():
-            made = self._secrets / f".{name}.{secrets.token_hex(8)}"
-            handle = os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_bytes(32))
-                file.flush()
-                os.fsync(file.fileno())
-            # Linked, not renamed: of two processes that come here at once, one wins for both.
+            # Of two processes that come here at once, one wins for both.
             with contextlib.suppress(FileExistsError):
-                os.link(made, path)
-            made.unlink()
+                write_new(path, secrets.token_bytes(32))
         return path.read_bytes()
 
     @contextmanager
     def _open(self, schema: str = "") -> Iterator[sqlite3.Connection]:
         # A connection per call: calls come from forked children, which must not share one.
-        database = open_database(self._path, synchronous="FULL", schema=schema)
+        database = open_database(self._path, lasting=True, schema=schema)
         with contextlib.closing(database), database:
             yield database

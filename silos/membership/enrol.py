@@ -16,7 +16,6 @@ SILO_DIR/  0700
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import threading
 import time
@@ -31,7 +30,7 @@ from cryptography import x509
 
 from consilo.config import parse, read_yaml
 from consilo.errors import ConfigInvalid, CoordinatorUnreachable, Refused, TransportError
-from consilo.machine.files import write_atomic
+from consilo.machine.files import make_directory, move, write_atomic
 from consilo.membership.calls import (
     ENROL_PURPOSE,
     NEW_KEY_PURPOSE,
@@ -119,7 +118,7 @@ def join(invitation: Path, folder: Path, *, say: Say, now: datetime | None = Non
         raise ConfigInvalid(
             str(invitation), [f"it expired on {invited.expires}; ask the coordinator for a new one"]
         )
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(folder, mode=0o700)
     folder.chmod(0o700)
     _require_name(folder, invited.name)
     public = load_or_create_silo_key(folder / KEY)
@@ -198,9 +197,9 @@ def change_signing_key(folder: Path) -> Standing:
     except Refused:
         # It may be in place already, if we were cut off after the coordinator had taken it.
         standing = _call(folder, "GET", "membership", key=SIGNING_KEY + ".next")
-    os.replace(path, folder / SIGNING_KEY)
+    move(path, folder / SIGNING_KEY)
     with suppress(FileNotFoundError):
-        os.replace(folder / (SIGNING_KEY + ".next.pub"), folder / (SIGNING_KEY + ".pub"))
+        move(folder / (SIGNING_KEY + ".next.pub"), folder / (SIGNING_KEY + ".pub"))
     return standing
 
 
@@ -229,7 +228,7 @@ def promote(folder: Path) -> None:
             (NEXT_CERTIFICATE, CERTIFICATE),
         ):
             with suppress(FileNotFoundError):
-                os.replace(folder / new, folder / old)
+                move(folder / new, folder / old)
 
 
 def life_left(folder: Path, *, now: datetime | None = None) -> float:
@@ -265,7 +264,7 @@ def enrol_here(home: Path, folder: Path, *, address: str, name: str = "") -> Sta
     if not name:
         path = folder / "silo.yaml"
         name = str((read_yaml(path) or {}).get("name", ""))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(folder, mode=0o700)
     with Coordinator(home) as coordinator:
         keys, ca_sha256 = coordinator.signing_keys, coordinator.ca_sha256
         _require_ours(folder, CoordinatorConfig.load(folder), ca_sha256, keys)

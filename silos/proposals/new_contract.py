@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConfigInvalid
-from consilo.machine.files import write_atomic
+from consilo.machine.files import make_directory, write_atomic
 from consilo.yaml_text import from_yaml, to_yaml_line
 from silos.proposals.metadata import draft
 from silos.proposals.onboard import mapping_place
@@ -115,7 +115,7 @@ def new_contract(
     mapped = "\n".join(told) + "\n"
     Mapping.parse(from_yaml(mapped), contract, where=str(mapping))
     for each in (place, mapping):
-        each.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(each.parent, mode=0o700)
     write_atomic(place, text.encode(), mode=0o600)
     write_atomic(mapping, mapped.encode(), mode=0o600)
     return place, mapping

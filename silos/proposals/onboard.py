@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from consilo.config import parse, read_yaml
 from consilo.contracts.contract import Contract
 from consilo.errors import ConfigInvalid, MappingInvalid
-from consilo.machine.files import write_atomic
+from consilo.machine.files import make_directory, write_atomic
 from consilo.yaml_text import from_yaml
 from silos.rows.mapping import Mapping
 from silos.rows.sources import Source, parse_source
@@ -189,7 +189,7 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
         if Mapping.parse(from_yaml(text), contract, where=str(place)).agreed != agreed:
             raise MappingInvalid(str(place), [f"write 'agreed: {agreed}' by hand"])
     if text != before:
-        place.parent.mkdir(mode=0o700, exist_ok=True)
+        make_directory(place.parent, mode=0o700)
         write_atomic(place, text.encode(), mode=_MAPPING_MODE)
     return place
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from consilo.machine.files import sync_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ def write_table(path: Path, table: pa.Table) -> str:
         hashed = _Hashed(file)
         with pa.PythonFile(hashed, mode="w") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        os.fsync(file.fileno())
+    sync_file(path)
     return hashed.sha256.hexdigest()
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from consilo.contracts.contract import Contract
 from consilo.contracts.report import CheckReport
 from consilo.errors import SchemaDrift, SourceUnreadable
+from consilo.machine.files import move, write_atomic
 from consilo.machine.locks import file_lock
 from silos.rows.arrow import to_pandas, write_table
 from silos.rows.checks.verdicts import Verdicts
@@ -254,7 +255,7 @@ class CanonicalCache:
                 report, told = given or self._checked(table, unreadable, contract, building, now)
                 digest = written.result()
             shutil.rmtree(columns)  # the table that was mapped from there stays readable
-            _write(building / "report.json", report.to_json())
+            write_atomic(building / "report.json", report.to_json().encode(), mode=0o600)
             entry = {
                 "sha256": digest,
                 "stamp": _stamp(building / "table.arrow"),
@@ -262,13 +263,11 @@ class CanonicalCache:
                 "unreadable": unreadable,
                 "evaluated": told,
             }
-            _write(building / "entry.json", json.dumps(entry))
-            _sync(building)
+            write_atomic(building / "entry.json", json.dumps(entry).encode(), mode=0o600)
             place = self._directory / key
             if place.exists():
                 shutil.rmtree(place)
-            building.rename(place)
-            _sync(self._directory)
+            move(building, place)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
@@ -331,20 +330,6 @@ def _parsed(text: bytes) -> CheckReport:
 def _slot(source: Source, contract: Contract) -> str:
     text = json.dumps([contract.ref, source.description], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _stamp(path: Path) -> list[int] | None:

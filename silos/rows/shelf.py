@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from consilo.kernel.roles import Arrays, Built
+from consilo.machine.files import move, sync_directory, sync_file
 from consilo.wire.piecewise import Parts
 
 
@@ -42,10 +43,11 @@ class Shelf:
                     os.fchmod(file.fileno(), 0o600)
                     _save(file, value)
                     file.flush()
-                    os.fsync(file.fileno())
+                sync_file(made / f"{array}.npy")
+            sync_directory(made)
             # Another process may have been faster with the same rows.
             with contextlib.suppress(OSError):
-                made.rename(place)
+                move(made, place)
         finally:
             shutil.rmtree(made, ignore_errors=True)
         self._prune()

@@ -35,7 +35,7 @@ from consilo.kernel import seeds
 from consilo.kernel.headers import Header, ReplyHeader
 from consilo.kernel.roles import Arrays, Built
 from consilo.kernel.verbs import Asked, Permitted
-from consilo.machine.files import write_atomic
+from consilo.machine.files import make_directory, write_atomic
 from consilo.matching.columns.cards import Card
 from consilo.privacy.account import Account, Admit, Charge
 from consilo.privacy.accounting import HistoryRow
@@ -270,7 +270,7 @@ def made_up_root(silo: str) -> bytes:
 
 def write_made_up_root(directory: Path, silo: str) -> None:
     """Give a silo with made-up rows, over a directory, the secret that follows from its name."""
-    (directory / "secrets").mkdir(mode=0o700, exist_ok=True)
+    make_directory(directory / "secrets", mode=0o700)
     write_atomic(directory / "secrets" / "silo.key", made_up_root(silo), mode=0o600)
 
 

@@ -169,9 +169,7 @@ class State:
         """Give the connection of this process for one transaction."""
         with self._lock:
             if self._database is None or self._owner != os.getpid():
-                self._database = open_database(
-                    self._path, synchronous="OFF", wal=True, schema=_TABLES
-                )
+                self._database = open_database(self._path, lasting=False, wal=True, schema=_TABLES)
                 self._owner = os.getpid()
             with self._database:
                 yield self._database

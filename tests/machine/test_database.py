@@ -7,7 +7,7 @@ import pytest
 from consilo.machine.database import open_database, transaction
 
 TABLE = "CREATE TABLE IF NOT EXISTS words (word TEXT)"
-LEVELS = {"OFF": 0, "FULL": 2, "EXTRA": 3}
+OFF, FULL, EXTRA = 0, 2, 3
 
 
 def words(path) -> list[str]:
@@ -15,25 +15,27 @@ def words(path) -> list[str]:
         return [word for (word,) in database.execute("SELECT word FROM words")]
 
 
-@pytest.mark.parametrize("wal", [False, True])
-@pytest.mark.parametrize("level", LEVELS)
-def test_a_database_is_its_owners_alone_and_as_durable_as_said(tmp_path, level, wal):
+@pytest.mark.parametrize(
+    ("lasting", "wal", "level"),
+    [(False, False, OFF), (False, True, OFF), (True, False, EXTRA), (True, True, FULL)],
+)
+def test_a_database_is_its_owners_alone_and_as_durable_as_said(tmp_path, lasting, wal, level):
     path = tmp_path / "some.db"
-    database = open_database(path, synchronous=level, wal=wal, schema=TABLE)
+    database = open_database(path, lasting=lasting, wal=wal, schema=TABLE)
     with contextlib.closing(database), database:
         database.execute("INSERT INTO words VALUES ('one')")
-        assert database.execute("PRAGMA synchronous").fetchone() == (LEVELS[level],)
+        assert database.execute("PRAGMA synchronous").fetchone() == (level,)
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal" if wal else "delete",)
         files = list(tmp_path.iterdir())
         assert len(files) == (3 if wal else 2)
         assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
-    with contextlib.closing(open_database(path, synchronous=level, schema=TABLE)):
+    with contextlib.closing(open_database(path, lasting=lasting, schema=TABLE)):
         assert words(path) == ["one"]
 
 
 def test_a_transaction_is_whole_or_not_there_and_keeps_others_out(tmp_path):
     path = tmp_path / "some.db"
-    database = open_database(path, synchronous="FULL", begin=None, schema=TABLE)
+    database = open_database(path, lasting=True, begin=None, schema=TABLE)
     with (
         contextlib.closing(database),
         contextlib.closing(sqlite3.connect(path, timeout=0)) as other,
@@ -60,5 +62,5 @@ def test_a_database_with_a_wrong_schema_is_let_go(tmp_path):
         return sqlite3.connect(path, factory=Watched)
 
     with pytest.raises(sqlite3.OperationalError):
-        open_database(tmp_path / "some.db", synchronous="FULL", schema="nonsense", connect=connect)
+        open_database(tmp_path / "some.db", lasting=True, schema="nonsense", connect=connect)
     assert closed == [True]
