@@ -114,10 +114,8 @@ class Service:
     def signal_number(self) -> int:
         """The signal that ended the service; 0 where none did, or it runs."""
         code = self.returncode or 0
-        number = (
-            -code if code < 0 else code - 128
-        )  # a guard hands on a signal as 128 and its number
-        return number if number in iter(signal.Signals) else 0
+        number = -code if code < 0 else code - 128  # a guard hands a signal on as 128 + its number
+        return number if number in signal.valid_signals() else 0
 
     @property
     def ending(self) -> str:
