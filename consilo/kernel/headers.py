@@ -35,7 +35,7 @@ _MAX_CODE = 40
 _MAX_REASON = 2000
 _MAX_NAMES = 10_000
 _MAX_NAME = 64
-_MAX_REPLY_BYTES = 64 * 1024
+_MAX_REPLY_BYTES = 256 * 1024
 _MOST = {
     "run_id": 128,
     "scope": 200,
@@ -183,7 +183,8 @@ class Header(_Signed):
         verb: which silo half is asked.
         cohort: everybody who is asked in this step.
         manifest: what the run is.
-        attestations: silo → its signed word that it takes part in this run; see `attestation`.
+        attestations: silo → its signed word that it takes part in this run; see `attestation`;
+            and what `consilo.kernel.standing` says of their logs.
         issued: when it was signed, in seconds since 1970.
         expires: until when it may be answered.
         head: hash of the newest line of the coordinator's run record.
@@ -300,7 +301,8 @@ class ReplyHeader(_Signed):
         manifest: digest of the run's manifest, as the silo saw it.
         head: hash of the line of the silo's audit log that says of this reply.
         attestation: the silo's word that it takes part in the run, for the others; see
-            `attestation`.
+            `attestation`. Where it was asked for, more stands behind it; see
+            `consilo.kernel.standing`.
         signature: by the silo, over all the rest; empty where it does not sign.
         wire: version of this format.
     """

@@ -30,6 +30,7 @@ from consilo.kernel.headers import (
     attests,
 )
 from consilo.kernel.protocol import Protocol
+from consilo.kernel.standing import Held, Standing, from_word, to_attestations
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
 from consilo.kernel.verbs import Verb
 from consilo.wire.parcel import Arrival, Fault, Parcel, Transport, not_connected
@@ -127,6 +128,8 @@ class Kernel:
         self._now = now
         self.manifest = Manifest.of(run_id, job, contract, bundle)
         self._attestations: dict[str, str] = {}
+        self._standings: dict[str, Standing] = {}
+        self._held: dict[str, dict[str, Held]] = {}  # of a silo's log, by who holds it
         self._common = {"job": job.to_json(), "contract": contract.to_json()}
         self._briefed: set[str] = set()
         self._observe = observe
@@ -343,7 +346,9 @@ class Kernel:
             if party is not None:
                 mine = replace(mine, wire=party.wire)
             if party is not None and party.wire >= 2 and self._key is not None:
-                mine = mine.signed(self._key)
+                words = dict(mine.attestations)
+                words |= to_attestations(self._standings, self._held.get(name, {}), cohort)
+                mine = replace(mine, attestations=words).signed(self._key)
             parcels[name] = Parcel(mine.encode(), body)
         return parcels
 
@@ -387,12 +392,15 @@ class Kernel:
             raise ReplyInvalid(_UNSIGNED)
         if header.content != digest(parcel.body):
             raise ReplyInvalid("the reply's body is not the one that its header names")
-        word = header.attestation
-        if not word:
-            return
-        if not attests(party.signing_key, self.manifest, silo, word):
-            raise ReplyInvalid("the reply attests to another run")
-        self._attestations[silo] = word
+        word, standing, held = from_word(header.attestation)
+        if word:
+            if not attests(party.signing_key, self.manifest, silo, word):
+                raise ReplyInvalid("the reply attests to another run")
+            self._attestations[silo] = word
+        if standing is not None:
+            self._standings[silo] = standing
+        for name in held.keys() & self._parties.keys():
+            self._held.setdefault(name, {})[silo] = held[name]
 
     def _note(
         self,

@@ -47,10 +47,14 @@ class Chain:
     @property
     def head(self) -> str:
         """Hash of the last line; `START` where there is none."""
+        return self.standing()[1]
+
+    def standing(self) -> tuple[int, str]:
+        """Return how many lines there are, and the hash of the last one."""
         if not self.path.exists():
-            return START
+            return 0, START
         with self._locked() as file:
-            return _last(file, self.path.name)[1]
+            return _last(file, self.path.name)
 
     def append(self, kind: str, **body: Any) -> str:
         """Append an entry and return its hash; it is on disk then.

@@ -38,6 +38,7 @@ from silos.gate.history import History
 from silos.gate.identity import Identity
 from silos.gate.matchmaking import Matchmaking
 from silos.gate.policy import Circumstances, Policy
+from silos.gate.standings import Standings
 from silos.kept.ledger import Ledger
 from silos.kept.run_state import RunState
 from silos.kept.store import Permit, Store
@@ -84,6 +85,7 @@ class Guard:
         rows: its canonical tables.
         matches: its halves of matches.
         history: what it has said, and whether it still remembers.
+        standings: what it and its partners keep of each other's logs.
         signing_keys: whose requests are taken; None takes those of ``coordinator.yaml``.
         bundle: the packed code that this process may run; None in process, where the caller has
             imported it already.
@@ -103,6 +105,7 @@ class Guard:
     rows: Tables
     matches: Matchmaking
     history: History
+    standings: Standings
     signing_keys: Sequence[str] | None = None
     bundle: Path | None = None
     asks_people: bool = True
@@ -179,8 +182,10 @@ class Guard:
         else:
             head = audit.answered(self.log, reply, fields)
         word = ""
-        if header is not None and reply.status == "ok":
-            word = attestation(self.identity.key, header.manifest, self.name)
+        if header is not None:
+            if reply.status == "ok":
+                word = attestation(self.identity.key, header.manifest, self.name)
+            word = self.standings.word(header, word)
         return replace(reply, head=head, attestation=word).signed(self.identity.key)
 
     def conclude(self, run_id: str) -> None:
@@ -248,6 +253,7 @@ class Guard:
         if header.expires < now:
             raise Refused("the request's time is over: it is an old one", code="expired")
         self.history.require_whole()
+        self.standings.take_in(header)
         has_ended = self.store.is_concluded(header.run_id)
         if has_ended and not declaration_of(header.protocol).after_the_end:
             raise Refused("the run of this request has ended: it is an old one", code="replayed")
@@ -306,12 +312,18 @@ class Guard:
             raise Refused(permitted.withheld[more[0]], code="disclosure")
 
     def _attested(self, header: Header) -> frozenset[str]:
-        """Return the cohort's members that have signed this very run with a key we have pinned."""
+        """Return the cohort's members that have signed this very run with a key we have pinned.
+
+        Whoever states in other runs what it holds of our log counts where it is stated here too.
+        """
         partners = self.identity.counting()
         found = set()
         for name in set(header.cohort) & set(partners) - {self.name}:
             word = header.attestations.get(name, "")
-            if attests(partners[name].signing_key, header.manifest, name, word):
+            known = partners[name]
+            if attests(known.signing_key, header.manifest, name, word) and (
+                self.standings.has_stated(header, name, known)
+            ):
                 found.add(name)
         return frozenset(found)
 

@@ -1,7 +1,8 @@
 """Whether a silo still remembers what it has said: one restored from an older backup does not.
 
 Each reply that leaves names the line of the audit log that tells of it, and is signed. Whoever
-keeps replies can show the silo its newest one (`consilo.record.heads`). A silo that finds its own
+keeps replies can show the silo its newest one (`consilo.record.heads`); partners keep where its log
+stood, and show it that (`silos.gate.standings`). A silo that finds its own
 signature under a line that it does not have, or whose privacy ledger lacks the entry that its log
 saw last, has forgotten what it spent. It answers nothing from then on, until its people have
 decided: `consilo silo ledger accept`.
@@ -18,6 +19,7 @@ from typing import Any
 
 from consilo.errors import Refused, ReplyInvalid
 from consilo.kernel.headers import ReplyHeader
+from consilo.kernel.standing import Standing, from_word
 from consilo.machine.files import remove, write_atomic
 from consilo.record.chain import START, Chain
 from consilo.wire.payload import canonical_json
@@ -59,6 +61,27 @@ class History:
             write_atomic(self.directory / _FILE, json.dumps(lacking).encode(), mode=0o600)
         self.require_whole()
 
+    def recognise_standing(self, held: Standing) -> None:
+        """Raise `Refused`, now and from now on, where our log does not have what a partner holds.
+
+        Args:
+            held: signed by us.
+        """
+        if not self._has(held.head) and held.lines > max(self._given_up(), default=0):
+            lacking = {"accepted": held.head, "step": "", "what": "log", "lines": held.lines}
+            write_atomic(self.directory / _FILE, json.dumps(lacking).encode(), mode=0o600)
+        self.require_whole()
+
+    def standing(self) -> tuple[int, str]:
+        """Return how many lines our log has, and the hash of the last one.
+
+        Lines that were lost, and given up by people, count: or partners, who keep the longest,
+        would keep one that is gone.
+        """
+        lines, head = self.log.standing()
+        ahead = (known - place for known, place in self._given_up().items())
+        return lines + max(0, *ahead, 0), head
+
     def require_whole(self) -> None:
         """Raise `Refused` where it was found that something is forgotten, and nobody decided."""
         if (self.directory / _FILE).exists():
@@ -94,12 +117,40 @@ class History:
                 and reply.is_signed_by(self.identity.public)
                 and not self._has(reply.head)
             ):
-                return {"accepted": reply.head, "step": reply.step_id, "what": "log"}
+                _, stood, _ = from_word(reply.attestation)
+                lines = 0
+                if stood is not None and stood.is_of(reply.silo, self.identity.public):
+                    lines = stood.lines
+                return {
+                    "accepted": reply.head,
+                    "step": reply.step_id,
+                    "what": "log",
+                    "lines": lines,
+                }
         for kind in ("ledger", "linked", "apart"):
             told = self._last_head(kind)
             if told != START and not self.ledger.has(told) and not self._is_accepted(told):
                 return {"accepted": told, "step": "", "what": "ledger"}
         return None
+
+    def _given_up(self) -> dict[int, int]:
+        """Return how many lines were known to be, when people went on without them → since where.
+
+        A standing that is no longer than that was given up with them.
+        """
+        found: dict[int, int] = {}
+        wanted, path = b'"kind":"accepted"', self.log.path
+        if self._find(wanted) < 0:
+            return found
+        with path.open("rb") as file, _mapped(file) as content:
+            at = content.find(wanted)
+            while at >= 0:
+                start, end = content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at)
+                entry = json.loads(content[start : end if end >= 0 else len(content)])
+                if known := int(entry["body"].get("lines", 0)):
+                    found[known] = int(entry["seq"])
+                at = content.find(wanted, end) if end >= 0 else -1
+        return found
 
     def _has(self, head: str) -> bool:
         """Return whether a line of the log has this hash, or people have decided about it."""

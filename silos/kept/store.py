@@ -12,11 +12,12 @@ import hmac
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from consilo.kernel.standing import Standing
 from consilo.machine.database import open_database
 from consilo.machine.files import make_directory, write_new
 from consilo.wire.parcel import Parcel
@@ -33,6 +34,8 @@ CREATE TABLE IF NOT EXISTS permits (
     step_id TEXT PRIMARY KEY, run_id TEXT, at REAL, judged INTEGER, consents TEXT, withheld TEXT);
 CREATE INDEX IF NOT EXISTS permits_by_time ON permits (at);
 CREATE TABLE IF NOT EXISTS concluded (run_id TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS standings (
+    silo TEXT PRIMARY KEY, key TEXT, lines INTEGER, head TEXT, signature TEXT, states INTEGER);
 CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
 """
 _KEPT_REPLIES = 16
@@ -64,6 +67,23 @@ class Permit:
     judged: bool = False
     consents: str = ""
     withheld: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class KeptStanding:
+    """What is known of a partner's audit log.
+
+    Args:
+        silo: the partner.
+        key: what it signs with: its raw Ed25519 public key in hexadecimal.
+        standing: the newest that it has signed.
+        states: whether it has ever stated what it holds of others.
+    """
+
+    silo: str
+    key: str
+    standing: Standing
+    states: bool
 
 
 class Store:
@@ -140,6 +160,39 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 if file.name not in named and time.time() - file.stat().st_mtime > _WRITING_S:
                     file.unlink()
+
+    def standings(self) -> dict[str, KeptStanding]:
+        """Return what is known of partners' logs, by name."""
+        with self._open() as database:
+            rows = database.execute(
+                "SELECT silo, key, lines, head, signature, states FROM standings"
+            ).fetchall()
+        return {
+            silo: KeptStanding(silo, key, Standing(lines, head, signature), bool(states))
+            for silo, key, lines, head, signature, states in rows
+        }
+
+    def keep_standings(self, news: Sequence[KeptStanding]) -> None:
+        """Keep what partners' logs stand at now; of one key, never fewer lines than before."""
+        with self._open() as database:
+            database.executemany(
+                "INSERT INTO standings VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (silo) DO UPDATE SET"
+                " key = excluded.key, lines = excluded.lines, head = excluded.head,"
+                " signature = excluded.signature,"
+                " states = excluded.states OR (key = excluded.key AND states)"
+                " WHERE key != excluded.key OR excluded.lines >= lines",
+                [
+                    (
+                        each.silo,
+                        each.key,
+                        each.standing.lines,
+                        each.standing.head,
+                        each.standing.signature,
+                        int(each.states),
+                    )
+                    for each in news
+                ],
+            )
 
     def note_request(self, step_id: str, *, at: float) -> None:
         """Count a step that was allowed, once; those older than a day are forgotten.
