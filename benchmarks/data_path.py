@@ -17,6 +17,11 @@ Expectations with the same rules. Each runs in a process of its own, so that mem
                              pandas and Great Expectations
     rows_per_s_vs_plain, memory_vs_plain
                              ours over theirs, and theirs over ours
+    wide_s, wide_cpu_s, wide_check_cpu_s
+                             a table of 3,072 columns and 400 rows: the same path, its check alone
+    wide_check_vs_plain      CPU a column of Great Expectations by its own guide, over ours
+    small_silos_per_s, small_silo_cpu_ms
+                             many silos of 50 rows and 21 columns, one after the other
 """
 
 from __future__ import annotations
@@ -37,10 +42,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from data_shapes import plain_check, small, wide
 from report import Report, load_now, options, say, sized
 from trees import peak_bytes, reset_peak
 
 from consilo.contracts.contract import Contract
+from consilo.garbage import collect_seldom
 from consilo.machine.environment import quieten
 
 VERSION = "SELECT pg_relation_filenode('measures')"
@@ -81,8 +88,10 @@ def consilo_path(path: Path, folder: Path, **how: Any) -> dict[str, float]:
     from silos.rows import check
     from silos.rows.cache import CanonicalCache
     from silos.rows.mapping import Mapping
+    from silos.rows.memory import available_bytes
     from silos.rows.sources import CsvSource, Source, SqlSource
 
+    collect_seldom()  # as programs of ours do
     agreed = contract()
     columns = {name: {"unit": "cm"} for place, name in enumerate(FEATURES) if place % 2}
     mapping = Mapping.parse({"contract": agreed.ref, "columns": columns}, agreed, where="mapping")
@@ -96,6 +105,7 @@ def consilo_path(path: Path, folder: Path, **how: Any) -> dict[str, float]:
         )
     cache = CanonicalCache(folder / "cache", memory_bytes=how.get("memory_bytes"))
     check.check(_few(), agreed, now=datetime.now(UTC))  # imports what a first use imports
+    available_bytes()
     before, own_before = reset_peak(), _own_bytes()
     started, cpu_started = time.perf_counter(), time.process_time()
     with _own_peak() as own_peak:
@@ -253,7 +263,20 @@ def main() -> int:
                 figures["postgres_cpu_s"] = found["cpu_s"]
         plain = apart(plain_path, path, Path(folder))
         say(f"pandas and Great Expectations: {plain['seconds']:.1f} s")
+        columns = sized(chosen, full=3_072, quick=1_024, smoke=64)
+        of_wide = apart(wide, Path(folder) / "wide", num_columns=columns)
+        say(f"{columns:,} columns: {of_wide['seconds']:.1f} s")
+        few = sized(chosen, full=96, quick=96, smoke=8)
+        of_plain = apart(plain_check, num_columns=few)
+        silos = sized(chosen, full=200, quick=50, smoke=3)
+        of_small = apart(small, Path(folder) / "small", num_silos=silos)
+        say(f"{silos} small silos: {of_small['seconds']:.1f} s")
     figures |= {
+        "wide_s": of_wide["seconds"],
+        "wide_cpu_s": of_wide["cpu_s"],
+        "wide_check_cpu_s": of_wide["check_cpu_s"],
+        "small_silos_per_s": silos / of_small["seconds"],
+        "small_silo_cpu_ms": 1000 * of_small["cpu_s"] / silos,
         "rows_per_s": num_rows / mine["seconds"],
         "cpu_s": mine["cpu_s"],
         "in_blocks_rows_per_s": num_rows / blocks["seconds"],
@@ -267,6 +290,7 @@ def main() -> int:
     ratios = {
         "rows_per_s_vs_plain": plain["seconds"] / mine["seconds"],
         "memory_vs_plain": plain["memory_in_tables"] / mine["memory_in_tables"],
+        "wide_check_vs_plain": of_plain["cpu_s"] / few / (of_wide["check_cpu_s"] / columns),
     }
     Report("data_path", chosen.size, load, figures, ratios, left_out).show(as_json=chosen.json)
     return 0

@@ -17,6 +17,7 @@ from consilo.horizontal.learning import learner_of, plan_of
 from consilo.jobs.model_job import ModelJob
 from consilo.learners.attempts import attempt
 from consilo.learners.torch_learner import FitHook
+from consilo.learners.uncompiled import uncompiled
 from consilo.metrics import metrics_of
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.noise import SecretStream
@@ -68,7 +69,8 @@ def rehearse_training(
         norm = job.privacy.max_grad_norm
         private = DPHook(sigma=1.0, max_grad_norm=norm, sample_rate=1.0, stream=stream)
         hooks = (*hooks, private)
-    attempt(faults, "training", train)
+    with uncompiled():
+        attempt(faults, "training", train)
     return faults
 
 

@@ -272,10 +272,10 @@ def _run_alone(
     from consilo.membership.keys import load_or_create_signing_key
     from consilo.transports.flower.bundle import bundle_hash
     from flows.services.federation import (
-        bring_up,
         carried_bundle,
         find_silos,
         job_bundle,
+        rise,
     )
     from flows.services.launch import launch
     from flows.services.place import taken_down
@@ -296,8 +296,9 @@ def _run_alone(
         approve(place, digest)  # all these silos are ours: we gave them by their directories
     say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(folders)} silos")
     with taken_down(home), Supervisor() as supervisor:
+        rising = rise(supervisor, home, folders, say=say)
         running = launch(supervisor, home, loaded, parameters)
-        bring_up(supervisor, home, folders, say=say)
+        rising.wait()
         return running.wait(say, Watch(home, supervisor, say).look)
 
 

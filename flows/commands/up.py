@@ -39,7 +39,7 @@ def up(
     """
     from consilo.machine.environment import quieten
     from consilo.machine.processes import Supervisor
-    from flows.services.federation import bring_up, find_silos
+    from flows.services.federation import find_silos, rise
     from flows.services.place import settle_place, taken_down
     from flows.services.services import start_worker
     from flows.services.watch import Watch
@@ -49,7 +49,7 @@ def up(
     with taken_down(home), Supervisor() as supervisor:
         place = settle_place(home, host=host, port=port, advertise=advertise)
         here = {} if silos is None else find_silos(silos)
-        addresses = bring_up(supervisor, home, here, say=say, place=place)
+        addresses = rise(supervisor, home, here, say=say, place=place).wait()
         if worker:
             start_worker(supervisor, home, addresses.prefect_api)
         say(f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}")

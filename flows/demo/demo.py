@@ -20,7 +20,7 @@ from consilo.machine.processes import Service, Supervisor
 from consilo.yaml_text import to_yaml
 from flows.demo.demo_data import Hospital, write_hospitals
 from flows.registry.figures import log_baselines
-from flows.services.federation import Addresses, bring_up, job_bundle
+from flows.services.federation import Addresses, job_bundle, rise
 from flows.services.launch import launch
 from flows.services.place import Say
 from flows.services.watch import Watch
@@ -68,10 +68,11 @@ def run_demo(
     for hospital in hospitals:
         approve(hospital.directory, digest)
     say(f"{len(hospitals)} hospitals; each approves bundle {digest[:12]}")
+    silos = {hospital.name: hospital.directory for hospital in hospitals}
+    rising = rise(supervisor, home, silos, say=say)
     running = launch(supervisor, home, job, {"job": str(job_file)})
     comparing, figures = _compare(supervisor, home, job_file, options)
-    silos = {hospital.name: hospital.directory for hospital in hospitals}
-    addresses = bring_up(supervisor, home, silos, say=say)
+    addresses = rising.wait()
     summary = running.wait(say, Watch(home, supervisor, say).look)
     if summary.get("status") != "failed":
         summary |= _baselines(comparing, figures, say)

@@ -18,7 +18,7 @@ from consilo.machine.processes import Supervisor
 from consilo.yaml_text import to_yaml
 from flows.demo.demo import DemoOptions
 from flows.demo.vertical_demo_data import Organisation, write_organisations
-from flows.services.federation import Addresses, bring_up, job_bundle
+from flows.services.federation import Addresses, job_bundle, rise
 from flows.services.launch import launch
 from flows.services.place import Say
 from flows.services.watch import Watch
@@ -52,9 +52,10 @@ def run_vertical_demo(
         approve(each.directory, digest)
     names = ", ".join(f"{each.name} {len(each.patients)}" for each in organisations)
     say(f"rows: {names}; each approves bundle {digest[:12]}")
-    running = launch(supervisor, home, job, {"job": str(training)})
     silos = {each.name: each.directory for each in organisations}
-    addresses = bring_up(supervisor, home, silos, say=say)
+    rising = rise(supervisor, home, silos, say=say)
+    running = launch(supervisor, home, job, {"job": str(training)})
+    addresses = rising.wait()
     watch = Watch(home, supervisor, say)
     summary = running.wait(say, watch.look)
     if summary.get("status") != "failed":

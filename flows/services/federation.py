@@ -38,6 +38,7 @@ from flows.services.place import ANY_HOST, Say, await_free, settle_place
 
 if TYPE_CHECKING:
     from flows.services.order import Connection, Order
+    from flows.services.services import Starting
 
 _ONLINE_S = 180.0
 
@@ -85,6 +86,46 @@ class Addresses:
             ) from None
 
 
+@dataclass(frozen=True)
+class Rising:
+    """A federation on its way up: Prefect answers, the rest does not yet.
+
+    Args:
+        supervisor: stops it again.
+        home: the coordinator's directory.
+        silos: name → directory, of those that run on this machine.
+        mlflow: the MLflow server.
+        addresses: where everything will answer.
+        say: told what happens.
+    """
+
+    supervisor: Supervisor
+    home: Path
+    silos: Mapping[str, Path]
+    mlflow: Starting
+    addresses: Addresses
+    say: Say
+
+    def wait(self) -> Addresses:
+        """Wait until all of it answers, let flows find it, and return where it does.
+
+        Raises:
+            ServiceFailed: where something does not come up.
+        """
+        from flows.registry.departed import tag_departed
+
+        there = self.addresses
+        self.mlflow.wait()
+        self.say(f"MLflow on {there.tracking_uri}")
+        tag_departed(self.home, there.tracking_uri)
+        certificate = Path(there.ca_certificate)
+        wait_online(there.superlink, certificate, self.silos, self.supervisor.services)
+        if self.silos:
+            self.say(f"{len(self.silos)} silos are online")
+        write_atomic(self.home / "federation.json", json.dumps(asdict(there), indent=1).encode())
+        return there
+
+
 def find_silos(folder: Path) -> dict[str, Path]:
     """Return name → directory of every silo below ``folder``.
 
@@ -105,15 +146,18 @@ def find_silos(folder: Path) -> dict[str, Path]:
     return folders
 
 
-def bring_up(
+def rise(
     supervisor: Supervisor,
     home: Path,
     silos: Mapping[str, Path],
     *,
     say: Say,
     place: Reachable | None = None,
-) -> Addresses:
-    """Start everything, side by side, and return where it answers.
+) -> Rising:
+    """Start the services, then the silos, and return once Prefect answers.
+
+    The services go first: the silos' nodes, and whatever a caller starts after this, import for
+    many CPU-seconds, and on a small machine the pages that a person waits for would come last.
 
     Args:
         supervisor: stops it again.
@@ -125,7 +169,6 @@ def bring_up(
     Raises:
         ServiceFailed: where something does not come up.
     """
-    from flows.registry.departed import tag_departed
     from flows.services.services import prepare_prefect, start_mlflow, start_prefect
 
     home.mkdir(parents=True, exist_ok=True)
@@ -133,7 +176,7 @@ def bring_up(
     await_free(home, place, say)
     prefect = start_prefect(supervisor, home, port=place.prefect_port)
     mlflow = start_mlflow(supervisor, home, port=place.mlflow_port)
-    superlink, certificate = start_silos(supervisor, home, silos, say, place)
+    superlink, certificate = start_link(supervisor, home, silos, say, place)
     addresses = Addresses(
         superlink,
         certificate,
@@ -142,16 +185,10 @@ def bring_up(
         {name: str(path) for name, path in silos.items()},
     )
     prefect.wait()
+    start_nodes(supervisor, silos, say)
     prepare_prefect(addresses.prefect_api)
     say(f"Prefect on {addresses.prefect_ui}")
-    mlflow.wait()
-    say(f"MLflow on {addresses.tracking_uri}")
-    tag_departed(home, addresses.tracking_uri)
-    wait_online(superlink, Path(certificate), silos, supervisor.services)
-    if silos:
-        say(f"{len(silos)} silos are online")
-    write_atomic(home / "federation.json", json.dumps(asdict(addresses), indent=1).encode())
-    return addresses
+    return Rising(supervisor, home, silos, mlflow, addresses, say)
 
 
 def start_silos(
@@ -161,7 +198,20 @@ def start_silos(
     say: Say,
     place: Reachable | None = None,
 ) -> tuple[str, str]:
-    """Start a SuperLink and the nodes of this machine's silos; return its address and its CA.
+    """Start a SuperLink and the nodes of this machine's silos; return its address and its CA."""
+    place_and_certificate = start_link(supervisor, home, silos, say, place)
+    start_nodes(supervisor, silos, say)
+    return place_and_certificate
+
+
+def start_link(
+    supervisor: Supervisor,
+    home: Path,
+    silos: Mapping[str, Path],
+    say: Say,
+    place: Reachable | None = None,
+) -> tuple[str, str]:
+    """Start a SuperLink that knows this machine's silos; return its address and its CA.
 
     The silos are enrolled first, all of them, so that each finds the others' keys when it starts.
     """
@@ -177,11 +227,16 @@ def start_silos(
     link = start_superlink(
         supervisor, home / "superlink", authority, port=place.port, host=place.host
     )
+    say(f"SuperLink on {place.address}")
+    return here, str(link.ca_certificate)
+
+
+def start_nodes(supervisor: Supervisor, silos: Mapping[str, Path], say: Say) -> None:
+    """Start the nodes of this machine's silos, which a SuperLink knows."""
     for name, directory in silos.items():
         start_node(supervisor, name, directory)
-    starting = f", {len(silos)} silos starting" if silos else ""
-    say(f"SuperLink on {place.address}{starting}")
-    return here, str(link.ca_certificate)
+    if silos:
+        say(f"{len(silos)} silos starting")
 
 
 def party_of(member: Member) -> Party:
