@@ -216,6 +216,8 @@ class _Place:
 def _place(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
     place = _Place((), (model,))
     for part in location:
+        if part == "[key]":  # pydantic's word where a key itself is wrong
+            continue
         unions = [each for outer in place.annotations for each in _unions(outer)]
         union = next((each for each in unions if part in each[1]), None)
         if union is not None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from consilo.config import Config, nearest
+from consilo.silo_name import DataName, SiloName
 from silos.rows.consent import Consent
 from silos.rows.sources import Source
-
-SiloName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 
 
 class SiloConfig(Config):
@@ -25,8 +24,8 @@ class SiloConfig(Config):
     """
 
     name: SiloName
-    data: dict[SiloName, Source] = Field(min_length=1)
-    consent: dict[SiloName, Consent] = Field(default_factory=dict)
+    data: dict[DataName, Source] = Field(min_length=1)
+    consent: dict[DataName, Consent] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.jobs.match import HANDLE
 from consilo.jobs.quorum import Deadline, Quorum
 from consilo.jobs.recipe import Recipe
+from consilo.silo_name import JobName, SiloName
 from consilo.wire.payload import digest
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class QuorumSpec(Config):
 
     min_silos: int = Field(2, ge=1)
     min_data_share: Share = 0.0
-    mandatory: tuple[str, ...] = ()
+    mandatory: tuple[SiloName, ...] = ()
     deadline: Literal["auto"] | Positive = Field(
         "auto", description="seconds a round waits for its slowest silo; auto learns it"
     )
@@ -279,7 +280,7 @@ class MatchSpec(Config):
     handle: str | None = Field(
         None, pattern=HANDLE, description="the match's name in every silo; the job's by default"
     )
-    hub: str | None = Field(
+    hub: SiloName | None = Field(
         None,
         description="the silo that all others are matched with, and that learns who matches whom: "
         "the one with the labels; by default the first",
@@ -329,7 +330,7 @@ class Job(Config):
     A kind says by its class what it does in another way than the rest; nobody asks which it is.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="the registered model's name")
+    name: JobName = Field(description="the registered model's name")
     description: str = ""
     purpose: str = Field(
         UNSTATED,
@@ -340,7 +341,7 @@ class Job(Config):
     contract: str = Field(description="name@version, or a path relative to the job file")
     privacy: Privacy | None = None
     quorum: QuorumSpec = QuorumSpec()
-    exclude: tuple[str, ...] = Field(
+    exclude: tuple[SiloName, ...] = Field(
         (), description="silos that are not asked, such as one that left"
     )
     seed: int = Field(0, ge=0)

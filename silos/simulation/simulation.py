@@ -28,6 +28,7 @@ from consilo.protocols.dispatch import answerer
 from consilo.runs.kinds import way_of
 from consilo.runs.outcome import RunResult
 from consilo.runs.stages import Say, silent
+from consilo.silo_name import fault_of
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Transport
 from consilo.wire.signing import public_hex
@@ -116,6 +117,8 @@ def acquainted(
         key: whose requests they take, in place of their own coordinator's.
         modules: where a job's own modules lie.
     """
+    if faults := [each for each in map(fault_of, silos) if each]:
+        raise ConfigInvalid("silos", faults)
     partners: dict[str, Partner] = {}
     hosts = {
         name: _silo(
