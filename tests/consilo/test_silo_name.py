@@ -24,6 +24,7 @@ from consilo.membership.door import Enrolment
 from consilo.membership.invitation import _File
 from consilo.silo_name import FORM, fault_of, proposed
 from silos import simulate
+from silos.gate.policy import Policy
 from silos.node_config import NodeConfig
 from silos.proposals import onboard
 from silos.silo_config import SiloConfig
@@ -97,7 +98,14 @@ def as_label_silo(name):
     JointJob.of(vertical.job_of("vertical_linear", columns, args=args)).holders  # noqa: B018
 
 
+def as_partner(name):
+    parse(
+        Policy, {"allow": [{"jobs": ["*"]}], "matching": {"partners": [name]}}, where="policy.yaml"
+    )
+
+
 ENTRANCES = (
+    as_partner,
     in_silo_yaml, in_node_yaml, in_an_invitation, at_the_door, in_a_simulation, as_excluded,
     as_mandatory, as_hub, as_holder, as_label_silo,
 )  # fmt: skip
