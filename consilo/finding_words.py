@@ -41,8 +41,8 @@ _LIMITS = {
     "less_than_equal": "a number of at most {le}",
     "too_short": "{min_length} or more entries",
     "too_long": "{max_length} entries at most",
-    "string_too_short": "a text of {min_length} signs or more",
-    "string_too_long": "a text of {max_length} signs at most",
+    "string_too_short": "a text no shorter than {min_length}",
+    "string_too_long": "a text no longer than {max_length}",
     "string_pattern_mismatch": "a text of the form {pattern}",
 }
 
@@ -92,7 +92,7 @@ def expectation(fault: Mapping[str, Any]) -> str | None:
     if kind in _LIMITS:
         limits = {name: _plain(each) for name, each in context.items()}
         return _LIMITS[kind].format(**limits)
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         known: list[str] = re.findall(r"'([^']*)'", context["expected"])
         if len(known) == 1:
             return known[0]

@@ -60,7 +60,7 @@ CAUSES = (
         SchemaDrift,
         ("contract",),
         "the contract is not kept by",
-        "'consilo silo check' shows each silo what breaks it: mend data or mapping there, or agree "
+        "'consilo silo check CONTRACT' shows each silo what breaks it: mend data or mapping there, or agree "
         "on another contract",
     ),
     Cause(
@@ -94,13 +94,13 @@ CAUSES = (
         SourceUnreadable,
         ("source",),
         "the data cannot be read by",
-        "'consilo silo check' tells each silo why",
+        "'consilo silo check CONTRACT' tells each silo why",
     ),
     Cause(
         SiloMisconfigured,
         ("configuration",),
         "files of their own are invalid in",
-        "'consilo silo check' and 'consilo silo preflight' tell each silo which, and why",
+        "'consilo silo preflight' tells each silo which, and why",
     ),
     Cause(
         SiloOutdated,

@@ -69,7 +69,7 @@ def _optimizer_class(name: str, search_path: Sequence[Path]) -> type[torch.optim
     if ":" in name or "." in name:
         module, _, last = name.replace(":", ".").rpartition(".")
         found: type[torch.optim.Optimizer] = resolve(
-            f"{module}:{last}", search_path, what="local.optimizer", of=torch.optim.Optimizer
+            f"{module}:{last}", search_path, what="optimizer", of=torch.optim.Optimizer
         )
         return found
     known = {
