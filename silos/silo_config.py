@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from consilo.config import Config, nearest
+from consilo.errors import ConfigInvalid
 from consilo.silo_name import DataName, SiloName
 from silos.rows.consent import Consent
 from silos.rows.sources import Source
+
+
+def require_directory(directory: Path) -> None:
+    """Raise `ConfigInvalid` where there is no directory, which could be a silo's."""
+    if not directory.is_dir():
+        raise ConfigInvalid(str(directory), ["no silo here: give its directory with --dir"])
 
 
 class SiloConfig(Config):

@@ -60,8 +60,8 @@ CAUSES = (
         SchemaDrift,
         ("contract",),
         "the contract is not kept by",
-        "'consilo silo check CONTRACT' shows each silo what breaks it: mend data or mapping there, or agree "
-        "on another contract",
+        "'consilo silo check CONTRACT' shows each silo what breaks it: mend data or mapping there, "
+        "or agree on another contract",
     ),
     Cause(
         BudgetExhausted,
