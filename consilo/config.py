@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, RootModel, ValidationError
 from rapidfuzz import process
 
 from consilo.errors import ConfigInvalid, InvalidInput
+from consilo.finding_places import Place, models_in, place_of
+from consilo.finding_words import MAPPING, expectation, found, is_consequence
 from consilo.yaml_text import PlainWord, YamlInvalid, from_yaml
 
 
@@ -37,8 +36,13 @@ def read_yaml(path: Path, *, error: type[InvalidInput] = ConfigInvalid) -> Any:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise error(str(path), ["the file does not exist; check the path"]) from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise error(str(path), [f"the file cannot be read as UTF-8 text: {cause}"]) from None
+    except IsADirectoryError:
+        raise error(str(path), ["this is a directory; give the file in it"]) from None
+    except UnicodeDecodeError as cause:
+        told = f"the file is not UTF-8 text (its byte {cause.start + 1}); save it as UTF-8"
+        raise error(str(path), [told]) from None
+    except OSError as cause:
+        raise error(str(path), [f"the file cannot be read: {cause.strerror}"]) from None
     try:
         return from_yaml(text)
     except YamlInvalid as cause:
@@ -60,11 +64,12 @@ def parse(
         InvalidInput: of the type ``error``, with one finding per fault.
     """
     if not isinstance(value, Mapping):
-        raise error(where, [f"expected a mapping of keys to values, found {_kind(value)}"])
+        told = found({"input": value}, [MAPPING])
+        raise error(where, [f"expected {MAPPING}, found {told}"])
     try:
         made = model.model_validate(value)
     except ValidationError as cause:
-        raise error(where, [_finding(model, fault) for fault in cause.errors()]) from None
+        raise error(where, _findings(model, cause.errors())) from None
     if faults := [*_truths(value, made, ())]:
         raise error(where, faults)
     return made
@@ -121,17 +126,32 @@ Args = Annotated[dict[str, Any], AfterValidator(_meant)]
 """Arguments by name, of something that reads them by itself."""
 
 
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__
+def _findings(model: type[BaseModel], faults: Sequence[Any]) -> list[str]:
+    """Return a finding for each fault; what of several forms fits none is one finding."""
+    told: dict[tuple[int | str, ...], list[Any]] = {}
+    for fault in faults:
+        if not is_consequence(fault):
+            told.setdefault(place_of(model, fault["loc"]).words, []).append(fault)
+    findings: list[str] = []
+    for words, here in told.items():
+        expected = [each for each in map(expectation, here) if each is not None]
+        findings += [_finding(model, each) for each in here if expectation(each) is None]
+        # Of several forms the one that is nearest has its fault further inside.
+        is_inside = any(len(each) > len(words) and each[: len(words)] == words for each in told)
+        if expected and not is_inside:
+            location = f"{_dotted(words)}: " if words else ""
+            forms = ", or ".join(dict.fromkeys(expected))
+            findings.append(f"{location}expected {forms}, found {found(here[0], expected)}")
+    return list(dict.fromkeys(findings))
 
 
 def _finding(model: type[BaseModel], fault: Any) -> str:
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "extra_forbidden":
         *before, key = fault["loc"]
-        place = _place(model, before)
+        place = place_of(model, before)
         return f"{_dotted([*place.words, key])}: {_unknown(model, place, str(key))}"
-    location = _dotted(_place(model, fault["loc"]).words)
+    location = _dotted(place_of(model, fault["loc"]).words)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         # What was found is the whole mapping, which may hold what nobody should repeat.
         key = context["discriminator"].strip("'")
@@ -143,8 +163,6 @@ def _finding(model: type[BaseModel], fault: Any) -> str:
             return f"{location}: {expectation}" + (f"; did you mean '{guess}'?" if guess else "")
     if kind in ("missing", "union_tag_not_found"):
         return f"{location}: this key is required and missing"
-    if kind == "model_attributes_type":
-        return f"{location}: expected a mapping of keys to values, found {_kind(fault['input'])}"
     ending = "" if kind == "value_error" else f" (found {fault['input']!r})"
     message = fault["msg"].removeprefix("Value error, ")
     return f"{location}: {message}{ending}" if location else f"{message}"
@@ -154,13 +172,13 @@ def _dotted(words: Sequence[int | str]) -> str:
     return ".".join(str(word) for word in words)
 
 
-def _unknown(model: type[BaseModel], place: _Place, key: str) -> str:
+def _unknown(model: type[BaseModel], place: Place, key: str) -> str:
     """Return what to say of a key that is not known where it stands."""
     having = [tag for tag, other in place.kinds.items() if key in other.model_fields]
     if having:
         kinds = f"{place.discriminator} {' and '.join(having)}"
         return f"not an option of {place.discriminator} {place.tag}, but of {kinds}"
-    models = _models_in(place.annotations)
+    models = models_in(place.annotations)
     known = sorted({name for each in models for name in each.model_fields})
     elsewhere = {dotted.rpartition(".")[2]: dotted for dotted in reversed([*_keys(model)])}
     close = process.extractOne(key, known, score_cutoff=75)
@@ -176,7 +194,7 @@ def _keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
     """Yield the dotted keys of a model's sections, those of the outer ones first."""
     models = [model]
     if issubclass(model, RootModel):
-        models = _models_in(get_args(model.model_fields["root"].annotation))
+        models = models_in(get_args(model.model_fields["root"].annotation))
     inner = []
     for each in models:
         for name, told in each.model_fields.items():
@@ -192,85 +210,3 @@ def _keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
     for one, place in dict.fromkeys(inner):
         if place.count(".") < _DEEPEST:
             yield from _keys(one, place)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where pydantic's location of a fault leads to.
-
-    Args:
-        words: the location as it stands in the file, without the names of a union's kinds.
-        annotations: what may stand there.
-        discriminator: the key that says which kind stands there; empty where there is one only.
-        tag: what it says.
-        kinds: what it could say → the model.
-    """
-
-    words: tuple[int | str, ...]
-    annotations: tuple[Any, ...]
-    discriminator: str = ""
-    tag: str = ""
-    kinds: Mapping[str, type[BaseModel]] = field(default_factory=dict)
-
-
-def _place(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
-    place = _Place((), (model,))
-    for part in location:
-        unions = [each for outer in place.annotations for each in _unions(outer)]
-        union = next((each for each in unions if part in each[1]), None)
-        if union is not None:
-            key, kinds = union
-            place = _Place(place.words, (kinds[str(part)],), key, str(part), kinds)
-        else:
-            inner = [each for outer in place.annotations for each in _inner(outer, part)]
-            place = _Place((*place.words, part), tuple(inner) or place.annotations)
-    return place
-
-
-def _unions(annotation: Any) -> list[tuple[str, dict[str, type[BaseModel]]]]:
-    """Return (discriminator, what it says → the model) of each union that an annotation may be."""
-    arguments = get_args(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, RootModel):
-        return _unions(_annotated(annotation.model_fields["root"]))
-    if get_origin(annotation) is Annotated:
-        told = [each.discriminator for each in arguments[1:] if isinstance(each, FieldInfo)]
-        key = next((each for each in told if isinstance(each, str)), None)
-        if key is None:
-            return _unions(arguments[0])
-        models = _models_in(arguments[:1])
-        tags = [(get_args(each.model_fields[key].annotation), each) for each in models]
-        return [(key, {tag: each for several, each in tags for tag in several})]
-    if get_origin(annotation) in (Union, UnionType):
-        return [each for inner in arguments for each in _unions(inner)]
-    return []
-
-
-def _inner(annotation: Any, part: int | str) -> list[Any]:
-    """Return what may stand at one key, or place, of what an annotation describes."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        fields = annotation.model_fields
-        told = [each for name, each in fields.items() if part in (name, each.alias)]
-        return [_annotated(each) for each in told]
-    arguments = get_args(annotation)
-    if get_origin(annotation) is Annotated:
-        return _inner(arguments[0], part)
-    if get_origin(annotation) in (Union, UnionType):
-        return [each for inner in arguments for each in _inner(inner, part)]
-    # Of a mapping the last is its values', of a sequence its items'.
-    return [each for each in arguments[-2:] if each is not Ellipsis][-1:]
-
-
-def _annotated(told: FieldInfo) -> Any:
-    if told.discriminator is None:
-        return told.annotation
-    return Annotated[told.annotation, Field(discriminator=told.discriminator)]
-
-
-def _models_in(annotations: Sequence[Any]) -> list[type[BaseModel]]:
-    models: list[type[BaseModel]] = []
-    for each in annotations:
-        if isinstance(each, type) and issubclass(each, BaseModel):
-            models.append(each)
-        else:
-            models += _models_in(get_args(each))
-    return models

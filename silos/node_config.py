@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from consilo.config import Config, parse, read_yaml
+from consilo.silo_name import SiloName
 
 log = logging.getLogger("consilo.node")
 
@@ -18,7 +19,7 @@ PRELOAD = ("torch", "torch._dynamo", "opacus", "silos.node.ready")
 class NodeConfig(Config):
     """``node.yaml``."""
 
-    name: str = Field(min_length=1, max_length=64)
+    name: SiloName
     superlink: str = Field(description="host:port of the coordinator")
     answerer: str = "silos.silo:answerer"
     preload: tuple[str, ...] = PRELOAD

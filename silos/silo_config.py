@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from consilo.config import Config, nearest
+from consilo.errors import ConfigInvalid
+from consilo.silo_name import DataName, SiloName
 from silos.rows.consent import Consent
 from silos.rows.sources import Source
 
-SiloName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+
+def require_directory(directory: Path) -> None:
+    """Raise `ConfigInvalid` where there is no directory, which could be a silo's."""
+    if not directory.is_dir():
+        raise ConfigInvalid(str(directory), ["no silo here: give its directory with --dir"])
 
 
 class SiloConfig(Config):
@@ -25,8 +32,8 @@ class SiloConfig(Config):
     """
 
     name: SiloName
-    data: dict[SiloName, Source] = Field(min_length=1)
-    consent: dict[SiloName, Consent] = Field(default_factory=dict)
+    data: dict[DataName, Source] = Field(min_length=1)
+    consent: dict[DataName, Consent] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

@@ -12,11 +12,13 @@ from pydantic import model_validator as validator
 
 from consilo.config import Config, nearest
 from consilo.contracts.codes import code_key
+from consilo.finding_words import Form
 
 Severity = Literal["error", "warning"]
 ColumnType = Literal["float", "integer", "boolean", "category", "string", "date"]
 Role = Literal["feature", "target", "id", "time", "subject", "split", "ignore"]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+_NAME = Form("[a-z][a-z0-9_]*", "a lower-case letter, then lower-case letters, digits and '_'")
+Name = Annotated[str, _NAME, Field(max_length=64)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Value = StrictBool | StrictInt | Finite | StrictStr

@@ -60,8 +60,8 @@ CAUSES = (
         SchemaDrift,
         ("contract",),
         "the contract is not kept by",
-        "'consilo silo check' shows each silo what breaks it: mend data or mapping there, or agree "
-        "on another contract",
+        "'consilo silo check CONTRACT' shows each silo what breaks it: mend data or mapping there, "
+        "or agree on another contract",
     ),
     Cause(
         BudgetExhausted,
@@ -94,13 +94,13 @@ CAUSES = (
         SourceUnreadable,
         ("source",),
         "the data cannot be read by",
-        "'consilo silo check' tells each silo why",
+        "'consilo silo check CONTRACT' tells each silo why",
     ),
     Cause(
         SiloMisconfigured,
         ("configuration",),
         "files of their own are invalid in",
-        "'consilo silo check' and 'consilo silo preflight' tell each silo which, and why",
+        "'consilo silo preflight' tells each silo which, and why",
     ),
     Cause(
         SiloOutdated,
@@ -152,8 +152,10 @@ def failure(where: str, why: str, missing: Mapping[str, Fault]) -> RunFailed:
     found = sorted(
         (each for each in CAUSES if each.told in groups),
         key=lambda each: -len(groups[each.told]),
-    ) or [_AWAY]
-    first = "; ".join(f"{each.told} {_listed(groups.get(each.told, []))}" for each in found)
+    )
+    first = "; ".join(f"{each.told} {_listed(groups[each.told])}" for each in found)
+    first = first or "nobody else could be asked"
+    found = found or [_AWAY]
     advice = ". ".join(each.advice for each in found)
     reasons = {name: f"{fault.code}: {fault.reason}" for name, fault in missing.items()}
     text = f"{where}: {first}, so there is no quorum: {why}. {advice}{_lines(missing)}"
@@ -191,8 +193,6 @@ def _lines(missing: Mapping[str, Fault]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    if not names:
-        return "any other silo"
     if len(names) > 5:
         return f"{len(names)} silos"
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)

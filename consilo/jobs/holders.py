@@ -15,14 +15,15 @@ from consilo.contracts.contract import Contract
 from consilo.contracts.rules import twice
 from consilo.errors import IncompatibleJob
 from consilo.jobs.match import HANDLE
+from consilo.silo_name import SiloName
 
 
 class Holders(Config):
     """Who holds what: the part of ``protocol.args`` that every vertical protocol has."""
 
     match: str = Field(pattern=HANDLE, description="handle of the match, the same in all silos")
-    label_silo: str = Field(description="who holds the target; it learns the result")
-    columns: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+    label_silo: SiloName = Field(description="who holds the target; it learns the result")
+    columns: dict[SiloName, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         min_length=2, description="silo → the feature columns that it holds"
     )
     missing_blocks: Literal["refuse", "leave_out"] = Field(

@@ -13,9 +13,11 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from consilo.config import Args, Config, parse, read_yaml
 from consilo.errors import IncompatibleJob, JobInvalid
+from consilo.finding_words import Form
 from consilo.jobs.match import HANDLE
 from consilo.jobs.quorum import Deadline, Quorum
 from consilo.jobs.recipe import Recipe
+from consilo.silo_name import JobName, SiloName
 from consilo.wire.payload import digest
 
 if TYPE_CHECKING:
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
 
     from consilo.contracts.contract import Contract
 
-DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+_PURPOSE = Form(
+    "[a-z][a-z0-9_ -]{0,62}", "lower-case letters, digits, blanks, '_' and '-', a letter first"
+)
+_PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+DottedPath = Annotated[str, Form(_PATH, "module:Name, such as my_model:Net")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 LEAST_NORM, MOST_NORM = 1e-12, 1e12
@@ -215,9 +221,8 @@ class Privacy(Config):
 class ReduceSpec(Config):
     """How the silos' vectors are combined."""
 
-    rule: str = Field(
+    rule: Annotated[str, Form(rf"mean|{_PATH}", "mean, or module:name of a rule")] = Field(
         "mean",
-        pattern=r"^(mean|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
         description="mean: weighted by rows; module:function or module:Class, of Consilo or beside "
         "the job file: a rule of your own",
         examples=["mean", "my_rules:coordinate_median"],
@@ -238,7 +243,7 @@ class QuorumSpec(Config):
 
     min_silos: int = Field(2, ge=1)
     min_data_share: Share = 0.0
-    mandatory: tuple[str, ...] = ()
+    mandatory: tuple[SiloName, ...] = ()
     deadline: Literal["auto"] | Positive = Field(
         "auto", description="seconds a round waits for its slowest silo; auto learns it"
     )
@@ -279,7 +284,7 @@ class MatchSpec(Config):
     handle: str | None = Field(
         None, pattern=HANDLE, description="the match's name in every silo; the job's by default"
     )
-    hub: str | None = Field(
+    hub: SiloName | None = Field(
         None,
         description="the silo that all others are matched with, and that learns who matches whom: "
         "the one with the labels; by default the first",
@@ -329,18 +334,17 @@ class Job(Config):
     A kind says by its class what it does in another way than the rest; nobody asks which it is.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="the registered model's name")
+    name: JobName = Field(description="the registered model's name")
     description: str = ""
-    purpose: str = Field(
+    purpose: Annotated[str, _PURPOSE] = Field(
         UNSTATED,
-        pattern=r"^[a-z][a-z0-9_ -]{0,62}$",
         description="what the model is for; silos allow purposes, and rows carry consent for them",
     )
     kind: str
     contract: str = Field(description="name@version, or a path relative to the job file")
     privacy: Privacy | None = None
     quorum: QuorumSpec = QuorumSpec()
-    exclude: tuple[str, ...] = Field(
+    exclude: tuple[SiloName, ...] = Field(
         (), description="silos that are not asked, such as one that left"
     )
     seed: int = Field(0, ge=0)
@@ -351,6 +355,16 @@ class Job(Config):
     """The wire version from which on silos know the kind."""
     rows: ClassVar[Literal["part", "matched"]] = "part"
     """Which rows the job's own protocol uses: those of the contract's part, or of a match."""
+
+    @model_validator(mode="after")
+    def _asks_whom_it_needs(self) -> Self:
+        both = [name for name in self.quorum.mandatory if name in self.exclude]
+        if both:
+            raise ValueError(
+                f"quorum.mandatory: {', '.join(both)} must take part and, by 'exclude', may not; "
+                "leave it out of one of the two"
+            )
+        return self
 
     @classmethod
     def of(cls, job: Job) -> Self:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from consilo.errors import ConfigInvalid
 from consilo.membership.keys import load_silo_public_key
+from consilo.silo_name import FORM
 from consilo.wire.signing import is_signed, sign
 
 PREFIX = "/v1/consilo/"
@@ -38,7 +39,7 @@ NONCE_HEADER = "x-consilo-nonce"
 SIGNATURE_HEADER = "x-consilo-signature"
 _PURPOSE = "call"
 _FORMS = {
-    SILO_HEADER: r"[a-z][a-z0-9_-]{0,62}",
+    SILO_HEADER: FORM,
     TIME_HEADER: r"\d{1,12}",
     NONCE_HEADER: r"[0-9a-f]{32}",
     SIGNATURE_HEADER: r"[0-9a-f]{128}",

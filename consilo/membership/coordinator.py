@@ -15,7 +15,6 @@ change within a second.
 from __future__ import annotations
 
 import contextlib
-import re
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,7 +28,7 @@ from pydantic import Field
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import ConfigInvalid
 from consilo.machine.files import make_directory, move, write_atomic
-from consilo.membership.invitation import NAME_PATTERN, Invitation, token_sha256
+from consilo.membership.invitation import Invitation, token_sha256
 from consilo.membership.keys import (
     Authority,
     certificate_expiry,
@@ -54,6 +53,7 @@ from consilo.membership.members import (
 from consilo.membership.restored import restores_of
 from consilo.record.chain import Chain
 from consilo.record.traces import traces_of
+from consilo.silo_name import require_name
 from consilo.wire.signing import public_hex, sign
 from consilo.yaml_text import to_yaml
 
@@ -198,10 +198,7 @@ class Coordinator:
         Raises:
             ConfigInvalid: where the name is taken or none.
         """
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise ConfigInvalid(
-                name, ["a silo's name has lower-case letters, digits, '_' and '-', 63 at most"]
-            )
+        require_name(name, where=name)
         token = secrets.token_hex(32)
         expires = iso(self.now() + timedelta(days=days))
         self.members.invite(name, token_sha256(token), expires)

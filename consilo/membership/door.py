@@ -40,10 +40,11 @@ from consilo.membership.calls import (
 )
 from consilo.membership.coordinator import Coordinator
 from consilo.membership.gate import peer_of, refusal
-from consilo.membership.invitation import NAME_PATTERN, token_sha256
+from consilo.membership.invitation import token_sha256
 from consilo.membership.members import Member, State
 from consilo.membership.refusals import Refusals
 from consilo.membership.software import Software, unsupported
+from consilo.silo_name import SiloName
 from consilo.wire.json_text import each_once
 from consilo.wire.signing import is_signed
 
@@ -88,7 +89,7 @@ class Enrolment(Config):
     """The body of ``enrol``; ``proof`` is by the node key, ``signature`` by the signing key."""
 
     token: _Hex64
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: SiloName
     node_key: _NodeKey
     signing_key: _Hex64
     software: dict[str, Any]

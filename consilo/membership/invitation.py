@@ -20,11 +20,11 @@ from pydantic import Field
 from consilo.config import Config, parse
 from consilo.errors import ConfigInvalid
 from consilo.membership.keys import write_private
+from consilo.silo_name import SiloName
 from consilo.wire.json_text import each_once
 from consilo.wire.signing import is_signed, sign
 
 FORMAT = 1
-NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,62}$"
 _HEX64 = r"^[0-9a-f]{64}$"
 _PURPOSE = "invitation"
 _MAX_BYTES = 16 * 1024
@@ -112,7 +112,7 @@ def token_sha256(token: str) -> str:
 
 
 class _File(Config):
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: SiloName
     address: Annotated[str, Field(pattern=r"^[^\s/]{1,253}:\d{1,5}$")]
     ca_sha256: Annotated[str, Field(pattern=_HEX64)]
     signing_key: Annotated[str, Field(pattern=_HEX64)]

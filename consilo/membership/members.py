@@ -27,6 +27,7 @@ from consilo.machine.files import make_directory
 from consilo.membership.keys import key_fingerprint
 from consilo.membership.software import Software
 from consilo.record.chain import Chain
+from consilo.silo_name import fault_of
 
 State = Literal["invited", "pending", "admitted", "suspended", "removed"]
 
@@ -214,9 +215,8 @@ class Members:
         """
         member = self.get(name)
         if member is None:
-            raise ConfigInvalid(
-                name, ["no silo of this name; 'consilo silos list' shows them, 'invite' adds one"]
-            )
+            unknown = "no silo of this name; 'consilo silos list' shows them, 'invite' adds one"
+            raise ConfigInvalid(name, [fault_of(name) or unknown])
         return member
 
     def all(self) -> dict[str, Member]:

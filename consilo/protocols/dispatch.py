@@ -45,8 +45,10 @@ _DISCLOSED: dict[type[ConsiloError], str] = {
     VersionUnsupported: "version",
 }
 """Errors whose own words may travel: they are made of declared names and counts only."""
-_TOLD = {each: each for each in ("bundle_not_approved", UNBRIEFED)}
-_TOLD |= dict.fromkeys(("group", "intersection", "set_size"), TOO_FEW_ROWS)
+_TOLD = {
+    **{each: each for each in ("bundle_not_approved", UNBRIEFED)},
+    **dict.fromkeys(("group", "intersection", "set_size"), TOO_FEW_ROWS),
+}
 """A refusal's rule → the code that travels with its words; of any other it is ``refused``."""
 
 

@@ -99,9 +99,11 @@ class Gathered:
         except Exception as cause:  # the job's own code
             raise IncompatibleJob(f"reduce.rule: '{self.name}' raised {describe(cause)}") from cause
         try:
+            if not isinstance(made, Mapping):
+                raise IncompatibleJob(f"it returned {type(made).__name__}, expected a dict")
             arrays = {name: np.asarray(value) for name, value in made.items()}
             check_alike(like, arrays)
-        except (AttributeError, IncompatibleJob) as cause:
+        except IncompatibleJob as cause:
             raise IncompatibleJob(
                 f"reduce.rule: '{self.name}' must return arrays with the names and shapes of one "
                 f"silo's vector: {cause}"

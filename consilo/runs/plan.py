@@ -139,7 +139,7 @@ def plan_analytics(
 def refuse(job: Job, faults: Sequence[str]) -> None:
     """Raise `IncompatibleJob` with every reason why a job cannot run, where there is one."""
     if faults:
-        listed = "".join(f"\n  - {fault}" for fault in faults)
+        listed = "".join(f"\n  - {fault}" for fault in dict.fromkeys(faults))
         raise IncompatibleJob(f"job {job.name} cannot run:{listed}")
 
 

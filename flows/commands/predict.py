@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,8 +50,9 @@ def predict(
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise ConfigInvalid("--out", [f"expected a name that ends in .csv or .parquet: {out}"])
     folder = _folder(model, directory)
-    contract = Contract.from_json((folder / "contract.json").read_bytes())
-    scoring = Model(folder)
+    with _whole(folder):
+        contract = Contract.from_json((folder / "contract.json").read_bytes())
+        scoring = Model(folder)
     frame, unreadable = _read(data, mapping, contract, list(scoring.spec["columns"]))
     kind: Any = invalid
     try:
@@ -73,6 +75,21 @@ def predict(
     if out is None:
         answers.to_csv(sys.stdout)
     print(f"{len(answers)} rows, {flagged} of them outside of {contract.ref}", file=sys.stderr)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Say of a model's folder whose files lack something that it is damaged.
+
+    What reads it needs nothing of Consilo, and raises whatever json, zipfile and torch do.
+    """
+    try:
+        yield
+    except Exception as cause:
+        which = getattr(cause, "filename", None)
+        told = f"{Path(which).name} is missing" if which else f"a file is cut or changed: {cause!r}"
+        hint = "write it again with `result.save`, `job run --out`, or take it from the registry"
+        raise ConfigInvalid(str(folder), [f"the model is damaged: {told[:200]}; {hint}"]) from cause
 
 
 def _folder(model: str, directory: Path | None) -> Path:

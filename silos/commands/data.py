@@ -188,7 +188,9 @@ def list_(directory: Directory = Path("."), as_json: AsJson = False) -> None:
     Example: consilo silo data list
     """
     from silos.proposals import onboard
+    from silos.silo_config import require_directory
 
+    require_directory(directory)
     known = onboard.known_data(directory)
     mapped = onboard.mappings(directory)
     rows: list[dict[str, Any]] = [

@@ -34,6 +34,9 @@ def describe(
 
     Example: consilo silo data describe patients
     """
+    from silos.silo_config import require_directory
+
+    require_directory(directory)
     if histograms:
         _release(directory, data, epsilon, purpose, yes=yes, as_json=as_json)
         return

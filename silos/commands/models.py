@@ -22,7 +22,9 @@ def models(
     """
     from silos.gate.audit import audit_log
     from silos.kept.model_parts import drop_part, every_part
+    from silos.silo_config import require_directory
 
+    require_directory(directory)
     if drop is not None:
         drop_part(directory, drop)
         audit_log(directory).append("model_dropped", model=drop)

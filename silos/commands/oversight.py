@@ -34,7 +34,9 @@ def bundles(
     """
     from silos.gate.bundles import bundles as listed
     from silos.gate.bundles import difference, resolve
+    from silos.silo_config import require_directory
 
+    require_directory(directory)
     if diff is not None:
         print(difference(directory, resolve(directory, diff)))
         return

@@ -20,6 +20,7 @@ from consilo.jobs.job import Job, Privacy, Unit
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.headers import Header
 from consilo.kernel.verbs import Asked, AskedField, Disclosure, FromRows, Permitted
+from consilo.silo_name import SiloName
 from silos.kept.budget import Budget
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -316,7 +317,7 @@ class MatchingRules(Config):
             differs, is refused: the two answers would tell of single people. 0 refuses none.
     """
 
-    partners: tuple[str, ...] | None = None
+    partners: tuple[SiloName, ...] | None = None
     recipes: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")], ...] | None = None
     min_set_size: int = Field(default=100, ge=1)
     min_intersection: int = Field(default=10, ge=1)

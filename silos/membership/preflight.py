@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from consilo.errors import ConsiloError, PolicyInvalid, Refused
+from consilo.errors import ConsiloError, InvalidInput, PolicyInvalid, Refused
 from consilo.machine import sandbox
 from silos.gate.guard import SKEW_S, CoordinatorConfig
 from silos.kept.sketches import STATE, Sketches, state_folder
@@ -335,7 +335,8 @@ def _data(directory: Path, purpose: str, job: Path | None) -> Iterator[Point]:
         silo = Silo.open(directory)
         known = mappings(directory)
     except ConsiloError as cause:
-        yield Point("data", "failed", _first_line(cause), "mend silo.yaml")
+        file = Path(cause.where).name if isinstance(cause, InvalidInput) else "silo.yaml"
+        yield Point("data", "failed", _first_line(cause), f"mend {file}")
         return
     yield Point("data", "ok", "silo.yaml can be read")
     mapped = [each for several in known.values() for each in several]

@@ -21,6 +21,7 @@ from consilo.config import parse, read_yaml
 from consilo.contracts.contract import Contract
 from consilo.errors import ConfigInvalid, MappingInvalid
 from consilo.machine.files import make_directory, write_atomic
+from consilo.silo_name import fault_of
 from consilo.yaml_text import from_yaml
 from silos.rows.mapping import Mapping
 from silos.rows.sources import Source, parse_source
@@ -104,6 +105,8 @@ def add(
         SourceUnreadable: where the rows cannot be read; nothing was written.
     """
     document, known = _read_silo(directory, name)
+    if not document:
+        document = {"name": _name_of(directory)}
     present = known.get(data)
     notes: list[str] = []
     if described is None:
@@ -196,7 +199,8 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
 
 def silo_name(directory: Path) -> str:
     """Return the name of the silo in a directory, as ``silo.yaml`` has or will have it."""
-    return str(_read_silo(directory, None)[0]["name"])
+    document, _ = _read_silo(directory, None)
+    return str(document.get("name") or _name_of(directory))
 
 
 def known_data(directory: Path) -> dict[str, Mapped[str, Any]]:
@@ -327,7 +331,7 @@ def _read_silo(directory: Path, name: str | None) -> tuple[Any, dict[str, Mapped
     """Return ``silo.yaml`` as a document that keeps its comments, and its data sets."""
     path = directory / "silo.yaml"
     if not path.exists():
-        return {"name": name or _name_of(directory)}, {}
+        return {"name": name} if name else {}, {}
     read_yaml(path)  # says what is wrong where it is no YAML
     document = _round_trip().load(path.read_text(encoding="utf-8"))
     if not isinstance(document, dict):
@@ -360,7 +364,13 @@ def _name_of(directory: Path) -> str:
     value = read_yaml(node) if node.exists() else None
     if isinstance(value, Mapped) and value.get("name"):
         return str(value["name"])
-    return re.sub(r"[^a-z0-9_-]", "-", directory.resolve().name.lower())
+    found = directory.resolve().name
+    if fault := fault_of(found):
+        raise ConfigInvalid(
+            str(directory),
+            [f"the directory's name would be the silo's, but {fault}: say it with --silo NAME"],
+        )
+    return found
 
 
 def _round_trip() -> Any:

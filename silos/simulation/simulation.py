@@ -19,7 +19,13 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConfigInvalid, IncompatibleJob, SchemaDrift
+from consilo.errors import (
+    ConfigInvalid,
+    ContractInvalid,
+    IncompatibleJob,
+    JobInvalid,
+    SchemaDrift,
+)
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.partition import Partition, cut, label_skew
 from consilo.jobs.job import Job
@@ -37,6 +43,7 @@ from silos.rows.checks.verdicts import Verdicts
 from silos.rows.sources import CsvSource, ParquetSource, Source
 from silos.silo import Silo
 from silos.silo_config import SiloConfig
+from silos.simulation.given import require_silos
 from silos.simulation.in_memory import write_made_up_root
 from silos.simulation.simulated import open_cut, write_cut
 
@@ -79,7 +86,7 @@ def simulate(
     """
     job, modules = _opened(job, search_path)
     way = way_of(job)
-    contract = contract or load_contract(job, modules)
+    contract = _contract(contract, job, modules)
     goes_away = directory is None
     with ExitStack() as stack:
         directory = _home(stack, directory)
@@ -116,6 +123,7 @@ def acquainted(
         key: whose requests they take, in place of their own coordinator's.
         modules: where a job's own modules lie.
     """
+    require_silos(silos)
     partners: dict[str, Partner] = {}
     hosts = {
         name: _silo(
@@ -176,7 +184,7 @@ def simulate_cut(
             f"a table is cut by rows, and a {job.kind} job needs silos with different columns; "
             "give their directories"
         )
-    contract = contract or load_contract(job, modules)
+    contract = _contract(contract, job, modules)
     goes_away = directory is None
     with ExitStack() as stack:
         home = _home(stack, directory)
@@ -219,6 +227,17 @@ def simulate_cut(
     return replace(result, extra={**result.extra, "simulation": about})
 
 
+def _contract(given: Contract | None, job: Job, folders: Sequence[Path]) -> Contract:
+    if given is None:
+        return load_contract(job, folders)
+    if not isinstance(given, Contract):
+        hint = "Contract.load reads name@version or a path"
+        raise ContractInvalid(
+            "of the simulation", [f"give a Contract; {hint}; found {type(given).__name__}"]
+        )
+    return given
+
+
 def load_contract(job: Job, folders: Sequence[Path]) -> Contract:
     """Return the contract that a job names: ``name@version``, or a file in one of ``folders``.
 
@@ -234,6 +253,9 @@ def _opened(job: Job | str | Path, search_path: Sequence[Path]) -> tuple[Job, li
     modules = [Path(each).resolve() for each in search_path]
     if isinstance(job, Job):
         return job, modules
+    if not isinstance(job, str | Path):
+        hint = "give a Job, or the path of a job file; Job.from_json reads a mapping"
+        raise JobInvalid("of the simulation", [f"{hint}; found {type(job).__name__}"])
     path = Path(job)
     return Job.load(path), [*modules, path.resolve().parent]
 
@@ -248,7 +270,10 @@ def _outlasting(result: RunResult) -> RunResult:
 
 def _home(stack: ExitStack, directory: Path | None) -> Path:
     if directory is not None:
-        return Path(directory).resolve()
+        place = Path(directory).resolve()
+        if place.exists() and not place.is_dir():
+            raise ConfigInvalid(str(place), ["this is a file; give a directory"])
+        return place
     made = tempfile.TemporaryDirectory(prefix="consilo-")
     return Path(stack.enter_context(made))
 

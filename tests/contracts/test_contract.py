@@ -117,7 +117,7 @@ def test_all_faults_are_told_at_once_with_the_nearest_key():
         ("columns.height.range", {}, "min, max or both"),
         ("columns.height.range", {"min": date(2020, 1, 1)}, "must be numbers"),
         ("columns.visited.range", {"min": 3}, "must be dates"),
-        ("columns.height.nullable_share", 1.5, "less than or equal to 1"),
+        ("columns.height.nullable_share", 1.5, "at most 1"),
         ("columns.height.range", {"min": float("nan")}, "finite"),
         ("columns.height.future", True, "type date"),
         ("columns.height.role", "time", "type date"),
@@ -131,10 +131,10 @@ def test_all_faults_are_told_at_once_with_the_nearest_key():
         ("columns.waist.unit", "m", "different units"),
         ("columns.ill.role", "feature", "no column has role target"),
         ("columns.ill.type", "float", "must list its classes"),
-        ("columns.Ill", {"type": "float"}, "should match pattern"),
-        ("columns", {}, "at least 1"),
-        ("columns", None, "dictionary"),
-        ("version", 0, "greater than or equal to 1"),
+        ("columns.Ill", {"type": "float"}, "a lower-case letter"),
+        ("columns", {}, "1 or more entries"),
+        ("columns", None, "a mapping of keys"),
+        ("version", 0, "at least 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(path, value, said):

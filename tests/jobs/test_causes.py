@@ -84,7 +84,9 @@ def test_silos_that_nobody_asked_are_no_cause():
     error = failure("round 2", WHY, {"a": not_asked(), "b": not_asked(), "c": Fault("failed", "x")})
     assert type(error) is SiloFailed
     assert type(failure("round 2", WHY, {"a": not_asked()})) is QuorumLost
-    assert type(failure("round 2", WHY, {})) is QuorumLost
+    nobody = failure("round 2", WHY, {})
+    assert type(nobody) is QuorumLost
+    assert str(nobody).startswith("round 2: nobody else could be asked, so there is no quorum")
 
 
 def test_a_hash_is_short_and_of_many_silos_the_rest_is_counted():

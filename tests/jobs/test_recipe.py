@@ -88,7 +88,7 @@ def test_the_hash_says_whether_two_sides_make_the_same_keys():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"keys": []}, "at least 1 item"),
+        ({"keys": []}, "1 or more entries"),
         ({"keys": [key("a", duplicates="maybe")]}, "duplicates"),
         ({"keys": [{"parts": [{"column": "a", "steps": ["soundx"]}]}]}, "did you mean 'soundex'"),
         ({"keys": [{"parts": [{"column": "a", "steps": ["first:0"]}]}]}, "is no step"),

@@ -116,7 +116,7 @@ def test_without_one_silos_part_nothing_is_scored(place):
     job = scoring_job(match=None, args={"match": "customers"})
     result = run_vertical(federation.opened(job, "r"))
     assert result.status == "failed"
-    assert "shop (refused: this silo keeps no part of the model 'first')" in result.reason
+    assert "shop: refused: this silo keeps no part of the model 'first'" in result.reason
     assert result.silos["shop"].status == "refused"
     assert not (silos["bank"] / "scores").exists()
 

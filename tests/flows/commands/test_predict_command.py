@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from agreed import agree
 
+from consilo.errors import ConfigInvalid
+from flows.commands.predict import predict
 from silos.gate.policy import TEMPLATE
 
 pytestmark = pytest.mark.flow
@@ -159,3 +162,26 @@ def test_wrong_usage_is_said_plainly(words, said):
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+DAMAGES = [
+    ("contract.json", None, "contract.json is missing"),
+    ("contract.json", b"{", "a file is cut or changed"),
+    ("scoring.json", b"{", "a file is cut or changed"),
+    ("model.pt2", b"{", "a file is cut or changed"),
+    ("model.pt2", None, "a file is cut or changed"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "said"), DAMAGES)
+def test_a_model_that_is_damaged_is_said_to_be(ran, tmp_path, name, content, said):
+    """Fault: tracebacks of json, zipfile and torch."""
+    study, *_ = ran
+    folder = tmp_path / "model"
+    shutil.copytree(study / "out" / "model", folder)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    rows = study / "silos" / "north" / "rows.csv"
+    with pytest.raises(ConfigInvalid, match=f"the model is damaged: {said}.*write it again"):
+        predict(str(folder), rows)

@@ -135,8 +135,14 @@ def test_a_silo_of_only_a_directory(tmp_path, monkeypatch):
     home = tmp_path / "South Clinic"
     home.mkdir()
     clinic.frame(30).to_parquet(home / "rows.parquet")
-    found = onboard.add(home, "rows", {"type": "parquet", "path": "rows.parquet"})
+    source = {"type": "parquet", "path": "rows.parquet"}
+    with pytest.raises(ConfigInvalid, match="'south-clinic' would do: say it with --silo NAME"):
+        onboard.add(home, "rows", source)
+    assert not (home / "silo.yaml").exists()
+    assert onboard.known_data(home) == {}
+    found = onboard.add(home, "rows", source, name="south-clinic")
     assert found.written
+    assert onboard.silo_name(home) == "south-clinic"
     assert yaml.safe_load((home / "silo.yaml").read_text()) == {
         "name": "south-clinic", "data": {"rows": {"type": "parquet", "path": "rows.parquet"}},
     }  # fmt: skip
