@@ -64,6 +64,14 @@ class Features(Config):
         "statistics_epsilon); contract: the contract's ranges scale to "
         "[-1, 1] (nothing leaves); none",
     )
+    standardize_target: Literal["global", "contract", "none"] | None = Field(
+        None,
+        description="regression: what a model learns is the target less its mean, over its "
+        "deviation, and what it answers is told in the target's own units. global: of all silos "
+        "(their sums leave; in a vertical job those of the label silo, which stay there); "
+        "contract: its range scales to [-1, 1]; none. Unless said: global, or contract where the "
+        "job has privacy or the features' moments stay in the silos; none for a loss of one's own",
+    )
     missing: Literal["mean", "indicator", "drop"] = Field(
         "mean",
         description="mean: a missing number becomes the mean that standardize takes off (contract: "
@@ -305,6 +313,7 @@ _YOUNG = (
     ("privacy", "metrics_epsilon", 3),
     ("privacy", "max_rows_per_subject", 3),
     ("local", "threads", 3),
+    ("features", "standardize_target", 3),
     ("evaluation", "split", 3),
     ("match", "max_ambiguous", 3),
     ("reduce", "args", 3),
@@ -452,7 +461,7 @@ class Job(Config):
         default, so that a silo of a release before understands the job.
         """
         value = self.model_dump(mode="json")
-        used = self.young_keys()
+        used = self._said_young_keys()
         for section, key, _ in (("", "kind", 0), *_YOUNG):
             part = value.get(section) if section else value
             if part is not None and f"{section}.{key}".strip(".") not in used:
@@ -460,6 +469,10 @@ class Job(Config):
         return value
 
     def young_keys(self) -> dict[str, int]:
+        """Return the wire version that knows each young key that counts in this job."""
+        return self._said_young_keys()
+
+    def _said_young_keys(self) -> dict[str, int]:
         """Return the wire version that knows each young key that has not its default value."""
         found = {"kind": self.kind_since} if self.kind_since > 1 else {}
         for section, key, since in (*_YOUNG, *_YOUNG_VALUES):

@@ -53,6 +53,7 @@ class AnalyticsRun(Stages):
         self.encoding = encoding or plan_analytics(job, contract, job.asked(silos), search_path)
         super().__init__(job, contract, transport, silos=silos, **settings)
         self.summary: Summary | None = None
+        self._scales_target = False
 
     @property
     def job(self) -> TableJob:
@@ -69,7 +70,8 @@ class AnalyticsRun(Stages):
             RunFailed: where too few silos answer.
         """
         with self.stage("standardize"):
-            asked = Statistics(bins, moments=self.job.features.standardize == "global")
+            by_moments = self.job.features.standardize == "global"
+            asked = Statistics(bins, moments=by_moments, target=self._scales_target)
             summary: Summary = self._talk.ask("statistics", asked)
             self._drop_absent("moments")
             self.summary = summary
@@ -82,6 +84,7 @@ class AnalyticsRun(Stages):
                 mode=self.job.features.standardize,
                 mean=[float(each) for each in moments.mean],
                 variance=[float(each) for each in moments.variance],
+                **self._standardized(),
             )
             self._talk.note_replies()
         return summary
@@ -107,6 +110,10 @@ class AnalyticsRun(Stages):
 
     def _take(self, summary: Summary) -> None:
         """Use what was learnt of the columns; a run that only asks hands it on."""
+
+    def _standardized(self) -> dict[str, Any]:
+        """Return what the record says of the stage besides."""
+        return {}
 
     def _drop_absent(self, verb: str) -> None:
         for each in self.exchanges:
