@@ -71,8 +71,12 @@ class Encoding:
         categories: dict[str, tuple[Any, ...]] = {}
         indicators: list[str] = []
         ranges: dict[str, tuple[float, float]] = {}
+        split = asked.evaluation.named
+        said = None if split is None or split.as_feature else split.column
         for name in contract.features:
             column = contract.columns[name]
+            if name == said:  # what says which rows judge a model is nothing that it knows
+                continue
             if column.type in ("float", "integer", "boolean"):
                 numeric.append(name)
                 if column.nullable_share > 0 and asked.features.missing == "indicator":

@@ -18,20 +18,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from consilo.errors import Refused
-from consilo.horizontal.dataset import training_rows
+from consilo.horizontal.dataset import TrainingRows, training_rows
 from consilo.horizontal.features import Encoding, Floats, class_codes, unbounded
 from consilo.horizontal.learning import admit, statistics_noise
 from consilo.jobs.job import Job
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
-from consilo.kernel.verbs import Disclosure, FromRows, count, tensors, verb
+from consilo.kernel.verbs import Disclosure, FromRows, count, number, tensors, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.privacy.noise import SecretStream
 from consilo.privacy.sums import Sums, noisy_histogram
@@ -88,6 +88,7 @@ class Summary:
         histogram: column → counts per bin over all silos.
         silo_means: silo → mean per column, to show how unlike the silos are.
         target: of the target over all silos, where it was asked for.
+        left_out: silo → rows on neither side of the job's split; of silos that have such and tell.
     """
 
     columns: tuple[str, ...]
@@ -98,6 +99,7 @@ class Summary:
     histogram: Mapping[str, Floats]
     silo_means: Mapping[str, Floats]
     target: Moments | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 class Statistics(Protocol[None]):
@@ -163,6 +165,7 @@ class Statistics(Protocol[None]):
                 for name, fields in parts.items()
             },
             _merged(parts, "target", len(encoding.targets) if self.target else None),
+            {name: int(each["left_out"]) for name, each in parts.items() if "left_out" in each},
         )
 
     @verb(
@@ -172,6 +175,7 @@ class Statistics(Protocol[None]):
             "classes": tensors(STATISTIC, like="classes", optional=True, rows=NOISY),
             "target": tensors(STATISTIC, like="target", optional=True, rows=NOISY),
             "rows": count(STATISTIC, rows=FromRows.NONE),
+            "left_out": number(STATISTIC, optional=True, rows=NOISY),
         },
     )
     def silo_moments(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -210,6 +214,7 @@ class Statistics(Protocol[None]):
             "classes": {"counts": counts} if encoding.classes else {},
             "rows": training.count,
             **({"target": target.to_payload()} if of_target else {}),
+            **_left_out(silo, training),
         }
 
     @verb("histogram", replies={"counts": tensors(STATISTIC, like="counts", rows=NOISY)})
@@ -319,6 +324,12 @@ def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> di
         if num_classes:
             reply["classes"] = {"counts": noisy.class_counts()}
     return reply
+
+
+def _left_out(silo: SiloView, training: TrainingRows) -> dict[str, int]:
+    """Return how many rows are on neither side of a job's split, where that may be told."""
+    tells = silo.job.privacy is None and silo.admits("left_out")
+    return {"left_out": training.left_out} if training.left_out and tells else {}
 
 
 def _bytes(weights: Floats | None) -> bytes:

@@ -16,6 +16,7 @@ from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.jobs.match import HANDLE
 from consilo.jobs.quorum import Deadline, Quorum
 from consilo.jobs.recipe import Recipe
+from consilo.jobs.split import Split
 from consilo.wire.payload import digest
 
 if TYPE_CHECKING:
@@ -261,9 +262,16 @@ class Evaluation(Config):
         lt=1,
         description="share of each silo's rows; each row's side is its own, by a key of the silo",
     )
-    split: str | None = Field(
-        None, description="the contract's column of role split, which says 'train' or 'test'"
+    split: str | Split | None = Field(
+        None,
+        description="in place of holdout: the contract's column of role split, which says 'train' "
+        "or 'test'; or which rows by another column's values, by time, or a fold",
     )
+
+    @property
+    def named(self) -> Split | None:
+        """The split that the job describes; None for a share, and for a column of role split."""
+        return self.split if isinstance(self.split, Split) else None
 
 
 class Promotion(Config):

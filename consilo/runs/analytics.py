@@ -77,6 +77,8 @@ class AnalyticsRun(Stages):
             self.summary = summary
             self._talk.fed.num_examples.update(summary.rows)
             self._take(summary)
+            if summary.left_out:
+                self.notes.append(_neither(summary.left_out))
             moments = summary.moments
             self.record.add(
                 "standardized",
@@ -85,6 +87,7 @@ class AnalyticsRun(Stages):
                 mean=[float(each) for each in moments.mean],
                 variance=[float(each) for each in moments.variance],
                 **self._standardized(),
+                **({"left_out": dict(summary.left_out)} if summary.left_out else {}),
             )
             self._talk.note_replies()
         return summary
@@ -134,6 +137,14 @@ class AnalyticsRun(Stages):
                 reason = self._standing(name) or "the run ended before it was asked"
                 fault = faults[-1] if faults else Fault("unreachable", reason)
                 self.outcomes[name] = outcome.absent(fault)
+
+
+def _neither(left_out: Mapping[str, int]) -> str:
+    told = ", ".join(f"{name} {count}" for name, count in sorted(left_out.items()))
+    return (
+        f"rows on neither side of evaluation.split, which are not used: {told} (their column is "
+        "empty, or says what is in neither test nor train)"
+    )
 
 
 def run_analytics(run: AnalyticsRun, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:

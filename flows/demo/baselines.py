@@ -18,7 +18,7 @@ import numpy as np
 from consilo import metrics as figures
 from consilo.contracts.contract import Contract
 from consilo.horizontal.features import Encoding, Scale
-from consilo.horizontal.holdout import PURPOSE, held_out
+from consilo.horizontal.holdout import PURPOSE, TEST, TRAIN, held_out, sides
 from consilo.horizontal.learning import learner_of, plan_of
 from consilo.horizontal.scaling import scale_of_target, target_mode
 from consilo.horizontal.statistics import Moments
@@ -107,8 +107,8 @@ def _halves(
     """Return the rows that silo ``name`` trains on, and those it holds out."""
     usable = encoding.usable(frame)
     key = lasting_secret(made_up_root(name), PURPOSE)
-    held = held_out(usable, contract, job.evaluation, key)
-    return usable[~held], usable[held]
+    side = sides(usable, contract, job.evaluation, key)
+    return usable[side == TRAIN], usable[side == TEST]
 
 
 def _train(
