@@ -68,7 +68,7 @@ class Block:
 
     Args:
         features: float32, [matched rows, inputs]; numbers standardised over the matched rows.
-        targets: the label silo's: int64 classes or float32 values, [matched rows]; else empty. A
+        targets: the label silo's: int64 classes or float64 values, [matched rows]; else empty. A
             row without a label has the class -1, or NaN.
         inputs: names of the inputs.
         mark: of the match; equal marks are halves of one match.

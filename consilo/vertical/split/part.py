@@ -89,7 +89,7 @@ class SplitPart:
         )
         own_loss = job.task == "regression" and task.has_own_loss(self._top(task))
         mode = target_mode(job, self.silo.contract, own_loss=own_loss)
-        wide = np.asarray(targets, np.float64).reshape(len(targets), -1)
+        wide = np.asarray(targets, np.float64).reshape(len(targets), -1)[self.block.labelled]
         moments = Scale.of_moments(wide.mean(axis=0), wide.var(axis=0))
         scale = scale_of_target(self.silo.contract, mode, moments)
         return task if scale is None else task.scaled(scale.mean, scale.deviation)
