@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from consilo.horizontal.partition import Partition
     from consilo.jobs.job import Job
     from consilo.runs.outcome import RunResult
+    from silos.simulation.cross_validation import cross_validate
     from silos.simulation.in_memory import InMemorySilo
     from silos.simulation.simulation import simulate, simulate_cut
 
@@ -28,6 +29,7 @@ __all__ = [
     "Job",
     "Partition",
     "RunResult",
+    "cross_validate",
     "simulate",
     "simulate_cut",
 ]
@@ -39,6 +41,7 @@ _HOMES = {
     "Partition": "consilo.horizontal.partition",
     "RunResult": "consilo.runs.outcome",
     "InMemorySilo": "silos.simulation.in_memory",
+    "cross_validate": "silos.simulation.cross_validation",
     "simulate": "silos.simulation.simulation",
     "simulate_cut": "silos.simulation.simulation",
 }

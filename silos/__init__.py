@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from silos.rows.cache import CanonicalCache
     from silos.rows.mapping import Mapping
     from silos.rows.sources.kinds import load_source
+    from silos.simulation.cross_validation import cross_validate
     from silos.simulation.in_memory import InMemorySilo
     from silos.simulation.simulation import simulate, simulate_cut
 
@@ -19,6 +20,7 @@ __all__ = [
     "CanonicalCache",
     "InMemorySilo",
     "Mapping",
+    "cross_validate",
     "load_source",
     "simulate",
     "simulate_cut",
@@ -29,6 +31,7 @@ _HOMES = {
     "InMemorySilo": "silos.simulation.in_memory",
     "Mapping": "silos.rows.mapping",
     "load_source": "silos.rows.sources.kinds",
+    "cross_validate": "silos.simulation.cross_validation",
     "simulate": "silos.simulation.simulation",
     "simulate_cut": "silos.simulation.simulation",
 }

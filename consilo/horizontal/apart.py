@@ -108,14 +108,16 @@ class GradientsApart:
         most = self._most_rows
         like = {
             "features": np.repeat(made_up(data.features), most, axis=0),
-            "targets": np.zeros((most, *data.targets.shape[1:]), data.targets.dtype),
+            "targets": learner.task.standardised(
+                np.zeros((most, *data.targets.shape[1:]), data.targets.dtype)
+            ),
         }
         _measured(self._apart, "gradient", {**like, "seed": 0}, sum(sizes))
         total = [np.zeros(each.numel()) for each in parameters]
         for rows in units:
             unit = {
                 "features": np.array(data.features[rows]),
-                "targets": np.array(data.targets[rows]),
+                "targets": learner.task.standardised(np.array(data.targets[rows])),
                 "seed": self._seed(),
             }
             answer = self._apart.ask("gradient", unit, sum(sizes))

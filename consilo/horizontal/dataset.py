@@ -14,7 +14,16 @@ import numpy as np
 
 from consilo.errors import IncompatibleJob, Refused, SchemaDrift
 from consilo.horizontal.features import Encoding, Scale
-from consilo.horizontal.holdout import PURPOSE, Words, held_out, numbers, subjects_of
+from consilo.horizontal.holdout import (
+    NEITHER,
+    PURPOSE,
+    TEST,
+    TRAIN,
+    Words,
+    numbers,
+    sides,
+    subjects_of,
+)
 from consilo.horizontal.subjects import Floats, Ints, Subjects, at_most
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.roles import Built
@@ -41,6 +50,11 @@ class TrainingRows:
 
     count: int
     _split: _Split
+
+    @property
+    def left_out(self) -> int:
+        """How many rows with a target are on neither side of the job's split."""
+        return self._split.left_out
 
     def blocks(self) -> Iterator[tuple[pd.DataFrame, Floats | None]]:
         """Yield the rows in order, a block at a time, and what each weighs; None is 1.
@@ -195,12 +209,14 @@ class _Split:
         encoding: says which of them can be learnt from.
         train: what is learnt from.
         test: what is held out.
+        left_out: how many rows are on neither side.
     """
 
     frame: pd.DataFrame
     encoding: Encoding
     train: _Side
     test: _Side
+    left_out: int = 0
 
     def blocks(self, side: _Side) -> Iterator[pd.DataFrame]:
         """Yield some of the rows that can be learnt from, in order, a block at a time."""
@@ -228,28 +244,29 @@ def _split(silo: SiloView, encoding: Encoding) -> _Split:
     except IncompatibleJob as cause:
         raise Refused(str(cause), code="privacy") from cause
     frame = silo.rows.frame(silo.contract, purpose=silo.job.purpose)
-    held = np.concatenate(
+    side = np.concatenate(
         [
-            np.zeros(0, bool),
+            np.zeros(0, np.int8),
             *(
-                held_out(block, silo.contract, job.evaluation, key)
+                sides(block, silo.contract, job.evaluation, key)
                 for block in _usable_blocks(frame, encoding)
             ),
         ]
     )
-    if not len(held):
+    if not len(side):
         raise SchemaDrift(
             "no row is left to learn from: every row lacks its target or a feature; for features "
             "set the job's features.missing to 'mean' or 'indicator'"
         )
-    train, test = np.flatnonzero(~held), np.flatnonzero(held)
+    train, test = np.flatnonzero(side == TRAIN), np.flatnonzero(side == TEST)
+    left_out = int(np.sum(side == NEITHER))
     if silo.contract.subject is None or not (job.hides_subjects or job.evaluation.split):
-        return _Split(frame, encoding, _Side(train), _Side(test))
+        return _Split(frame, encoding, _Side(train), _Side(test), left_out)
     subjects, rows = _whose(silo, frame, encoding)
     # A column may say of one subject both; then it is learnt from, and not judged by.
     test = test[~np.isin(subjects[test], subjects[train])]
     if job.privacy is None or job.privacy.max_rows_per_subject is None:
-        return _Split(frame, encoding, _Side(train), _Side(test))
+        return _Split(frame, encoding, _Side(train), _Side(test), left_out)
     most = job.privacy.max_rows_per_subject
     train, test = (at_most(each, subjects, rows, most) for each in (train, test))
     return _Split(
@@ -257,6 +274,7 @@ def _split(silo: SiloView, encoding: Encoding) -> _Split:
         encoding,
         _Side(train, Subjects.of(subjects[train])),
         _Side(test, Subjects.of(subjects[test])),
+        left_out,
     )
 
 

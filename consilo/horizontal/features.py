@@ -71,8 +71,12 @@ class Encoding:
         categories: dict[str, tuple[Any, ...]] = {}
         indicators: list[str] = []
         ranges: dict[str, tuple[float, float]] = {}
+        split = asked.evaluation.named
+        said = None if split is None or split.as_feature else split.column
         for name in contract.features:
             column = contract.columns[name]
+            if name == said:  # what says which rows judge a model is nothing that it knows
+                continue
             if column.type in ("float", "integer", "boolean"):
                 numeric.append(name)
                 if column.nullable_share > 0 and asked.features.missing == "indicator":
@@ -136,7 +140,7 @@ class Encoding:
         """Return the targets.
 
         Returns:
-            int64 class numbers of shape (rows,) for classification, else float32 of shape
+            int64 class numbers of shape (rows,) for classification, else float64 of shape
             (rows,) for one target column or (rows, columns) for several.
 
         Raises:
@@ -151,7 +155,7 @@ class Encoding:
                 )
             return codes
         columns = [frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in self.targets]
-        values = np.column_stack(columns).astype(np.float32)
+        values = np.column_stack(columns)  # float64: of a large offset float32 keeps too little
         if np.isnan(values).any():
             raise SchemaDrift(f"columns {', '.join(self.targets)}: rows have no target")
         return values[:, 0] if len(self.targets) == 1 else values
@@ -202,6 +206,31 @@ class Scale:
     def from_payload(cls, value: Mapping[str, Any]) -> Scale:
         """Return the scale that `to_payload` wrote."""
         return cls(np.asarray(value["mean"]), np.asarray(value["deviation"]))
+
+
+def target_ends(contract: Contract) -> tuple[Floats, Floats] | None:
+    """Return the least and the largest value of each target; None where the contract has none."""
+    columns = [contract.columns[name] for name in contract.targets]
+    found = [each for each in map(_ends, columns) if each is not None]
+    if not columns or len(found) < len(columns):
+        return None
+    low, high = np.array(found, np.float64).T
+    return low, high
+
+
+def target_range(contract: Contract) -> Scale | None:
+    """Return the scale that carries the targets' ranges to [-1, 1]; None where one has none."""
+    ends = target_ends(contract)
+    if ends is None:
+        return None
+    low, high = ends
+    return Scale((low + high) / 2, np.where(high > low, (high - low) / 2, 1.0))
+
+
+def _ends(column: Column) -> tuple[float, float] | None:
+    """Return the ends of a column's range, or of the numbers that it may be."""
+    numbers = [float(each) for each in column.allowed or () if isinstance(each, int | float)]
+    return _limits(column) or ((min(numbers), max(numbers)) if numbers else None)
 
 
 def unbounded(contract: Contract, encoding: Encoding) -> str:

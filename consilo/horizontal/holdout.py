@@ -7,6 +7,10 @@ a larger share holds out all that a smaller one does, and no later job is tested
 one has learnt from. Where the contract names a subject (role ``subject``), it decides in place of
 the row, so that nobody is on both sides.
 
+Folds are parts of equal size of the same numbers, so that what holds of a share holds of each of
+them. Where a job names rows by a column's values or by time, those decide; a row without a value
+there, or with one that is on neither side, is on neither side, and is counted.
+
 There is no stratification: it would let each row move others. The shares of classes on both sides
 are those that chance gives.
 
@@ -18,14 +22,17 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from consilo.config import nearest
 from consilo.contracts.contract import Column, Contract
 from consilo.errors import IncompatibleJob, SchemaDrift
 from consilo.jobs.job import Evaluation
+from consilo.jobs.split import Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +41,8 @@ Words = npt.NDArray[np.uint64]
 
 PURPOSE = "holdout"
 """What the silo's key for this is called: see `consilo.kernel.roles.Secrets.lasting`."""
+TRAIN, TEST, NEITHER = 0, 1, -1
+"""On which side of the split a row is."""
 _BLOCK = 16
 _MISSING = b"\x00missing"
 
@@ -41,24 +50,45 @@ _MISSING = b"\x00missing"
 def held_out(
     frame: pd.DataFrame, contract: Contract, evaluation: Evaluation, key: bytes
 ) -> npt.NDArray[np.bool_]:
-    """Return which rows are held out, (rows,).
+    """Return which rows are held out, (rows,); see `sides`."""
+    return np.asarray(sides(frame, contract, evaluation, key) == TEST)
+
+
+def sides(
+    frame: pd.DataFrame, contract: Contract, evaluation: Evaluation, key: bytes
+) -> npt.NDArray[np.int8]:
+    """Return on which side each row is: `TRAIN`, `TEST` or `NEITHER`, (rows,).
 
     Args:
         frame: canonical rows, or any part of them.
         contract: what they obey.
-        evaluation: the job's: the share, or the column that says it.
+        evaluation: the job's: the share, a fold, or the column that says it.
         key: 32 bytes of the silo.
 
     Raises:
         IncompatibleJob: where the job names a column that cannot say it.
-        SchemaDrift: where a row has no subject, or the named column says neither.
+        SchemaDrift: where a row has no subject, or a column of role split says neither.
     """
-    if evaluation.split is not None:
+    if isinstance(evaluation.split, str):
         return _said(frame, contract, evaluation.split)
-    limit = np.uint64(min(int(evaluation.holdout * 2.0**64), 2**64 - 1))
+    named = evaluation.named
+    if named is not None and named.column is not None:
+        require_split(contract, named)
+        return _by_column(frame[named.column], contract.columns[named.column], named)
     if contract.subject is not None:
-        return subjects_of(frame, contract, key) < limit
-    return numbers(frame, contract.table, key) < limit
+        found = subjects_of(frame, contract, key)
+    else:
+        found = numbers(frame, contract.table, key)
+    if named is None or named.folds is None or named.fold is None:
+        return (found < _at(evaluation.holdout)).astype(np.int8)
+    within = found >= _at((named.fold - 1) / named.folds)
+    if named.fold < named.folds:
+        within &= found < _at(named.fold / named.folds)
+    return within.astype(np.int8)
+
+
+def _at(share: float) -> np.uint64:
+    return np.uint64(min(int(share * 2.0**64), 2**64 - 1))
 
 
 def numbers(frame: pd.DataFrame, columns: tuple[Column, ...], key: bytes) -> Words:
@@ -137,19 +167,116 @@ def _text(value: Any) -> bytes:
     return str(value).encode()
 
 
-def require_split(contract: Contract, name: str) -> None:
+def require_split(contract: Contract, split: str | Split) -> None:
     """Raise `IncompatibleJob` unless a contract's column says which rows are held out."""
+    where, name = "evaluation.split", split if isinstance(split, str) else split.column
+    if name is None:
+        return
     column = contract.columns.get(name)
-    if column is None or column.role != "split":
+    if isinstance(split, str):
+        if column is None or column.role != "split":
+            raise IncompatibleJob(
+                f"{where}: '{name}' is no column of {contract.ref} with the role split; of another "
+                f"column say which rows: {{column: {name}, test: [...]}} or {{column: {name}, "
+                "after: ...}"
+            )
+        return
+    if column is None:
+        guess = nearest(name, list(contract.columns))
+        hint = f"; did you mean '{guess}'?" if guess else ""
+        raise IncompatibleJob(f"{where}.column: {contract.ref} has no column '{name}'{hint}")
+    if column.role in ("ignore", "target"):
         raise IncompatibleJob(
-            f"evaluation.split: '{name}' is no column of {contract.ref} with the role split"
+            f"{where}.column: '{name}' has the role {column.role}; "
+            + (
+                "it is not in the canonical table, give it the role time, split or id"
+                if column.role == "ignore"
+                else "what is predicted cannot say what is learnt from"
+            )
         )
+    if split.as_feature and column.role != "feature":
+        raise IncompatibleJob(f"{where}.as_feature: '{name}' has the role {column.role}")
+    fault = _after_fault(column, split.after) if split.test is None else _value_fault(column, split)
+    if fault:
+        raise IncompatibleJob(f"{where}.{fault}")
 
 
-def _said(frame: pd.DataFrame, contract: Contract, name: str) -> npt.NDArray[np.bool_]:
+def _after_fault(column: Column, after: float | date | None) -> str:
+    if column.type not in ("date", "integer", "float"):
+        return f"after: '{column.name}' is a {column.type}; give its values under test"
+    if isinstance(after, date) != (column.type == "date"):
+        wanted = "a day, as 2024-01-01" if column.type == "date" else "a number"
+        return f"after: '{column.name}' is of type {column.type}, so that it must be {wanted}"
+    low, high = (column.range.min, column.range.max) if column.range else (None, None)
+    above = high is not None and not after < high  # type: ignore[operator]
+    if above or (low is not None and after < low):  # type: ignore[operator]
+        side = "learnt from" if above else "held out"
+        return (
+            f"after: all rows would be {side}: {after} is not within the range of '{column.name}', "
+            f"{low} to {high}"
+        )
+    return ""
+
+
+def _value_fault(column: Column, split: Split) -> str:
+    if column.type in ("date", "float"):
+        return f"test: '{column.name}' is a {column.type}; say after which one rows are held out"
+    known = None if column.classes is None else {_plain(each, column) for each in column.classes}
+    for key, values in (("test", split.test or ()), ("train", split.train or ())):
+        for each in values:
+            if not _fits(each, column):
+                return f"{key}: {each!r} is no {column.type}, as '{column.name}' is"
+            if known is not None and _plain(each, column) not in known:
+                allowed = ", ".join(str(value) for value in column.classes or ())
+                return f"{key}: '{column.name}' may not be {each!r}; it may be {allowed}"
+    if known is not None and known == {_plain(each, column) for each in split.test or ()}:
+        return f"test: those are all values of '{column.name}'; nothing would be learnt from"
+    return ""
+
+
+def _fits(value: Any, column: Column) -> bool:
+    if column.type == "boolean":
+        return isinstance(value, bool)
+    if column.type == "integer":
+        return not isinstance(value, bool | str) and float(value).is_integer()
+    return isinstance(value, str) or (column.type == "category" and type(value) is int)
+
+
+def _plain(value: Any, column: Column) -> Any:
+    """Return a value as the canonical table holds it: codes as texts."""
+    return str(value) if column.type in ("category", "string") else float(value)
+
+
+def _by_column(values: pd.Series[Any], column: Column, split: Split) -> npt.NDArray[np.int8]:
+    import pandas as pd
+
+    there = values.notna().to_numpy(bool)
+    if split.test is None:
+        if column.type == "date":
+            days = pd.to_datetime(values).dt.normalize()
+            later = (days > pd.Timestamp(split.after)).to_numpy(bool)  # type: ignore[arg-type]
+        else:
+            assert isinstance(split.after, int | float)
+            later = values.to_numpy(dtype=np.float64, na_value=np.nan) > split.after
+        return np.where(there, later, NEITHER).astype(np.int8)
+    held = {_plain(each, column) for each in split.test}
+    learnt = None if split.train is None else {_plain(each, column) for each in split.train}
+    # Each distinct value is looked at once.
+    codes, kinds = pd.factorize(values, use_na_sentinel=True)
+    found = [_side(_plain(each, column), held, learnt) for each in kinds]
+    return np.array([*found, NEITHER], np.int8)[codes]  # -1, what is missing, is the last
+
+
+def _side(value: Any, held: set[Any], learnt: set[Any] | None) -> int:
+    if value in held:
+        return TEST
+    return TRAIN if learnt is None or value in learnt else NEITHER
+
+
+def _said(frame: pd.DataFrame, contract: Contract, name: str) -> npt.NDArray[np.int8]:
     require_split(contract, name)
     said = frame[name].astype("string")
     neither = int((~said.isin(["train", "test"])).sum())
     if neither:
         raise SchemaDrift(f"column '{name}': {neither} rows say neither 'train' nor 'test'")
-    return np.asarray((said == "test").to_numpy(dtype=bool))
+    return np.asarray((said == "test").to_numpy(dtype=bool)).astype(np.int8)

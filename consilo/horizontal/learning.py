@@ -8,7 +8,7 @@ from typing import Any
 
 from consilo.errors import BudgetExhausted, Refused, SchemaDrift
 from consilo.horizontal.apart import GradientsApart, LearnerApart
-from consilo.horizontal.features import Encoding, class_names
+from consilo.horizontal.features import Encoding, Scale, class_names
 from consilo.horizontal.subjects import Subjects
 from consilo.jobs.job import Job, Privacy
 from consilo.jobs.model_job import ModelJob
@@ -31,19 +31,25 @@ _SLACK = 1e-6
 """Relative; what summing the same history in another order may add to ε."""
 
 
-def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -> TorchLearner:
+def learner_of(
+    job: Job,
+    encoding: Encoding,
+    search_path: Sequence[Path] = (),
+    target: Scale | None = None,
+) -> TorchLearner:
     """Return the untrained learner of a job; its parameters depend on the job's seed alone.
 
     Args:
         job: names the model, the task, and if wanted loss and metrics.
         encoding: gives the number of inputs, classes and targets.
         search_path: where a user's own module lies.
+        target: what standardises the target; None where it is learnt as it is.
 
     Raises:
-        JobInvalid: where the model cannot be built.
+        JobInvalid: where the model cannot be built, or ``target`` does not fit.
     """
     asked = ModelJob.of(job)
-    task = _task_of(asked, encoding, search_path)
+    task = _task_of(asked, encoding, search_path, target)
     model = build_model(
         {"class": asked.module.name, "args": asked.module.args},
         num_inputs=len(encoding.inputs),
@@ -55,14 +61,18 @@ def learner_of(job: Job, encoding: Encoding, search_path: Sequence[Path] = ()) -
     return TorchLearner(model, task, threads=asked.threads)
 
 
-def learner_apart(job: Job, encoding: Encoding, apart: Apart, params: Params) -> LearnerApart:
+def learner_apart(
+    job: Job, encoding: Encoding, apart: Apart, params: Params, target: Scale | None = None
+) -> LearnerApart:
     """Return a learner whose model runs in processes apart, with parameters that were sent."""
     asked = ModelJob.of(job)
-    return LearnerApart(apart, _task_of(asked, encoding), params, threads=asked.threads)
+    return LearnerApart(apart, _task_of(asked, encoding, (), target), params, threads=asked.threads)
 
 
-def _task_of(asked: ModelJob, encoding: Encoding, search_path: Sequence[Path] = ()) -> Task:
-    return Task.of(
+def _task_of(
+    asked: ModelJob, encoding: Encoding, search_path: Sequence[Path], target: Scale | None
+) -> Task:
+    task = Task.of(
         asked.task,
         num_classes=len(encoding.classes) or 2,
         num_targets=len(encoding.targets),
@@ -72,6 +82,7 @@ def _task_of(asked: ModelJob, encoding: Encoding, search_path: Sequence[Path] = 
         search_path=search_path,
         classes=class_names(encoding.classes),
     )
+    return task if target is None else task.scaled(target.mean, target.deviation)
 
 
 def plan_of(job: Job) -> FitPlan:

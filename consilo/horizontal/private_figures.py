@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ import torch
 
 from consilo.horizontal.apart import LearnerApart
 from consilo.horizontal.dataset import Rows
+from consilo.horizontal.features import target_ends
 from consilo.horizontal.learning import FIGURES, admit, figures_noise
 from consilo.kernel.verbs import Disclosure
 from consilo.kernel.view import SiloView
@@ -136,7 +137,7 @@ def bounds_of(silo: SiloView, kind: TaskKind) -> dict[str, float]:
     if kind in ("binary", "multiclass"):
         found = {"correct": 1.0, "log_loss_sum": MAX_LOGIT}
         return found | ({"scores_0": 1.0, "scores_1": 1.0} if kind == "binary" else {})
-    ranges = _target_ranges(silo) if kind == "regression" else None
+    ranges = target_ends(silo.contract) if kind == "regression" else None
     if ranges is None:
         return {}
     low, high = ranges
@@ -224,7 +225,7 @@ def _sums(
     """Return clipped sums over rows of the figures of their outputs."""
     weights = np.ones(len(targets)) if weights is None else weights
     if kind == "regression":
-        ranges = _target_ranges(silo)
+        ranges = target_ends(silo.contract)
         assert ranges is not None
         wide = np.clip(targets.astype(np.float64).reshape(len(targets), -1), *ranges)
         error = wide - np.clip(outputs.reshape(wide.shape), *ranges)
@@ -253,13 +254,16 @@ def _sums(
 
 
 def _outputs(learner: TorchLearner, features: Any) -> Floats:
-    """Return a model's outputs as float64; what is not finite counts as 0, and raises nothing.
+    """Return a model's outputs as float64, values in the target's units; raises nothing.
+
+    What is not finite counts as 0, as the model itself would give it.
 
     A model that is not Consilo's own sees one row at a time: what mixes the rows of a batch would
     let one row move the sums by more than their noise hides.
     """
     if isinstance(learner, LearnerApart):
-        return np.nan_to_num(learner.outputs(features), nan=0.0, posinf=0.0, neginf=0.0)
+        found = np.nan_to_num(learner.outputs(features), nan=0.0, posinf=0.0, neginf=0.0)
+        return learner.task.in_own_units(found)
     own = type(learner.model).__module__.partition(".")[0] == "consilo"
     size, was_training = (_BLOCK if own else 1), learner.model.training
     learner.model.eval()
@@ -276,28 +280,5 @@ def _outputs(learner: TorchLearner, features: Any) -> Floats:
         learner.model.train(was_training)
     shape = (0, learner.task.num_classes) if learner.task.kind == "multiclass" else (0,)
     found = np.concatenate(parts) if parts else np.zeros(shape)
-    return np.nan_to_num(found.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _target_ranges(silo: SiloView) -> tuple[Floats, Floats] | None:
-    """Return least and largest value of each target, by the contract; None where one has none."""
-    targets = [column for column in silo.contract.table if column.role == "target"]
-    ends = [
-        (each.range.min, each.range.max) if each.range else _ends(each.allowed or ())
-        for each in targets
-    ]
-    found = [
-        (float(low), float(high))
-        for low, high in ends
-        if isinstance(low, int | float) and isinstance(high, int | float)
-    ]
-    if len(found) < len(targets) or not found:
-        return None
-    low, high = np.array(found, np.float64).T
-    return low, high
-
-
-def _ends(allowed: Sequence[Any]) -> tuple[Any, Any]:
-    """Return the least and the largest of the values that a column may have; None without."""
-    numbers = [each for each in allowed if isinstance(each, int | float)]
-    return (min(numbers), max(numbers)) if numbers else (None, None)
+    found = np.nan_to_num(found.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    return learner.task.in_own_units(found)

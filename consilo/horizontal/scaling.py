@@ -1,24 +1,35 @@
-"""What standardises a silo's inputs: sent with the question, or of the silo's own training rows.
+"""What standardises a silo's inputs, and the target of a regression.
+
+Inputs: what is sent with the question, or what the silo's own training rows say.
 
 Under differential privacy a scale shapes every gradient, so that it is public (the contract's
 ranges, what the coordinator sends) or noisy and paid for: a silo's own costs the job's
 ``privacy.statistics_epsilon`` once a run, and is kept for all its rounds. It does not leave.
+
+Target: without a scale one of millions makes the first step diverge, and one far from 0 is learnt
+as its offset and nothing else. What is told stays in its own units. A loss of a user's own is about
+the values that it was written for, so that they are scaled for it only where the job says so.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import numpy as np
 
-from consilo.errors import Refused
+from consilo.contracts.contract import Contract
+from consilo.errors import IncompatibleJob, Refused
 from consilo.horizontal.dataset import Rows, rows_of, training_rows
-from consilo.horizontal.features import Encoding, Scale
+from consilo.horizontal.features import Encoding, Scale, target_range
 from consilo.horizontal.statistics import private_statistics, ranges_of, reserve_noise
+from consilo.jobs.joint import JointJob
+from consilo.jobs.model_job import ModelJob
 from consilo.kernel.view import SiloView
 from consilo.privacy.sums import Sums
 from consilo.wire.payload import pack, unpack
 
+TargetMode = Literal["global", "contract", "none"]
 _KEPT = "scale"
 _MECHANISM = "gaussian_scale"
 _NARROWEST = 1e-3
@@ -70,3 +81,44 @@ def _private_scale(silo: SiloView, encoding: Encoding) -> Scale:
     scale = Scale.of_moments(mean, np.maximum(squares / np.maximum(count, 1.0), least))
     silo.keep(_KEPT, pack(scale.to_payload()))
     return scale
+
+
+def target_mode(job: ModelJob, contract: Contract, *, own_loss: bool) -> TargetMode:
+    """Return by what a job's target is standardised.
+
+    Args:
+        job: what is trained.
+        contract: gives the target's range.
+        own_loss: whether a user's loss is used.
+
+    Raises:
+        IncompatibleJob: where it must be by the target's range, and the contract gives none.
+    """
+    asked = job.features.standardize_target
+    if job.task != "regression" or (asked is None and own_loss):
+        return "none"
+    # In a vertical job the label silo scales its own target, so that no moment leaves it.
+    stays = not isinstance(job, JointJob) and job.features.standardize in ("silo", "contract")
+    mode = asked or ("contract" if job.privacy is not None or stays else "global")
+    if mode == "contract" and target_range(contract) is None:
+        why = "with privacy" if job.privacy is not None else "where no moments leave the silos"
+        said = "'contract'" if asked else f"{why}, the target is standardised by its range"
+        also = "" if job.privacy is not None else "'global' (its mean and deviation leave), or "
+        raise IncompatibleJob(
+            f"features.standardize_target: {said}, and {contract.ref} gives no range with min and "
+            f"max for {', '.join(contract.targets)}; give one, or say {also}'none'"
+        )
+    return mode
+
+
+def scale_of_target(contract: Contract, mode: TargetMode, moments: Scale | None) -> Scale | None:
+    """Return what standardises the target; None where it is learnt as it is.
+
+    Args:
+        contract: gives its range.
+        mode: of `target_mode`.
+        moments: its mean and deviation, where ``mode`` is ``global``.
+    """
+    if mode == "contract":
+        return target_range(contract)
+    return moments if mode == "global" else None

@@ -18,20 +18,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from consilo.errors import Refused
-from consilo.horizontal.dataset import training_rows
+from consilo.horizontal.dataset import TrainingRows, training_rows
 from consilo.horizontal.features import Encoding, Floats, class_codes, unbounded
 from consilo.horizontal.learning import admit, statistics_noise
 from consilo.jobs.job import Job
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
-from consilo.kernel.verbs import Disclosure, FromRows, count, tensors, verb
+from consilo.kernel.verbs import Disclosure, FromRows, count, number, tensors, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.privacy.noise import SecretStream
 from consilo.privacy.sums import Sums, noisy_histogram
@@ -65,6 +65,10 @@ class Moments:
         m2 = self.m2 + other.m2 + delta**2 * self.count * other.count / safe
         return Moments(count, mean, m2)
 
+    def to_payload(self) -> dict[str, Floats]:
+        """Return the moments as arrays by name."""
+        return {"count": self.count, "mean": self.mean, "m2": self.m2}
+
     @property
     def variance(self) -> Floats:
         """Population variance per column."""
@@ -83,6 +87,8 @@ class Summary:
         edges: column → bin edges, where histograms were asked for.
         histogram: column → counts per bin over all silos.
         silo_means: silo → mean per column, to show how unlike the silos are.
+        target: of the target over all silos, where it was asked for.
+        left_out: silo → rows on neither side of the job's split; of silos that have such and tell.
     """
 
     columns: tuple[str, ...]
@@ -92,6 +98,8 @@ class Summary:
     edges: Mapping[str, Floats]
     histogram: Mapping[str, Floats]
     silo_means: Mapping[str, Floats]
+    target: Moments | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 class Statistics(Protocol[None]):
@@ -100,12 +108,14 @@ class Statistics(Protocol[None]):
     Args:
         bins: bins per histogram over mean ± 4 deviations, the outer ones open; 0 asks for none.
         moments: False asks for the number of rows, per class, and nothing of the features.
+        target: ask for the moments of the target, too: of values, without privacy.
     """
 
     runs_job_code = False
 
-    def __init__(self, bins: int = 0, *, moments: bool = True) -> None:
+    def __init__(self, bins: int = 0, *, moments: bool = True, target: bool = False) -> None:
         self.bins = bins
+        self.target = target
         self.moments = moments or bins > 0
 
     @classmethod
@@ -118,18 +128,17 @@ class Statistics(Protocol[None]):
         cohort, quorum = fed.cohort(), fed.job.cohort_quorum
         encoding = Encoding.plan(fed.contract, fed.job)
         columns = encoding.numeric
-        wanted = _templates(encoding, moments=self.moments)
+        wanted = _templates(encoding, moments=self.moments, target=self.target)
         answers = yield Ask(cohort, "moments", wanted, quorum=quorum)
+        asked = [key for key, each in wanted.items() if key != "classes" and each]
         parts = {
             name: reply.fields
             for name, reply in answers.replies.items()
-            if "moments" in reply.fields or not self.moments
+            if all(key in reply.fields for key in asked)
         }
-        merged: Moments | None = None
-        for fields in parts.values() if self.moments else ():
-            part = Moments(**{key: fields["moments"][key] for key in ("count", "mean", "m2")})
-            merged = part if merged is None else merged.merge(part)
-        moments = merged or Moments.of(np.empty((0, len(columns))))
+        moments = _merged(parts, "moments", len(columns) if self.moments else None)
+        if moments is None:
+            moments = Moments.of(np.empty((0, len(columns))))
         unknown = np.full(len(columns), np.nan)
         edges: dict[str, Floats] = {}
         histogram: dict[str, Floats] = {}
@@ -155,6 +164,8 @@ class Statistics(Protocol[None]):
                 name: fields.get("moments", {}).get("mean", unknown)
                 for name, fields in parts.items()
             },
+            _merged(parts, "target", len(encoding.targets) if self.target else None),
+            {name: int(each["left_out"]) for name, each in parts.items() if "left_out" in each},
         )
 
     @verb(
@@ -162,7 +173,9 @@ class Statistics(Protocol[None]):
         replies={
             "moments": tensors(STATISTIC, like="moments", optional=True, rows=NOISY),
             "classes": tensors(STATISTIC, like="classes", optional=True, rows=NOISY),
+            "target": tensors(STATISTIC, like="target", optional=True, rows=NOISY),
             "rows": count(STATISTIC, rows=FromRows.NONE),
+            "left_out": number(STATISTIC, optional=True, rows=NOISY),
         },
     )
     def silo_moments(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -170,6 +183,11 @@ class Statistics(Protocol[None]):
         encoding = Encoding.plan(silo.contract, silo.job)
         if message.payload["moments"]:
             silo.require_admitted("moments")
+        of_target = "target" in message.payload
+        if of_target:
+            silo.require_admitted("target")
+            if encoding.classes or silo.job.privacy is not None:
+                raise Refused("exact moments of this job's target do not leave", code="privacy")
         if private_statistics(silo):
             return _private_moments(silo, encoding, moments=bool(message.payload["moments"]))
         training = training_rows(silo, encoding)
@@ -179,17 +197,25 @@ class Statistics(Protocol[None]):
                 raise _exact()
             return {"rows": training.count}
         part: Moments | None = None
+        target = Moments.of(np.empty((0, len(encoding.targets))))
         counts = np.zeros(len(encoding.classes), np.int64)
         for block, _ in training.blocks():
             if message.payload["moments"]:
                 more = Moments.of(encoding.raw_numeric(block))
                 part = more if part is None else part.merge(more)
+            if of_target:
+                values = encoding.target(block).reshape(len(block), -1)
+                target = target.merge(Moments.of(values))
             if encoding.classes:
                 codes = class_codes(block[encoding.targets[0]].to_numpy(object), encoding.classes)
                 counts += np.bincount(codes, minlength=len(encoding.classes))
-        moments = {} if part is None else {"count": part.count, "mean": part.mean, "m2": part.m2}
-        classes = {"counts": counts} if encoding.classes else {}
-        return {"moments": moments, "classes": classes, "rows": training.count}
+        return {
+            "moments": {} if part is None else part.to_payload(),
+            "classes": {"counts": counts} if encoding.classes else {},
+            "rows": training.count,
+            **({"target": target.to_payload()} if of_target else {}),
+            **_left_out(silo, training),
+        }
 
     @verb("histogram", replies={"counts": tensors(STATISTIC, like="counts", rows=NOISY)})
     def silo_histogram(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
@@ -300,6 +326,12 @@ def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> di
     return reply
 
 
+def _left_out(silo: SiloView, training: TrainingRows) -> dict[str, int]:
+    """Return how many rows are on neither side of a job's split, where that may be told."""
+    tells = silo.job.privacy is None and silo.admits("left_out")
+    return {"left_out": training.left_out} if training.left_out and tells else {}
+
+
 def _bytes(weights: Floats | None) -> bytes:
     """Return what names the rows' weights: other weights of the same rows are another question."""
     return b"" if weights is None else weights.tobytes()
@@ -322,12 +354,26 @@ def ranges_of(silo: SiloView, encoding: Encoding) -> tuple[Floats, Floats]:
     return low, high
 
 
-def _templates(encoding: Encoding, *, moments: bool) -> dict[str, Any]:
+def _templates(encoding: Encoding, *, moments: bool, target: bool) -> dict[str, Any]:
     """Return arrays of zeros like those of an answer, to check answers by."""
-    zeros = np.zeros(len(encoding.numeric))
     counts = {"counts": np.zeros(len(encoding.classes), np.int64)} if encoding.classes else {}
-    asked = ("count", "mean", "m2") if moments else ()
-    return {"moments": {name: zeros for name in asked}, "classes": counts}
+    asked = {"moments": _empty(len(encoding.numeric)) if moments else {}, "classes": counts}
+    return {**asked, "target": _empty(len(encoding.targets))} if target else asked
+
+
+def _empty(size: int) -> dict[str, Floats]:
+    return Moments.of(np.empty((0, size))).to_payload()
+
+
+def _merged(parts: Mapping[str, Any], key: str, size: int | None) -> Moments | None:
+    """Return the silos' moments together; None where ``size``, the columns asked for, is None."""
+    if size is None:
+        return None
+    total: Moments | None = None
+    for fields in parts.values():
+        part = Moments(**{each: fields[key][each] for each in _empty(size)})
+        total = part if total is None else total.merge(part)
+    return total
 
 
 def _edges(columns: tuple[str, ...], moments: Moments, bins: int) -> dict[str, Floats]:

@@ -46,6 +46,7 @@ class TrainState:
         scale: the inputs' global standardisation; None where each silo uses its own.
         buffers: what the global model has beside its parameters, such as a BatchNorm's running
             mean: averaged, never optimised. Empty in a private job, whose buffers do not change.
+        target: what standardises a regression's target; None where it is learnt as it is.
     """
 
     params: Params
@@ -54,6 +55,7 @@ class TrainState:
     server: Mapping[str, Any] = field(default_factory=dict)
     scale: Scale | None = None
     buffers: Params = field(default_factory=dict)
+    target: Scale | None = None
 
     def to_payload(self) -> dict[str, Any]:
         """Return the state as values that `consilo.wire.payload.pack` takes."""
@@ -65,7 +67,8 @@ class TrainState:
             "server": dict(self.server),
             "scale": None if self.scale is None else self.scale.to_payload(),
         }
-        return {**state, "buffers": self.buffers} if self.buffers else state
+        state |= {"buffers": self.buffers} if self.buffers else {}
+        return state if self.target is None else {**state, "target": self.target.to_payload()}
 
     @classmethod
     def from_payload(cls, value: Mapping[str, Any]) -> Self:
@@ -77,6 +80,7 @@ class TrainState:
             server=value["server"],
             scale=None if value["scale"] is None else Scale.from_payload(value["scale"]),
             buffers=dict(value.get("buffers", {})),
+            target=Scale.from_payload(value["target"]) if "target" in value else None,
         )
 
 
@@ -198,10 +202,11 @@ class Training(Protocol[TrainState]):
 
 
 def request(state: TrainState) -> dict[str, Any]:
-    """Return what a silo needs of a model: parameters, the inputs' scale, and buffers if any."""
+    """Return what a silo needs of a model: parameters, scales of inputs and target, buffers."""
     scale = None if state.scale is None else state.scale.to_payload()
     asked = {"params": state.params, "scale": scale}
-    return {**asked, "buffers": state.buffers} if state.buffers else asked
+    asked |= {"buffers": state.buffers} if state.buffers else {}
+    return asked if state.target is None else {**asked, "target": state.target.to_payload()}
 
 
 def less(buffers: Params, mean_delta: Params) -> Params:
@@ -292,12 +297,13 @@ def loaded(silo: SiloView, payload: Mapping[str, Any]) -> tuple[TorchLearner, Ro
     """Return the learner with the payload's parameters, and the silo's rows."""
     scale = None if payload["scale"] is None else Scale.from_payload(payload["scale"])
     encoding = Encoding.plan(silo.contract, silo.job)
+    target = Scale.from_payload(payload["target"]) if "target" in payload else None
     params = {**payload["params"], **payload.get("buffers", {})}
     learner: TorchLearner
     if silo.apart is not None:
-        learner = learner_apart(silo.job, encoding, silo.apart, params)
+        learner = learner_apart(silo.job, encoding, silo.apart, params, target)
     else:
-        learner = learner_of(silo.job, encoding, silo.search_path)
+        learner = learner_of(silo.job, encoding, silo.search_path, target)
         learner.load(params)
     return learner, scaled_rows(silo, encoding, scale)
 

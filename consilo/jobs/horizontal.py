@@ -17,6 +17,13 @@ class Horizontal(ModelJob):
     )
     kind_since: ClassVar[int] = 1
 
+    def young_keys(self) -> dict[str, int]:
+        """Return what needs a younger silo: one that does not know it learns an unscaled target."""
+        found = super().young_keys()
+        if self.task == "regression" and self.features.standardize_target != "none":
+            found.setdefault("features.standardize_target", 3)
+        return found
+
     @model_validator(mode="after")
     def _parts_are_of_one_kind(self) -> Self:
         name = self.protocol.name

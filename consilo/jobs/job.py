@@ -17,6 +17,7 @@ from consilo.finding_words import Form
 from consilo.jobs.match import HANDLE
 from consilo.jobs.quorum import Deadline, Quorum
 from consilo.jobs.recipe import Recipe
+from consilo.jobs.split import Split
 from consilo.silo_name import JobName, SiloName
 from consilo.wire.payload import digest
 
@@ -69,6 +70,14 @@ class Features(Config):
         "silo: each silo its own (nothing leaves; with privacy, noisy and paid by "
         "statistics_epsilon); contract: the contract's ranges scale to "
         "[-1, 1] (nothing leaves); none",
+    )
+    standardize_target: Literal["global", "contract", "none"] | None = Field(
+        None,
+        description="regression: what a model learns is the target less its mean, over its "
+        "deviation, and what it answers is told in the target's own units. global: of all silos "
+        "(their sums leave; in a vertical job those of the label silo, which stay there); "
+        "contract: its range scales to [-1, 1]; none. Unless said: global, or contract where the "
+        "job has privacy or the features' moments stay in the silos; none for a loss of one's own",
     )
     missing: Literal["mean", "indicator", "drop"] = Field(
         "mean",
@@ -258,9 +267,16 @@ class Evaluation(Config):
         lt=1,
         description="share of each silo's rows; each row's side is its own, by a key of the silo",
     )
-    split: str | None = Field(
-        None, description="the contract's column of role split, which says 'train' or 'test'"
+    split: str | Split | None = Field(
+        None,
+        description="in place of holdout: the contract's column of role split, which says 'train' "
+        "or 'test'; or which rows by another column's values, by time, or a fold",
     )
+
+    @property
+    def named(self) -> Split | None:
+        """The split that the job describes; None for a share, and for a column of role split."""
+        return self.split if isinstance(self.split, Split) else None
 
 
 class Promotion(Config):
@@ -310,6 +326,7 @@ _YOUNG = (
     ("privacy", "metrics_epsilon", 3),
     ("privacy", "max_rows_per_subject", 3),
     ("local", "threads", 3),
+    ("features", "standardize_target", 3),
     ("evaluation", "split", 3),
     ("match", "max_ambiguous", 3),
     ("reduce", "args", 3),
@@ -466,7 +483,7 @@ class Job(Config):
         default, so that a silo of a release before understands the job.
         """
         value = self.model_dump(mode="json")
-        used = self.young_keys()
+        used = self._said_young_keys()
         for section, key, _ in (("", "kind", 0), *_YOUNG):
             part = value.get(section) if section else value
             if part is not None and f"{section}.{key}".strip(".") not in used:
@@ -474,6 +491,10 @@ class Job(Config):
         return value
 
     def young_keys(self) -> dict[str, int]:
+        """Return the wire version that knows each young key that counts in this job."""
+        return self._said_young_keys()
+
+    def _said_young_keys(self) -> dict[str, int]:
         """Return the wire version that knows each young key that has not its default value."""
         found = {"kind": self.kind_since} if self.kind_since > 1 else {}
         for section, key, since in (*_YOUNG, *_YOUNG_VALUES):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -17,6 +17,27 @@ class TableJob(Job):
     task: Literal["binary", "multiclass", "regression", "custom"] = "binary"
     features: Features = Features()
     evaluation: Evaluation = Evaluation()
+
+    trains: ClassVar[bool] = False
+    """Whether a model is made."""
+
+    @model_validator(mode="after")
+    def _a_target_of_values_is_standardised(self) -> Self:
+        asked = self.features.standardize_target
+        if asked is None:
+            return self
+        if not self.trains or self.task != "regression":
+            what = f"of the task {self.task}" if self.trains else "that trains nothing"
+            raise ValueError(
+                "features.standardize_target: only a regression learns a target of values; a job "
+                f"{what} leaves it out"
+            )
+        if asked == "global" and self.privacy is not None:
+            raise ValueError(
+                "features.standardize_target: with privacy, exact moments of the target do not "
+                "leave a silo; use 'contract', its range, or 'none'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _subjects_have_no_exact_statistics(self) -> Self:

@@ -12,13 +12,16 @@ A user's loss and metrics win. They are methods of the model, ``loss(outputs, ta
 loss returns the mean over the rows it is given. A metric is a pair (numerator, denominator), whose
 sums over the silos are the federation's, or one number, of which the silos' mean is told, under a
 name that says so. Torch is imported when it is first needed.
+
+A regression's target is standardised where the task was `Task.scaled`: losses, of its kind or of a
+user, see what is learnt; figures, metrics of a user and predictions are in the target's own units.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -52,6 +55,8 @@ class Task:
         metrics: ``module:function`` of metrics that replace the kind's, or None.
         search_path: where those modules are looked for first.
         classes: how the classes are called, for the figures of each.
+        mean: what is taken off each target before it is learnt; empty where it is learnt as it is.
+        deviation: what it is divided by then. Predictions and figures are in the target's units.
     """
 
     kind: TaskKind
@@ -62,6 +67,8 @@ class Task:
     metrics: str | None = None
     search_path: tuple[Path, ...] = ()
     classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -104,9 +111,46 @@ class Task:
             classes=tuple(classes),
         )
 
+    def scaled(self, mean: Array, deviation: Array) -> Task:
+        """Return the task that learns ``(target - mean) / deviation``.
+
+        Args:
+            mean: (targets,).
+            deviation: (targets,), above 0.
+
+        Raises:
+            JobInvalid: where they do not fit the targets, or the task is no regression.
+        """
+        found = [np.asarray(each, np.float64) for each in (mean, deviation)]
+        fits = all(each.shape == (self.num_targets,) and np.isfinite(each).all() for each in found)
+        if self.kind != "regression" or not fits or not (found[1] > 0).all():
+            raise JobInvalid("task", ["what standardises the target does not fit it"])
+        return replace(self, mean=tuple(found[0].tolist()), deviation=tuple(found[1].tolist()))
+
+    def standardised(self, targets: Array) -> Array:
+        """Return targets as they are learnt, of their shape; classes as they are."""
+        if not self.mean:
+            return targets
+        wide = np.asarray(targets, np.float64)
+        flat = wide.reshape(len(wide), self.num_targets)
+        return np.asarray((flat - self.mean) / self.deviation).reshape(wide.shape)
+
+    def in_own_units(self, values: Array) -> Array:
+        """Return outputs, or targets as they are learnt, in the target's units: float64."""
+        return self._in_own_units(values, np.asarray(self.mean))
+
+    def _in_own_units(self, values: Array, mean: Array | float) -> Array:
+        if not self.mean:
+            return values
+        wide = np.asarray(values, np.float64)
+        flat = wide.reshape(len(wide), self.num_targets)
+        return np.asarray(flat * self.deviation + mean).reshape(wide.shape)
+
     def encode(self, targets: Array) -> Tensor:
         """Return targets as the loss wants them, a copy: float32, or int64 for classes."""
         import torch
+
+        targets = self.standardised(targets)
 
         if self.kind == "multiclass":
             return torch.from_numpy(np.array(targets, np.int64).reshape(len(targets)))
@@ -220,7 +264,7 @@ class Task:
                 return wide
             raised = np.exp(wide - wide.max(axis=1, keepdims=True))
             return np.asarray(raised / raised.sum(axis=1, keepdims=True))
-        return wide
+        return self.in_own_units(wide)
 
     def measure(
         self, model: nn.Module, outputs: Tensor, targets: Tensor, *, curves: bool = True
@@ -235,7 +279,10 @@ class Task:
             targets: encoded.
             curves: of several classes, count the scores of each too.
         """
-        plain_outputs, plain_targets = outputs.numpy(), targets.numpy()
+        # Less the mean, which no figure tells: sums of squares of 1e9 ± 1 would keep no variance.
+        plain_outputs, plain_targets = (
+            self._in_own_units(each.numpy(), 0.0) for each in (outputs, targets)
+        )
         sums = figures.tally(self.kind, plain_outputs, plain_targets, curves=curves)
         found = figures.metrics_of(sums, self.classes)
         if self.kind == "binary":
@@ -260,7 +307,7 @@ class Task:
             extra["loss"] = as_number(value)
         own = self._own(model, "metrics", self.metrics)
         if own is not None:
-            answer = _call("metrics", own, outputs, targets)
+            answer = _call("metrics", own, self._told(outputs), self._told(targets))
             if not isinstance(answer, Mapping):
                 raise JobInvalid(
                     "metrics", [f"metrics() returned {type(answer).__name__}, expected a dict"]
@@ -276,6 +323,12 @@ class Task:
                     ],
                 ) from None
         return extra
+
+    def _told(self, values: Tensor) -> Tensor:
+        """Return outputs or encoded targets as a user's metrics see them: in the target's units."""
+        import torch
+
+        return torch.from_numpy(self.in_own_units(values.numpy())) if self.mean else values
 
     def _own(self, model: nn.Module, name: str, where: str | None) -> Callable[..., Any] | None:
         if where is not None:

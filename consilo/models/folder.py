@@ -107,7 +107,7 @@ def output_names(scored: Scored) -> list[str]:
 
 
 def _spec(scored: Scored) -> dict[str, Any]:
-    encoding, scale = scored.encoding, scored.scale
+    encoding, scale, task = scored.encoding, scored.scale, scored.learner.task
     return {
         "contract": scored.contract.ref,
         "task": scored.job.task,
@@ -125,6 +125,9 @@ def _spec(scored: Scored) -> dict[str, Any]:
         "scale": None
         if scale is None
         else {"mean": scale.mean.tolist(), "deviation": scale.deviation.tolist()},
+        "target": {"mean": list(task.mean), "deviation": list(task.deviation)}
+        if task.mean
+        else None,
         "source": None,
     }
 

@@ -54,7 +54,8 @@ class Model:
 
     Attributes:
         spec: ``scoring.json``; ``spec["inputs"]`` names the network's inputs in order.
-        forward: the network, from standardised inputs to outputs.
+        forward: the network, from standardised inputs to outputs; where ``spec["target"]`` is
+            there, to a standardised target, which `predict` takes back to its own units.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -130,7 +131,11 @@ class Model:
             for start in range(0, len(inputs), CHUNK_ROWS):
                 chunk = torch.from_numpy(inputs[start : start + CHUNK_ROWS])
                 parts.append(_shaped(spec["task"], self.forward(chunk)))
-        answers = pd.DataFrame(np.concatenate(parts), columns=spec["outputs"], index=frame.index)
+        told = np.concatenate(parts)
+        target = spec.get("target")  # a model of a release before has none
+        if target is not None:
+            told = told * np.array(target["deviation"]) + np.array(target["mean"])
+        answers = pd.DataFrame(told, columns=spec["outputs"], index=frame.index)
         if spec["drop_missing"]:
             gaps = np.zeros(len(frame), bool)
             for each in values.values():

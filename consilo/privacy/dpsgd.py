@@ -326,7 +326,8 @@ def _made_up(session: FitSession, count: int) -> tuple[Tensor, Tensor]:
     targets: np.ndarray[Any, Any] = rng.random((count, *data.targets.shape[1:]))
     if task.num_classes:
         targets = np.arange(count, dtype=np.float64) % task.num_classes
-    return torch.from_numpy(features), task.encode(targets.astype(data.targets.dtype))
+    told = task.in_own_units(targets).astype(data.targets.dtype)
+    return torch.from_numpy(features), task.encode(told)
 
 
 def _losses(session: FitSession, batch: tuple[Tensor, Tensor]) -> RowLosses:

@@ -53,6 +53,7 @@ class AnalyticsRun(Stages):
         self.encoding = encoding or plan_analytics(job, contract, job.asked(silos), search_path)
         super().__init__(job, contract, transport, silos=silos, **settings)
         self.summary: Summary | None = None
+        self._scales_target = False
 
     @property
     def job(self) -> TableJob:
@@ -69,12 +70,15 @@ class AnalyticsRun(Stages):
             RunFailed: where too few silos answer.
         """
         with self.stage("standardize"):
-            asked = Statistics(bins, moments=self.job.features.standardize == "global")
+            by_moments = self.job.features.standardize == "global"
+            asked = Statistics(bins, moments=by_moments, target=self._scales_target)
             summary: Summary = self._talk.ask("statistics", asked)
             self._drop_absent("moments")
             self.summary = summary
             self._talk.fed.num_examples.update(summary.rows)
             self._take(summary)
+            if summary.left_out:
+                self.notes.append(_neither(summary.left_out))
             moments = summary.moments
             self.record.add(
                 "standardized",
@@ -82,6 +86,8 @@ class AnalyticsRun(Stages):
                 mode=self.job.features.standardize,
                 mean=[float(each) for each in moments.mean],
                 variance=[float(each) for each in moments.variance],
+                **self._standardized(),
+                **({"left_out": dict(summary.left_out)} if summary.left_out else {}),
             )
             self._talk.note_replies()
         return summary
@@ -108,6 +114,10 @@ class AnalyticsRun(Stages):
     def _take(self, summary: Summary) -> None:
         """Use what was learnt of the columns; a run that only asks hands it on."""
 
+    def _standardized(self) -> dict[str, Any]:
+        """Return what the record says of the stage besides."""
+        return {}
+
     def _drop_absent(self, verb: str) -> None:
         for each in self.exchanges:
             if each.verb == verb and each.fault is not None:
@@ -127,6 +137,14 @@ class AnalyticsRun(Stages):
                 reason = self._standing(name) or "the run ended before it was asked"
                 fault = faults[-1] if faults else Fault("unreachable", reason)
                 self.outcomes[name] = outcome.absent(fault)
+
+
+def _neither(left_out: Mapping[str, int]) -> str:
+    told = ", ".join(f"{name} {count}" for name, count in sorted(left_out.items()))
+    return (
+        f"rows on neither side of evaluation.split, which are not used: {told} (their column is "
+        "empty, or says what is in neither test nor train)"
+    )
 
 
 def run_analytics(run: AnalyticsRun, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:

@@ -16,6 +16,7 @@ from consilo.errors import ConsiloError, IncompatibleJob, RunFailed
 from consilo.horizontal.evaluation import Evaluated, Evaluation
 from consilo.horizontal.features import Scale
 from consilo.horizontal.learning import learner_of
+from consilo.horizontal.scaling import scale_of_target
 from consilo.horizontal.statistics import Summary
 from consilo.horizontal.training import TrainState
 from consilo.jobs.causes import REFUSALS
@@ -77,6 +78,8 @@ class Run(AnalyticsRun):
             **settings,
         )
         self._protocol = made.protocol
+        self._target_mode = made.target
+        self._scales_target = made.target == "global"
         self._untrained: TorchLearner | None = made.learner
         self._fixed: Params = {}
         self._search_path = tuple(search_path)
@@ -213,7 +216,8 @@ class Run(AnalyticsRun):
 
     def learner(self) -> TorchLearner:
         """Return the job's model with the global parameters, made anew."""
-        learner = learner_of(self.job, self.encoding, self._search_path)
+        target = None if self.state is None else self.state.target
+        learner = learner_of(self.job, self.encoding, self._search_path, target)
         learner.load(self.params)
         return learner
 
@@ -240,14 +244,26 @@ class Run(AnalyticsRun):
         return {} if self.state is None else self.params
 
     def _take(self, summary: Summary) -> None:
-        """Fix the inputs' scale and the first model."""
-        self.state = self._first_state(self._scale(summary))
+        """Fix the scales of inputs and target, and the first model."""
+        of = summary.target
+        moments = None if of is None else Scale.of_moments(of.mean, of.variance)
+        target = scale_of_target(self.contract, self._target_mode, moments)
+        self.state = self._first_state(self._scale(summary), target)
+        if target is not None:
+            self.notes.append(_learnt(self.encoding.targets, target))
 
-    def _first_state(self, scale: Scale | None) -> TrainState:
+    def _standardized(self) -> dict[str, Any]:
+        target = None if self.state is None else self.state.target
+        if target is None:
+            return {}
+        ends = {"mean": target.mean.tolist(), "deviation": target.deviation.tolist()}
+        return {"target": {"mode": self._target_mode, **ends}}
+
+    def _first_state(self, scale: Scale | None, target: Scale | None = None) -> TrainState:
         learner, self._untrained = self._untrained, None  # a model less to hold during the rounds
         if learner is None:
             raise ConsiloError("a run is standardised once")
-        first = first_state(self.job, self._protocol, learner, scale)
+        first = first_state(self.job, self._protocol, learner, scale, target)
         moving = {*first.params, *first.buffers}
         self._fixed = {k: v for k, v in learner.parameters().items() if k not in moving}
         return first
@@ -389,6 +405,15 @@ _NO_FIGURES = (
     "they may cost"
 )
 _KEPT_BACK = "no figures of merit: the silos' policies keep them back, or they have too few rows"
+
+
+def _learnt(names: Sequence[str], target: Scale) -> str:
+    ends = zip(names, target.mean, target.deviation, strict=True)
+    told = ", ".join(f"{name} less {mean:.6g}, over {width:.6g}" for name, mean, width in ends)
+    return (
+        f"the target is learnt standardised ({told}); the rounds' loss is of those numbers, "
+        "figures of merit and predictions are in its own units"
+    )
 
 
 def _noisy(evaluated: Evaluated) -> str:

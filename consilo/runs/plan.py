@@ -15,6 +15,7 @@ from consilo.errors import ConsiloError, IncompatibleJob
 from consilo.horizontal.features import Encoding, Scale, unbounded
 from consilo.horizontal.holdout import require_split
 from consilo.horizontal.learning import learner_of
+from consilo.horizontal.scaling import TargetMode, target_mode
 from consilo.horizontal.training import Training, TrainState
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
@@ -40,11 +41,13 @@ class Plan:
         encoding: how rows become inputs and targets.
         learner: the untrained model, deterministic by the job's seed.
         protocol: the coordinator half.
+        target: by what a regression's target is standardised.
     """
 
     encoding: Encoding
     learner: TorchLearner
     protocol: Protocol[TrainState]
+    target: TargetMode = "none"
 
 
 def plan(
@@ -71,15 +74,26 @@ def plan(
     if encoding is not None:
         usable: Encoding = encoding
         learner = attempt(faults, "model", lambda: learner_of(job, usable, search_path))
+    target: TargetMode = "none"
     if learner is not None:
         built: TorchLearner = learner
+        own_loss = built.task.has_own_loss(built.model)
+        found = attempt(faults, "features", lambda: target_mode(job, contract, own_loss=own_loss))
+        target = found or target
         if job.privacy is not None:
             attempt(faults, "model", lambda: check_private(built.model))
     if encoding is not None and job.privacy is not None:
         faults += _privacy_faults(job, contract, encoding)
     if learner is not None and protocol is not None and not faults:
         hooks = protocol.hooks() if isinstance(protocol, Training) else ()
-        faults += rehearse_training(job, contract, usable, hooks=hooks, search_path=search_path)
+        faults += rehearse_training(
+            job,
+            contract,
+            usable,
+            hooks=hooks,
+            search_path=search_path,
+            scales_target=target != "none",
+        )
     if job.reduce.secure:
         faults.append("reduce.secure: this version has no secure sum; set secure: false")
     rule = attempt(faults, "reduce.rule", lambda: rule_of(job.reduce, search_path))
@@ -108,7 +122,7 @@ def plan(
     assert encoding is not None
     assert learner is not None
     assert protocol is not None
-    return Plan(encoding, learner, protocol)
+    return Plan(encoding, learner, protocol, target)
 
 
 def plan_analytics(
@@ -170,7 +184,11 @@ def refuse_rule(job: ModelJob, rule: Reduce) -> list[str]:
 
 
 def first_state(
-    job: ModelJob, protocol: Protocol[TrainState], learner: TorchLearner, scale: Scale | None
+    job: ModelJob,
+    protocol: Protocol[TrainState],
+    learner: TorchLearner,
+    scale: Scale | None,
+    target: Scale | None = None,
 ) -> TrainState:
     """Return the state before the first round.
 
@@ -179,12 +197,15 @@ def first_state(
         protocol: its coordinator half.
         learner: holds the first model.
         scale: the inputs' standardisation.
+        target: the target's.
     """
     whole = learner.parameters()
     params = select(whole, learner.trained)
     buffers = select(whole, learner.buffers) if job.privacy is None else {}
     begun = protocol.begin(params) if isinstance(protocol, Training) else {}
-    return TrainState(params, job.protocol.rounds, server=begun, scale=scale, buffers=buffers)
+    return TrainState(
+        params, job.protocol.rounds, server=begun, scale=scale, buffers=buffers, target=target
+    )
 
 
 def passes_of(protocol: Protocol[TrainState]) -> int:

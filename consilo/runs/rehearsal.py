@@ -12,8 +12,9 @@ import numpy as np
 from consilo.config import nearest
 from consilo.contracts.contract import Contract
 from consilo.errors import ModelDiverged
-from consilo.horizontal.features import Encoding, made_up
+from consilo.horizontal.features import Encoding, Scale, made_up
 from consilo.horizontal.learning import learner_of, plan_of
+from consilo.horizontal.statistics import Moments
 from consilo.jobs.model_job import ModelJob
 from consilo.learners.attempts import attempt
 from consilo.learners.torch_learner import FitHook
@@ -33,6 +34,7 @@ def rehearse_training(
     *,
     hooks: Sequence[FitHook] = (),
     search_path: Sequence[Path] = (),
+    scales_target: bool = False,
 ) -> list[str]:
     """Return why silos could not train and judge a job's model: nothing, where they can.
 
@@ -46,11 +48,14 @@ def rehearse_training(
         encoding: of those rows.
         hooks: what the protocol adds to a fit.
         search_path: where the job's own modules lie.
+        scales_target: whether the target is learnt standardised.
     """
     faults: list[str] = []
-    learner = learner_of(job, encoding, search_path)
     plan = plan_of(job)
     data = made_up(contract, encoding, num_rows=min(plan.batch_size, _MOST_ROWS))
+    of = Moments.of(data.targets.reshape(len(data), -1)) if scales_target else None
+    target = None if of is None else Scale.of_moments(of.mean, of.variance)
+    learner = learner_of(job, encoding, search_path, target)
     plan = replace(plan, batch_size=min(plan.batch_size, len(data)), steps=1, epochs=None)
 
     def judge() -> None:

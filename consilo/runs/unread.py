@@ -52,7 +52,7 @@ def _split_and_share(job: Job) -> list[str]:
     evaluation = getattr(job, "evaluation", None)
     if evaluation is None or evaluation.split is None or evaluation.holdout == _SHARE:
         return []
-    return ["evaluation.holdout: the column of evaluation.split says which rows; give one of both"]
+    return ["evaluation.holdout: evaluation.split says which rows; give one of both"]
 
 
 def _given(part: BaseModel, before: str) -> Iterator[str]:

@@ -68,7 +68,7 @@ class Block:
 
     Args:
         features: float32, [matched rows, inputs]; numbers standardised over the matched rows.
-        targets: the label silo's: int64 classes or float32 values, [matched rows]; else empty. A
+        targets: the label silo's: int64 classes or float64 values, [matched rows]; else empty. A
             row without a label has the class -1, or NaN.
         inputs: names of the inputs.
         mark: of the match; equal marks are halves of one match.
@@ -110,7 +110,7 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     part = holders.part(silo.contract, silo.name)
     match = match_for(silo, holders, part)
     has_labels = silo.name == holders.label_silo
-    job = asked if has_labels else asked.changed(task="custom", outputs=1)
+    job = asked if has_labels else without_labels(asked)
     encoding = Encoding.plan(part, job)
 
     def build() -> Mapping[str, Array]:
@@ -134,9 +134,20 @@ def block_of(silo: SiloView, holders: Holders) -> Block:
     return block
 
 
+def without_labels(job: ModelJob, features: Mapping[str, Any] | None = None) -> ModelJob:
+    """Return a job as it is about columns without a target.
+
+    Args:
+        job: any.
+        features: another section of that name.
+    """
+    kept = {**(features or {}), "standardize_target": None}
+    return job.changed(task="custom", outputs=1, features=kept)
+
+
 def num_inputs(silo: SiloView, holders: Holders, name: str) -> int:
     """Return how many inputs the columns of a silo of the job make; the contract tells it."""
-    job = ModelJob.of(silo.job).changed(task="custom", outputs=1)
+    job = without_labels(ModelJob.of(silo.job))
     return len(Encoding.plan(holders.part(silo.contract, name), job).inputs)
 
 
@@ -173,7 +184,7 @@ def batch_of(
     """
     contract = silo.job.part(silo.contract, silo.name)
     match = match_for(silo, holders, contract)
-    job = ModelJob.of(silo.job).changed(task="custom", outputs=1, features=features)
+    job = without_labels(ModelJob.of(silo.job), features)
     encoding = Encoding.plan(contract, job)
     if tuple(inputs) != encoding.inputs:
         missing = sorted(set(inputs) ^ set(encoding.inputs))

@@ -90,7 +90,16 @@ class Turn:
         return {key: dict(self.letters.get(receiver, {}))}
 
 
-VERTICAL = ("task", "features*", "local.threads", "match*", "promotion", "protocol.rounds")
+VERTICAL = (
+    "task",
+    "features.standardize",
+    "features.missing",
+    "features.drop_first",
+    "local.threads",
+    "match*",
+    "promotion",
+    "protocol.rounds",
+)
 """What training over silos with other columns reads of a job, besides ``protocol.args``."""
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from consilo import metrics as figures
 from consilo.contracts.contract import Contract
 from consilo.horizontal.features import Encoding, Scale
-from consilo.horizontal.holdout import PURPOSE, held_out
+from consilo.horizontal.holdout import PURPOSE, TEST, TRAIN, held_out, sides
 from consilo.horizontal.learning import learner_of, plan_of
+from consilo.horizontal.scaling import scale_of_target, target_mode
 from consilo.horizontal.statistics import Moments
 from consilo.horizontal.training import TrainState
 from consilo.jobs.job import Job
@@ -60,7 +61,7 @@ def baselines(
     parts = {name: _halves(job, contract, encoding, name, each) for name, each in rows.items()}
 
     def trained_on(names: Sequence[str]) -> dict[str, float]:
-        return _train(job, encoding, [parts[name] for name in names], parts, search_path)
+        return _train(job, contract, encoding, [parts[name] for name in names], parts, search_path)
 
     return {
         "pooled_baseline": trained_on(list(parts)),
@@ -94,7 +95,7 @@ def judged_exactly(
         key = silo.secrets.lasting(PURPOSE)
         held.append(usable[held_out(usable, contract, job.evaluation, key)])
     test = pd.concat(held, ignore_index=True)
-    learner = learner_of(job, encoding)
+    learner = learner_of(job, encoding, (), state.target)
     learner.load({**state.params, **state.buffers})
     arrays = Arrays(encoding.features(test, state.scale), encoding.target(test))
     return _rounded(learner.evaluate(arrays)[1])
@@ -106,12 +107,13 @@ def _halves(
     """Return the rows that silo ``name`` trains on, and those it holds out."""
     usable = encoding.usable(frame)
     key = lasting_secret(made_up_root(name), PURPOSE)
-    held = held_out(usable, contract, job.evaluation, key)
-    return usable[~held], usable[held]
+    side = sides(usable, contract, job.evaluation, key)
+    return usable[side == TRAIN], usable[side == TEST]
 
 
 def _train(
     job: ModelJob,
+    contract: Contract,
     encoding: Encoding,
     chosen: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
     everybody: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]],
@@ -124,8 +126,14 @@ def _train(
     moments = Moments.of(encoding.raw_numeric(train))
     scale = Scale.of_moments(moments.mean, moments.variance)
     data = Arrays(encoding.features(train, scale), encoding.target(train))
+    learner = learner_of(job, encoding, search_path)
+    mode = target_mode(job, contract, own_loss=learner.task.has_own_loss(learner.model))
+    if mode != "none":
+        of = Moments.of(data.targets.reshape(len(data), -1))
+        target = scale_of_target(contract, mode, Scale.of_moments(of.mean, of.variance))
+        learner = learner_of(job, encoding, search_path, target)
     held_out = Arrays(encoding.features(test, scale), encoding.target(test))
-    learner, plan = learner_of(job, encoding, search_path), plan_of(job)
+    plan = plan_of(job)
     for number in range(job.protocol.rounds):
         hooks = _hooks(job, len(data), number)
         learner.fit(data, plan, rng=seeds.generator(job.seed, "baseline", number), hooks=hooks)

@@ -7,6 +7,7 @@ asks for it. What a job does not need is not in it, and is refused.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -162,10 +163,17 @@ def _privacy(job: Job) -> list[str]:
 def _evaluation(job: Job) -> list[str]:
     if not isinstance(job, TableJob):
         return []
+    named = job.evaluation.named
+    share = job.evaluation.holdout
+    if named is not None and named.folds is not None:
+        share = math.ceil(1e6 / named.folds) / 1e6
     lines = [
         "evaluation:",
-        _line(f"  max_holdout: {job.evaluation.holdout:g}", "the share that the job holds out"),
+        _line(f"  max_holdout: {share:g}", "the share that the job holds out"),
     ]
+    if named is not None and named.column is not None:
+        said = named.model_dump(mode="json", exclude_defaults=True)
+        lines.append(_line(f"  splits: [{json.dumps(said)}]", "by this column, just so"))
     if isinstance(job, ModelJob) and job.trains:
         most = job.protocol.rounds + 1
         lines.append(_line(f"  per_run: {most}", "models judged: one a round, and the last"))

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import PolicyInvalid, Refused
 from consilo.jobs.job import Job, Privacy, Unit
+from consilo.jobs.split import Split
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.headers import Header
 from consilo.kernel.verbs import Asked, AskedField, Disclosure, FromRows, Permitted
@@ -76,6 +77,8 @@ privacy:
 
 # evaluation:
 #   max_holdout: 0.5             # largest share of the rows that a job may hold out
+#   splits:                      # by a column: just these and no others; a share, a fold and a
+#     - {column: visited, after: 2024-01-01}           # column of role split need none
 #   per_day: 1000                # models judged on held-out rows; later ones get no figures
 #   per_run: 100
 
@@ -270,6 +273,10 @@ class EvaluationRules(Config):
     rows that are held out.
 
     Args:
+        splits: by which columns a job may split the rows, and at which values, as a job's
+            ``evaluation.split`` says it: one that could be moved would tell single rows apart by
+            the figures before and after. None allows all; a share and a fold are bounded by
+            ``max_holdout``, and a column of role split says itself what it is for.
         max_holdout: largest share of the rows that a job may hold out; what is held out is not
             learnt from, so that it bounds from how few rows an update is made, too.
         per_run: evaluations in one run; None sets no limit.
@@ -277,6 +284,7 @@ class EvaluationRules(Config):
     """
 
     max_holdout: float = Field(default=0.5, gt=0, lt=1)
+    splits: tuple[Split, ...] | None = ()
     per_run: int | None = Field(default=None, ge=1)
     per_day: int | None = Field(default=1000, ge=1)
 
@@ -472,7 +480,7 @@ class Policy(Config):
             disclosures=kinds,
             min_cohort=1,
             privacy=PrivacyRules(allow_reproducible=True),
-            evaluation=EvaluationRules(max_holdout=0.99, per_day=None),
+            evaluation=EvaluationRules(max_holdout=0.99, splits=None, per_day=None),
             limits=Limits(threads=None),
         )
 
@@ -538,11 +546,24 @@ class Policy(Config):
             self._permit_judging(met)
 
     def _permit_holdout(self, job: Job) -> None:
-        most = self.evaluation.max_holdout
-        if isinstance(job, TableJob) and job.evaluation.holdout > most:
+        if not isinstance(job, TableJob):
+            return
+        most, named = self.evaluation.max_holdout, job.evaluation.named
+        if named is not None and named.column is not None:
+            splits = self.evaluation.splits
+            if splits is not None and named not in splits:
+                raise Refused(
+                    f"this silo's policy does not list this split by '{named.column}' "
+                    "(evaluation.split); an operator who agrees writes it under evaluation.splits",
+                    code="holdout",
+                )
+            return
+        folds = None if named is None else named.folds
+        asked = job.evaluation.holdout if folds is None else 1 / folds
+        if asked > most:
             raise Refused(
                 f"this silo's policy lets a job hold out {most:g} of the rows at most, this one "
-                f"asks for {job.evaluation.holdout:g} (evaluation.holdout)",
+                f"asks for {asked:g} (evaluation.{'holdout' if folds is None else 'split'})",
                 code="holdout",
             )
 

@@ -93,7 +93,7 @@ def test_a_column_that_cannot_be_used_is_named(old, new, changes, why):
 def test_targets_are_class_numbers_or_values():
     assert encoding().target(ROWS).tolist() == [0, 1, 1]
     values = encoding(task="regression").target(ROWS)
-    assert values.dtype == np.float32
+    assert values.dtype == np.float64
     assert values.tolist() == [0, 1, 1]
     two = clinic.contract(
         clinic.CONTRACT.replace("{type: boolean}", "{type: boolean, role: target}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from consilo.errors import Refused
+from consilo.horizontal.features import Scale
 from consilo.horizontal.learning import (
     admit,
     figures_noise,
@@ -18,6 +19,7 @@ from consilo.horizontal.learning import (
     run_epsilon,
     training_noise,
 )
+from consilo.horizontal.scaling import scale_of_target, target_mode
 from consilo.jobs.job import ModelSpec
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
@@ -74,9 +76,9 @@ class SplitPart:
 
     @cached_property
     def task(self) -> Task:
-        """What is learnt; in the label silo."""
+        """What is learnt; in the label silo, whose target's scale stays there."""
         job, targets = ModelJob.of(self.silo.job), self.block.targets
-        return Task.of(
+        task = Task.of(
             job.task,
             num_classes=len(self.block.classes) or 2,
             num_targets=1 if targets.ndim == 1 else targets.shape[1],
@@ -85,6 +87,12 @@ class SplitPart:
             metrics=job.metrics,
             search_path=self.silo.search_path,
         )
+        own_loss = job.task == "regression" and task.has_own_loss(self._top(task))
+        mode = target_mode(job, self.silo.contract, own_loss=own_loss)
+        wide = np.asarray(targets, np.float64).reshape(len(targets), -1)[self.block.labelled]
+        moments = Scale.of_moments(wide.mean(axis=0), wide.var(axis=0))
+        scale = scale_of_target(self.silo.contract, mode, moments)
+        return task if scale is None else task.scaled(scale.mean, scale.deviation)
 
     def step_of(self, message: Message) -> int:
         """Return which step a message asks for; raise `Refused` where there is none such."""
@@ -120,9 +128,12 @@ class SplitPart:
         from consilo.vertical.split.layers import Joined
 
         sources = 1 if network.way == "label_only" else len(self.settings.members)
-        inputs, outputs = sources * self.settings.width, self.task.num_outputs
-        top = self._built(ModelJob.of(self.silo.job).module, inputs, outputs, "top")
-        return Joined(self.bottom(), top, self.settings.clip)
+        return Joined(self.bottom(), self._top(self.task, sources), self.settings.clip)
+
+    def _top(self, task: Task, sources: int = 1) -> torch.nn.Module:
+        """Return the top model as it starts, over the embeddings of so many silos."""
+        module, inputs = ModelJob.of(self.silo.job).module, sources * self.settings.width
+        return self._built(module, inputs, task.num_outputs, "top")
 
     def rows(self, network: Network, places: Array) -> torch.Tensor:
         """Return this silo's columns of the rows that a network sees at some places."""
@@ -198,6 +209,9 @@ class SplitPart:
                 "num_outputs": self.task.num_outputs,
                 "num_targets": 1 if targets.ndim == 1 else targets.shape[1],
             }
+            if self.task.mean:
+                ends = {"mean": list(self.task.mean), "deviation": list(self.task.deviation)}
+                about |= {"target": ends}
         weights = {f"weights/{name}": each for name, each in weights_of(learner.model).items()}
         return {"about": np.frombuffer(canonical_json(about), np.uint8), **weights}
 

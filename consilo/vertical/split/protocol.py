@@ -63,6 +63,7 @@ class VerticalSplit(VerticalTraining):
 
     reads = (
         *VERTICAL,
+        "features.standardize_target",
         "model*",
         "loss",
         "metrics",
@@ -284,9 +285,9 @@ class VerticalSplit(VerticalTraining):
             if silo.job.privacy is None:
                 figures, _ = part.task.measure(model.top, shaped, targets)
             else:
-                figures = judged_if_replaced(
-                    silo, part.task.kind, shaped.double().numpy(), targets.numpy(), FIGURES
-                )
+                said = part.task.in_own_units(shaped.double().numpy())
+                truth = part.task.in_own_units(targets.numpy())
+                figures = judged_if_replaced(silo, part.task.kind, said, truth, FIGURES)
             by_way.setdefault(each.way, []).append(figures)
         kept = self.keep_part(silo, part.block, part.content(learners[FINAL]))
         return {"metrics": _means(by_way), **kept}

@@ -13,6 +13,7 @@ from consilo.contracts.contract import Contract
 from consilo.errors import ModelDiverged
 from consilo.horizontal.features import Encoding, made_up
 from consilo.horizontal.learning import plan_of
+from consilo.horizontal.scaling import target_mode
 from consilo.jobs.job import ModelSpec
 from consilo.jobs.model_job import ModelJob
 from consilo.learners.attempts import attempt
@@ -22,6 +23,7 @@ from consilo.learners.randomness import seeded
 from consilo.learners.tasks import Task
 from consilo.privacy.dpsgd import check_private
 from consilo.privacy.noise import SecretStream
+from consilo.vertical.blocks import without_labels
 from consilo.vertical.split.layers import Joined, Noise, clipped, learn_bottom, learn_top
 from consilo.vertical.split.plan import SplitSettings
 
@@ -65,7 +67,7 @@ def _try(
 
     rows = made_up(contract, mine)
     features = torch.from_numpy(rows.features)
-    blind = job.changed(task="custom", outputs=1)
+    blind = without_labels(job)
     bottoms, theirs = {}, {}
     for name in others:
         encoding = Encoding.plan(settings.part(contract, name), blind)
@@ -74,6 +76,7 @@ def _try(
         )[: len(rows)]
         bottoms[name] = built(settings.bottom, theirs[name].shape[1], settings.width)
     top = built(job.module, (1 + len(others)) * settings.width, task.num_outputs)
+    target_mode(job, contract, own_loss=task.has_own_loss(top))
     joined = Joined(built(settings.bottom, features.shape[1], settings.width), top, settings.clip)
     noise = _noise(job, settings)
     plan = plan_of(job)

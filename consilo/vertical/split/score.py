@@ -75,7 +75,10 @@ class SplitScorer:
             num_targets=self._about["num_targets"],
             num_outputs=self._about["num_outputs"],
         )
-        return np.asarray(task.shape_outputs(raw).numpy(), np.float64)
+        target = self._about.get("target")
+        if target is not None:
+            task = task.scaled(target["mean"], target["deviation"])
+        return np.asarray(task.in_own_units(task.shape_outputs(raw).numpy()), np.float64)
 
     def _bottom(self) -> torch.nn.Module:
         about = self._about

@@ -58,7 +58,12 @@ def test_statistics_leave_with_noise_only_where_the_policy_says_so():
     noisy = clinic.job(privacy={"epsilon": 3, "delta": 1e-5, "statistics_epsilon": 1})
     for job in (clinic.job(), exact):
         assert code(strict, job, verb=HISTOGRAM) == "privacy"
-        assert set(permit(strict, job, verb=MOMENTS).withheld) == {"moments", "classes"}
+        assert set(permit(strict, job, verb=MOMENTS).withheld) == {
+            "moments",
+            "classes",
+            "target",
+            "left_out",
+        }
         permit(policy(), job, verb=HISTOGRAM)
         assert not permit(policy(), job, verb=MOMENTS).withheld
     permit(strict, noisy, verb=HISTOGRAM)
@@ -181,7 +186,7 @@ def test_a_cohort_counts_who_has_attested_not_who_is_named():
 def test_a_small_cohort_is_told_how_many_rows_there_are_and_nothing_of_them():
     """Statistics left without a cohort, and whatever the policy's privacy said."""
     found = permit(policy(min_cohort=9), verb=MOMENTS)
-    assert set(found.withheld) == {"moments", "classes"}
+    assert set(found.withheld) == {"moments", "classes", "target", "left_out"}
     assert code(policy(min_cohort=9), verb=HISTOGRAM) == "cohort"
     permit(policy(min_cohort=9), verb=CHECK, attested=())
 
