@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from consilo.errors import RecordTampered
-from consilo.machine.files import append
+from consilo.machine.files import append, rely_on
 from consilo.machine.locks import lock_open, share_open
 from consilo.wire.payload import canonical_json, digest
 
@@ -27,9 +28,14 @@ START = "0" * 64
 _TAIL_BYTES = 64 * 1024
 
 
+def in_utc(seconds: float) -> str:
+    """Return a time, in seconds since 1970, in UTC, ISO 8601, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
 def now_utc() -> str:
     """Return the time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return in_utc(time.time())
 
 
 class Chain:
@@ -46,8 +52,8 @@ class Chain:
 
     @property
     def head(self) -> str:
-        """Hash of the last line; `START` where there is none."""
-        if not self.path.exists():
+        """Hash of the last line, which stays; `START` where there is none."""
+        if not rely_on(self.path):
             return START
         with self._locked() as file:
             return _last(file, self.path.name)[1]
