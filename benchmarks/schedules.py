@@ -14,7 +14,6 @@ dispatch, the guard, the store, the ledger and the record are the real ones.
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ TESTS = Path(__file__).parent.parent / "tests"
 sys.path[:0] = [str(TESTS / "simulation"), str(TESTS / "support")]
 
 from sim_plants import PLANTS  # noqa: E402
-from sim_run import first_failure, play_seed  # noqa: E402
+from sim_run import first_failure, lay_aside_garbage, play_seed  # noqa: E402
 
 WARM = 50
 MOST = 20_000
@@ -42,8 +41,7 @@ def main() -> int:
     number = chosen.schedules or sized(chosen, full=(5_000,), quick=(1_000,), smoke=(20,))[0]
     for seed in range(WARM if chosen.size != "smoke" else 3):
         play_seed(seed)
-    gc.collect()
-    gc.freeze()  # torch's thousands of objects are no garbage
+    lay_aside_garbage()
     failures = []
     started = time.process_time()
     for seed in range(chosen.first, chosen.first + number):

@@ -91,7 +91,10 @@ def write_atomic(path: Path, data: bytes | Iterable[memoryview], *, mode: int = 
         data: the whole content, or its parts in order.
         mode: permission bits; a secret gets 0o600.
     """
-    with _beside(path, data, mode) as made:
+    with _beside(path, mode) as (made, file):
+        for part in (data,) if isinstance(data, bytes) else data:
+            disk().write(file, part)
+        disk().sync(file)
         disk().replace(made, path)
     disk().sync_directory(path.parent)
 
@@ -107,10 +110,29 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         FileExistsError: where it exists already.
     """
-    with _beside(path, data, mode) as made, _alone_in(path.parent):
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        disk().replace(made, path)
+    with making(path, mode=mode) as file:
+        disk().write(file, data)
+
+
+@contextlib.contextmanager
+def making(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """Yield a file to write to, which is there as ``path``, whole, once the block has ended.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        mode: permission bits.
+
+    Raises:
+        FileExistsError: at the block's end, where it exists by then.
+    """
+    with _beside(path, mode) as (made, file):
+        yield file
+        file.flush()
+        disk().sync(file)
+        with _alone_in(path.parent):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            disk().replace(made, path)
     disk().sync_directory(path.parent)
 
 
@@ -215,8 +237,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _beside(path: Path, data: bytes | Iterable[memoryview], mode: int) -> Iterator[Path]:
-    """Yield a file beside ``path`` that holds ``data``, synced; it is gone after an error.
+def _beside(path: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Yield a new file beside ``path``, which is open; it is gone after an error.
 
     What processes that died while they wrote have left there is deleted first: a writer holds a
     lock on its file, which ends with it.
@@ -227,10 +249,7 @@ def _beside(path: Path, data: bytes | Iterable[memoryview], mode: int) -> Iterat
     made, file = _locked_beside(path, mode)
     try:
         with file:
-            for part in (data,) if isinstance(data, bytes) else data:
-                disk().write(file, part)
-            disk().sync(file)
-            yield made
+            yield made, file
     except BaseException:
         disk().unlink(made)
         raise

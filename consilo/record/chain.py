@@ -84,9 +84,11 @@ class Chain:
 
 def linked(seq: int, time: str, kind: str, body: Mapping[str, Any], prev: str) -> tuple[bytes, str]:
     """Return a line of a chain, with its newline, and its hash."""
-    entry = {"seq": seq, "time": time, "kind": kind, "body": dict(body), "prev": prev}
-    head = digest(entry)
-    return canonical_json({**entry, "hash": head}) + b"\n", head
+    # The canonical JSON of a line without and with its hash; the body, which is long, is made once.
+    told = b'{"body":' + canonical_json(dict(body)) + b","
+    rest = canonical_json({"kind": kind, "prev": prev, "seq": seq, "time": time})[1:]
+    head = digest(told + rest)
+    return told + b'"hash":"' + head.encode() + b'",' + rest + b"\n", head
 
 
 def read(path: Path) -> list[dict[str, Any]]:

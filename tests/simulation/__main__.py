@@ -11,7 +11,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "support")]
 
 from sim_plants import PLANTS  # noqa: E402
-from sim_run import play_seed, smallest  # noqa: E402
+from sim_run import lay_aside_garbage, play_seed, smallest  # noqa: E402
 
 
 def main() -> int:
@@ -25,6 +25,7 @@ def main() -> int:
     plant = None if chosen.plant is None else PLANTS[chosen.plant]
     if chosen.seed is not None:
         return _tell(chosen.seed, plant)
+    lay_aside_garbage()
     failed = []
     for seed in range(chosen.first, chosen.first + chosen.seeds):
         played = play_seed(seed, plant)

@@ -55,7 +55,7 @@ class Scenario:
 def drawn(seed: int) -> tuple[Scenario, list[Fault]]:
     """Return the scenario and the faults of a schedule; small ones are drawn more often."""
     rng = Random(seed)
-    scenario = Scenario(rng.choice((1, 1, 2)), rng.choice((1, 1, 2, 2, 3)), rng.random() < 0.25)
+    scenario = Scenario(rng.choice((1, 1, 2)), rng.choice((1, 1, 1, 2, 2, 3)), rng.random() < 0.2)
     faults = [_fault(rng, scenario) for _ in range(rng.choice((1, 1, 2, 2, 3, 4, 6)))]
     return scenario, faults
 
