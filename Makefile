@@ -10,15 +10,17 @@ READY  := $(VENV)/ready-$(shell cat requirements.lock pyproject.toml 2>/dev/null
 
 # Much of a test's time is waiting for processes; more workers need a core each.
 WORKERS ?= 2
+SOAK ?= 500000
 PYTEST := $(PYTHON) -m pytest --durations=10
 
-.PHONY: help setup demo test test-unit test-slow check format lock clean
+.PHONY: help setup demo test test-unit test-slow soak check format lock clean
 
 help:
 	@echo "make setup   install everything into $(VENV), once"
 	@echo "make demo    run a whole federation on this machine"
 	@echo "make test    run the tests, by WORKERS=2 processes"
 	@echo "make test-unit  only those that start no server and no federation"
+	@echo "make soak    play SOAK=500000 schedules of faults (tests/simulation)"
 	@echo "make check   lint, types and the examples in docstrings, as CI does"
 	@echo "make format  format the code"
 	@echo "make lock    pin what is installed now into requirements.lock"
@@ -53,6 +55,11 @@ test-unit: setup
 
 test-slow: setup
 	@$(PYTEST) -m slow
+
+# Each an own range of seeds, by WORKERS processes; about two hours on two cores.
+soak: setup
+	@seq 0 $$(( $(SOAK) / 1000 - 1 )) | xargs -P $(WORKERS) -I{} \
+	    $(PYTHON) tests/simulation --first {}000 --seeds 1000
 
 check: setup
 	@echo "check 1/3: lint and format"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -132,7 +133,7 @@ class Contract(Config):
         """Name of the column that says whose row it is, a person's for example."""
         return next(iter(self._with_role("subject")), None)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal; the order of columns counts."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

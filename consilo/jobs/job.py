@@ -6,6 +6,7 @@ A kind is one file beside this one; `consilo.jobs.kinds` puts them together.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -459,7 +460,7 @@ class Job(Config):
         """Return the job that matches rows ahead, as a run of this one would match them."""
         return self
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the job's canonical JSON."""
         return digest(self.to_json())
@@ -496,6 +497,10 @@ class Job(Config):
 
     def _said_young_keys(self) -> dict[str, int]:
         """Return the wire version that knows each young key that has not its default value."""
+        return dict(self._young)
+
+    @cached_property
+    def _young(self) -> dict[str, int]:
         found = {"kind": self.kind_since} if self.kind_since > 1 else {}
         for section, key, since in (*_YOUNG, *_YOUNG_VALUES):
             owner: Any = getattr(self, section, None) if section else self

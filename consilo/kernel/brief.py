@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
+from consilo.contracts.contract import Contract
 from consilo.errors import Refused
+from consilo.jobs.job import Job
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.roles import Role
 from consilo.kernel.verbs import verb
@@ -66,8 +69,8 @@ class Brief(Protocol[None]):
         return {}
 
 
-def briefed(host: SiloHost, manifest: Manifest) -> Mapping[str, Any]:
-    """Return the job and the contract, as plain values, that a silo was briefed with.
+def briefed(host: SiloHost, manifest: Manifest) -> tuple[Job, Contract]:
+    """Return the job and the contract that a silo was briefed with.
 
     Raises:
         Refused: where it holds none for this manifest.
@@ -75,8 +78,14 @@ def briefed(host: SiloHost, manifest: Manifest) -> Mapping[str, Any]:
     kept = host.run_state.kept(manifest.run_id, _name(manifest))
     if kept is None:
         raise Refused("this silo was not told job and contract of the run", code=UNBRIEFED)
-    found: Mapping[str, Any] = json.loads(kept)
-    return found
+    return _read(kept)
+
+
+@lru_cache(maxsize=4)
+def _read(kept: bytes) -> tuple[Job, Contract]:
+    """Return what was kept; one process that answers for many silos reads it once."""
+    told = json.loads(kept)
+    return Job.from_json(told["job"]), Contract.from_json(told["contract"])
 
 
 def _name(manifest: Manifest) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property
 from typing import Any, ClassVar, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -90,10 +91,10 @@ class Manifest:
     epsilon: float | None = None
     delta: float | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the manifest's canonical JSON."""
-        return digest(asdict(self))
+        return digest(_plain(self))
 
     @classmethod
     def of(cls, run_id: str, job: Job, contract: Contract, bundle: str) -> Self:
@@ -123,7 +124,7 @@ class Manifest:
             manifest = cls(**value)
         except TypeError:
             raise ReplyInvalid("a request's manifest lacks a field or has one too many") from None
-        for name, found in asdict(manifest).items():
+        for name, found in _plain(manifest).items():
             kinds: tuple[type, ...] = (str,)
             if name == "secure":
                 kinds = (bool,)
@@ -134,6 +135,16 @@ class Manifest:
             if isinstance(found, str) and not is_plain(found, most=_MOST_OF_RUN[name]):
                 raise ReplyInvalid(f"'{name}' of a request's manifest {_NOT_PLAIN}")
         return manifest
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Return the fields of a header or manifest; nothing is copied."""
+    return {name: getattr(value, name) for name in _names(type(value))}
 
 
 class _Signed:
@@ -165,7 +176,11 @@ class _Signed:
         return {name: value for name, value in self._fields().items() if name != "signature"}
 
     def _fields(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return {**_plain(self), **self._nested()}
+
+    def _nested(self) -> dict[str, Any]:
+        """Return the fields that hold an object."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -221,7 +236,10 @@ class Header(_Signed):
     signature: str = ""
     wire: int = WIRE_VERSION
 
-    @property
+    def _nested(self) -> dict[str, Any]:
+        return {"manifest": _plain(self.manifest)}
+
+    @cached_property
     def step_id(self) -> str:
         """Names the question: asked it twice, a silo answers the same bytes and pays once.
 
@@ -246,8 +264,8 @@ class Header(_Signed):
             VersionUnsupported: where the coordinator speaks a wire version that we do not.
             ReplyInvalid: where it is no header.
         """
-        fields = _fields(data, most=MAX_HEADER_BYTES)
-        wire = fields.get("wire")
+        told = _fields(data, most=MAX_HEADER_BYTES)
+        wire = told.get("wire")
         if type(wire) is not int or wire not in WIRE_VERSIONS:
             older = type(wire) is int and wire < WIRE_VERSIONS[0]
             raise VersionUnsupported(
@@ -255,17 +273,17 @@ class Header(_Signed):
                 f"{wire if type(wire) is int else 'none'}; upgrade Consilo "
                 f"{'at the coordinator' if older else 'in the silo'}"
             )
-        if wire == 1 and set(fields) != set(cls.V1_FIELDS):
+        if wire == 1 and set(told) != set(cls.V1_FIELDS):
             raise ReplyInvalid("a request's header lacks a field or has one too many")
         try:
-            cohort, manifest = tuple(fields["cohort"]), fields.get("manifest", {})
+            cohort, manifest = tuple(told["cohort"]), told.get("manifest", {})
             parts = {"cohort": cohort, "manifest": Manifest.decode(manifest)}
-            header = cls(**{**fields, **parts})
+            header = cls(**{**told, **parts})
         except (TypeError, KeyError):
             raise ReplyInvalid("a request's header lacks a field or has one too many") from None
         attestations = header.attestations
         if not (
-            isinstance(fields["cohort"], list)
+            isinstance(told["cohort"], list)
             and isinstance(attestations, dict)
             and len(attestations) <= _MAX_NAMES
             and all(isinstance(each, str) for each in (*cohort, *attestations.values()))
@@ -330,16 +348,16 @@ class ReplyHeader(_Signed):
         Raises:
             ReplyInvalid: where it is no reply header of a version that we speak.
         """
-        fields = _fields(data, most=_MAX_REPLY_BYTES)
+        told = _fields(data, most=_MAX_REPLY_BYTES)
         try:
-            reply = cls(**fields)
+            reply = cls(**told)
         except TypeError:
             raise ReplyInvalid("a reply's header lacks a field or has one too many") from None
         if reply.wire not in WIRE_VERSIONS or reply.status not in ("ok", "fault"):
             raise ReplyInvalid("a reply's header has an unknown version or status")
-        if reply.wire == 1 and set(fields) != set(cls.V1_FIELDS):
+        if reply.wire == 1 and set(told) != set(cls.V1_FIELDS):
             raise ReplyInvalid("a reply's header lacks a field or has one too many")
-        texts = [value for name, value in asdict(reply).items() if name not in ("seconds", "wire")]
+        texts = [value for name, value in _plain(reply).items() if name not in ("seconds", "wire")]
         if not all(isinstance(each, str) for each in texts) or not _is_time(reply.seconds):
             raise ReplyInvalid("a reply's header has a field of the wrong type")
         return reply

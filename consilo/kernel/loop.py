@@ -211,6 +211,8 @@ class Kernel:
         times: list[float] = []
         deadline_s = deadline.seconds(history)
         faults |= self._brief(step, place, fed, without=faults)
+        for name in [each for each in step.members if each in faults]:
+            self._note_unasked(name, faults[name], step, place)
         parcels = self._parcels(step, place, deadline_s, without=faults)
         for arrival in self._exchange(parcels, step, place, fed, deadline_s):
             reply, fault, header = self._open(arrival, verb, step, parcels[arrival.silo])
@@ -303,10 +305,12 @@ class Kernel:
             return False
         try:
             stated = ReplyHeader.decode(arrival.parcel.header)
+            if stated.code != brief.UNBRIEFED:
+                return False  # to hash its body and verify it is for whoever opens it
             self._authenticate(arrival.silo, stated, arrival.parcel)
         except ConsiloError:
             return False
-        return stated.code == brief.UNBRIEFED
+        return True
 
     def _wire(self, name: str) -> int:
         """Return the wire version that a silo is spoken to; 0 for one that is simulated."""
@@ -401,6 +405,10 @@ class Kernel:
             self._standings[silo] = standing
         for name in held.keys() & self._parties.keys():
             self._held.setdefault(name, {})[silo] = held[name]
+
+    def _note_unasked(self, silo: str, fault: Fault, step: Ask, place: _Place) -> None:
+        """Tell of a silo that the step was to be asked of, and why it was not."""
+        self._observe(Exchange(place.round, place.name, step.verb, silo, fault, 0, 0, 0.0, 0.0))
 
     def _note(
         self,

@@ -117,9 +117,12 @@ class Protocol(Generic[StateT]):
     @classmethod
     def verbs(cls) -> dict[str, Verb]:
         """Return the verbs by name."""
-        found: dict[str, Verb] = {}
-        for attribute in dir(cls):
-            each = getattr(getattr(cls, attribute), "__consilo_verb__", None)
-            if isinstance(each, Verb):
-                found[each.name] = each
-        return found
+        found: dict[str, Verb] | None = cls.__dict__.get("__consilo_verbs__")
+        if found is None:
+            found = {}
+            for attribute in dir(cls):
+                each = getattr(getattr(cls, attribute), "__consilo_verb__", None)
+                if isinstance(each, Verb):
+                    found[each.name] = each
+            cls.__consilo_verbs__ = found  # type: ignore[attr-defined]
+        return dict(found)

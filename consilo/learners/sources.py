@@ -19,6 +19,7 @@ import sysconfig
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -187,8 +188,13 @@ def is_taken(top: str) -> bool:
     """Return whether a top module's name is one of Python's, of Consilo's or of a package's."""
     if top in _OURS or top in sys.stdlib_module_names:
         return True
-    places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    return PathFinder.find_spec(top, sorted(places)) is not None
+    return PathFinder.find_spec(top, _packages()) is not None
+
+
+@cache
+def _packages() -> tuple[str, ...]:
+    """Return where this interpreter's packages lie."""
+    return tuple(sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
 
 
 def _unpacked(place: Path) -> Mapping[str, bytes]:

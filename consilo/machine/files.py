@@ -11,8 +11,10 @@ what was synced and what was not, and that dies at any of its calls.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -21,15 +23,17 @@ from pathlib import Path
 from typing import IO
 
 _BLOCK_BYTES = 1 << 20
+_LEFT = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 class Disk:
     """What writing that must last asks of the operating system: each of its calls is one step."""
 
     def write(self, file: IO[bytes], data: bytes | memoryview) -> None:
-        """Hand ``data`` to the operating system, which may lose it yet."""
-        file.write(data)
-        file.flush()
+        """Hand ``data`` to the operating system, which may lose it yet; nothing is held back."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(file.fileno(), rest) :]
 
     def sync(self, file: IO[bytes]) -> None:
         """Return when what was written to a file is on the disk."""
@@ -46,10 +50,6 @@ class Disk:
     def replace(self, old: Path, new: Path) -> None:
         """Let ``new`` be what ``old`` was."""
         os.replace(old, new)
-
-    def link(self, old: Path, new: Path) -> None:
-        """Let ``new`` be what ``old`` is, unless there is such a file."""
-        os.link(old, new)
 
     def unlink(self, path: Path) -> None:
         """Delete a file, if it is there."""
@@ -91,7 +91,10 @@ def write_atomic(path: Path, data: bytes | Iterable[memoryview], *, mode: int = 
         data: the whole content, or its parts in order.
         mode: permission bits; a secret gets 0o600.
     """
-    with _beside(path, data, mode) as made:
+    with _beside(path, mode) as (made, file):
+        for part in (data,) if isinstance(data, bytes) else data:
+            disk().write(file, part)
+        disk().sync(file)
         disk().replace(made, path)
     disk().sync_directory(path.parent)
 
@@ -107,9 +110,29 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         FileExistsError: where it exists already.
     """
-    with _beside(path, data, mode) as made:
-        disk().link(made, path)
-        disk().unlink(made)
+    with making(path, mode=mode) as file:
+        disk().write(file, data)
+
+
+@contextlib.contextmanager
+def making(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """Yield a file to write to, which is there as ``path``, whole, once the block has ended.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        mode: permission bits.
+
+    Raises:
+        FileExistsError: at the block's end, where it exists by then.
+    """
+    with _beside(path, mode) as (made, file):
+        yield file
+        file.flush()
+        disk().sync(file)
+        with _alone_in(path.parent):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            disk().replace(made, path)
     disk().sync_directory(path.parent)
 
 
@@ -117,13 +140,18 @@ def append(file: IO[bytes], path: Path, line: bytes) -> None:
     """Write ``line`` to the end of ``path``, which is open as ``file``.
 
     Raises:
-        OSError: where the disk is full; a part of the line may be there.
+        OSError: where the disk is full or broken; the file is as it was.
     """
-    is_new = file.seek(0, os.SEEK_END) == 0
-    disk().write(file, line)
-    disk().sync(file)
-    if is_new:
+    end = file.seek(0, os.SEEK_END)
+    if not end:  # first, so that a file with a line in it is known to be in its folder
         disk().sync_directory(path.parent)
+    try:
+        disk().write(file, line)
+        disk().sync(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), end)
+        raise
 
 
 def move(old: Path, new: Path) -> None:
@@ -135,8 +163,13 @@ def move(old: Path, new: Path) -> None:
 
 
 def make_directory(path: Path, *, mode: int = 0o777) -> None:
-    """Make a folder and those above it, where they are missing; ``mode`` is the last one's."""
+    """Make a folder and those above it, where they are missing; ``mode`` is the last one's.
+
+    One that is there is made sure of: whoever made it may have died before it was synced.
+    """
     if path.is_dir():
+        with contextlib.suppress(PermissionError):  # then it is in a folder that is not ours
+            disk().sync_directory(path.parent)
         return
     make_directory(path.parent)
     with contextlib.suppress(FileExistsError):
@@ -167,27 +200,56 @@ def sync_file(path: Path) -> None:
         disk().sync(file)
 
 
+def rely_on(path: Path) -> bool:
+    """Return whether a file is there; if so, it stays.
+
+    Whoever made it may have died before it was synced.
+    """
+    if not path.exists():
+        return False
+    sync_file(path)
+    disk().sync_directory(path.parent)
+    return True
+
+
 def sync_directory(directory: Path) -> None:
     """Make a change of the names in ``directory`` durable."""
     disk().sync_directory(directory)
 
 
+def tidy(folder: Path) -> None:
+    """Delete what processes that died while they wrote have left in a folder, and below it."""
+    for place, _, files in os.walk(folder):
+        for name in files:
+            if _LEFT.fullmatch(name):
+                _delete_unlocked(Path(place) / name)
+
+
 @contextlib.contextmanager
-def _beside(path: Path, data: bytes | Iterable[memoryview], mode: int) -> Iterator[Path]:
-    """Yield a file beside ``path`` that holds ``data``, synced; it is gone after an error.
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let nobody else make a new file in a folder meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _beside(path: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Yield a new file beside ``path``, which is open; it is gone after an error.
 
     What processes that died while they wrote have left there is deleted first: a writer holds a
     lock on its file, which ends with it.
     """
-    make_directory(path.parent)
+    if not path.exists():
+        make_directory(path.parent)
     _delete_left(path)
     made, file = _locked_beside(path, mode)
     try:
         with file:
-            for part in (data,) if isinstance(data, bytes) else data:
-                disk().write(file, part)
-            disk().sync(file)
-            yield made
+            yield made, file
     except BaseException:
         disk().unlink(made)
         raise
@@ -210,7 +272,11 @@ def _delete_left(path: Path) -> None:
     start, length = f".{path.name}.", len(path.name) + 18
     for name in os.listdir(path.parent):
         if len(name) == length and name.startswith(start):
-            left = path.with_name(name)
-            with contextlib.suppress(OSError), left.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
+            _delete_unlocked(path.with_name(name))
+
+
+def _delete_unlocked(left: Path) -> None:
+    """Delete a file beside another that no writer holds."""
+    with contextlib.suppress(OSError), left.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        left.unlink()

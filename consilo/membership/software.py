@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,19 @@ class Software:
 
 def installed(libraries: Iterable[str] = LIBRARIES) -> Software:
     """Return what runs here; a package that is not installed is left out."""
+    found = {name: _version(name) for name in libraries}
     versions = {"python": platform.python_version()}
-    for name in libraries:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    versions |= {name: each for name, each in found.items() if each is not None}
     return Software(tuple(WIRE_VERSIONS), versions)
+
+
+@cache
+def _version(name: str) -> str | None:
+    """Return what this process has of a package; to look takes a millisecond or two."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def hardware() -> dict[str, str]:

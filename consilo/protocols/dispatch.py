@@ -203,9 +203,10 @@ def _question(header: Header, body: bytes, host: SiloHost) -> Question:
     if digest(body) != header.content:
         raise ReplyInvalid("the request's body is not the one its header names")
     content = unpack(body)
-    told = content if "job" in content else briefed(host, header.manifest)
-    job = Job.from_json(told["job"])
-    contract = Contract.from_json(told["contract"])
+    if "job" in content:
+        job, contract = Job.from_json(content["job"]), Contract.from_json(content["contract"])
+    else:
+        job, contract = briefed(host, header.manifest)
     if declaration_of(header.protocol).only_by_its_job and header.protocol != job.algorithm:
         raise Refused(
             f"the job is one of {job.algorithm}, in which '{header.protocol}' is not asked",

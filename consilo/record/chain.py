@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from consilo.errors import RecordTampered
-from consilo.machine.files import append
+from consilo.machine.files import append, rely_on
 from consilo.machine.locks import lock_open, share_open
 from consilo.wire.payload import canonical_json, digest
 
@@ -27,9 +28,14 @@ START = "0" * 64
 _TAIL_BYTES = 64 * 1024
 
 
+def in_utc(seconds: float) -> str:
+    """Return a time, in seconds since 1970, in UTC, ISO 8601, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
 def now_utc() -> str:
     """Return the time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return in_utc(time.time())
 
 
 class Chain:
@@ -46,12 +52,12 @@ class Chain:
 
     @property
     def head(self) -> str:
-        """Hash of the last line; `START` where there is none."""
+        """Hash of the last line, which stays; `START` where there is none."""
         return self.standing()[1]
 
     def standing(self) -> tuple[int, str]:
-        """Return how many lines there are, and the hash of the last one."""
-        if not self.path.exists():
+        """Return how many lines there are, and the hash of the last one, all of which stay."""
+        if not rely_on(self.path):
             return 0, START
         with self._locked() as file:
             return _last(file, self.path.name)
@@ -82,9 +88,11 @@ class Chain:
 
 def linked(seq: int, time: str, kind: str, body: Mapping[str, Any], prev: str) -> tuple[bytes, str]:
     """Return a line of a chain, with its newline, and its hash."""
-    entry = {"seq": seq, "time": time, "kind": kind, "body": dict(body), "prev": prev}
-    head = digest(entry)
-    return canonical_json({**entry, "hash": head}) + b"\n", head
+    # The canonical JSON of a line without and with its hash; the body, which is long, is made once.
+    told = b'{"body":' + canonical_json(dict(body)) + b","
+    rest = canonical_json({"kind": kind, "prev": prev, "seq": seq, "time": time})[1:]
+    head = digest(told + rest)
+    return told + b'"hash":"' + head.encode() + b'",' + rest + b"\n", head
 
 
 def read(path: Path) -> list[dict[str, Any]]:

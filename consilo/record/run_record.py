@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from consilo.errors import RecordTampered, RunNotResumable
-from consilo.machine.files import append, make_directory, write_atomic, write_new
+from consilo.machine.files import append, make_directory, rely_on, write_atomic, write_new
 from consilo.record import chain
 from consilo.record.chain import now_utc, read
 from consilo.wire.payload import digest
@@ -77,6 +77,8 @@ class RunRecord:
             raise RunNotResumable(f"{path.parent.name}: the run died before it had begun")
         if torn:
             write_atomic(path, whole + b"\n")
+        make_directory(path.parent)
+        rely_on(path)
         entries = read(path)
         head = chain.check_links(entries, path.name)
         if entries[-1]["kind"] == "closed":

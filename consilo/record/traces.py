@@ -70,11 +70,9 @@ def traces_of(silo: str, runs: Path) -> Traces:
             unreadable.append(path.parent.name)
             continue
         model = next((e["body"].get("model") for e in entries if e["kind"] == "model"), None)
-        used = [
-            each["body"]["silos"][silo]
-            for each in entries
-            if each["kind"] == "round" and silo in each["body"]["silos"]
-        ]
+        # A round that was done again is told again, and counts as it was told last.
+        rounds = {e["body"]["round"]: e["body"]["silos"] for e in entries if e["kind"] == "round"}
+        used = [silos[silo] for silos in rounds.values() if silo in silos]
         if model and used:
             rows = max(int(each["num_examples"]) for each in used)
             run_id = str(entries[0]["body"]["run_id"])

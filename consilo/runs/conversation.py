@@ -16,6 +16,7 @@ from consilo.errors import ConsiloError
 from consilo.kernel.federation import Federation
 from consilo.kernel.loop import Exchange, Kernel, Party
 from consilo.protocols.conclude import CONCLUDE_S, Conclude
+from consilo.record.chain import in_utc
 from consilo.record.heads import SiloHeads
 from consilo.record.run_record import RunRecord
 from consilo.wire.parcel import not_connected
@@ -47,6 +48,7 @@ class Conversation:
         absent: silo → why it is not asked at all, such as ``suspended``.
         bundle: SHA-256 of the code that silos execute; empty in process.
         publish: told of every `Publish` of a protocol.
+        now: seconds since 1970, by which requests and the record are dated.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Conversation:
         absent: Mapping[str, str] | None = None,
         bundle: str = "",
         publish: Callable[[Publish], None] = lambda _: None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.silos = tuple(sorted(silos))
         self.run_id = run_id
@@ -74,6 +77,7 @@ class Conversation:
         self._key = key
         self._bundle = bundle
         self._publish = publish
+        self._now = now
         self._recorded = 0
         self.take(job, self.silos)
 
@@ -94,6 +98,7 @@ class Conversation:
             parties=self.parties,
             head=lambda: "" if self.record is None else self.record.head,
             newest=lambda name: None if self._heads is None else self._heads.newest(name),
+            now=self._now,
         )
 
     @property
@@ -128,7 +133,7 @@ class Conversation:
 
     def keep_record(self, path: Path, **opening: Any) -> RunRecord:
         """Begin a record that opens with what everybody is told, and with ``opening``."""
-        self.record = RunRecord(path, self._key)
+        self.record = RunRecord(path, self._key, now=lambda: in_utc(self._now()))
         self.record.add("opened", **self.opening(), **opening)
         return self.record
 

@@ -143,10 +143,9 @@ class Run(AnalyticsRun):
                 raise
             state: TrainState = checkpoint.state
             self.state = state
-            self._write_checkpoint(state.to_payload())
             report = self._report_of(state.round)
-            self.record.add(
-                "round",
+            self._end_round(
+                state.to_payload(),
                 round=state.round,
                 silos={
                     name: {"num_examples": each["num_examples"], "epsilon": each["epsilon"]}
@@ -161,7 +160,6 @@ class Run(AnalyticsRun):
                 },
                 params=tree.digest({**state.params, **state.buffers}),
             )
-            self._talk.note_replies()
         return report
 
     def _report_of(self, number: int) -> Mapping[str, Any]:

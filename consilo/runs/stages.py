@@ -23,10 +23,11 @@ from consilo.errors import ConsiloError, RunCancelled, RunNotResumable, Transpor
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange, Party
 from consilo.kernel.steps import Publish
-from consilo.machine.files import write_atomic
+from consilo.machine.files import tidy, write_atomic
 from consilo.membership.software import changes, hardware, installed
 from consilo.protocols.conclude import CONCLUDE_S
 from consilo.protocols.contract_check import ContractCheck
+from consilo.record.chain import in_utc
 from consilo.record.run_record import RunRecord
 from consilo.runs.conversation import Conversation
 from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome, Silos
@@ -67,6 +68,8 @@ class Stages:
         resume: go on with the run of this id, whose process died; `directory` is that run's.
         standing: silo → why the coordinator does not let it take part now, such as ``suspended``;
             empty where it does.
+        clock: seconds, by which stages are timed.
+        now: seconds since 1970, by which requests and the record are dated.
 
     Raises:
         RunNotResumable: where it has ended, or job, contract or code are others than they were.
@@ -88,6 +91,7 @@ class Stages:
         resume: bool = False,
         standing: Callable[[str], str] = lambda silo: "",
         clock: Callable[[], float] = time.perf_counter,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.contract = contract
         self.run_id = run_id
@@ -112,15 +116,21 @@ class Stages:
             absent=absent,
             bundle=bundle,
             publish=self._published,
+            now=now,
         )
         self.outcomes = {name: SiloOutcome() for name in self.silos}
         self.faults: dict[str, Fault] = {name: not_connected() for name in self.silos}
         self._admitted_at = 0
         self.notes: list[str] = []
+        self._ending: dict[str, Any] | None = None
         if resume:
-            self.record, entries = RunRecord.reopen(directory / "record.jsonl", key)
+            tidy(directory.parent)
+            self.record, entries = RunRecord.reopen(
+                directory / "record.jsonl", key, now=lambda: in_utc(now())
+            )
             self._talk.record = self.record
             self._require_same(entries[0]["body"])
+            self._require_going_on(entries)
             self._note_resumed(entries)
         else:
             self.record = self._talk.keep_record(
@@ -248,39 +258,26 @@ class Stages:
     def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
         """End the run: settle every silo's part, close the record, return the result.
 
+        A second call, after one that failed half way, ends the run as the first one said.
+
         Args:
             error: what ended it early; None for a run that went through.
             extra: further entries of the summary: model, mlflow, prefect, …
         """
-        self._settle()
-        status, reason = self._verdict(error)
-        metrics = self.metrics
+        if self._ending is None:
+            self._ending = self._end(error, extra)
         if not isinstance(error, TransportError):
             cancelled = isinstance(error, RunCancelled)
-            self._talk.conclude(status, wait_s=_CANCELLED_S if cancelled else CONCLUDE_S)
-        if status != "failed" and self.model_digest:
-            self.record.add("model", params=self.model_digest, **_plain(extra))
-        self.record.close(
-            status=status,
-            reason=reason,
-            metrics=metrics,
-            silos={
-                name: {
-                    "status": each.status,
-                    "reason": each.reason,
-                    "rounds": list(each.rounds),
-                    "num_examples": each.num_examples,
-                    "epsilon": each.epsilon,
-                }
-                for name, each in self.outcomes.items()
-            },
-        )
+            wait_s = _CANCELLED_S if cancelled else CONCLUDE_S
+            self._talk.conclude(self._ending["said"]["status"], wait_s=wait_s)
+        self._close_record(self._ending)
+        status: RunStatus = self._ending["said"]["status"]
         return RunResult(
             run_id=self.run_id,
             status=status,
-            reason=reason,
+            reason=self._ending["said"]["reason"],
             silos=Silos(self.outcomes),
-            metrics=metrics,
+            metrics=self.metrics,
             record=str(self.record.path),
             directory=str(self.directory),
             seconds=dict(self.seconds),
@@ -292,6 +289,43 @@ class Stages:
             build=self.builder() if status != "failed" else None,
             **self._judgement(),
         )
+
+    def _end(self, error: BaseException | None, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Decide how the run ends, and write it down before a silo hears of it.
+
+        From then on nobody answers for this run: whoever goes on with it can only close it.
+
+        Returns:
+            ``said``, what the record's last line says; ``model``, of its line about the model.
+        """
+        self._settle()
+        status, reason = self._verdict(error)
+        model = {}
+        if status != "failed" and self.model_digest:
+            model = {"params": self.model_digest, **_plain(extra)}
+        said = {
+            "status": status,
+            "reason": reason,
+            "metrics": self.metrics,
+            "silos": {
+                name: {
+                    "status": each.status,
+                    "reason": each.reason,
+                    "rounds": list(each.rounds),
+                    "num_examples": each.num_examples,
+                    "epsilon": each.epsilon,
+                }
+                for name, each in self.outcomes.items()
+            },
+        }
+        ending = {"said": said, "model": model}
+        self.record.add("ending", **ending)
+        return ending
+
+    def _close_record(self, ending: Mapping[str, Any]) -> None:
+        if ending["model"]:
+            self.record.add("model", **ending["model"])
+        self.record.close(**ending["said"])
 
     def builder(self) -> Callable[[], Scored] | None:
         """Return what makes the trained model, usable by itself; None where there is none here."""
@@ -312,6 +346,19 @@ class Stages:
                 "back as it was, or start a new run"
             )
 
+    def _require_going_on(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Raise `RunNotResumable` where the run died while it ended; its end is written first."""
+        endings = [each["body"] for each in entries if each["kind"] == "ending"]
+        if not endings:
+            return
+        status = endings[-1]["said"]["status"]
+        self._talk.conclude(status)
+        self._close_record(endings[-1])
+        raise RunNotResumable(
+            f"{self.run_id}: the run had ended ({status}) when its process died; what its "
+            "record lacked is written now"
+        )
+
     def _note_resumed(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Write that the run goes on, and what this machine has that it did not begin with."""
         now = _here()
@@ -326,8 +373,22 @@ class Stages:
                 "may differ from those of a run that was not interrupted"
             )
 
+    def _end_round(self, payload: Mapping[str, Any], **said: Any) -> None:
+        """Write a round down, and then where a process that comes later can go on.
+
+        In that order: a round that a checkpoint has behind it is asked no more, so that what the
+        record lacked then it would lack for ever. A process that dies in between does the round
+        again, which the record tells a second time; the last time counts.
+
+        Args:
+            payload: where the training stands.
+            said: the round's entry in the record.
+        """
+        self.record.add("round", **said)
+        self._talk.note_replies()
+        self._write_checkpoint(payload)
+
     def _write_checkpoint(self, payload: Mapping[str, Any]) -> None:
-        """Write where the training stands, so that a process that comes later can go on."""
         kept = {
             "state": payload,
             "reports": json.dumps(self.rounds),

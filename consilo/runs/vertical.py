@@ -125,9 +125,8 @@ class VerticalRun(Stages):
         with self.stage("train"):
             if self._advance() is None:
                 raise ConsiloError("there is nothing left to train")
-            self._write_checkpoint(self.state.to_payload())
-            self.record.add(
-                "round",
+            self._end_round(
+                self.state.to_payload(),
                 round=self.state.round,
                 silos={
                     name: {
@@ -138,7 +137,6 @@ class VerticalRun(Stages):
                 },
                 faults={},
             )
-            self._talk.note_replies()
         return self.rounds[-1]
 
     def evaluate(self) -> Mapping[str, float]:

@@ -41,6 +41,16 @@ def read_json(
     """
     if len(text) > max_bytes:
         raise ValueError(f"a text of {len(text)} bytes; {max_bytes} are read")
+    openings = text.count(b"[") + text.count(b"{")
+    if openings > max_depth or openings + text.count(b",") > max_items:
+        _refuse_large(text, max_items, max_depth)
+    return json.loads(
+        text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=each_once
+    )
+
+
+def _refuse_large(text: bytes, max_items: int, max_depth: int) -> None:
+    """Raise `ValueError` where a text is deeper or has more items; what strings hold is none."""
     signs = _structure(text)
     opens = (signs == ord("[")) | (signs == ord("{"))
     items = int(opens.sum()) + int((signs == ord(",")).sum())
@@ -50,9 +60,6 @@ def read_json(
     depth = int(np.cumsum(steps, dtype=np.int32).max(initial=0))
     if depth > max_depth:
         raise ValueError(f"a text {depth} levels deep; {max_depth} are read")
-    return json.loads(
-        text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=each_once
-    )
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

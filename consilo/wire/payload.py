@@ -127,11 +127,14 @@ def _arrays(head: Mapping[str, Any], data: memoryview) -> dict[str, np.ndarray[A
     return found
 
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
+
 def canonical_json(value: Any) -> bytes:
     """Return ``value`` as JSON with sorted keys and no blanks: equal values, equal bytes."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def digest(value: Any) -> str:

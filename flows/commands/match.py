@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consilo.cli import group
+from consilo.machine.files import write_atomic
 from flows.commands import match_rows as entity_commands
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def features(
     else:
         assert wanted is not None
         correspondences = matching.with_contract(wanted, released, top=top)
-    out.write_text(correspondences.to_yaml(), encoding="utf-8")
+    write_atomic(out, correspondences.to_yaml().encode())
     faults = {name: f"{each.code}: {each.reason}" for name, each in released.faults.items()}
     if as_json:
         print(json.dumps({**correspondences.to_json(), "alignment": str(out), "faults": faults}))
@@ -148,7 +149,7 @@ def contract_(
         f"# By alignment {agreed.digest}.\n"
         "# Tighten it: ranges, the share of missing values, codes that mean the same.\n"
     )
-    place.write_text(head + to_yaml(value))
+    write_atomic(place, (head + to_yaml(value)).encode())
     if as_json:
         columns = list(made.columns)
         print(json.dumps({"contract": made.ref, "file": str(place), "columns": columns}))

@@ -32,7 +32,7 @@ from typing import IO, Any
 
 from consilo.errors import ConfigInvalid, RunNotResumable, ServiceFailed
 from consilo.machine.database import patient
-from consilo.machine.files import sync_directory
+from consilo.machine.files import make_directory, making, move, sync_directory, sync_file
 from consilo.machine.locks import share_open
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.membership.restored import note_restore
@@ -101,33 +101,27 @@ def make_backup(home: Path, archive: Path) -> Backup:
         raise ConfigInvalid(
             str(archive), ["it lies in the directory that is backed up; choose a place outside"]
         )
-    archive.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(archive.parent, mode=0o700)
     key = load_or_create_signing_key(home / "keys" / "record.key")
-    handle, part = tempfile.mkstemp(dir=archive.parent, prefix=f".{archive.name}.")
     try:
-        with os.fdopen(handle, "wb") as file, _staging(archive.parent) as staged:
-            with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
-                packed = _Packed(tar)
-                head = _pack_members(packed, home, staged)
-                open_runs = _stage_runs(home, staged)
-                packed.add_folder(staged / "runs", "runs")
-                packed.add_folder(staged / "registry", "")
-                _pack_rest(packed, home, staged)
-                made = Backup(
-                    archive, now_utc(), head, len(packed.hashes), packed.num_bytes, open_runs
-                )
-                said = {"format": _FORMAT, **made.to_json(), "hashes": packed.hashes}
-                del said["archive"]
-                signed = {"public_key": public_hex(key), "signature": sign(key, _PURPOSE, said)}
-                packed.add_bytes(MANIFEST, json.dumps({**said, **signed}, indent=1).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, archive)  # fails where somebody else has made it meanwhile
-    except FileExistsError:
+        with (
+            making(archive) as file,
+            _staging(archive.parent) as staged,
+            tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar,
+        ):
+            packed = _Packed(tar)
+            head = _pack_members(packed, home, staged)
+            open_runs = _stage_runs(home, staged)
+            packed.add_folder(staged / "runs", "runs")
+            packed.add_folder(staged / "registry", "")
+            _pack_rest(packed, home, staged)
+            made = Backup(archive, now_utc(), head, len(packed.hashes), packed.num_bytes, open_runs)
+            said = {"format": _FORMAT, **made.to_json(), "hashes": packed.hashes}
+            del said["archive"]
+            signed = {"public_key": public_hex(key), "signature": sign(key, _PURPOSE, said)}
+            packed.add_bytes(MANIFEST, json.dumps({**said, **signed}, indent=1).encode())
+    except FileExistsError:  # somebody else has made it meanwhile
         raise ConfigInvalid(str(archive), ["the file exists; choose another name"]) from None
-    finally:
-        Path(part).unlink(missing_ok=True)
-    sync_directory(archive.parent)
     return made
 
 
@@ -151,7 +145,7 @@ def restore(archive: Path, home: Path) -> tuple[Backup, dict[str, Any]]:
     home = home.absolute()
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
         raise ConfigInvalid(str(home), ["not empty; restore into a new directory"])
-    home.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(home.parent)
     laid = Path(tempfile.mkdtemp(dir=home.parent, prefix=f".{home.name}."))  # of mode 0700
     try:
         made = _unpack(archive, laid)
@@ -166,11 +160,10 @@ def restore(archive: Path, home: Path) -> tuple[Backup, dict[str, Any]]:
                 record.add("restored", **line)
         for folder in (*(each for each in laid.rglob("*") if each.is_dir()), laid):
             sync_directory(folder)
-        os.replace(laid, home)
+        move(laid, home)
     except BaseException:
         shutil.rmtree(laid, ignore_errors=True)
         raise
-    sync_directory(home.parent)
     return made, line
 
 
@@ -428,8 +421,7 @@ def _write(content: IO[bytes], path: Path, mode: int) -> str:
     with os.fdopen(handle, "wb") as file:
         while block := hashed.read(1024**2):
             file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
+    sync_file(path)
     return hashed.sha256.hexdigest()
 
 

@@ -39,9 +39,10 @@ class RunState:
     def keep(self, run_id: str, name: str, content: bytes) -> None:
         """Keep ``content`` under ``name`` until the run ends, durably; the old one is gone."""
         file = self._file(run_id, name)
-        if not file.parent.exists():
+        if not file.exists():
             make_directory(self._directory, mode=0o700)
-            self._lapse()
+            if not file.parent.exists():
+                self._lapse()
             make_directory(file.parent, mode=0o700)
         write_atomic(file, content, mode=0o600)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from consilo.kernel.standing import Standing
 from consilo.machine.database import open_database
-from consilo.machine.files import make_directory, write_new
+from consilo.machine.files import make_directory, rely_on, write_new
 from consilo.wire.parcel import Parcel
 
 _TABLES = """
@@ -97,7 +97,8 @@ class Store:
         self._secrets = directory / "secrets"
         self._path = directory / "state.db"
         self._files = directory / "replies"
-        make_directory(self._secrets, mode=0o700)
+        if not self._secrets.is_dir():
+            make_directory(self._secrets, mode=0o700)
         with self._open(schema=_TABLES) as database:
             known = {row[1] for row in database.execute("PRAGMA table_info(replies)")}
             for column in {"file TEXT", "size INTEGER"}:
@@ -149,7 +150,8 @@ class Store:
 
     def _write(self, body: bytes) -> str:
         """Write an answer's body to the disk; return its file's name."""
-        make_directory(self._files, mode=0o700)
+        if not self._files.is_dir():
+            make_directory(self._files, mode=0o700)
         name = secrets.token_hex(16)
         write_new(self._files / name, body)
         return name
@@ -306,7 +308,7 @@ class Store:
 
     def _secret(self, name: str) -> bytes:
         path = self._secrets / f"{name}.key"
-        if not path.exists():
+        if not rely_on(path):
             # Of two processes that come here at once, one wins for both.
             with contextlib.suppress(FileExistsError):
                 write_new(path, secrets.token_bytes(32))

@@ -53,6 +53,7 @@ from consilo.errors import (
     TransportError,
 )
 from consilo.machine.environment import QUIET, is_plain
+from consilo.machine.files import tidy
 from consilo.machine.forks import spawn
 from consilo.machine.reaper import become_subreaper, descendants
 from consilo.membership.keys import load_silo_key
@@ -241,6 +242,7 @@ class Node:
                 ["the CA certificate does not exist; 'consilo silo init INVITATION' fetches it"],
             )
         forget_unpacked(self._folder)
+        tidy(self._folder)
         enrol.promote(self._folder)
         state = stay_known(self._folder, greet=True)
         keeper = Keeper(self._folder, self._config, self._events)

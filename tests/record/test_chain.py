@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from consilo.errors import RecordTampered
 from consilo.machine.locks import lock_open
-from consilo.record.chain import START, Chain, read, verify
+from consilo.record.chain import START, Chain, linked, read, verify
+from consilo.wire.payload import canonical_json, digest
 
 
 def filled(path: Path, count: int = 4) -> Chain:
@@ -113,3 +114,12 @@ def test_an_append_to_what_is_no_chain_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == b"hello\n"
     with pytest.raises(RecordTampered):
         read(path)
+
+
+def test_a_line_is_the_canonical_json_of_its_entry(tmp_path):
+    body = {"z": 1, "a": {"é": [1.5, None]}, "hash": "x"}
+    line, head = linked(3, "2026-01-01T00:00:00+00:00", "kind", body, "0" * 64)
+    entry = {"seq": 3, "time": "2026-01-01T00:00:00+00:00", "kind": "kind", "body": body}
+    entry |= {"prev": "0" * 64}
+    assert head == digest(entry)
+    assert line == canonical_json({**entry, "hash": head}) + b"\n"

@@ -81,7 +81,8 @@ def test_its_record_verifies_and_names_who_took_part_and_the_model(hosts, tmp_pa
     body = verify(tmp_path / "record.jsonl", KEY.public_key().public_bytes_raw())
     entries = read(tmp_path / "record.jsonl")
     kinds = [each["kind"] for each in entries]
-    before, after = ["opened", *["contract"] * 3, "standardized"], ["evaluated", "model", "closed"]
+    before = ["opened", *["contract"] * 3, "standardized"]
+    after = ["evaluated", "ending", "model", "closed"]
     assert kinds == [*before, *["round"] * 3, *after]
     assert entries[0]["body"]["job_digest"] == run.job.digest
     assert entries[0]["body"]["contract_digest"] == clinic.contract().digest

@@ -1,0 +1,99 @@
+"""A silo whose every part is the real one but its rows, over a simulated disk and clock."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sim_tiny import REPORT
+
+from consilo.record.chain import Chain, in_utc
+from silos.gate.guard import Guard
+from silos.gate.history import History
+from silos.gate.identity import Identity
+from silos.gate.policy import Policy
+from silos.kept.accounts import Accounts
+from silos.kept.ledger import Ledger
+from silos.kept.run_state import RunState
+from silos.kept.store import Store
+
+POLICY = Policy(
+    allow=[{"jobs": ["*"]}],
+    disclosures={"update": True, "statistic": True},
+    min_cohort=1,
+)
+
+
+class Rows:
+    """A hundred rows that keep every contract."""
+
+    def check(self, contract, *, purpose=""):
+        return REPORT
+
+    def num_rows(self, contract, purpose="", *, subjects=False):
+        return 100
+
+    def dataset(self, contract):
+        return "data"
+
+    def consent_counts(self, contract, purpose=""):
+        return None
+
+    def consent_state(self, contract, purpose=""):
+        return ""
+
+
+class Strangers:
+    """Knows no rows again."""
+
+    @contextlib.contextmanager
+    def recognised(self, account):
+        yield lambda use: None
+
+
+class Host:
+    """One silo's software, opened from its folder by a process that lives until it dies.
+
+    Args:
+        name: the silo's.
+        directory: its folder.
+        partners: the other silos' keys.
+        coordinator: the key that requests are signed with.
+        now: the silo's clock, in seconds since 1970.
+        told: hears of every answer that is computed.
+    """
+
+    search_path = ()
+    code_classes = None
+
+    def __init__(self, name, directory: Path, partners, coordinator: str, now, told):
+        self.name = name
+        self.told = told
+        self.log = Chain(directory / "audit.jsonl", now=lambda: in_utc(now()))
+        self.ledger = Ledger(
+            directory / "ledger.db", now=lambda: datetime.fromtimestamp(now(), UTC)
+        )
+        store = Store(directory)
+        self.memory = self.numbers = self.secrets = store
+        self.run_state = RunState(directory / "runs")
+        self.rows = Rows()
+        self.account = Accounts(self.ledger, {}, Strangers())
+        self.letters = Identity(directory, partners, only_confirmed=False)
+        self.history = History(directory, self.log, self.letters, self.ledger)
+        self.gate = Guard(
+            name,
+            directory,
+            POLICY,
+            self.letters,
+            self.log,
+            store,
+            self.run_state,
+            self.ledger,
+            self.rows,
+            None,
+            self.history,
+            signing_keys=(coordinator,),
+            asks_people=False,
+            now=now,
+        )
