@@ -144,7 +144,7 @@ def _names(kind: type) -> tuple[str, ...]:
 
 def _plain(value: Any) -> dict[str, Any]:
     """Return the fields of a header or manifest; nothing is copied."""
-    return {name: getattr(value, name) for name in _names(type(value))}
+    return {name: getattr(value, name) for name in _names(value.__class__)}
 
 
 class _Signed:
