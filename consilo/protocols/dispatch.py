@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -80,8 +81,8 @@ class Elsewhere(Protocol):
         """Return a whole answer that was made there: its fields, and what these declare."""
         ...
 
-    def apart(self, question: Question) -> Apart:
-        """Return processes of which each sees the rows of one unit only."""
+    def apart(self, question: Question) -> AbstractContextManager[Apart]:
+        """Give processes of which each sees the rows of one unit only."""
         ...
 
 
@@ -136,11 +137,13 @@ def answerer(
         except Exception as cause:  # the boundary: nothing but a declared fault may leave
             fault = disclose(cause)
             step = "" if header is None else header.step_id
-            said = "step %s: answered with the fault '%s': %s"
+            # The code is part of the text: lines of one code are alike where a log is bounded.
+            code = fault.code.replace("%", "%%")
+            said = f"answered with the fault '{code}': step %s: %s"
             if isinstance(cause, Refused):  # a decision, which needs no traceback
-                log.warning(said, step, fault.code, cause)
+                log.warning(said, step, cause)
             else:
-                log.exception(said, step, fault.code, cause)
+                log.exception(said, step, cause)
             return _refusal(host, header, verified, fault)
 
     return answer
@@ -256,7 +259,8 @@ def _run(
             fields = compute(verb, question, host)
         elif kind is not None and wants_privacy and kind.asks_apart:
             verb = verb or verb_of(header, host)
-            fields = compute(verb, question, host, elsewhere.apart(question))
+            with elsewhere.apart(question) as apart:
+                fields = compute(verb, question, host, apart)
         elif kind is not None and wants_privacy and asked.fields:
             raise Refused(
                 f"'{header.protocol}' would compute with rows and a job's own code in one process, "

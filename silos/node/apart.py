@@ -6,17 +6,20 @@ Nothing of an answer is believed but its size.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from consilo.errors import ConsiloError
 from silos.node.channel import Channel, Closed, trusted
+
+log = logging.getLogger(__name__)
 
 FIRST_S = 60.0
 """Most that a made-up row may take."""
@@ -31,12 +34,18 @@ class Units:
     Args:
         channel: the way to it.
         begin: makes the worker at its other end a template; called once, before anything is asked.
+        step_id: what it is asked for, as the log has it.
     """
 
-    def __init__(self, channel: Channel, begin: Callable[[], None]) -> None:
+    def __init__(self, channel: Channel, begin: Callable[[], None], step_id: str) -> None:
+        self._step_id = step_id
         self._channel = channel
         self._begin: Callable[[], None] | None = begin
         self._took: deque[float] = deque(maxlen=_LATEST)
+        self.asked = 0
+        """How many units were asked about, made-up rows not counted."""
+        self.missing = 0
+        """How many of them gave no answer of the size that was asked for."""
 
     @property
     def limit_s(self) -> float:
@@ -54,7 +63,26 @@ class Units:
 
     def ask(self, what: str, unit: Mapping[str, Any], most_bytes: int) -> bytes | None:
         """Return what one process answers; None where it gave none in its time, or a larger one."""
-        return self._one(b"N", what, unit, most_bytes, self.limit_s)[0]
+        answer = self._one(b"N", what, unit, most_bytes, self.limit_s)[0]
+        self.asked += 1
+        self.missing += answer is None or len(answer) != most_bytes
+        return answer
+
+    def __enter__(self) -> Self:
+        """Begin to count the units that are lost."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Say in this silo's own log how many units a step lost; nothing of it leaves."""
+        if self.missing:
+            log.warning(
+                "step %s: %d of %d times a unit's process gave no answer, or none in its time "
+                "(%.3f s); these added nothing. Where it is many, this machine is overloaded",
+                self._step_id,
+                self.missing,
+                self.asked,
+                self.limit_s,
+            )
 
     def measure(self, what: str, unit: Mapping[str, Any], most_bytes: int) -> bytes | None:
         """Return the same for rows that are made up; the next ones get a time like it took."""

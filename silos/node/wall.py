@@ -111,7 +111,8 @@ class Wall:
         Raises:
             Refused: at the first use, where this machine cannot lock them in.
         """
-        return Units(self._channel, lambda: self._begin(b"P", (question.job, question.contract)))
+        asked = (question.job, question.contract)
+        return Units(self._channel, lambda: self._begin(b"P", asked), question.header.step_id)
 
     def _begin(self, kind: bytes, asked: Any) -> None:
         """Tell the worker what it is to do, once it is locked in."""

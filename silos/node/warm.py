@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import resource
 import select
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from consilo.machine.forks import exit_code, fork, load, warm_up
+from consilo.machine.log_rate import OneAMinute
 from consilo.machine.reaper import become_subreaper, descendants, die_with_parent
 from consilo.wire.buffers import Spool
 from consilo.wire.parcel import Answer, Parcel
@@ -239,6 +241,11 @@ def _limit(memory_bytes: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("500")  # if memory ends, the child goes first
 
 
+def bound_log() -> None:
+    """Let no stream of bad requests fill the log: the children, one a message, count together."""
+    logging.getLogger("consilo.protocols.dispatch").addFilter(OneAMinute())
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Preload, say that we are ready, and serve."""
     parser = argparse.ArgumentParser(prog="python -m silos.node.warm", description=__doc__)
@@ -249,6 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     die_with_parent(options.parent)
     become_subreaper()
     channel = warm_up(options.channel, options.preload)
+    bound_log()
     channel.send(b'{"outcome": "ready"}')
     serve(channel)
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import clinic
@@ -127,7 +128,8 @@ def units(folder: Path, act: str = "pass", text: str = NET) -> Units:
     bundle = keep_bundle(build_bundle({"net.py": content}), folder / "bundles")
     (folder / "silo").mkdir(exist_ok=True)
     wall = Wall(fork_worker(bundle, folder / "silo"), bundle)
-    return wall.apart(type("Asked", (), {"job": JOB, "contract": clinic.contract()})())  # type: ignore[arg-type]
+    header = SimpleNamespace(step_id="step-1")
+    return wall.apart(SimpleNamespace(job=JOB, contract=clinic.contract(), header=header))  # type: ignore[arg-type]
 
 
 def data(*first: float) -> Arrays:
@@ -212,6 +214,17 @@ def test_each_has_the_same_time_whatever_the_one_before_did(tmp_path: Path) -> N
     assert apart.ask("gradient", {**unit, "features": data(99.0).features}, 24) is None
     apart.ask("gradient", unit, 24)
     assert time.monotonic() - begun > apart.limit_s
+
+
+@alone
+def test_rows_without_an_answer_are_counted_in_the_silos_own_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with units(tmp_path, f"if {SECRET}: os._exit(0)") as apart:
+        delta(apart, data(99.0, 1.0, 2.0, 99.0))
+        assert not caplog.messages
+    (said,) = [each for each in caplog.messages if "added nothing" in each]
+    assert said.startswith("step step-1: 2 of 4 times")
 
 
 CLASSES = (Disclosure.METRIC, Disclosure.STATISTIC, Disclosure.UPDATE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from consilo.machine.log_rate import OneAMinute
 
@@ -27,3 +28,15 @@ def test_of_lines_that_are_alike_one_a_minute_is_written_with_a_count() -> None:
     for each in range(1000):  # texts that are all different fill no memory
         logger.warning(f"text {each}")
     assert len(written) == 1004
+
+
+def test_processes_that_are_forked_count_together() -> None:
+    """A silo's node answers each message in a process of its own: a flood is still one line."""
+    bound, written = OneAMinute(clock=lambda: 1000.0), 0
+    for number in range(20):
+        child = os.fork()
+        if child == 0:
+            line = logging.LogRecord("x", logging.WARNING, "", 0, "fault: %s", (number,), None)
+            os._exit(int(bound.filter(line)))
+        written += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert written == 1
