@@ -108,9 +108,7 @@ class GradientsApart:
         most = self._most_rows
         like = {
             "features": np.repeat(made_up(data.features), most, axis=0),
-            "targets": learner.task.standardised(
-                np.zeros((most, *data.targets.shape[1:]), data.targets.dtype)
-            ),
+            "targets": np.zeros((most, *data.targets.shape[1:]), data.targets.dtype),
         }
         _measured(self._apart, "gradient", {**like, "seed": 0}, sum(sizes))
         total = [np.zeros(each.numel()) for each in parameters]

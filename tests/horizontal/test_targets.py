@@ -6,10 +6,17 @@ import pandas as pd
 import pytest
 
 from consilo.errors import IncompatibleJob, JobInvalid
-from consilo.horizontal.features import Encoding, target_range
+from consilo.horizontal.apart import GradientsApart
+from consilo.horizontal.features import Encoding, Scale, target_range
+from consilo.horizontal.learning import learner_apart, learner_of
+from consilo.horizontal.private_figures import _outputs
 from consilo.horizontal.scaling import target_mode
+from consilo.horizontal.unit import answer
 from consilo.jobs.job import Job
+from consilo.learners.torch_learner import Arrays, FitPlan
 from consilo.models.scoring import Model
+from consilo.privacy.dpsgd import DPHook
+from consilo.privacy.noise import ReproducibleStream
 from silos.simulation.simulation import simulate
 
 TEXT = """
@@ -185,3 +192,51 @@ def test_numbers_that_a_target_may_be_are_its_range():
     scale = target_range(clinic.contract())
     assert encoding.targets == ("ill",)
     assert (scale.mean.tolist(), scale.deviation.tolist()) == ([0.5], [0.5])
+
+
+class Here:
+    """Units in this process: what `consilo.horizontal.unit` answers, and what it was asked."""
+
+    def __init__(self, job, encoding):
+        self.job, self.encoding, self.asked = job, encoding, []
+
+    def load(self, params):
+        self.params = params
+
+    def ask(self, what, unit, most_bytes):
+        self.asked.append((what, unit))
+        settings = {"job": self.job, "encoding": self.encoding, "params": self.params}
+        return answer(what, unit, **settings, search_path=())
+
+    measure = ask
+
+
+def test_a_model_in_processes_apart_sees_standardised_targets_too():
+    job = job_of(privacy={"epsilon": 2.0, "delta": 1e-3}, features={"standardize": "contract"})
+    encoding = Encoding.plan(contract(-8, 8), job)
+    target = Scale(np.array([1e6]), np.array([200.0]))
+    rng = np.random.default_rng(0)
+    values = 1e6 + 200 * rng.normal(size=12)
+    data = Arrays(rng.normal(size=(12, 2)).astype(np.float32), values)
+    plain = learner_of(job, encoding, (), target)
+    apart = Here(job, encoding)
+    fitted = []
+    for learner, source in (
+        (learner_apart(job, encoding, apart, plain.parameters(), target), GradientsApart(apart)),
+        (plain, None),
+    ):
+        stream = ReproducibleStream(b"k" * 32, "a test")
+        hook = DPHook(sigma=1e-3, max_grad_norm=1.0, sample_rate=0.5, stream=stream, source=source)
+        plan = FitPlan(batch_size=6, steps=4, lr=0.1)
+        learner.fit(data, plan, rng=np.random.default_rng(1), hooks=(hook,))
+        fitted.append(learner.parameters())
+    for name, value in fitted[1].items():
+        np.testing.assert_allclose(fitted[0][name], value, atol=1e-2)
+    seen = [unit["targets"] for what, unit in apart.asked if what == "gradient"]
+    assert max(np.abs(each).max() for each in seen) < 10
+    # Figures are in the target's own units, as those of a model in this process.
+    assert np.allclose(
+        _outputs(learner_apart(job, encoding, apart, plain.parameters(), target), data.features),
+        _outputs(plain, data.features),
+    )
+    assert abs(_outputs(plain, data.features).mean() - 1e6) < 1000

@@ -16,7 +16,7 @@ import vertical
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
-from consilo.errors import IncompatibleJob, QuorumLost, Refused
+from consilo.errors import IncompatibleJob, Refused
 from consilo.kernel.headers import Header, Manifest
 from consilo.kernel.verbs import Disclosure, Permitted
 from consilo.kernel.view import SiloView
@@ -241,7 +241,7 @@ def test_where_rows_are_hidden_nobody_is_told_how_many_have_no_label():
 def test_too_few_labels_are_no_training(protocol):
     rows = table(60).assign(y=pd.Series([0, 1] * 4 + [None] * 52, dtype="Int64"))
     extra = {"model": MLP} if protocol == "vertical_split" else {}
-    with pytest.raises(QuorumLost, match="fewer than 10 have a label"):
+    with pytest.raises(Refused, match="fewer than 10 have a label"):
         driven(protocol, rows, protocol={"rounds": 2}, **extra)
 
 
