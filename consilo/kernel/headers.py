@@ -144,7 +144,8 @@ def _names(kind: type) -> tuple[str, ...]:
 
 def _plain(value: Any) -> dict[str, Any]:
     """Return the fields of a header or manifest; nothing is copied."""
-    return {name: getattr(value, name) for name in _names(type(value))}
+    names = _names(type(value))  # type: ignore[arg-type]  # a class is hashable
+    return {name: getattr(value, name) for name in names}
 
 
 class _Signed:
