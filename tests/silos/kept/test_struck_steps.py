@@ -1,4 +1,4 @@
-"""A silo that is struck at a system call of a private step answers it later, as if nothing had been.
+"""A silo that is struck at a system call of a private step answers it later, as if never struck.
 
 The process is a real one; strace kills it at its n-th call, or tells it that the disk is full or
 broken there.
