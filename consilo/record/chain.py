@@ -103,19 +103,27 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         RecordTampered: where a line is not canonical JSON, or the last one has no end.
     """
-    entries = []
-    with path.open("rb") as file:
-        share_open(file)
-        *lines, rest = file.read().split(b"\n")
+    *lines, rest = _text(path).split(b"\n")
     if rest or not lines:
         raise RecordTampered(f"{path.name}: the end is missing, or it was never closed")
+    return _entries(lines, path.name)
+
+
+def _text(path: Path) -> bytes:
+    with path.open("rb") as file:
+        share_open(file)
+        return file.read()
+
+
+def _entries(lines: Sequence[bytes], name: str) -> list[dict[str, Any]]:
+    entries = []
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
             if not isinstance(entry, dict) or canonical_json(entry) != line:
                 raise ValueError("not as it was written")
         except (ValueError, RecursionError):
-            raise RecordTampered(f"{path.name}, line {number}: the line was edited") from None
+            raise RecordTampered(f"{name}, line {number}: the line was edited") from None
         entries.append(entry)
     return entries
 
@@ -150,6 +158,21 @@ def verify(path: Path) -> list[dict[str, Any]]:
         RecordTampered: naming the first line that does not fit.
     """
     entries = read(path)
+    check_links(entries, path.name)
+    return entries
+
+
+def verify_open(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a chain that is still written to, none where it has not begun.
+
+    A last line without its end is left out: its machine died as it was written, and nobody was told
+    of it. The next `Chain.append` cuts it off.
+
+    Raises:
+        RecordTampered: naming the first line that does not fit.
+    """
+    lines = _text(path).split(b"\n")[:-1] if path.exists() else []
+    entries = _entries(lines, path.name)
     check_links(entries, path.name)
     return entries
 

@@ -133,7 +133,7 @@ def audit_verify(
     from silos.silo_config import SiloConfig
 
     path = directory / "audit.jsonl"
-    entries = chain.verify(path) if path.exists() else []
+    entries = chain.verify_open(path)
     name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name
     keys = CoordinatorConfig.load(directory).signing_keys
     spent = {chain.START, *(each["hash"] for each in Ledger(directory / "ledger.db").entries())}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from consilo.errors import RecordTampered
 from consilo.machine.locks import lock_open
-from consilo.record.chain import START, Chain, linked, read, verify
+from consilo.record.chain import START, Chain, linked, read, verify, verify_open
 from consilo.wire.payload import canonical_json, digest
 
 
@@ -75,8 +75,20 @@ def test_a_torn_last_line_is_cut_off_by_the_next_append(tmp_path: Path) -> None:
         file.write(b'{"seq":4,"half')
     with pytest.raises(RecordTampered, match="end is missing"):
         verify(chain.path)
+    assert len(verify_open(chain.path)) == 4  # nobody was told of the half line
     chain.append("asked", number=4)
     assert [each["body"]["number"] for each in verify(chain.path)] == [0, 1, 2, 3, 4]
+
+
+def test_a_log_that_has_not_begun_is_empty_and_an_edited_one_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    assert verify_open(path) == []
+    path.touch()  # and then the machine lost power
+    assert verify_open(path) == []
+    filled(path)
+    path.write_bytes(path.read_bytes().replace(b'"number":2', b'"number":3'))
+    with pytest.raises(RecordTampered, match="line 3: the line was edited"):
+        verify_open(path)
 
 
 def test_a_line_longer_than_the_tail_is_read_whole(tmp_path: Path) -> None:

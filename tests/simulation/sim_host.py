@@ -13,6 +13,7 @@ from silos.gate.guard import Guard
 from silos.gate.history import History
 from silos.gate.identity import Identity
 from silos.gate.policy import Policy
+from silos.gate.standings import Standings
 from silos.kept.accounts import Accounts
 from silos.kept.ledger import Ledger
 from silos.kept.run_state import RunState
@@ -93,6 +94,7 @@ class Host:
             self.rows,
             None,
             self.history,
+            Standings(name, self.letters, store, self.history),
             signing_keys=(coordinator,),
             asks_people=False,
             now=now,
