@@ -24,6 +24,7 @@ ConsiloError
 │   └── QuorumLost          silos are away, late or gone
 ├── TransportError
 │   ├── CoordinatorUnreachable
+│   ├── MessagesLost        what was under way is lost, the way is open again: ask again
 │   └── VersionUnsupported
 ├── ServiceFailed           a process we started did not become healthy, or died
 ├── RunCancelled            somebody asked the run to stop
@@ -182,6 +183,10 @@ class TransportError(ConsiloError):
 
 class CoordinatorUnreachable(TransportError):
     """Nobody answers at the coordinator's address."""
+
+
+class MessagesLost(TransportError):
+    """What was asked, and not answered yet, is lost; the way is open again: ask again."""
 
 
 class VersionUnsupported(TransportError):

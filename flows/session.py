@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, RunCancelled
+from consilo.errors import ConsiloError, RunCancelled, TransportError
 from consilo.jobs.job import Job
 from consilo.record.run_record import new_run_id
 from consilo.runs.analytics import AnalyticsRun
@@ -309,7 +309,8 @@ def _settle(session: Session) -> None:
     detail = "cancelled" if stopped else result.reason if not ended_well else result.status
     ending: Ending = "KILLED" if stopped else "FINISHED" if ended_well else "FAILED"
     try:
-        session.connection.finish(ended_well, detail)
+        with suppress(TransportError):  # Flower's own account of the run: its SuperLink is away
+            session.connection.finish(ended_well, detail)
     finally:
         session.tracker.tag_result(result)
         session.show("cancelled" if stopped else result.status)

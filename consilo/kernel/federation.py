@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from consilo.contracts.contract import Contract
 from consilo.jobs.job import Job
-from consilo.wire.parcel import Fault
+from consilo.wire.parcel import Fault, not_connected
 
 
 @dataclass
@@ -21,6 +21,8 @@ class Federation:
         num_examples: silo → training rows, as far as known; quorum by data share uses it.
         online: who can be asked now.
         left: silo → why it is not asked any more; for the message of a run that fails.
+        standing: silo → why it may not take part at this moment, such as ``suspended``; empty for
+            one that may.
     """
 
     silos: tuple[str, ...]
@@ -29,6 +31,13 @@ class Federation:
     online: Callable[[], Sequence[str]]
     num_examples: dict[str, int] = field(default_factory=dict)
     left: dict[str, Fault] = field(default_factory=dict)
+    standing: Callable[[str], str] = lambda silo: ""
+
+    def why_away(self, silo: str) -> Fault:
+        """Return why a silo cannot be asked now."""
+        if why := self.standing(silo):
+            return not_connected(why)
+        return self.left.get(silo) or not_connected()
 
     def cohort(self) -> tuple[str, ...]:
         """Return who may take part and is connected now, in a fixed order."""

@@ -15,7 +15,7 @@ from typing import Any, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, ReplyInvalid
+from consilo.errors import ConsiloError, MessagesLost, ReplyInvalid
 from consilo.jobs.causes import not_asked
 from consilo.jobs.job import Job
 from consilo.jobs.quorum import Deadline
@@ -33,10 +33,12 @@ from consilo.kernel.protocol import Protocol
 from consilo.kernel.standing import Held, Standing, from_word, to_attestations
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
 from consilo.kernel.verbs import Verb
-from consilo.wire.parcel import Arrival, Fault, Parcel, Transport, not_connected
+from consilo.wire.parcel import Arrival, Fault, Parcel, Transport
 from consilo.wire.payload import digest, pack_pieces, unpack
 
 _MARGIN_S = 300.0  # clocks differ, and an answer that is late is still worth having
+_AWAY = ("unreachable", "deadline")
+"""Faults of a silo that was not heard: its node may be shut out, which the node cannot say."""
 _UNSIGNED = "the reply is not signed by the silo's key"
 
 
@@ -216,6 +218,8 @@ class Kernel:
         parcels = self._parcels(step, place, deadline_s, without=faults)
         for arrival in self._exchange(parcels, step, place, fed, deadline_s):
             reply, fault, header = self._open(arrival, verb, step, parcels[arrival.silo])
+            if fault is not None and fault.code in _AWAY and (why := fed.standing(arrival.silo)):
+                fault = Fault(fault.code, why)
             self._note(arrival, header, fault, parcels[arrival.silo], step, place)
             if reply is None:
                 faults[arrival.silo] = fault or Fault("failed", "no answer")
@@ -231,7 +235,7 @@ class Kernel:
             connected = set(fed.online())
             for name in fed.silos:
                 if name not in answered and name not in absent:
-                    absent[name] = not_asked() if name in connected else not_connected()
+                    absent[name] = not_asked() if name in connected else fed.why_away(name)
             step.quorum.require(
                 answered, missing=absent, num_examples=fed.num_examples, where=where
             )
@@ -287,7 +291,7 @@ class Kernel:
         deadline_s: float,
     ) -> Iterator[Arrival]:
         """Yield what arrives; a silo that has lost job and contract is briefed and asked again."""
-        for arrival in self._transport.exchange(parcels, deadline_s=deadline_s):
+        for arrival in self._sent(parcels, step, place, deadline_s):
             if not self._is_unbriefed(arrival):
                 yield arrival
                 continue
@@ -298,7 +302,25 @@ class Kernel:
                 yield arrival
                 continue
             parcel = {arrival.silo: parcels[arrival.silo]}
-            yield from self._transport.exchange(parcel, deadline_s=deadline_s)
+            yield from self._sent(parcel, again, place, deadline_s)
+
+    def _sent(
+        self, parcels: Mapping[str, Parcel], step: Ask, place: _Place, deadline_s: float
+    ) -> Iterator[Arrival]:
+        """Yield what arrives; what is lost on the way is asked again, as often as it is lost.
+
+        A silo that had answered already answers the same bytes, and pays nothing twice.
+        """
+        left = dict(parcels)
+        while left:
+            try:
+                for arrival in self._transport.exchange(dict(left), deadline_s=deadline_s):
+                    del left[arrival.silo]
+                    yield arrival
+                return
+            except MessagesLost:
+                again = replace(step, members=tuple(left), cohort=step.cohort or step.members)
+                left = self._parcels(again, place, deadline_s)
 
     def _is_unbriefed(self, arrival: Arrival) -> bool:
         if arrival.parcel is None or arrival.silo not in self._briefed:

@@ -52,7 +52,6 @@ from consilo.matching.entities import people, shuffle, sketch
 from consilo.matching.key_shapes import key_shapes
 from consilo.matching.roles import MATCHES, match_of
 from consilo.matching.side import MAX_VALUES, Side, integers, last_step, turns_name, values_name
-from consilo.wire.parcel import not_connected
 from consilo.wire.payload import canonical_json, digest, pack, unpack
 
 log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ class Psi(Protocol[None]):
     def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, dict[str, Any]]:
         """Carry the envelopes; return what the silos let the coordinator know."""
         members = fed.cohort()
-        missing = {name: not_connected() for name in fed.silos if name not in members}
+        missing = {name: fed.why_away(name) for name in fed.silos if name not in members}
         fed.job.cohort_quorum.require(
             members, missing={**missing, **fed.left}, num_examples={}, where="the match"
         )

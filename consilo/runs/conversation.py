@@ -49,6 +49,7 @@ class Conversation:
         bundle: SHA-256 of the code that silos execute; empty in process.
         publish: told of every `Publish` of a protocol.
         now: seconds since 1970, by which requests and the record are dated.
+        standing: silo → why it may not take part at this moment; empty where it may.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Conversation:
         bundle: str = "",
         publish: Callable[[Publish], None] = lambda _: None,
         now: Callable[[], float] = time.time,
+        standing: Callable[[str], str] = lambda silo: "",
     ) -> None:
         self.silos = tuple(sorted(silos))
         self.run_id = run_id
         self.contract = contract
         self.absent = {n: why for n, why in (absent or {}).items() if n in self.silos}
         self.parties = {n: each for n, each in (parties or {}).items() if n in self.silos}
+        self._standing = standing
         self.exchanges: list[Exchange] = []
         self.record: RunRecord | None = None
         self._transport = transport
@@ -85,7 +88,14 @@ class Conversation:
         """Go on about another job, with these silos only."""
         self.job = job
         left = {name: not_connected(why) for name, why in self.absent.items()}
-        self.fed = Federation(tuple(silos), job, self.contract, self.online, left=left)
+        self.fed = Federation(
+            tuple(silos),
+            job,
+            self.contract,
+            self.online,
+            left=left,
+            standing=self._standing,
+        )
         self._kernel = Kernel(
             self._transport,
             run_id=self.run_id,

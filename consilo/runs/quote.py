@@ -34,7 +34,7 @@ from consilo.privacy.accounting import HistoryRow
 from consilo.protocols.contract_check import REPORT, report_of, told
 from consilo.protocols.names import asked_of, find_protocol
 from consilo.vertical.training import VerticalTraining
-from consilo.wire.parcel import Fault, not_connected
+from consilo.wire.parcel import Fault
 
 STATISTIC = Disclosure.STATISTIC
 _COLUMNS = ("days", "budget", "delta", "before", "after")
@@ -114,7 +114,7 @@ class Quote(Protocol[None]):
         offers.update({name: Offer(fault) for name, fault in answers.missing.items()})
         offers.update({n: _offer(reply.fields) for n, reply in answers.replies.items()})
         for name in fed.silos:
-            offers.setdefault(name, Offer(fed.left.get(name) or not_connected()))
+            offers.setdefault(name, Offer(fed.why_away(name)))
         return Quotes(dict(sorted(offers.items())), _no_quorum(fed.job, offers))
 
     @verb("quote_contract", replies=REPORT)

@@ -117,6 +117,7 @@ class Stages:
             bundle=bundle,
             publish=self._published,
             now=now,
+            standing=standing,
         )
         self.outcomes = {name: SiloOutcome() for name in self.silos}
         self.faults: dict[str, Fault] = {name: not_connected() for name in self.silos}
@@ -174,7 +175,7 @@ class Stages:
             if question.mark:
                 self.marks[silo] = question.mark
         else:
-            verdict = not_connected(self._talk.absent.get(silo, "not connected"))
+            verdict = self._talk.fed.why_away(silo)
         outcome = self.outcomes[silo]
         if isinstance(verdict, Fault):
             self.faults[silo] = verdict
@@ -259,11 +260,19 @@ class Stages:
         """End the run: settle every silo's part, close the record, return the result.
 
         A second call, after one that failed half way, ends the run as the first one said.
+        Where messages cannot travel no silo can be told of an end, and there is none: the record
+        stays open, and the run can be gone on with from its last checkpoint.
 
         Args:
             error: what ended it early; None for a run that went through.
             extra: further entries of the summary: model, mlflow, prefect, …
         """
+        if isinstance(error, TransportError) and self._ending is None:
+            self._settle()
+            status, reason = self._verdict(error)
+            self._talk.note_replies()
+            self.record.add("interrupted", reason=reason)
+            return self._result(status, reason, extra)
         if self._ending is None:
             self._ending = self._end(error, extra)
         if not isinstance(error, TransportError):
@@ -271,11 +280,14 @@ class Stages:
             wait_s = _CANCELLED_S if cancelled else CONCLUDE_S
             self._talk.conclude(self._ending["said"]["status"], wait_s=wait_s)
         self._close_record(self._ending)
-        status: RunStatus = self._ending["said"]["status"]
+        said = self._ending["said"]
+        return self._result(said["status"], said["reason"], extra)
+
+    def _result(self, status: RunStatus, reason: str, extra: Mapping[str, Any]) -> RunResult:
         return RunResult(
             run_id=self.run_id,
             status=status,
-            reason=self._ending["said"]["reason"],
+            reason=reason,
             silos=Silos(self.outcomes),
             metrics=self.metrics,
             record=str(self.record.path),
@@ -431,6 +443,8 @@ class Stages:
         if error is not None:
             kind = type(error).__name__
             reason = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
+            if isinstance(error, TransportError):
+                reason += f"; the run is not over: --resume {self.run_id} goes on with it"
             return "failed", f"{kind}: {reason}"
         missing = [
             f"{name} {each.status.replace('_', ' ')}: {each.reason}"

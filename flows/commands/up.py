@@ -53,4 +53,5 @@ def up(
         if worker:
             start_worker(supervisor, home, addresses.prefect_api)
         say(f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}")
-        until_stopped(Watch(home, supervisor, say).look)
+        watch = Watch(home, supervisor, say, prefect_api=addresses.prefect_api)
+        until_stopped(watch.look)

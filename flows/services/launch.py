@@ -46,6 +46,8 @@ class Launched:
     def wait(self, say: Say, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Return the summary when the pipeline has ended; tell of its stages meanwhile.
 
+        Of a run that failed and is not over, ``resume`` is the command that goes on with it.
+
         A pipeline whose process is killed is gone on with, three times at most.
 
         Args:
@@ -59,6 +61,9 @@ class Launched:
         for left in range(_MOST_AGAIN, -1, -1):
             summary = going._follow(say, look)
             if summary is not None:
+                if summary.get("status") == "failed" and can_go_on(self.record):
+                    summary["resume"] = going.command
+                    say(f"the run is not over; go on with it: {going.command}")
                 return summary
             if not (left and going.service.signal_number and can_go_on(self.record)):
                 break

@@ -89,7 +89,8 @@ class Keeper:
     Args:
         folder: the silo's.
         config: how often to ask.
-        events: gets the name of a certificate's file that has changed, and `TICK` every second.
+        events: gets the name of a certificate's file that holds something else now, and `TICK`
+            every second.
     """
 
     def __init__(self, folder: Path, config: NodeConfig, events: queue.SimpleQueue[Event]) -> None:
@@ -97,7 +98,7 @@ class Keeper:
         self._config = config
         self._events = events
         self._stopped = threading.Event()
-        self._stamps = self._now()
+        self._contents = self._now()
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
     def start(self) -> None:
@@ -111,22 +112,23 @@ class Keeper:
     def _keep(self) -> None:
         asked = time.monotonic()
         while not self._stopped.wait(_LOOK_S):
-            before, self._stamps = self._stamps, self._now()
-            for name, stamp in self._stamps.items():
-                if stamp and stamp != before[name]:
+            before, self._contents = self._contents, self._now()
+            for name, content in self._contents.items():
+                if content and content != before[name]:
                     self._events.put((None, name))
             self._events.put((None, TICK))
             if time.monotonic() - asked > self._config.refresh_s:
                 stay_known(self._folder)
                 asked = time.monotonic()
 
-    def _now(self) -> dict[str, int]:
+    def _now(self) -> dict[str, bytes]:
+        """Return what the files hold; written again with the same content, they are no news."""
         found = {}
         for name in (enrol.CERTIFICATE, enrol.AUTHORITY):
             try:
-                found[name] = (self._folder / name).stat().st_mtime_ns
+                found[name] = (self._folder / name).read_bytes()
             except FileNotFoundError:
-                found[name] = 0
+                found[name] = b""
         return found
 
 

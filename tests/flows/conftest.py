@@ -36,6 +36,8 @@ IGNORED = (
 """Warnings that third parties raise in their own code; everything else is an error."""
 
 HERE = Path(__file__).parent
+KEY = Ed25519PrivateKey.generate()
+"""Signs every run of these federations, so that one may be gone on with."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -152,7 +154,7 @@ class Federation:
                 transport=transport,
                 silos=tuple(sorted(self.silos)),
                 bundle="b" * 64,
-                signing_key=Ed25519PrivateKey.generate(),
+                signing_key=KEY,
                 tracking_uri=self.tracking_uri,
                 home=self.home,
                 finish=lambda ok, detail: self.finished.append((ok, detail)),

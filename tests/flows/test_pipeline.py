@@ -271,8 +271,17 @@ def test_an_outage_that_lasts_fails_the_run(federation):
     federation.outages = 2
     ended = run(federation, rounds=1)
     assert ended.state.is_failed()
-    assert ended.state.message == "CoordinatorUnreachable: the SuperLink is away"
+    run_id = ended.summary["run_id"]
+    assert ended.state.message == (
+        "CoordinatorUnreachable: the SuperLink is away; the run is not over: "
+        f"--resume {run_id} goes on with it"
+    )
     assert ended.summary["model"] is None
+    federation.outages = 0
+    again = run(federation, rounds=1, resume=run_id)
+    assert again.summary["status"] == "complete", again.summary["reason"]
+    assert again.run_id == ended.run_id  # of MLflow
+    assert flow_run_of(ended.flow_run_id).state.is_failed()
 
 
 def test_a_job_that_cannot_begin_fails_with_its_reason_and_no_traceback(federation, capfd):

@@ -4,7 +4,7 @@ import threading
 import clinic
 import pytest
 
-from consilo.errors import Refused
+from consilo.errors import MessagesLost, QuorumLost, Refused
 from consilo.jobs.quorum import Quorum
 from consilo.kernel.federation import Federation
 from consilo.kernel.headers import Header, ReplyHeader
@@ -114,6 +114,64 @@ def test_an_ask_brings_valid_replies_in_the_order_asked():
     }
     assert list(answers.replies) == list(SILOS[::-1])
     assert [each.silo for each in exchanges] == list(SILOS[::-1])
+
+
+class Losing(LocalTransport):
+    """Loses what is under way after a number of arrivals, each time that one is left."""
+
+    def __init__(self, answers, arrive):
+        super().__init__(answers)
+        self.arrive, self.asked = list(arrive), []
+
+    def exchange(self, parcels, *, deadline_s):
+        self.asked.append([Header.decode(each.header) for each in parcels.values()])
+        left = self.arrive.pop(0) if self.arrive else None
+        for arrival in super().exchange(parcels, deadline_s=deadline_s):
+            if left == 0:
+                raise MessagesLost("the SuperLink came back without the run")
+            left = left and left - 1
+            yield arrival
+
+
+@pytest.mark.parametrize(
+    ("arrive", "asked"),
+    [([0], [3, 3]), ([1], [3, 2]), ([2, 0, 0], [3, 1, 1, 1]), ([1, 1], [3, 2, 1])],
+)
+@pytest.mark.parametrize("kind", [Ask, Stream])
+def test_what_is_lost_on_the_way_is_asked_again_of_those_who_had_not_answered(arrive, asked, kind):
+    clock = iter(range(10_000, 99_999))
+    kernel, fed, transport, exchanges, _ = federation()
+    kernel._now = lambda: float(next(clock))
+    losing = Losing(transport._answers, arrive)
+    kernel._transport = losing
+    kernel.run("test_kernel:Count", Count(kind(SILOS, "count", {})), fed)
+    assert [each.silo for each in exchanges] == list(SILOS)
+    assert all(each.fault is None for each in exchanges)
+    assert [len(each) for each in losing.asked] == asked
+    last = {each.silo: each for each in losing.asked[-1]}
+    for first in losing.asked[0]:
+        if first.silo in last:
+            again = last[first.silo]
+            assert again.step_id == first.step_id  # so its silo pays nothing twice
+            assert again.cohort == first.cohort
+            assert again.issued > first.issued  # a header of before could have expired
+
+
+def test_a_silo_that_was_shut_out_is_missing_for_that_reason():
+    # A suspended silo's node is taken offline: "the silo's node has gone".
+    def lost(arrival):
+        return Arrival("north", None, Fault("unreachable", "the silo's node has gone"), 1.0)
+
+    kernel, fed, _, exchanges, _ = federation({"north": lost})
+    fed.standing = lambda name: "suspended" if name == "north" else ""
+    step = Ask(SILOS, "count", {}, quorum=Quorum(min_silos=3))
+    with pytest.raises(QuorumLost, match="suspended"):
+        kernel.run("test_kernel:Count", Count(step), fed)
+    assert [each.fault.reason for each in exchanges if each.fault] == ["suspended"]
+    others = Ask(SILOS[::2], "count", {}, quorum=Quorum(min_silos=3))
+    fed.online = lambda: SILOS[::2]
+    with pytest.raises(QuorumLost, match="suspended"):
+        kernel.run("test_kernel:Count", Count(others), fed)
 
 
 def test_bytes_are_those_of_the_serialised_messages_and_the_body_is_shared():

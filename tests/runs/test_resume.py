@@ -6,7 +6,7 @@ import clinic
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo.errors import RecordTampered, RunNotResumable
+from consilo.errors import CoordinatorUnreachable, RecordTampered, RunNotResumable
 from consilo.record import chain
 from consilo.record.run_record import read, verify
 from consilo.wire import params as tree
@@ -66,6 +66,49 @@ def test_it_ends_with_the_same_model_and_the_same_cost(rounds, tmp_path):
     kinds = [entry["kind"] for entry in read(record)]
     assert kinds.count("round") == 4
     assert kinds.count("opened") == kinds.count("resumed") == 1
+
+
+class Cut:
+    """A transport that is cut off after a number of exchanges, and never comes back."""
+
+    def __init__(self, inner, exchanges):
+        self.inner, self.left = inner, exchanges
+
+    def online(self):
+        return self.inner.online()
+
+    def exchange(self, parcels, *, deadline_s):
+        if not self.left:
+            raise CoordinatorUnreachable("nobody answers at the SuperLink's address")
+        self.left -= 1
+        return self.inner.exchange(parcels, deadline_s=deadline_s)
+
+    def close(self):
+        self.inner.close()
+
+
+def test_a_run_whose_superlink_went_is_not_over_and_says_how_to_go_on(tmp_path):
+    # It was closed as failed, and --resume refused a run whose end no silo could have been told.
+    whole = finished(clinic.run_of(job(), silos(), tmp_path / "whole", key=KEY))
+    hosts = silos()
+    cut = tmp_path / "cut"
+    run = clinic.run_of(job(), hosts, cut, key=KEY, wrap=lambda inner: Cut(inner, 6))
+    with pytest.raises(CoordinatorUnreachable) as caught:
+        finished(run)
+    assert run.rounds_left < 4
+    result = run.close(caught.value)
+    assert result.status == "failed"
+    assert "CoordinatorUnreachable: nobody answers" in result.reason
+    assert f"the run is not over: --resume {run.run_id} goes on with it" in result.reason
+    record = tmp_path / "cut" / "record.jsonl"
+    assert read(record)[-1]["kind"] == "interrupted"
+    with pytest.raises(RecordTampered, match="never closed"):
+        verify(record)
+    on = finished(clinic.run_of(job(), hosts, tmp_path / "cut", key=KEY, resume=True))
+    assert on.status == "complete", on.reason
+    assert tree.digest(on.params) == tree.digest(whole.params)
+    assert [on.silos[n].epsilon for n in on.silos] == [whole.silos[n].epsilon for n in whole.silos]
+    assert verify(record)["status"] == "complete"
 
 
 def elsewhere(record):

@@ -18,7 +18,7 @@ from consilo.jobs.job import Job, merged
 from consilo.protocols.dispatch import answerer
 from consilo.runs.horizontal import Run
 from consilo.transports.local import LocalTransport
-from consilo.wire.parcel import Answer
+from consilo.wire.parcel import Answer, Transport
 from silos.simulation.in_memory import InMemorySilo
 
 CONTRACT = """
@@ -100,6 +100,7 @@ def run_of(
     absent: Mapping[str, str] | None = None,
     resume: bool = False,
     standing: Callable[[str], str] = lambda silo: "",
+    wrap: Callable[[Transport], Transport] = lambda transport: transport,
 ) -> Run:
     """A run over hosts in memory, past its statistics: ready for `train_round`."""
     made = {
@@ -108,7 +109,7 @@ def run_of(
     run = Run(
         job,
         contract_ or contract(),
-        LocalTransport(made),
+        wrap(LocalTransport(made)),
         silos=silos or tuple(made),
         directory=directory,
         run_id=run_id,

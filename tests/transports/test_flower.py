@@ -6,15 +6,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from flwr.proto.control_pb2 import StopRunRequest
+from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 from isolated import interpreter
 
-from consilo.errors import CoordinatorUnreachable, JobInvalid, Refused, RunCancelled
+from consilo.errors import (
+    CoordinatorUnreachable,
+    JobInvalid,
+    MessagesLost,
+    Refused,
+    RunCancelled,
+)
 from consilo.machine.environment import child_environment
 from consilo.machine.processes import Service, Supervisor, free_port
 from consilo.membership import keys
@@ -289,22 +297,56 @@ def test_a_run_outlives_its_superlink(federation: Federation) -> None:
     with federation.transport() as transport:
         sent = parcels("echo")
         check(list(transport.exchange(sent, deadline_s=30)), sent)
-        for pid in federation.link.service.pids():
-            os.kill(pid, signal.SIGKILL)
-        federation.link.service.stop()
         arrivals: list[Arrival] = []
 
         def work() -> None:
             arrivals.extend(transport.exchange(sent, deadline_s=60))
 
         thread = threading.Thread(target=work)
-        thread.start()
-        home = federation.root / "coordinator"
-        authority = keys.load_or_create_authority(home / "keys")
-        port = int(federation.link.address.rpartition(":")[2])
-        federation.link = start_superlink(federation.supervisor, home, authority, port=port)
+        restart(federation, meanwhile=thread.start)
         thread.join()
         check(arrivals, sent)
+
+
+@pytest.mark.federation
+def test_a_run_that_the_superlink_gave_up_gets_a_successor(federation: Federation) -> None:
+    # Flower fails a run whose heartbeats it missed for a minute: it was reported as cancelled.
+    with federation.transport() as transport:
+        before = transport.run_id
+        request = PushTaskOutputRequest(sub_status="failed", details="no heartbeat")
+        transport._ours.client.PushTaskOutput(request)
+        sent = parcels("echo")
+        with pytest.raises(MessagesLost, match=f"lost Flower run {before}"):
+            list(transport.exchange(sent, deadline_s=30))
+        assert transport.run_id not in (0, before)
+        check(list(transport.exchange(sent, deadline_s=30)), sent)
+        transport._ours.client.PushTaskOutput(request)
+        assert transport.online() == SILOS
+        check(list(transport.exchange(sent, deadline_s=30)), sent)
+
+
+@pytest.mark.federation
+def test_a_run_that_somebody_stopped_gets_none(federation: Federation) -> None:
+    with federation.transport() as transport:
+        transport._control.StopRun(StopRunRequest(run_id=transport.run_id))
+        for _ in range(2):
+            with pytest.raises(RunCancelled, match="was stopped"):
+                list(transport.exchange(parcels("echo"), deadline_s=5))
+
+
+@pytest.mark.federation
+def test_a_run_outlives_the_superlinks_database(federation: Federation) -> None:
+    with federation.transport() as transport:
+        exchange = transport.exchange(parcels("sleep"), deadline_s=60)
+        assert next(exchange).silo == "silo0"
+        before = transport.run_id
+        restart(federation, without_database=True)
+        with pytest.raises(MessagesLost):
+            list(exchange)
+        assert transport.run_id not in (0, before)
+        assert transport.online() == SILOS  # who was there was waited for
+        sent = parcels("echo")
+        check(list(transport.exchange(sent, deadline_s=30)), sent)
 
 
 @pytest.mark.federation
@@ -357,6 +399,25 @@ def test_a_bundle_cannot_leave_its_folder(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="not a zip"):
         keep_bundle(b"no zip", tmp_path / "bundles")
     assert not list(tmp_path.rglob("outside.py"))
+
+
+def restart(
+    federation: Federation,
+    *,
+    without_database: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Kill the SuperLink and start it again on its port."""
+    for pid in federation.link.service.pids():
+        os.kill(pid, signal.SIGKILL)
+    federation.link.service.stop()
+    if without_database:
+        for file in (federation.root / "coordinator").glob("superlink.db*"):
+            file.unlink()
+    meanwhile()
+    federation.link = replace(
+        federation.link, service=federation.supervisor.restart(federation.link.service)
+    )
 
 
 def node_pid(federation: Federation, name: str) -> int:

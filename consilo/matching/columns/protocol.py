@@ -22,7 +22,7 @@ from consilo.kernel.verbs import Disclosure, Field, FromRows, arrays, verb
 from consilo.kernel.view import Message, SiloView
 from consilo.matching.columns.cards import Card, Histograms, parsed, plain, width_of
 from consilo.matching.columns.roles import RELEASED
-from consilo.wire.parcel import Fault, not_connected
+from consilo.wire.parcel import Fault
 
 
 def cards() -> Field:
@@ -68,7 +68,7 @@ class FeatureMatch(Protocol[None]):
         faults = dict(told.missing)
         for name in fed.silos:
             if name not in by_silo:
-                faults.setdefault(name, fed.left.get(name) or not_connected())
+                faults.setdefault(name, fed.why_away(name))
         counted = yield Ask(tuple(by_silo), "histograms", {})
         histograms = {
             name: fitting(reply.fields["histograms"], by_silo[name])

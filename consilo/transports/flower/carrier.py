@@ -82,6 +82,7 @@ class Carrier:
         side: ``fleet`` or ``runtime``.
         identify: headers that say who calls, made anew for every call.
         give_up: called before every try; raises when there is no point any more.
+        retry_s: how long to try again where nobody answers.
     """
 
     def __init__(
@@ -92,9 +93,11 @@ class Carrier:
         *,
         identify: Callable[[], Mapping[str, str]],
         give_up: Callable[[], None] = lambda: None,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._address = address
         self._side = side
+        self._retry_s = retry_s
         self._identify = identify
         self._give_up = give_up
         self._trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -105,7 +108,7 @@ class Carrier:
         """Send a body; return where it lies.
 
         Raises:
-            CoordinatorUnreachable: where nobody answers for `RETRY_S`.
+            CoordinatorUnreachable: where nobody answers for ``retry_s``.
             NotAuthorised: where the SuperLink refuses us, or the run has ended.
             TransportError: where it cannot keep the body.
         """
@@ -228,7 +231,7 @@ class Carrier:
             before=lambda _: self._give_up(),
             retry=retry_if_exception_type(_BROKEN),
             wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
-            stop=stop_after_delay(RETRY_S),
+            stop=stop_after_delay(self._retry_s),
             retry_error_callback=lambda last: self._lost(
                 last.outcome.exception() if last.outcome else None
             ),

@@ -10,13 +10,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from filelock import Timeout
 
 from consilo.errors import (
     CoordinatorUnreachable,
+    MessagesLost,
     ReplyInvalid,
     RunCancelled,
     TransportError,
@@ -44,7 +46,7 @@ from flwr.app import Metadata  # noqa: E402
 from flwr.app.message import make_message, remove_content_from_message  # noqa: E402
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SubStatus  # noqa: E402
 from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
-from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest  # noqa: E402
+from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StopRunRequest  # noqa: E402
 from flwr.proto.fab_pb2 import Fab  # noqa: E402
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest  # noqa: E402
 from flwr.proto.node_pb2 import Node  # noqa: E402
@@ -75,10 +77,32 @@ _HEARTBEAT_S = 10.0
 _OPEN_S = 30.0
 _HOLD_S = 0.8  # a cancelled run is noticed within this
 _LOOK_S = 2.0  # every so often look past the door: Flower marks lost nodes only when asked
-_RETRY_S = 90.0  # a SuperLink that restarts with its database takes the run up again
+_RETRY_S = 600.0  # how long a run waits for a SuperLink that is away
+_SLOW_S = 5.0  # a call that takes so much longer than it may be held found no SuperLink at first
+_COME_BACK_S = 30.0  # after the SuperLink, the silos: their nodes try again within 10 s
 _DELIVERED_AT_ONCE = 4  # messages per call: the first silo does not wait for the last
 _TTL_MARGIN_S = 60.0
 _REPLY_GRACE_S = 60.0  # a reply that was announced before the deadline may take this long to fetch
+
+
+@dataclass
+class _Claimed:
+    """A Flower run that is ours, with the connections that its token opens.
+
+    Args:
+        run_id: Flower's.
+        client: of the runtime API.
+        carrier: of large bodies.
+    """
+
+    run_id: int
+    client: Any
+    carrier: Carrier
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.client.close()
+        self.carrier.close()
 
 
 class _Replies:
@@ -90,6 +114,7 @@ class _Replies:
 
     def __init__(self, sent: Mapping[str, str]) -> None:
         self.out = set(sent.values())
+        self.was_away = False
         self.arrived: dict[str, tuple[Any, Any, bytes, float]] = {}
 
     def note(self, head: Any, tree: Any, record: bytes, at: float) -> None:
@@ -105,12 +130,21 @@ class FlowerTransport:
 
     Make one with `open`. Exchanges may run in several threads at once. Leaving the ``with`` block
     by an exception finishes the run as failed.
+
+    A SuperLink that is away is waited for, ten minutes, and no deadline runs meanwhile. One that
+    comes back and knows nothing of our Flower run, or has given it up, gets another one: what was
+    under way is lost then (`MessagesLost`), and its Flower run has another id.
     """
 
     takes_pieces = True
 
     def __init__(
-        self, address: str, ca_certificate: Path, bundle: bytes, cancelled: threading.Event | None
+        self,
+        address: str,
+        ca_certificate: Path,
+        bundle: bytes,
+        home: Path,
+        cancelled: threading.Event | None,
     ) -> None:
         self._address = address
         self._ca_certificate = ca_certificate
@@ -122,10 +156,11 @@ class FlowerTransport:
         self._waiter = Waiter()
         self._node = Node(node_id=SUPERLINK_NODE_ID)
         self._control = connect(ControlHttpClient, address, ca_certificate, component="flwr CLI")
-        self._client: Any = None
-        self._carrier: Any = None
+        self._claimed: _Claimed | None = None
+        self._opening = threading.Lock()
+        self._bundle = bundle
+        self._home = home
         self._heartbeat: threading.Thread | None = None
-        self.run_id = 0
         self._names: dict[str, int] = {}
 
     @classmethod
@@ -150,9 +185,10 @@ class FlowerTransport:
         Raises:
             CoordinatorUnreachable: where nobody answers at ``address``.
         """
-        transport = cls(address, ca_certificate, bundle, cancelled)
+        transport = cls(address, ca_certificate, bundle, home, cancelled)
         try:
-            transport._claim(bundle, home)
+            transport._claimed = transport._claim()
+            transport._keep_alive_from_now()
         except BaseException:
             transport.close()
             raise
@@ -168,29 +204,85 @@ class FlowerTransport:
 
     # Opening: submit, claim, keep alive.
 
-    def _claim(self, bundle: bytes, home: Path) -> None:
-        """Submit the run and claim its task; one at a time, since a claim takes the oldest task."""
-        home.mkdir(parents=True, exist_ok=True)
-        with self._alone(home / "claim.lock"):
-            fab = Fab(hash_str=self.bundle_hash, content=bundle)
-            self.run_id = int(self._call(self._control.StartRun, StartRunRequest(fab=fab)).run_id)
-            if self.run_id == 0:
+    @property
+    def run_id(self) -> int:
+        """Flower's number of the run; another one after the SuperLink has lost it."""
+        return 0 if self._claimed is None else self._claimed.run_id
+
+    @property
+    def _ours(self) -> _Claimed:
+        if self._claimed is None:
+            raise TransportError("the transport is not open")
+        return self._claimed
+
+    def _claim(self) -> _Claimed:
+        """Submit a run and claim its task; one at a time, since a claim takes the oldest task."""
+        self._home.mkdir(parents=True, exist_ok=True)
+        with self._alone(self._home / "claim.lock"):
+            fab = Fab(hash_str=self.bundle_hash, content=self._bundle)
+            run_id = int(self._call(self._control.StartRun, StartRunRequest(fab=fab)).run_id)
+            if run_id == 0:
                 raise TransportError(f"the SuperLink at {self._address} did not accept the run")
-            self._waiter.who = str(self.run_id)
-            token = self._acquire()
-        self._client = self._runtime(token)
-        self._carrier = Carrier(
+            token = self._acquire(run_id)
+        self._waiter.who = str(run_id)
+        client = self._runtime(token)
+        carrier = Carrier(
             self._address,
             self._ca_certificate,
             "runtime",
             identify=lambda: {TASK_TOKEN_HEADER: token},
             give_up=self._check,
+            retry_s=_RETRY_S,
         )
-        self._call(self._client.PullTaskInput, PullTaskInputRequest())
+        self._call(client.PullTaskInput, PullTaskInputRequest())
+        return _Claimed(run_id, client, carrier)
+
+    def _keep_alive_from_now(self) -> None:
         self._heartbeat = threading.Thread(
             target=self._keep_alive, name=f"heartbeat-{self.run_id}", daemon=True
         )
         self._heartbeat.start()
+
+    def _open_again(self, lost: _Claimed, cause: Exception) -> NoReturn:
+        """Claim another run in place of one that the SuperLink has lost or given up.
+
+        Raises:
+            RunCancelled: where somebody has stopped it.
+            MessagesLost: where another one is open now, and the silos had time to come back.
+        """
+        with self._opening:  # several threads may find out at once
+            if self._claimed is lost:
+                self._check()
+                if self._was_stopped(lost.run_id):
+                    self._ended.set()
+                    raise RunCancelled(f"Flower run {lost.run_id} was stopped: {cause}") from None
+                known = set(self._names)
+                self._names.clear()
+                self._claimed = self._claim()
+                lost.close()
+                self._await_silos(known)
+        raise MessagesLost(
+            f"the SuperLink at {self._address} has lost Flower run {lost.run_id}; its successor is "
+            f"{self.run_id}"
+        )
+
+    def _was_stopped(self, run_id: int) -> bool:
+        """Return whether somebody stopped a run; one that the SuperLink gave up has failed."""
+        try:
+            answer = self._call(self._control.ListRuns, ListRunsRequest(run_id=run_id))
+        except CoordinatorUnreachable:
+            raise
+        except TransportError:  # it knows no such run
+            return False
+        run = answer.run_dict.get(run_id)
+        return run is not None and str(run.status.sub_status) == SubStatus.STOPPED
+
+    def _await_silos(self, wanted: set[str]) -> None:
+        """Wait until silos that were there are there again, or had the time to be."""
+        deadline = time.monotonic() + _COME_BACK_S
+        while not wanted <= set(self._online()) and time.monotonic() < deadline:
+            self._check()
+            time.sleep(_HOLD_S / 2)
 
     def _alone(self, path: Path) -> contextlib.AbstractContextManager[object]:
         def check() -> bool:
@@ -202,7 +294,7 @@ class FlowerTransport:
         except Timeout:
             raise TransportError("another flow holds the claim lock; try again") from None
 
-    def _acquire(self) -> str:
+    def _acquire(self, run_id: int) -> str:
         """Return our task's token; tasks of flows that died before they claimed are closed."""
         with contextlib.closing(self._runtime(None)) as client:
             request = AcquireTaskRequest(supported_task_types=["flwr-serverapp"])
@@ -211,11 +303,11 @@ class FlowerTransport:
                 answer = self._call(client.AcquireTask, request)
                 if not answer.token:
                     time.sleep(0.02)
-                elif answer.task.run_id == self.run_id:
+                elif answer.task.run_id == run_id:
                     return str(answer.token)
                 else:
                     self._fail_stale(answer.token)
-        raise TransportError(f"the SuperLink at {self._address} did not hand out run {self.run_id}")
+        raise TransportError(f"the SuperLink at {self._address} did not hand out run {run_id}")
 
     def _fail_stale(self, token: str) -> None:
         with (
@@ -240,12 +332,8 @@ class FlowerTransport:
 
     def _keep_alive(self) -> None:
         while not self._closed.wait(_HEARTBEAT_S):
-            try:
-                answer = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
-                if not answer.success:
-                    self._ended.set()
-            except Exception:  # the next exchange says what is wrong
-                continue
+            with contextlib.suppress(Exception):  # the next exchange says what is wrong
+                self._ours.client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
 
     # The transport.
 
@@ -254,10 +342,14 @@ class FlowerTransport:
 
         The names are those the coordinator registered the silos' public keys under.
         """
-        return tuple(sorted(self._online()))
+        try:
+            return tuple(sorted(self._online()))
+        except MessagesLost:  # it is open again; nothing of this question was under way
+            return tuple(sorted(self._online()))
 
     def _online(self) -> dict[str, int]:
-        answer = self._call(self._client.GetNodes, GetNodesRequest())
+        ours = self._ours
+        answer = self._asked(ours, ours.client.GetNodes, GetNodesRequest())
         # A silo that changes its key has two nodes for a while: the newer one is asked.
         nodes = sorted(answer.nodes, key=lambda node: str(node.registered_at))
         names = {str(node.name): int(node.node_id) for node in nodes if node.name}
@@ -269,16 +361,19 @@ class FlowerTransport:
 
         Raises:
             RunCancelled: where the run was cancelled or stopped.
+            MessagesLost: where the SuperLink came back without the run, or without the silos.
             CoordinatorUnreachable: where the SuperLink has gone and does not come back.
         """
-        started = time.monotonic()
+        ours, started = self._ours, time.monotonic()
         bodies: dict[int, bytes | Stored] = {}
-        sent = self._send(parcels, bodies, deadline_s)
+        sent = self._send(ours, parcels, bodies, deadline_s)
         lying = [each for each in bodies.values() if isinstance(each, Stored)]
-        return self._arrivals(list(parcels), sent, lying, started, started + deadline_s)
+        deadline = time.monotonic() + deadline_s
+        return self._arrivals(ours, list(parcels), sent, lying, started, deadline)
 
     def _send(
         self,
+        ours: _Claimed,
         parcels: Mapping[str, Parcel],
         bodies: dict[int, bytes | Stored],
         deadline_s: float,
@@ -296,15 +391,18 @@ class FlowerTransport:
                     parcel, node_id = parcels[silo], self._names[silo]
                     body = bodies.get(id(parcel.body))
                     if body is None:
-                        body = bodies[id(parcel.body)] = self._put(parcel.body)
+                        body = bodies[id(parcel.body)] = self._put(ours, parcel.body)
                     content = pack_parcel(parcel.header, body, to=str(node_id))
-                    message = make_message(self._metadata(node_id, deadline_s), content)
+                    about = self._metadata(ours.run_id, node_id, deadline_s)
+                    message = make_message(about, content)
                     message.metadata.__dict__["_message_id"] = message.object_id
                     objects |= objects_of(message)
                     bare = message_to_proto(remove_content_from_message(message))
                     request.messages_list.append(bare)
                     request.message_object_trees.append(get_object_tree(message))
-            answer = self._call(delivery(self._client, "runtime", objects, self._node), request)
+            answer = self._asked(
+                ours, delivery(ours.client, "runtime", objects, self._node), request
+            )
             for silo, identifier in zip(some, answer.message_ids, strict=True):
                 if identifier:
                     sent[silo] = identifier
@@ -312,20 +410,18 @@ class FlowerTransport:
                     self._names.pop(silo, None)  # struck off, or admitted again as another node
         return sent
 
-    def _put(self, body: Body) -> bytes | Stored:
+    def _put(self, ours: _Claimed, body: Body) -> bytes | Stored:
         """Return a small body, or where a large one lies from now on."""
         if len(body) <= INLINE_BYTES:
             return bytes(body)
         try:
-            stored: Stored = self._carrier.put(self.run_id, body)
+            return ours.carrier.put(ours.run_id, body)
         except NotAuthorised as cause:
-            self._check()
-            raise RunCancelled(f"Flower run {self.run_id} has ended: {cause}") from None
-        return stored
+            self._open_again(ours, cause)
 
-    def _metadata(self, node_id: int, deadline_s: float) -> Any:
+    def _metadata(self, run_id: int, node_id: int, deadline_s: float) -> Any:
         return Metadata(
-            run_id=self.run_id,
+            run_id=run_id,
             message_id="",
             src_node_id=SUPERLINK_NODE_ID,
             dst_node_id=node_id,
@@ -338,6 +434,7 @@ class FlowerTransport:
 
     def _arrivals(
         self,
+        ours: _Claimed,
         silos: list[str],
         sent: Mapping[str, str],
         lying: list[Stored],
@@ -348,8 +445,8 @@ class FlowerTransport:
         try:
             for silo in silos:
                 if silo in sent:
-                    self._await(sent[silo], replies, deadline)
-                    result, at = self._fetch(sent[silo], replies)
+                    deadline = self._await(ours, sent[silo], replies, deadline)
+                    result, at = self._fetch(ours, sent[silo], replies)
                 else:
                     result, at = Fault("unreachable", "the silo is not connected"), time.monotonic()
                 parcel, fault = (None, result) if isinstance(result, Fault) else (result, None)
@@ -358,10 +455,14 @@ class FlowerTransport:
                 del parcel
         finally:
             for stored in lying:
-                self._carrier.drop(self.run_id, stored)
+                ours.carrier.drop(ours.run_id, stored)
 
-    def _await(self, message_id: str, replies: _Replies, deadline: float) -> None:
-        """Wait until the reply to a message is there, or the deadline; note all that come."""
+    def _await(self, ours: _Claimed, message_id: str, replies: _Replies, deadline: float) -> float:
+        """Wait until the reply to a message is there, or the deadline; note all that come.
+
+        Returns:
+            The deadline, later by the time that the SuperLink was away, and its silos with it.
+        """
         looked = time.monotonic()
         while message_id not in replies.arrived:
             now = time.monotonic()
@@ -372,19 +473,29 @@ class FlowerTransport:
             else:
                 self._waiter.expect(min(_HOLD_S, left_s))
             request = PullAppMessagesRequest(message_ids=sorted(replies.out))
-            found = self._call(taking(self._client, "runtime"), request)
+            found = self._asked(ours, taking(ours.client, "runtime"), request)
             at = time.monotonic()
+            if at - now > _HOLD_S + _SLOW_S:
+                deadline += at - now + _COME_BACK_S
+                replies.was_away = True
             for proto, tree, record in found:
                 replies.note(message_from_proto(proto), tree, record, at)
-            if left_s <= 0:
-                return
+            if left_s <= 0 and at >= deadline:
+                break
+        return deadline
 
-    def _fetch(self, message_id: str, replies: _Replies) -> tuple[Parcel | Fault, float]:
+    def _fetch(
+        self, ours: _Claimed, message_id: str, replies: _Replies
+    ) -> tuple[Parcel | Fault, float]:
         """Return the reply's content and when it was there."""
         if message_id not in replies.arrived:
             return Fault("deadline", "no answer before the deadline"), time.monotonic()
         head, tree, record, at = replies.arrived.pop(message_id)
         if head.has_error():
+            if replies.was_away and head.error.code == ErrorCode.NODE_UNAVAILABLE:
+                # Its heartbeats found nobody, and Flower takes it for gone; it is on its way back.
+                self._await_silos(set(self._names))
+                raise MessagesLost("the SuperLink was away, and what a silo was asked is lost")
             return _fault_of(head.error.code), at
         give_up_at = time.monotonic() + _REPLY_GRACE_S
 
@@ -394,12 +505,12 @@ class FlowerTransport:
                 raise ReplyInvalid("the reply was announced but did not arrive")
 
         pull = make_pull_object_fn_protobuf(
-            lambda item: self._call(self._client.PullObject, item), self._node, self.run_id
+            lambda item: self._asked(ours, ours.client.PullObject, item), self._node, ours.run_id
         )
 
         def fetch(stored: Stored) -> Body:
-            body: Body = self._carrier.get(self.run_id, stored)
-            self._carrier.drop(self.run_id, stored)
+            body: Body = ours.carrier.get(ours.run_id, stored)
+            ours.carrier.drop(ours.run_id, stored)
             return body
 
         try:
@@ -408,15 +519,15 @@ class FlowerTransport:
             else:
                 result = unpack(pull_record(tree, pull, give_up=give_up), fetch)
                 request = ConfirmMessageReceivedRequest(
-                    node=self._node, run_id=self.run_id, message_object_id=tree.object_id
+                    node=self._node, run_id=ours.run_id, message_object_id=tree.object_id
                 )
-                self._call(self._client.ConfirmMessageReceived, request)
+                self._asked(ours, ours.client.ConfirmMessageReceived, request)
         except ReplyInvalid as cause:
             result = Fault("invalid_reply", str(cause))
-        except (CoordinatorUnreachable, RunCancelled):
+        except (CoordinatorUnreachable, MessagesLost, RunCancelled):
             raise
         except NotAuthorised as cause:
-            raise RunCancelled(f"Flower run {self.run_id} has ended: {cause}") from None
+            self._open_again(ours, cause)
         except Exception as cause:  # a silo can send anything; an odd reply drops that silo only
             result = Fault("invalid_reply", f"the reply cannot be read ({type(cause).__name__})")
         return result, time.monotonic()
@@ -425,13 +536,14 @@ class FlowerTransport:
 
     def finish(self, *, ok: bool, detail: str = "") -> None:
         """Say how the run ended; the first call counts."""
-        if self._finished or self._client is None:
+        if self._finished or self._claimed is None:
             return
         self._finished = True
         status = SubStatus.COMPLETED if ok else SubStatus.FAILED
         request = PushTaskOutputRequest(sub_status=status, details=detail)
         with contextlib.suppress(NotAuthorised):  # stopped from outside: it has ended already
-            call(self._client.PushTaskOutput, request, address=self._address, retry_s=2.0)
+            client = self._claimed.client
+            call(client.PushTaskOutput, request, address=self._address, retry_s=2.0)
 
     def stop(self) -> None:
         """Stop the Flower run; whatever waits raises `RunCancelled`."""
@@ -450,24 +562,25 @@ class FlowerTransport:
         self._closed.set()
         if self._heartbeat is not None:
             self._heartbeat.join(timeout=6.0)
-        for client in (self._client, self._carrier, self._control):
-            if client is not None:
-                client.close()
+        for each in (self._claimed, self._control):
+            if each is not None:
+                each.close()
 
     def _check(self) -> None:
         cancelled_check(self._cancelled.is_set)()
         if self._ended.is_set():
             raise RunCancelled(f"Flower run {self.run_id} was stopped")
 
-    def _call(self, method: Any, request: Any) -> Any:
-        retry_s = _RETRY_S if self._client is not None else 0.0
+    def _asked(self, ours: _Claimed, method: Any, request: Any) -> Any:
+        """Call a method for our run; see `_open_again` for what happens where it is lost."""
         try:
-            return call(
-                method, request, address=self._address, retry_s=retry_s, give_up=self._check
-            )
+            return self._call(method, request)
         except NotAuthorised as cause:
-            self._check()
-            raise RunCancelled(f"Flower run {self.run_id} has ended: {cause}") from None
+            self._open_again(ours, cause)
+
+    def _call(self, method: Any, request: Any) -> Any:
+        retry_s = _RETRY_S if self._claimed is not None else 0.0
+        return call(method, request, address=self._address, retry_s=retry_s, give_up=self._check)
 
 
 def _fault_of(code: int) -> Fault:

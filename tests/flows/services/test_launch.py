@@ -153,6 +153,19 @@ def test_one_that_is_killed_for_ever_ends_with_how_to_go_on(tmp_path):
     assert f"(killed by SIGKILL); go on with it: {command}; " in str(caught.value)
 
 
+def test_a_run_that_was_cut_off_says_the_command_that_goes_on_with_it(tmp_path):
+    supervisor = Supervisor()
+    run = launch(supervisor, tmp_path, JOB, {"job": "job.yaml"})
+    run.result.parent.mkdir()
+    run.result.write_text('{"status": "failed"}')
+    assert run.wait(lambda _: None) == {"status": "failed"}  # it has not begun
+    write(run.record, round_of(1, "ada"), ("interrupted", {"reason": "away"}))
+    told: list[str] = []
+    command = f"consilo job run job.yaml --dir {tmp_path} --resume {run.record.parent.name}"
+    assert run.wait(told.append) == {"status": "failed", "resume": command}
+    assert told[-1] == f"the run is not over; go on with it: {command}"
+
+
 def test_one_that_was_killed_after_its_end_is_not_gone_on_with(tmp_path):
     record = tmp_path / "runs" / "old" / "record.jsonl"
     supervisor = Killing(99, record)

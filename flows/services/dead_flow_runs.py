@@ -1,0 +1,65 @@
+"""Flow runs that a worker of this machine started, and whose processes have died: ends them.
+
+A killed worker leaves its flow run Running, and a limit of one run at a time then cancels every
+later one. Prefect knows the process of a run that a process worker started; whoever looks from the
+same machine sees whether it lives.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.registry import names
+
+EVERY_S = 15.0
+"""How often to look: for so long a dead run may hold up the next one."""
+_WITHIN_S = 5.0
+_ALIVE = ["RUNNING", "PENDING", "CANCELLING"]
+
+
+def end_dead(api: str, *, pool: str = names.POOL) -> list[str]:
+    """End the pool's flow runs whose processes on this machine have died; return their names.
+
+    Args:
+        api: of the Prefect server.
+        pool: the work pool.
+
+    Raises:
+        OSError: where the server does not answer.
+    """
+    asked = {
+        "flow_runs": {"state": {"type": {"any_": _ALIVE}}},
+        "work_pools": {"name": {"any_": [pool]}},
+    }
+    ended = []
+    for each in _ask(f"{api}/flow_runs/filter", asked):
+        host, _, pid = str(each["infrastructure_pid"] or "").rpartition(":")
+        if host != socket.gethostname() or not pid.isdigit() or _lives(int(pid)):
+            continue
+        message = f"its process ({pid}) died, with its worker"
+        state = {"type": "CRASHED", "name": "Crashed", "message": message}
+        # Forced: orchestration would let a run that is Cancelling go nowhere else.
+        _ask(f"{api}/flow_runs/{each['id']}/set_state", {"state": state, "force": True})
+        ended.append(str(each["name"]))
+    return ended
+
+
+def _lives(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] != b"Z"
+
+
+def _ask(url: str, body: Mapping[str, Any]) -> Any:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=_WITHIN_S) as answer:
+        return json.load(answer)

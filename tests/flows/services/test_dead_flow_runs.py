@@ -1,0 +1,78 @@
+"""A flow run whose worker was killed does not hold up the next one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Pending, Running
+
+from flows.registry import names
+from flows.services.dead_flow_runs import end_dead
+
+pytestmark = pytest.mark.flow
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
+    process.wait(30)
+    return process.pid
+
+
+def test_runs_of_dead_processes_are_ended_and_no_others(services):
+    # Every later nightly was Cancelled "concurrency limit reached" until the run was deleted.
+    here = socket.gethostname()
+    pids = {
+        "dead": f"{here}:{dead_pid()}",
+        "alive": f"{here}:{os.getpid()}",
+        "elsewhere": f"other-machine:{dead_pid()}",
+        "not begun": None,
+    }
+    runs: dict[str, Any] = {}
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("nightly-of-a-killed-worker")
+        deployment = client.create_deployment(
+            flow_id, "nightly", work_pool_name=names.POOL, concurrency_limit=1
+        )
+        for name, pid in pids.items():
+            run = client.create_flow_run_from_deployment(deployment, name=name)
+            client.update_flow_run(run.id, infrastructure_pid=pid)
+            client.set_flow_run_state(run.id, Running(), force=True)
+            runs[name] = run.id
+        assert end_dead(services.prefect_api) == ["dead"]
+        states = {name: client.read_flow_run(each).state for name, each in runs.items()}
+        assert {name: each.type.value for name, each in states.items()} == {
+            "dead": "CRASHED",
+            "alive": "RUNNING",
+            "elsewhere": "RUNNING",
+            "not begun": "RUNNING",
+        }
+        assert "died, with its worker" in states["dead"].message
+        assert end_dead(services.prefect_api) == []
+        for each in runs.values():
+            client.delete_flow_run(each)
+        client.delete_deployment(deployment)
+
+
+def test_the_next_run_gets_the_place_of_a_dead_one(services):
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("one-at-a-time")
+        deployment = client.create_deployment(
+            flow_id, "nightly", work_pool_name=names.POOL, concurrency_limit=1
+        )
+        first, second = (client.create_flow_run_from_deployment(deployment) for _ in range(2))
+        assert client.set_flow_run_state(first.id, Pending()).status.value == "ACCEPT"
+        client.set_flow_run_state(first.id, Running())
+        dead = f"{socket.gethostname()}:{dead_pid()}"
+        client.update_flow_run(first.id, infrastructure_pid=dead)
+        assert client.set_flow_run_state(second.id, Pending()).status.value != "ACCEPT"
+        assert end_dead(services.prefect_api) == [first.name]
+        assert client.set_flow_run_state(second.id, Pending()).status.value == "ACCEPT"
+        for each in (first, second):
+            client.delete_flow_run(each.id)
+        client.delete_deployment(deployment)
