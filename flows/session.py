@@ -17,7 +17,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, RunCancelled, TransportError
+from consilo.errors import ConsiloError, RunCancelled, ServiceFailed, TransportError
 from consilo.jobs.job import Job
 from consilo.record.run_record import new_run_id
 from consilo.runs.analytics import AnalyticsRun
@@ -145,6 +145,7 @@ def opened(
             name=names.label(order.job.name, number, "running"),
             tags=tags,
             resume=run.run_id if order.resume else "",
+            stopped=order.cancelled,
         )
         session = Session(run, tracker, connection, flow_run_id, order.cancelled, number)
         session.show("running")
@@ -312,14 +313,17 @@ def _settle(session: Session) -> None:
         with suppress(TransportError):  # Flower's own account of the run: its SuperLink is away
             session.connection.finish(ended_well, detail)
     finally:
-        session.tracker.tag_result(result)
-        session.show("cancelled" if stopped else result.status)
-        if stopped:  # whoever told the process to end may not wait long: the ending first
-            session.tracker.end(ending)
-            session.tracker.log_result(result, plots=False)
-        else:
-            session.tracker.log_result(result)
-            session.tracker.end(ending)
+        try:
+            session.tracker.tag_result(result)
+            session.show("cancelled" if stopped else result.status)
+            if stopped:  # whoever told the process to end may not wait long: the ending first
+                session.tracker.end(ending)
+                session.tracker.log_result(result, plots=False)
+            else:
+                session.tracker.log_result(result)
+                session.tracker.end(ending)
+        except ServiceFailed as away:
+            get_run_logger().error("%s; how the run ended is in its record", away)
     if not stopped:
         model = None if session.model is None else session.model.to_json()
         artifacts.summary(result, mlflow_url=session.tracker.url, model=model)

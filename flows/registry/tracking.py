@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from consilo.runs.outcome import RunResult, SiloOutcome
 from consilo.runs.stages import Stages
 from flows.registry import names
 from flows.registry.drift import column_table, drift
+from flows.registry.patient import patient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,6 +69,7 @@ class Tracker:
         name: str,
         tags: Mapping[str, str],
         resume: str = "",
+        stopped: threading.Event | None = None,
     ) -> Tracker:
         """Start an MLflow run, or go on with the one of a run of ours.
 
@@ -76,12 +79,13 @@ class Tracker:
             name: the run's name.
             tags: of the run.
             resume: id of a run of ours: go on with its MLflow run, where there is one.
+            stopped: set where the run shall end; a server that is away is not waited for then.
         """
         _quieten()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        client = MlflowClient(uri)
+        client = patient(MlflowClient(uri), uri, stopped=stopped)
         existing = client.get_experiment_by_name(experiment)
         if existing is None:
             try:

@@ -150,6 +150,8 @@ def prefect_environment(home: Path, api_url: str) -> dict[str, str]:
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLI_PROMPT": "false",
+        # Each try waits twice as long as the one before: some four minutes for a server that died.
+        "PREFECT_CLIENT_MAX_RETRIES": "7",
         # The UI's page that advertises the hosted product loads from its maker's site.
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
