@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, RootModel, ValidationError
 from rapidfuzz import process
@@ -209,8 +209,9 @@ def _keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
                 yield f"{before}{name}"
             # Below a list or a mapping a key has no one place.
             kinds = [told.annotation, *get_args(told.annotation)]
+            is_named = get_origin(told.annotation) in (dict, Mapping)
             inner += [
-                (one, f"{before}{name}.")
+                (one, f"{before}{name}.NAME." if is_named else f"{before}{name}.")
                 for one in kinds
                 if isinstance(one, type) and issubclass(one, BaseModel)
             ]

@@ -246,6 +246,14 @@ def _is_job_or_mapping(path: Path) -> bool:
     return isinstance(value, Mapping) and "contract" in value
 
 
+def _is_contract(path: Path) -> bool:
+    try:
+        value = read_yaml(path, error=ContractInvalid)
+    except ContractInvalid:
+        return False
+    return isinstance(value, Mapping) and {"name", "version", "columns"} <= value.keys()
+
+
 def _peek(path: Path) -> tuple[Any, Any] | None:
     value = read_yaml(path, error=ContractInvalid)
     return (value.get("name"), value.get("version")) if isinstance(value, Mapping) else None
@@ -253,7 +261,9 @@ def _peek(path: Path) -> tuple[Any, Any] | None:
 
 def _not_found(name: str, directories: Sequence[Path]) -> str:
     places = [place for each in directories for place in (each / "contracts", each)]
-    known = sorted({file.stem for place in places for file in place.glob("*.yaml")})
+    files = sorted({file for place in places for file in place.glob("*.yaml")})
+    known = sorted({file.stem for file in files if _is_contract(file)})
     guess = nearest(name, [stem.partition("@")[0] for stem in known])
     hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(known) or 'none'}"
-    return f"no file {name}.yaml in {', '.join(str(place) for place in places)}; {hint}"
+    where = ", ".join(str(place) for place in places)
+    return f"no file {name}.yaml in {where}; {hint}; elsewhere, give the file's path in its place"

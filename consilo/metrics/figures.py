@@ -227,6 +227,20 @@ def _of_each(scores: Array, classes: Sequence[str]) -> dict[str, float]:
     return metrics
 
 
+def called(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+    """Return figures of classes by number, as they are made without names, by the classes' names.
+
+    >>> called({"recall/1": 0.5, "accuracy": 0.7}, ["mild", "severe"])
+    {'recall/severe': 0.5, 'accuracy': 0.7}
+    """
+    names = {
+        f"{figure}/{place}": f"{figure}/{name}"
+        for figure in ("recall", "precision", "roc_auc")
+        for place, name in enumerate(classes)
+    }
+    return {names.get(name, name): value for name, value in metrics.items()}
+
+
 def _named(classes: Sequence[str], count: int) -> list[tuple[int, str]]:
     named = len(classes) == count
     return [(place, str(classes[place]) if named else str(place)) for place in range(count)]

@@ -14,7 +14,7 @@ from typing import Any
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, IncompatibleJob, RunFailed
 from consilo.horizontal.evaluation import Evaluated, Evaluation
-from consilo.horizontal.features import Scale
+from consilo.horizontal.features import Scale, class_names
 from consilo.horizontal.learning import learner_of
 from consilo.horizontal.scaling import scale_of_target
 from consilo.horizontal.statistics import Summary
@@ -23,8 +23,9 @@ from consilo.jobs.causes import REFUSALS
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel.loop import Exchange
-from consilo.kernel.steps import Checkpoint
+from consilo.kernel.steps import Checkpoint, Publish
 from consilo.learners.torch_learner import TorchLearner
+from consilo.metrics.figures import called
 from consilo.models.folder import Scored
 from consilo.runs.analytics import AnalyticsRun
 from consilo.runs.forecast import Forecast, forecast, link_rates, probe, traffic
@@ -161,6 +162,14 @@ class Run(AnalyticsRun):
                 params=tree.digest({**state.params, **state.buffers}),
             )
         return report
+
+    def _published(self, step: Publish) -> None:
+        """Keep a round's figures under the names that the finished model's have."""
+        if step.name == "round":
+            names = class_names(self.encoding.classes)
+            told = called(step.value.get("metrics") or {}, names)
+            step = replace(step, value={**step.value, "metrics": told})
+        super()._published(step)
 
     def _report_of(self, number: int) -> Mapping[str, Any]:
         """Return what the protocol published of a round before it set the checkpoint."""

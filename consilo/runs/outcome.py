@@ -29,6 +29,20 @@ SiloStatus = Literal["trained", "answered", "left_out", "dropped", "refused"]
 RunStatus = Literal["complete", "degraded", "failed"]
 
 
+def fresh(directory: Path | str) -> Path:
+    """Return the absolute path of a directory that a result can be written to.
+
+    Raises:
+        ConfigInvalid: where it holds something already, or is a file.
+    """
+    place = Path(directory).resolve()
+    if place.exists() and not place.is_dir():
+        raise ConfigInvalid(str(place), ["it is a file; give a fresh directory"])
+    if place.exists() and any(place.iterdir()):
+        raise ConfigInvalid(str(place), ["it is not empty; give a fresh directory"])
+    return place
+
+
 @dataclass(frozen=True)
 class SiloOutcome:
     """One silo's part in a run.
@@ -227,9 +241,7 @@ class RunResult:
         """
         from consilo.models.folder import write_model
 
-        place = Path(directory).resolve()
-        if place.exists() and any(place.iterdir()):
-            raise ConfigInvalid(str(place), ["it is not empty; give a fresh directory"])
+        place = fresh(directory)
         place.mkdir(parents=True, exist_ok=True)
         written = {"summary": place / "summary.json"}
         if self.build is not None:

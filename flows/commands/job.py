@@ -163,6 +163,7 @@ def job_run(
     Example: consilo job run job.yaml --silos silos/
     """
     from consilo.jobs.job import Job
+    from consilo.runs.outcome import fresh
 
     changes: dict[str, Any] = {} if rounds is None else {"protocol": {"rounds": rounds}}
     loaded = Job.load(job).changed(**changes)
@@ -174,6 +175,8 @@ def job_run(
         )
     if bundle is not None and (local or num_silos is not None):
         raise ConfigInvalid("job run --bundle", ["no bundle travels within this process"])
+    if out is not None:
+        fresh(out)
     parameters = _parameters(job, rounds, resume, bundle)
     if num_silos is not None:
         engine = "ray" if on_ray else "processes"

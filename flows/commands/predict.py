@@ -118,14 +118,14 @@ def _read(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray[Any, Any]]]:
     """Return the contract's columns of a file, and what of them could not be read.
 
-    A file is read by the rules that a silo reads its own by.
+    A file is read by the rules that a silo reads its own by; separator and encoding of a CSV file
+    are found out as `consilo silo data add` does.
     """
     from consilo.contracts.rules import TableRules
+    from silos.proposals.onboard import file_source
     from silos.rows.mapping import Mapping
-    from silos.rows.sources import CsvSource, ParquetSource
 
-    kind = ParquetSource if data.suffix in ParquetSource.endings else CsvSource
-    source = kind(path=(data.resolve(),))
+    source = file_source(data)
     how = Mapping(contract=contract.ref) if mapping is None else Mapping.load(mapping, contract)
     columns = {name: contract.columns[name] for name in wanted}
     part = contract.model_copy(update={"columns": columns, "rules": TableRules()})

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from consilo.config import nearest
 from consilo.errors import ConfigInvalid
 from consilo.machine.files import write_atomic
 from silos.proposals.new_contract import new_contract
-from silos.proposals.onboard import completed, sample
+from silos.proposals.onboard import file_source, sample
 from silos.proposals.profile import Profile, profile
-from silos.rows.sources import ParquetSource
-from silos.rows.sources.kinds import parse_source
-
-if TYPE_CHECKING:
-    pass
 
 MOST_CLASSES = 20
 """A target of whole numbers with more values is a number to predict."""
 _KEY_SHARE = 0.95
+_KEY_WORDS = {"id", "key", "mrn", "nbr", "no", "nr", "num", "number", "pid", "uid"}
+"""A column of numbers that are all different and whose name has one of these holds keys."""
 _HEAD = """\
 # Drafted from one table, for people to mend before anybody else reads it: say what each column
 # means, and hold each range against what you know of the measurement. Ranges are those of the rows,
@@ -32,7 +30,7 @@ _JOB = """\
 # Check it: consilo job validate {file}
 name: {name}
 contract: {name}@1
-task: {task}
+task: {task}{about}
 model: my_model:Net              # class Net in my_model.py beside this file
 protocol: {{name: fedavg, rounds: 10}}
 local: {{batch_size: 32, epochs: 1, optimizer: adam, lr: 0.01}}
@@ -75,9 +73,7 @@ def new_study(directory: Path, table: Path, name: str, target: str) -> dict[str,
     """
     if directory.exists() and any(directory.iterdir()):
         raise ConfigInvalid(str(directory), ["it is not empty; give a fresh directory"])
-    kind = "parquet" if table.suffix in ParquetSource.endings else "csv"
-    described, _ = completed({"type": kind, "path": str(table.resolve())}, directory)
-    rows = sample(parse_source(described, where=str(table)))
+    rows = sample(file_source(table))
     if target not in rows.columns:
         guess = nearest(target, [str(each) for each in rows.columns])
         hint = (
@@ -92,7 +88,8 @@ def new_study(directory: Path, table: Path, name: str, target: str) -> dict[str,
     known[target] = column
     contract, mapping = new_contract(directory, "data", rows, name, known=known, head=_HEAD)
     job, model = directory / "job.yaml", directory / "my_model.py"
-    write_atomic(job, _JOB.format(name=name, task=task, file=job.name).encode())
+    about = _about(task, target, column)
+    write_atomic(job, _JOB.format(name=name, task=task, about=about, file=job.name).encode())
     write_atomic(model, _MODEL.encode())
     return {"contract": contract, "mapping": mapping, "job": job, "model": model}
 
@@ -117,9 +114,22 @@ def _target(found: Profile) -> tuple[str, dict[str, Any]]:
     return task, {"type": kind, "allowed": allowed, "role": "target"}
 
 
+def _about(task: str, target: str, column: Mapping[str, Any]) -> str:
+    """Return a comment that says which of two classes figures and probabilities are of."""
+    if task != "binary":
+        return ""
+    second = str(column["allowed"][1])
+    return (
+        f"{' ' * 21}# of {target!r}: probability, recall, f1 are of {second!r}, the second allowed"
+    )
+
+
 def _known(found: Profile, num_rows: int) -> dict[str, Any]:
     """Return what a draft says of a column besides its type: no keys, and ranges of numbers."""
-    if found.present and found.distinct > _KEY_SHARE * num_rows and found.numeric_share < 1.0:
+    words = set(re.split(r"[\W_]+", found.name.lower()))
+    is_text = found.numeric_share < 1.0
+    is_numbered = bool(_KEY_WORDS & words) and all(float(n).is_integer() for n in found.numbers)
+    if found.present and found.distinct > _KEY_SHARE * num_rows and (is_text or is_numbered):
         return {"type": "string", "role": "ignore"}  # a name, a key, a free text
     if found.numeric_share < 1.0 or not found.present:
         return {}

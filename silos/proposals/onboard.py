@@ -24,7 +24,7 @@ from consilo.machine.files import make_directory, write_atomic
 from consilo.silo_name import fault_of
 from consilo.yaml_text import from_yaml
 from silos.rows.mapping import Mapping
-from silos.rows.sources import Source, parse_source
+from silos.rows.sources import ParquetSource, Source, parse_source
 from silos.rows.sources.csv_file import wide_encoding
 
 if TYPE_CHECKING:
@@ -275,6 +275,13 @@ def completed(described: Mapped[str, Any], directory: Path) -> tuple[dict[str, A
     if made.get("names"):
         made.setdefault("header", False)
     return made, notes
+
+
+def file_source(path: Path) -> Source:
+    """Return one file as a source; of a CSV file separator, header and encoding are found out."""
+    kind = "parquet" if path.suffix in ParquetSource.endings else "csv"
+    described, _ = completed({"type": kind, "path": str(path.resolve())}, path.parent)
+    return parse_source(described, where=str(path))
 
 
 def _first_file(paths: Sequence[Path]) -> Path | None:

@@ -61,7 +61,7 @@ class Likeness:
             lines.append(
                 f"{self.apart} of {self.rows} rows ({self.apart / self.rows:.1%}) have an equal "
                 f"that may be on the other side of the held-out split{warning}: leave copies out, "
-                "or give the column of who they are the role subject"
+                "and give the column of who they are the role subject if none has it"
             )
         return lines
 

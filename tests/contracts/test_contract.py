@@ -162,6 +162,21 @@ def test_a_contract_that_is_not_there_is_told_clearly(ref, said):
         Contract.load(ref)
 
 
+def test_only_contracts_are_called_known_ones(tmp_path):
+    (tmp_path / "silo.yaml").write_text("name: north\ndata: {}\n")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nversion: 1\ncolumns: {a: {type: float, role: target}}\n"
+    )
+    with pytest.raises(ContractInvalid) as told:
+        Contract.load("xyzzy@1", search=[tmp_path])
+    known = str(told.value).partition("known: ")[2]
+    assert "mine" in known
+    assert "silo" not in known
+    assert "broken" not in known
+    assert "the file's path" in known
+
+
 def test_a_key_written_twice_is_a_fault(tmp_path):
     path = tmp_path / "clinic.yaml"
     path.write_text(SMALL.replace("  waist:", "  height: {type: float}\n  waist:"))

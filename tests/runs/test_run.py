@@ -372,6 +372,27 @@ def test_a_users_module_trains_any_task(kind, private, tmp_path):
         assert any("left out as mostly noise" in note for note in result.notes)
 
 
+def test_figures_of_single_classes_have_one_name_in_rounds_and_at_the_end(tmp_path):
+    text, contract, changes, _ = USER_MODELS["multiclass"]
+    named = contract.replace("{type: integer,", "{type: category,").replace(
+        "[0, 1, 2]", "[mild, grave, none]"
+    )
+    assert "grave" in named
+    search = module(tmp_path / "beside", text)
+    hosts = clinic.hosts(clinic.frames(60, 50), search_path=search)
+    for seed, host in enumerate(hosts.values()):
+        draw = np.random.default_rng(seed).choice(["mild", "grave", "none"], len(host.table))
+        host.table["ill"] = draw
+    job = clinic.job(model="my_model:Net", protocol={"rounds": 2}, **changes)
+    run = clinic.run_of(
+        job, hosts, tmp_path / "run", contract_=clinic.contract(named), search_path=search
+    )
+    result = finish(run)
+    told = [name for name in result.history.columns if name.startswith("recall/")]
+    assert sorted(told) == ["recall/grave", "recall/mild", "recall/none"]
+    assert result.history["recall/grave"].notna().all()
+
+
 def test_a_silo_with_one_class_and_one_with_one_row_take_part(tmp_path):
     rows = clinic.frames(40, 20, 1)
     rows["north"]["ill"] = 1

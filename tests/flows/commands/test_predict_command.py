@@ -58,6 +58,16 @@ def test_a_local_run_tells_its_progress_and_keeps_what_it_made(ran):
     assert "no baselines" in summary["notes"][-1]
 
 
+def test_a_place_that_is_taken_is_told_before_anything_is_trained(ran):
+    study, *_ = ran
+    command = ("job", "run", study / "job.yaml", "--silos", study / "silos", "--local", "--out")
+    for taken, said in ((study / "out", "not empty"), (study / "job.yaml", "it is a file")):
+        done = consilo(*command, taken)
+        assert done.returncode != 0
+        assert said in done.stderr
+        assert "keeps clinic@1" not in done.stderr  # nobody was asked
+
+
 def test_what_is_not_kept_is_said(ran):
     study, *_ = ran
     done = consilo(
@@ -142,6 +152,15 @@ def test_a_mapping_reads_a_file_as_a_silo_would(ran):
         assert done.returncode == 0, done.stderr
         told.append([each["probability"] for each in json.loads(done.stdout)["predictions"]])
     np.testing.assert_allclose(told[0], told[1], rtol=1e-4)
+    spreadsheet = study / "spreadsheet.csv"
+    foreign.to_csv(spreadsheet, index=False, sep=";", encoding="utf-16")
+    done = consilo(
+        *("predict", study / "out", "--json", "--data", spreadsheet),
+        *("--mapping", study / "mapping.yaml"),
+    )
+    assert done.returncode == 0, done.stderr
+    again = [each["probability"] for each in json.loads(done.stdout)["predictions"]]
+    assert again == told[1]
     done = consilo("predict", study / "out", "--data", study / "foreign.csv")
     assert done.returncode == 1
     assert "has no 'age'" in done.stderr

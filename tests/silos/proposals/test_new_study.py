@@ -108,6 +108,25 @@ def test_a_table_of_another_country_is_read_as_it_is_written(tmp_path):
     assert result.status == "complete", result.reason
 
 
+def test_numbers_that_are_keys_are_no_inputs(tmp_path):
+    rows = table().drop(columns="Patient ID")
+    rows["encounter_id"] = rows["patient_nbr"] = np.arange(1000, 1000 + len(rows))
+    rows["dose"] = np.arange(len(rows))  # all different, and no key by its name
+    path = tmp_path / "rows.csv"
+    rows.to_csv(path, index=False)
+    written = new_study(tmp_path / "study", path, "study", "Survived")
+    columns = Contract.load(written["contract"]).columns
+    roles = {name: columns[name].role for name in ("encounter_id", "patient_nbr", "dose")}
+    assert roles == {"encounter_id": "ignore", "patient_nbr": "ignore", "dose": "feature"}
+
+
+def test_a_job_of_two_classes_says_which_of_them_its_figures_are_of(csv, tmp_path):
+    two = new_study(tmp_path / "two", csv, "study", "Survived")["job"].read_text()
+    assert "# of 'Survived': probability, recall, f1 are of 'yes', the second allowed" in two
+    three = new_study(tmp_path / "three", csv, "study", "Grade")["job"].read_text()
+    assert "second allowed" not in three
+
+
 def test_what_cannot_be_is_said(csv, tmp_path):
     with pytest.raises(ConfigInvalid, match="did you mean 'Survived'"):
         new_study(tmp_path / "a", csv, "study", "Survivd")

@@ -277,3 +277,8 @@ def test_a_column_that_the_contract_ignores_may_be_mapped_and_is_not_made():
     assert "note" not in mapping.local_columns(CLINIC)
     made = mapping.apply(pd.DataFrame({"height": [1.0], "remark": ["x"]}), CLINIC)
     assert list(made.columns) == ["height"]
+
+
+def test_a_column_s_key_at_the_top_is_told_where_it_belongs():
+    with pytest.raises(MappingInvalid, match=r"decimal: unknown key; .*'columns\.NAME\.decimal'"):
+        Mapping.parse({"contract": "heart@1", "decimal": ","}, Contract.load("heart@1"), where="m")
