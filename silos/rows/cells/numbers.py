@@ -121,7 +121,8 @@ def distinct_values(series: pd.Series[Any]) -> tuple[NDArray[np.int64], Any]:
     if series.dtype != object:
         codes, distinct = pd.factorize(series)
         if isinstance(series.dtype, np.dtype) and series.dtype.kind == "f":
-            distinct = list(np.asarray(distinct))  # as wide as they are: 0.1 shows one digit
+            # As wide as they are: 0.1 of four bytes shows one digit.
+            return codes.astype(np.int64), list(np.asarray(distinct))
         return codes.astype(np.int64), distinct
     places: dict[tuple[type, Any], int] = {}
     empty = series.isna().to_numpy(dtype=bool)
