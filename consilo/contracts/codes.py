@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import operator
 import re
+from datetime import date, time
 from decimal import Decimal
 from numbers import Real
 from typing import Any
+from uuid import UUID
 
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)\.0")
+_FIRST_YEAR_OF_FIVE_DIGITS = 10_000
 _EXACT = 2**53
 """From here on float64 skips whole numbers."""
 
@@ -35,13 +38,24 @@ def code_key(value: Any) -> str:
     number = float(str(value))  # the digits that it shows, where it is narrower than float64
     if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
         return str(int(value))
+    if isinstance(value, Decimal) and value.is_finite() and Decimal(repr(number)) != value:
+        return f"{value.normalize():f}"  # more digits than a float has
     return str(int(number)) if number.is_integer() and abs(number) < _EXACT else repr(number)
 
 
 def is_certain(value: Any) -> bool:
-    """Return whether a code is what was meant: a float from 2**53 on has lost its last digits."""
-    is_float = isinstance(value, Real) and not hasattr(value, "__index__")
-    return not (is_float and abs(float(value)) >= _EXACT)
+    """Return whether a code is what was meant.
+
+    A float from 2**53 on has lost its last digits; bytes, spans of time, lists and whatever else
+    has no text of its own are no codes, nor is a text with a zero byte in it.
+    """
+    if isinstance(value, str):
+        return "\0" not in value
+    if isinstance(value, Real) and not hasattr(value, "__index__"):
+        return abs(float(value)) < _EXACT
+    if isinstance(value, date):
+        return value.year < _FIRST_YEAR_OF_FIVE_DIGITS
+    return isinstance(value, Real | Decimal | time | UUID) or type(value).__name__ == "bool"
 
 
 def code_keys(code: Any) -> set[str]:

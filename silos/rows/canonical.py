@@ -303,11 +303,13 @@ def _texts(series: pd.Series[Any], column: Column) -> pd.Series[Any]:
 
         return each_distinct(series, known, "str")
     if isinstance(series.dtype, pd.StringDtype):
-        return series.str.strip().astype("str")
+        stripped: pd.Series[Any] = series.str.strip().astype("str")
+        broken = stripped.str.contains("\0", regex=False).fillna(False).to_numpy(dtype=bool)
+        return stripped.mask(broken) if broken.any() else stripped
 
     def text(value: Any) -> str | None:
-        if isinstance(value, str):
-            return value.strip()
-        return code_key(value) if is_certain(value) else None
+        if not is_certain(value):
+            return None
+        return value.strip() if isinstance(value, str) else code_key(value)
 
     return each_distinct(series, text, "str")

@@ -11,6 +11,7 @@ from sklearn.calibration import calibration_curve
 
 from consilo import metrics
 from consilo.metrics import TaskKind, merge, metrics_of, own_tally, tally
+from consilo.vertical.linear.solve import figures_of
 
 
 def _rows(kind: TaskKind, num_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,6 +204,56 @@ def test_several_classes_over_silos_equal_sklearn_on_the_union(
         **{f"precision/{n}": precision[at] for at, n in enumerate(names) if said[said == at].size},
     }
     assert found == pytest.approx(exact, rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 300), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 50.0, -1e6]))
+def test_numbers_over_silos_equal_sklearn_on_the_union(
+    num_rows: int, seed: int, offset: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    targets = offset + rng.normal(size=num_rows)
+    outputs = targets + rng.normal(size=num_rows)
+    sums = merge(tally("regression", outputs[p], targets[p]) for p in _cut(rng, num_rows))
+    assert sums["n"] == num_rows
+    found = metrics_of(sums)
+    assert found["rmse"] == pytest.approx(
+        oracle.root_mean_squared_error(targets, outputs), rel=1e-12
+    )
+    assert found["mae"] == pytest.approx(oracle.mean_absolute_error(targets, outputs), rel=1e-12)
+    # The spread of targets far from nought is a small difference of large sums: told as far as it is
+    # known, or left out.
+    near = abs(offset) < 100
+    assert "r2" in found or not near
+    if "r2" in found:
+        left = 1 - oracle.r2_score(targets, outputs)
+        assert 1 - found["r2"] == pytest.approx(left, rel=1e-9 if near else 1e-2)
+
+
+@settings(max_examples=30)
+@given(st.integers(4, 200), st.integers(0, 2**32 - 1))
+def test_the_label_silos_figures_of_a_vertical_model_equal_sklearn(
+    num_rows: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([[0, 1], rng.integers(0, 2, num_rows)]).astype(float)
+    outputs = rng.normal(labels, 1.0)
+    chances = 1 / (1 + np.exp(-outputs))
+    assert figures_of("binary", labels, outputs) == pytest.approx(
+        {
+            "roc_auc": oracle.roc_auc_score(labels, outputs),
+            "accuracy": oracle.accuracy_score(labels, outputs > 0),
+            "log_loss": oracle.log_loss(labels, chances),
+        },
+        rel=1e-12,
+    )
+    assert figures_of("regression", outputs, labels) == pytest.approx(
+        {
+            "rmse": oracle.root_mean_squared_error(outputs, labels),
+            "r2": oracle.r2_score(outputs, labels),
+        },
+        rel=1e-12,
+    )
 
 
 def test_with_many_classes_there_is_neither_matrix_nor_curve() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import clinic
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from mutated import mutated
 from typer.testing import CliRunner
 
 from consilo.cli import build
@@ -253,53 +252,10 @@ VALID: tuple[dict[str, Any], ...] = (
         "features": {"standardize": "contract", "missing": "indicator", "drop_first": True},
     },
 )
-OTHERS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 3),
-    st.floats(-1, 3),
-    st.sampled_from(
-        ["", "yes", "1e3", "mean", "adam", "sgd", "fedavg", "own:f1", "own:nothing", "a:b", "ill"]
-    ),
-    st.just([]),
-    st.just({}),
-    st.just([1, "a"]),
-    st.just({"a": {"b": 1}}),
-)
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the paths of everything in nested mappings and lists."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    found = []
-    for key, each in items:
-        found.append((*path, key))
-        if isinstance(each, dict | list):
-            found += places(each, (*path, key))
-    return found
-
-
-@st.composite
-def mutated(draw: st.DrawFn) -> dict[str, Any]:
-    """Return a valid job with one or two things in it changed, left out or called otherwise."""
-    job: dict[str, Any] = copy.deepcopy(draw(st.sampled_from(VALID)))
-    for _ in range(draw(st.integers(1, 2))):
-        *before, last = draw(st.sampled_from(places(job)))
-        owner: Any = job
-        for key in before:
-            owner = owner[key]
-        way = draw(st.sampled_from(["change", "drop", "rename"]))
-        if way == "change" or isinstance(owner, list):
-            owner[last] = copy.deepcopy(draw(OTHERS))
-        else:
-            kept = owner.pop(last)
-            if way == "rename":
-                owner[draw(st.sampled_from([f"{last}s", last[1:], "args", "lr", "mu"]))] = kept
-    return job
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[*HealthCheck])
-@given(mutated())
+@given(mutated(VALID))
 def test_a_job_that_is_called_valid_trains_and_any_other_is_told_without_a_traceback(job):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -38,15 +38,16 @@ def silos_of(
     *,
     seed: int = 0,
     spare: int = 5,
+    target: str | None = "y",
 ) -> dict[str, InMemorySilo]:
     """Cut a table by columns; every silo has its rows in an order of its own, some unmatched.
 
-    Place i of the match is row i of ``table``.
+    Place i of the match is row i of ``table``. ``target`` is the label silo's too.
     """
     rng = np.random.default_rng(seed)
     hosts = {}
     for name, held in columns.items():
-        mine = table[[*held, "y"] if name == LABEL else list(held)]
+        mine = table[[*held, target] if target and name == LABEL else list(held)]
         extra = mine.iloc[rng.integers(0, len(mine), spare)]
         order = rng.permutation(len(mine) + spare)
         rows = pd.concat([mine, extra], ignore_index=True).iloc[order].reset_index(drop=True)

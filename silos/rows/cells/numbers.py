@@ -120,6 +120,9 @@ def distinct_values(series: pd.Series[Any]) -> tuple[NDArray[np.int64], Any]:
 
     if series.dtype != object:
         codes, distinct = pd.factorize(series)
+        if isinstance(series.dtype, np.dtype) and series.dtype.kind == "f":
+            # As wide as they are: 0.1 of four bytes shows one digit.
+            return codes.astype(np.int64), list(np.asarray(distinct))
         return codes.astype(np.int64), distinct
     places: dict[tuple[type, Any], int] = {}
     empty = series.isna().to_numpy(dtype=bool)
@@ -236,7 +239,7 @@ def whole_numbers(
     """Return whole numbers that are written without marks, exactly, and in which rows there is one.
 
     Args:
-        series: whole numbers or texts.
+        series: whole numbers, texts, or both, decimals among them.
         keys: read no text that begins with a zero: ``007`` and ``7`` are two keys.
     """
     import numpy as np
@@ -266,4 +269,12 @@ def whole_numbers(
                 number = int(texts[int(at)].as_py())
                 if -(2**63) <= number < 2**63:
                     values[start + at], there[start + at] = number, True
+    elif series.dtype == object:
+        codes, distinct = distinct_values(series)
+        for code, value in enumerate(distinct):
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if isinstance(value, Decimal) and value.is_finite():
+                whole = value == value.to_integral_value()
+            if whole and -(2**63) <= int(value) < 2**63:
+                values[codes == code], there[codes == code] = int(value), True
     return values, there

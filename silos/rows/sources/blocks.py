@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_ROWS = 65_536
+NO_TEXT = "\0"
+"""In place of a cell that is no value: a zero byte is no part of a code, a number or a date."""
+_FIRST_S, _END_S = -62_135_596_800, 253_402_300_800
+"""From the year 1 to before the year 10,000, in seconds since 1970."""
 _BLOCK_BYTES = 32 << 20
 """A block of a very wide table has fewer rows, so that it does not hold much more than this."""
 _END = object()
@@ -163,6 +167,26 @@ def _common(kinds: Sequence[pa.DataType]) -> pa.DataType:
         return pa.string()
 
 
+def _dates_within_years(table: pa.Table) -> pa.Table:
+    """Return a block whose dates Python can hold: one that has others is text, to be counted."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for at, field in enumerate(table.schema):
+        if pa.types.is_date(field.type) and table.num_rows:
+            seconds = pc.cast(table.column(at), pa.timestamp("s"))
+            ends = pc.min_max(seconds.cast(pa.int64())).as_py()
+            if ends["min"] is not None and not _FIRST_S <= ends["min"] <= ends["max"] < _END_S:
+                whole = pc.and_(
+                    pc.greater_equal(seconds.cast(pa.int64()), _FIRST_S),
+                    pc.less(seconds.cast(pa.int64()), _END_S),
+                )
+                days = pc.if_else(whole, table.column(at), pa.scalar(None, field.type))
+                texts = pc.if_else(pc.invert(whole), NO_TEXT, pc.cast(days, pa.string()))
+                table = table.set_column(at, field.name, texts)
+    return table
+
+
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return a block as pandas holds it."""
     import pandas as pd
@@ -170,6 +194,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
     # Whole numbers with gaps stay whole numbers, else large ones would lose their last digits.
     types: dict[Any, Any] = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    table = _dates_within_years(table)
     frame: pd.DataFrame = table.to_pandas(
         types_mapper=types.get, split_blocks=True, ignore_metadata=True
     )

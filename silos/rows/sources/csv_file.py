@@ -7,6 +7,7 @@ anew (`TypesChanged`): that is rare, and cheaper than to look at every row twice
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -50,6 +51,10 @@ class CsvSource(FilesSource):
         names: the columns' names where there is no header.
         na_values: texts that mean "nothing", in place of the usual ones.
         encoding: of the text.
+        quote: the sign around fields that hold separators or line ends, and twice within them for
+            itself; ``none`` where such a sign is a sign like others.
+        escape: the sign before one that is to be taken as it is, mostly a backslash; None where
+            there is none.
     """
 
     endings: ClassVar = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")
@@ -60,10 +65,12 @@ class CsvSource(FilesSource):
     names: tuple[str, ...] | None = None
     na_values: tuple[str, ...] = DEFAULT_NULLS
     encoding: str = "utf-8"
+    quote: str = Field(default='"', min_length=1)
+    escape: str | None = None
 
     @model_validator(mode="after")
-    def _names_are_each_given_once(self) -> Self:
-        faults = []
+    def _is_of_one_piece(self) -> Self:
+        faults = _sign_faults(self.separator, self.quote, self.escape)
         if self.names and self.header and "header" in self.model_fields_set:
             faults.append("names are for a file without a header; set header: false")
         if self.names and len(set(self.names)) < len(self.names):
@@ -71,6 +78,15 @@ class CsvSource(FilesSource):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All options as plain values, for digests; the newer ones where they say something."""
+        said = super().description
+        for name in ("quote", "escape"):
+            if said[name] == type(self).model_fields[name].default:
+                del said[name]
+        return said
 
     def columns_of_codes(self) -> tuple[str, ...]:
         """Return columns of text whose cells look like numbers: ``007`` is no 7.
@@ -113,6 +129,26 @@ class CsvSource(FilesSource):
         if isinstance(cause, LookupError) and "encoding" in message:
             return f"the encoding '{self.encoding}' is not known"
         return unexplained(cause)
+
+
+def _sign_faults(separator: str, quote: str, escape: str | None) -> list[str]:
+    """Return a sentence for each sign of a CSV file that cannot be one."""
+    signs = {"separator": separator, "quote": quote, "escape": escape}
+    given = {
+        name: sign
+        for name, sign in signs.items()
+        if sign is not None and (name, sign) != ("quote", "none")
+    }
+    faults = []
+    for name, sign in given.items():
+        if len(sign) != 1 or not sign.isascii() or sign in "\r\n\0" or sign.isalnum():
+            other = ", or none" if name == "quote" else ""
+            faults.append(f"{name} must be one sign of ASCII{other}, found {sign!r}")
+    if quote == escape:
+        faults.append("escape is the same as quote; a quote that stands twice is read anyway")
+    elif len(set(given.values())) < len(given):
+        faults.append("separator, quote and escape must be different signs")
+    return faults
 
 
 def _names_of(source: CsvSource, path: Path) -> list[str]:
@@ -170,6 +206,28 @@ def _refuse_zero_bytes(source: CsvSource, batch: pa.RecordBatch) -> None:
             )
 
 
+def _refuse_escaped_nothing(source: CsvSource, path: Path) -> None:
+    """Raise where a field is ``\\N``, as some databases write "nothing": it would be the code N."""
+    import pyarrow as pa
+
+    assert source.escape is not None
+    escape, around = re.escape(source.escape), re.escape(source.separator)
+    nothing = re.compile(rf"(?:^|[\r\n{around}]){escape}N(?:[\r\n{around}]|$)")
+    with (
+        pa.input_stream(str(path), compression="detect") as file,
+        io.TextIOWrapper(file, encoding=source.encoding, newline="") as text,
+    ):
+        before = ""
+        while piece := text.read(_TEXT_BLOCK):
+            if nothing.search(before + piece):
+                raise SourceUnreadable(
+                    f"{source.where}: a field is {source.escape}N, which means nothing to some "
+                    "databases and would be read as the text N; write empty fields, or leave "
+                    "escape out"
+                )
+            before = piece[-3:]
+
+
 def _header(source: CsvSource, path: Path) -> list[str]:
     import pyarrow as pa
 
@@ -203,6 +261,8 @@ def _tables_of(
 
     fixed = dict(types)
     for path in paths:
+        if source.escape is not None:
+            _refuse_escaped_nothing(source, path)
         try:
             with _open(source, path, wanted, fixed) as reader:
                 if any(map(pa.types.is_binary, reader.schema.types)):
@@ -319,7 +379,12 @@ def _open(
         null_values=sorted({"", *source.na_values}),
         strings_can_be_null=True,
     )
-    parsing = csv.ParseOptions(delimiter=source.separator)
+    parsing = csv.ParseOptions(
+        delimiter=source.separator,
+        quote_char=False if source.quote == "none" else source.quote,
+        escape_char=source.escape or False,
+        newlines_in_values=True,
+    )
     return csv.open_csv(
         path, read_options=reading, parse_options=parsing, convert_options=converting
     )

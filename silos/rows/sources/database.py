@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
-from silos.rows.sources.blocks import BLOCK_ROWS
+from silos.rows.sources.blocks import BLOCK_ROWS, NO_TEXT
 from silos.rows.sources.raw_table import RawTable, unexplained
 
 if TYPE_CHECKING:
@@ -86,11 +86,16 @@ def fetched(fetchmany: Callable[[int], Any], wanted: Sequence[str]) -> Iterator[
 def array_of(values: Sequence[Any]) -> pa.Array:
     """Return a database's values of one column as Arrow; what Arrow has no plain type for as text.
 
+    Bytes are no text in any encoding: they become `NO_TEXT`, which nothing reads.
+
     >>> array_of([1, None]).type, array_of(["a", 1]).to_pylist()
     (DataType(int64), ['a', '1'])
     """
     import pyarrow as pa
 
+    if any(isinstance(each, bytes | bytearray | memoryview) for each in values):
+        is_bytes = (bytes, bytearray, memoryview)
+        values = [NO_TEXT if isinstance(each, is_bytes) else each for each in values]
     try:
         array = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):

@@ -7,6 +7,7 @@ extension, and the query cannot change that. What does not fit into memory it ke
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from silos.rows.sources.blocks import BLOCK_ROWS, TypesChanged
-from silos.rows.sources.database import DatabaseSource, double_quoted, some_columns
+from silos.rows.sources.database import DatabaseSource, double_quoted
 from silos.rows.sources.files import OnePath, below, files_of, remembered_hashes, with_log
 from silos.rows.sources.raw_table import RawTable
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     Source = RawTable  # the union of all kinds is told to pydantic where it is made: `kinds`
 
 MEMORY_MIB = 512
+_PLAIN = re.compile(
+    r"BOOLEAN$|U?(TINYINT|SMALLINT|INTEGER|BIGINT)$|FLOAT$|DOUBLE$|DECIMAL\(\d+,\d+\)$|VARCHAR$|"
+    r"ENUM\([^\]]*\)$|BLOB$|BIT$|DATE$|TIME$|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?$|"
+    r"\"NULL\"$|NULL$"
+)
+"""Types that are read as they are: what others show in Arrow is not what they mean."""
 
 
 class DuckSource(DatabaseSource):
@@ -72,12 +79,25 @@ class DuckSource(DatabaseSource):
     ) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        query = some_columns(self._select(double_quoted), wanted, double_quoted)
         with self._opened(rows=True) as connection:
+            query = self._with_texts(connection, wanted)
             reader = connection.sql(query).to_arrow_reader(BLOCK_ROWS)
             yield reader.schema.empty_table()
             for batch in reader:
                 yield pa.Table.from_batches([batch])
+
+    def _with_texts(self, connection: Any, wanted: Sequence[str]) -> str:
+        """Return the SELECT for some columns; what Arrow has no plain type for is cast to text."""
+        select = self._select(double_quoted)
+        about = connection.execute(f"SELECT * FROM ({select}) t LIMIT 0").description
+        odd = {each[0] for each in about if not _PLAIN.match(str(each[1]))}
+        columns = (
+            f"CAST({double_quoted(name)} AS VARCHAR) AS {double_quoted(name)}"
+            if name in odd
+            else double_quoted(name)
+            for name in wanted
+        )
+        return f"SELECT {', '.join(columns)} FROM ({select}) t"
 
     def _content(self, memo: Path | None) -> list[str]:
         files = [part for file in self._files() for part in with_log(file, ".wal")]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from consilo.errors import SourceUnreadable
 from silos.rows.sources.blocks import BLOCK_ROWS, cast, common_schema
 from silos.rows.sources.files import FilesSource
 
@@ -40,6 +41,12 @@ class ParquetSource(FilesSource):
 
         files = self.files()
         kinds = [pq.read_schema(path) for path in files]
+        for each in wanted:
+            if any(pa.types.is_nested(kind.field(each).type) for kind in kinds):
+                raise SourceUnreadable(
+                    f"{self.where}: column '{each}' holds lists or structures, and a cell is one "
+                    "value; take it apart in a query of a source of type duckdb"
+                )
         schema = common_schema([pa.schema([each.field(name) for name in wanted]) for each in kinds])
         yield schema.empty_table()
         for path in files:

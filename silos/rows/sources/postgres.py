@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _TEXT_BYTES = 4 << 20
+_NUMERIC, _FLOAT_DIGITS = 1700, 15
 _SETTINGS = (
     "SET LOCAL TimeZone = 'UTC'",
     "SET LOCAL DateStyle = 'ISO, YMD'",
@@ -39,7 +40,7 @@ def tables(connection: Any, query: str) -> Iterator[pa.Table]:
         cursor.execute(setting)
     cursor.execute(f"SELECT * FROM ({query}) consilo_row WHERE false".encode())
     names = [column.name for column in cursor.description]
-    kinds = [_kind(column.type_code) for column in cursor.description]
+    kinds = [_kind(column) for column in cursor.description]
     yield pa.schema(zip(names, kinds, strict=True)).empty_table()
     # Rows come one message each, so that a piece never ends within a row.
     with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT csv)".encode()) as rows:
@@ -65,6 +66,17 @@ def version(connection: Any, query: str) -> str:
 
 def _read(text: bytearray, names: Sequence[str], kinds: Sequence[pa.DataType]) -> pa.Table:
     import pyarrow as pa
+
+    try:
+        return _typed(text, names, kinds)
+    except pa.ArrowInvalid:
+        # Some dates are none to Arrow, as infinity: as text they are counted, one by one.
+        told = [pa.string() if pa.types.is_temporal(each) else each for each in kinds]
+        return _typed(text, names, told)
+
+
+def _typed(text: bytearray, names: Sequence[str], kinds: Sequence[pa.DataType]) -> pa.Table:
+    import pyarrow as pa
     from pyarrow import csv
 
     return csv.read_csv(
@@ -82,10 +94,17 @@ def _read(text: bytearray, names: Sequence[str], kinds: Sequence[pa.DataType]) -
     )
 
 
-def _kind(type_code: int) -> pa.DataType:
-    """Return how a PostgreSQL type is read; what is neither number nor time is read as text."""
+def _kind(column: Any) -> pa.DataType:
+    """Return how a PostgreSQL type is read; what is neither number nor time is read as text.
+
+    So is a number of more digits than a float holds: who maps it sees all of them. Bytes and
+    bits stay bytes, which nothing reads.
+    """
     import pyarrow as pa
 
+    if column.type_code == _NUMERIC:
+        is_short = column.precision is not None and column.precision <= _FLOAT_DIGITS
+        return pa.float64() if is_short else pa.string()
     return {
         16: pa.bool_(),
         20: pa.int64(),
@@ -93,8 +112,10 @@ def _kind(type_code: int) -> pa.DataType:
         23: pa.int64(),
         700: pa.float64(),
         701: pa.float64(),
-        1700: pa.float64(),  # numeric: the contract has no wider number
+        17: pa.binary(),
+        1560: pa.binary(),  # bits: 0101 is not the number 101
+        1562: pa.binary(),
         1082: pa.date32(),
         1114: pa.timestamp("us"),
         1184: pa.timestamp("us", "UTC"),
-    }.get(type_code, pa.string())
+    }.get(column.type_code, pa.string())

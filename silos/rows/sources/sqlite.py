@@ -55,6 +55,11 @@ class SqliteSource(DatabaseSource):
     def _why(self, cause: Exception) -> str:
         if "not a database" in str(cause):
             return "the file is not an SQLite database"
+        if "decode to UTF-8" in str(cause):
+            return (
+                "a text in it is not UTF-8; write it anew, or leave its column out by a query, or "
+                "read it as hex(column)"
+            )
         return super()._why(cause)
 
     def _file(self) -> Path:

@@ -1,6 +1,7 @@
-"""A table that pandas, DuckDB or Arrow has written, read back through a mapping, is the same table.
+"""A table that was written elsewhere and is read back through a mapping is the same table.
 
-With dirt in it, every dirty cell is counted, and no other cell is changed.
+Written by pandas, DuckDB, Arrow and PostgreSQL. With dirt in it, every dirty cell is counted, and
+no other cell is changed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
+import postgres_server
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from consilo.contracts.contract import Contract
 from silos.rows.arrow import to_pandas
 from silos.rows.mapping import Mapping
-from silos.rows.sources import parse_source
+from silos.rows.sources import csv_file, parse_source, postgres
 from silos.rows.standardise import standardise
 
 TABLE = Contract.parse(
@@ -109,6 +111,13 @@ def written(frame: pd.DataFrame, way: str, place: Path) -> dict:
             path, index=False, sep=separator, encoding=encoding, quoting=getattr(csv, quoting)
         )
         return {"type": "csv", "path": str(path), "separator": separator, "encoding": encoding}
+    if way in SIGNS:
+        options, told = SIGNS[way]
+        local.to_csv(path, index=False, **options)
+        return {"type": "csv", "path": str(path), **told}
+    if way == "duckdb csv escaped":
+        as_duckdb(local, path, "FORMAT csv, HEADER, DELIMITER '\t', ESCAPE '\\'")
+        return {"type": "csv", "path": str(path), "separator": "\t", "escape": "\\"}
     if way == "duckdb csv":
         as_duckdb(local, path, "FORMAT csv, HEADER")
         return {"type": "csv", "path": str(path)}
@@ -135,7 +144,17 @@ def written(frame: pd.DataFrame, way: str, place: Path) -> dict:
     return {"type": "parquet", "path": str(path)}
 
 
+SIGNS: dict[str, tuple[dict, dict]] = {
+    "csv single quotes": ({"quotechar": "'"}, {"quote": "'"}),
+    "csv backslashes": (
+        {"escapechar": "\\", "doublequote": False, "sep": ";"}, {"escape": "\\", "separator": ";"},
+    ),
+    "csv line ends of windows": ({"lineterminator": "\r\n", "sep": "\t"}, {"separator": "\t"}),
+    "csv line ends of old": ({"lineterminator": "\r", "sep": "^"}, {"separator": "^"}),
+    "csv unit separator": ({"sep": "\x1f"}, {"separator": "\x1f"}),
+}  # fmt: skip
 WAYS = [
+    *SIGNS, "duckdb csv escaped",
     "pandas csv , utf-8 QUOTE_MINIMAL", "pandas csv ; utf-8-sig QUOTE_ALL",
     "pandas csv | utf-16 QUOTE_NONNUMERIC", "duckdb csv", "duckdb over csv", "duckdb table",
     "sqlite", "pandas parquet", "duckdb parquet",
@@ -152,6 +171,87 @@ def test_a_table_is_the_same_after_the_way_through_a_file(way, tmp_path, rows):
     made, unreadable = read(written(frame, way, tmp_path))
     assert unreadable == {}
     pd.testing.assert_frame_equal(made, frame, check_exact=True)
+
+
+@pytest.mark.parametrize("block", [64, 4 << 20])
+def test_a_text_may_have_line_ends_in_it(tmp_path, monkeypatch, block):
+    """A block once ended within such a field: a line has 1 fields where 2 are expected."""
+    monkeypatch.setattr(csv_file, "_TEXT_BLOCK", block)
+    frame = pd.DataFrame({"a": [f"x\n{at}, y\r\nz" for at in range(40)], "b": range(40)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    found = parse_source({"type": "csv", "path": str(tmp_path / "t.csv")}, where="s").read()
+    assert found["a"].tolist() == frame["a"].tolist()
+    assert found["b"].tolist() == list(range(40))
+
+
+@pytest.fixture(scope="module")
+def server():
+    if postgres_server.programs() is None:
+        pytest.skip("no PostgreSQL server is installed here")
+    with postgres_server.running() as found:
+        yield found
+
+
+@pytest.mark.federation
+@pytest.mark.parametrize("copied", [True, False], ids=["copied", "fetched"])
+@EASY
+@given(ROWS)
+def test_a_table_is_the_same_after_the_way_through_postgresql(server, copied, rows):
+    frame = table(rows)
+    local = frame.rename(columns=LOCAL)
+    kinds = ["text", "text", "double precision", "bigint", "boolean", "timestamp"]
+    names = [f'"{name}"' for name in local.columns]
+    described = ", ".join(map(" ".join, zip(names, kinds, strict=True)))
+    cells = [
+        [None if pd.isna(each) else each for each in row]
+        for row in local.astype(object).itertuples(index=False)
+    ]
+    with server.connect() as connection:
+        connection.execute(f"DROP TABLE IF EXISTS t; CREATE TABLE t ({described})")
+        with connection.cursor() as cursor:
+            cursor.executemany("INSERT INTO t VALUES (%s, %s, %s, %s, %s, %s)", cells)
+    told = {"url": server.url, "table": "t", "password_env": "CLINIC_PASSWORD"}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CLINIC_PASSWORD", server.password)
+        if not copied:
+            patched.setattr(postgres, "can_copy", lambda connection: False)
+        made, unreadable = read({"type": "sql", **told})
+    assert unreadable == {}
+    pd.testing.assert_frame_equal(made, frame, check_exact=True)
+
+
+@pytest.mark.federation
+def test_types_of_postgresql_are_read_exactly_or_counted(server, monkeypatch):
+    monkeypatch.setenv("CLINIC_PASSWORD", server.password)
+    cells = {
+        "9007199254740993::numeric(20,0)": ("integer", 9007199254740993),
+        "9007199254740993::numeric": ("integer", 9007199254740993),
+        "9007199254740992.5::numeric": ("string", "9007199254740992.5"),
+        "1.5::numeric(6,2)": ("float", 1.5),
+        "'\\x6162'::bytea": ("string", None),
+        "B'0101'": ("integer", None),
+        "interval '1 day'": ("float", None),
+        "'infinity'::timestamp": ("date", None),
+        "'NaN'::float8": ("float", None),
+        "timestamptz '2024-01-02 01:00+01'": ("date", pd.Timestamp(2024, 1, 2)),
+        "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid": (
+            "string", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        ),
+        "'007'::text": ("category", "007"),
+    }  # fmt: skip
+    for cell, (kind, expected) in cells.items():
+        one = Contract.parse(
+            {"name": "t", "version": 1, "columns": {"x": {"type": kind, "nullable_share": 1}}},
+            where="t",
+        )
+        told = {
+            "url": server.url,
+            "query": f"SELECT {cell} AS x",
+            "password_env": "CLINIC_PASSWORD",
+        }
+        source = parse_source({"type": "sql", **told}, where="s")
+        made = Mapping(contract="t@1").apply(source.read(), one)["x"][0]
+        assert (None if pd.isna(made) else made) == expected, cell
 
 
 DIRT = {
