@@ -13,7 +13,7 @@ from consilo.horizontal.statistics import _templates
 from consilo.protocols.names import NAMES, find_protocol
 from silos.gate.policy import TEMPLATE
 
-WANTED = _templates(Encoding.plan(clinic.contract(), clinic.job()), moments=True)
+WANTED = _templates(Encoding.plan(clinic.contract(), clinic.job()), moments=True, target=False)
 FINE = {
     "edges": {name: np.linspace(0, 120, 1201) for name in ("age", "smoker")},
     "counts": {name: np.zeros(1200) for name in ("age", "smoker")},
@@ -91,4 +91,4 @@ def test_what_is_made_of_too_few_training_rows_does_not_leave(tmp_path) -> None:
     silo = attacker.make(tmp_path, TEMPLATE.replace("statistic: yes", "statistic: {min_rows: 38}"))
     header, _ = attacker.ask(silo, "statistics", "moments", WANTED, attest=True)
     assert (header.status, "38 rows or more" in header.reason) == ("fault", True)
-    assert replace(header, reason="").code == "refused"
+    assert replace(header, reason="").code == "too_few_rows"

@@ -16,7 +16,7 @@ POLICY = (
 EDGES = {name: np.linspace(0, 120, 13) for name in ("age", "smoker")}
 ASKED = {
     ("statistics", "moments"): _templates(
-        Encoding.plan(clinic.contract(), clinic.job()), moments=True
+        Encoding.plan(clinic.contract(), clinic.job()), moments=True, target=False
     ),
     ("statistics", "histogram"): {
         "edges": EDGES,
