@@ -221,8 +221,8 @@ def test_numbers_over_silos_equal_sklearn_on_the_union(
         oracle.root_mean_squared_error(targets, outputs), rel=1e-12
     )
     assert found["mae"] == pytest.approx(oracle.mean_absolute_error(targets, outputs), rel=1e-12)
-    # The spread of targets far from nought is a small difference of large sums: told as far as it is
-    # known, or left out.
+    # The spread of targets far from nought is a small difference of large sums: told as far as it
+    # is known, or left out.
     near = abs(offset) < 100
     assert "r2" in found or not near
     if "r2" in found:
