@@ -145,6 +145,12 @@ class Mapping(Config):
                 as_text += several
         return as_text
 
+    def comma_columns(self, contract: Contract) -> list[str]:
+        """Return the local columns whose numbers have a comma as decimal sign."""
+        several = self.local_columns(contract)
+        marked = [name for name in several if self.how(contract.columns[name]).decimal == ","]
+        return [local for name in marked for local in several[name]]
+
     def missing_columns(self, available: Sequence[str], contract: Contract) -> list[str]:
         """Return, for the people in the silo, a sentence per local column that is not there."""
         findings = []

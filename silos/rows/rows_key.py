@@ -14,7 +14,7 @@ from consilo.wire.payload import digest
 from silos.rows.mapping import Mapping
 from silos.rows.sources import RowFilter, Source
 
-RULES_VERSION = 3
+RULES_VERSION = 4
 """Raised when the same rows could be standardised, judged or encoded otherwise; what is kept of
 them then lapses."""
 

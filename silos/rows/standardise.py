@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ from consilo.contracts.contract import Contract
 from consilo.errors import SourceUnreadable
 from silos.rows.arrow import to_arrow
 from silos.rows.mapping import ROWS_SHOWN, SEEN, UNREADABLE, Mapping, add_seen
-from silos.rows.sources import CsvSource, RowFilter, Source, TypesChanged, kept_rows
+from silos.rows.sources import CsvSource, DuckSource, RowFilter, Source, TypesChanged, kept_rows
 from silos.rows.sources.blocks import to_frame
+from silos.rows.sources.raw_table import RawTable
 from silos.rows.spool import TableSpool
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def standardise(
     if keep is not None:
         there += [name for name in keep.columns if name not in there]
         text.update(keep.columns)
+    commas = mapping.comma_columns(contract) if _reads_csv_as_numbers(source) else ()
     types: dict[str, pa.DataType] = {}
     seen: dict[str, frozenset[str]] = {}
     while True:
@@ -58,7 +61,8 @@ def standardise(
         unreadable: Unreadable = {}
         shown: list[dict[str, frozenset[str]]] = []
         try:
-            for block in kept_rows(source.blocks(there, text=sorted(text), types=types), keep):
+            raw = kept_rows(source.blocks(there, text=sorted(text), types=types), keep)
+            for block in _points_certain(raw, commas):
                 start = spool.num_rows
                 frame = to_frame(block)
                 rows, num_rows = dict(frame.items()), len(frame)
@@ -90,6 +94,29 @@ def _require_codes(source: Source, contract: Contract) -> None:
                 f"'{column.name}', and the source reads that as nothing; set na_values, such as "
                 "na_values: ['']"
             )
+
+
+def _reads_csv_as_numbers(source: RawTable) -> bool:
+    """Return whether DuckDB reads a CSV file, whose types it must know before any mapping does."""
+    return isinstance(source, DuckSource) and any(
+        isinstance(each, CsvSource) or _reads_csv_as_numbers(each)
+        for each in source.tables.values()
+    )
+
+
+def _points_certain(blocks: Iterator[pa.Table], commas: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield blocks; raise where DuckDB has read ``1.234`` as 1.234 and the mapping says 1234."""
+    import pyarrow as pa
+
+    for block in blocks:
+        for name in commas:
+            if name in block.schema.names and pa.types.is_floating(block.schema.field(name).type):
+                raise SourceUnreadable(
+                    f"column '{name}': DuckDB has read it from CSV with points as decimal signs, "
+                    "and the mapping says decimal: ','; take decimal out of the mapping where they "
+                    "are, else read the file as a source of type csv"
+                )
+        yield block
 
 
 def _add(total: Unreadable, part: Unreadable, start: int) -> None:

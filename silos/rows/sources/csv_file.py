@@ -35,6 +35,9 @@ _MARKS = (
 _HEAD_BYTES = 4096
 _CODE = r"^\s*[+-]?(?:0[0-9]+(?:\.[0-9]*)?|[0-9]+[eE][0-9]+)\s*$"
 """What no program writes for a number: an exponent has its sign, as in ``1e+16``."""
+_HEXADECIMAL = r"^\s*[+-]?0[xX]"
+_EXACT, _EXPONENTS = 2.0**53, 1e25
+"""From where floats skip whole numbers; from where nobody writes a number with all its digits."""
 _TEXT_BLOCK = 4 << 20
 _HEADER_BLOCK = 64 << 10
 """Enough for the names, of which a table of a few thousand columns has less."""
@@ -259,6 +262,10 @@ def _tables_of(
     """
     import pyarrow as pa
 
+    guessed = [name for name in wanted if name not in types]
+    # Arrow would read 0x10 as 16; as text it is counted, and the plain numbers are read.
+    hexadecimal = _hexadecimal_columns(source, paths, guessed) if guessed else ()
+    types = {**types, **dict.fromkeys(hexadecimal, pa.string())}
     fixed = dict(types)
     for path in paths:
         if source.escape is not None:
@@ -273,12 +280,61 @@ def _tables_of(
                 with closing(read_ahead(reader)) as batches:
                     for batch in batches:
                         _refuse_zero_bytes(source, batch)
+                        if inexact := _inexact(batch):
+                            changed = {**fixed, **dict.fromkeys(inexact, pa.string())}
+                            raise TypesChanged(_settled(source, paths, wanted, changed))
                         yield pa.Table.from_batches([batch])
         except pa.ArrowInvalid as cause:
             column = _misfit(cause, _names_of(source, path))
             if column is None or column not in fixed or column in types:
                 raise
             raise TypesChanged(_settled(source, paths, wanted, {**fixed, **types})) from None
+
+
+def _hexadecimal_columns(
+    source: CsvSource, paths: Sequence[Path], names: Sequence[str]
+) -> list[str]:
+    """Return columns with a cell such as ``0x10``; another pass only where ``0x`` stands at all."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: dict[str, None] = {}
+    for path in filter(_has_hexadecimals, paths):
+        with _open(source, path, names, dict.fromkeys(names, pa.string())) as reader:
+            for batch in reader:
+                for name, cells in zip(batch.schema.names, batch.columns, strict=True):
+                    if pc.any(pc.match_substring_regex(cells, _HEXADECIMAL)).as_py():
+                        found[name] = None
+    return list(found)
+
+
+def _has_hexadecimals(path: Path) -> bool:
+    """Return whether ``0x`` stands anywhere in a file, in an encoding of a byte a letter."""
+    import pyarrow as pa
+
+    with pa.input_stream(str(path), compression="detect") as file:
+        last = b""
+        while piece := file.read(_TEXT_BLOCK):
+            if b"0x" in (joined := last + piece.lower()):
+                return True
+            last = joined[-1:]
+    return False
+
+
+def _inexact(batch: pa.RecordBatch) -> list[str]:
+    """Return columns of floats that may have been whole numbers of more digits than a float has."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if not pa.types.is_float64(column.type):
+            continue
+        size = pc.abs(column)
+        large = pc.and_(pc.greater_equal(size, _EXACT), pc.less(size, _EXPONENTS))
+        if pc.any(large).as_py():
+            found.append(name)
+    return found
 
 
 def _not_text(source: CsvSource) -> str:
