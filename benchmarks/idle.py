@@ -40,7 +40,7 @@ def idle(folder: Path, count: int, settle_s: float, seconds: float) -> tuple[flo
         wait_online(address, Path(certificate), silos, supervisor.services)
         time.sleep(settle_s)
         of_link = [each.pid for each in supervisor.services if each.name == "the SuperLink"]
-        of_nodes = [each.pid for each in supervisor.services if each.name != "superlink"]
+        of_nodes = [each.pid for each in supervisor.services if each.name.startswith("silo ")]
         before = time.perf_counter(), cpu_seconds(of_link), cpu_seconds(of_nodes)
         time.sleep(seconds)
         after = time.perf_counter(), cpu_seconds(of_link), cpu_seconds(of_nodes)

@@ -130,7 +130,7 @@ def measure(folder: Path, silos: int, width: int, rounds: int) -> dict[str, floa
         def cpu() -> dict[str, float]:
             found = {"flow": time.process_time()}
             for each in supervisor.services:
-                name = "superlink" if each.name == "superlink" else "silos"
+                name = "superlink" if each.name == link.name else "silos"
                 found[name] = found.get(name, 0.0) + cpu_seconds([each.pid])
             return found
 
@@ -155,7 +155,7 @@ def measure(folder: Path, silos: int, width: int, rounds: int) -> dict[str, floa
         figures["echo_s_per_round"] = median(seconds[1:])
         for name in after:
             figures[f"echo_{name}_cpu_s"] = (after[name] - before[name]) / rounds
-        for service in [each for each in supervisor.services if each.name != "superlink"]:
+        for service in [each for each in supervisor.services if each.name != link.name]:
             service.stop()
         say(f"echo: {figures['echo_s_per_round']:.2f} s a round")
 
@@ -201,7 +201,7 @@ def measure(folder: Path, silos: int, width: int, rounds: int) -> dict[str, floa
         figures["peak_models"] = (peak_bytes() - base) / (4 * width * width)
         held = peaks([link.pid])
         figures["superlink_peak_mib"] = max(held.values()) / MIB
-        nodes = peaks([each.pid for each in supervisor.services if each.name != "superlink"])
+        nodes = peaks([each.pid for each in supervisor.services if each.name != link.name])
         for pid, most in nodes.items():
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             for kind in ("silos.node", "silos.node.warm"):

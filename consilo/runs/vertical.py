@@ -30,7 +30,7 @@ from consilo.vertical.blocks import require_all_rows
 from consilo.vertical.control import control
 from consilo.vertical.held import Held, MatchHeld
 from consilo.vertical.training import LEAST_ROWS, Turn, VerticalTraining
-from consilo.wire.parcel import Fault, Transport
+from consilo.wire.parcel import Fault, Transport, not_connected
 from consilo.wire.payload import digest
 
 
@@ -228,8 +228,10 @@ class VerticalRun(Stages):
             has_begun |= entry["kind"] in ("narrowed", "matched")
         if has_begun:
             self._began_with = members
+        why = "left out when the run began"
         for name in set(self.silos) - set(members):
-            self._talk.absent[name] = "left out when the run began"
+            self._talk.absent[name] = why
+            self._talk.fed.left[name] = not_connected(why)
 
     def _narrow(self, admitted: Sequence[str]) -> None:
         """Go on with the job over the columns of those who are there."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consilo.cli import group
-from consilo.machine.files import write_atomic
 from flows.commands import match_rows as entity_commands
 
 if TYPE_CHECKING:
@@ -56,6 +55,7 @@ def features(
     from consilo.contracts.contract import Contract
     from consilo.errors import ConfigInvalid
     from consilo.machine.environment import quieten
+    from consilo.machine.files import write_atomic
     from consilo.matching.columns.alignment import Alignment
     from flows.services import match_columns as matching
 
@@ -127,6 +127,7 @@ def contract_(
     """
     from consilo.errors import ConfigInvalid
     from consilo.machine.environment import quieten
+    from consilo.machine.files import write_atomic
     from consilo.matching.columns.alignment import Alignment, contract_of
     from consilo.yaml_text import to_yaml
 

@@ -78,7 +78,7 @@ def test_each_row_or_subject_is_held_out_in_just_one_fold(folds, more):
         ({"test": ["a"]}, "say which column"),
         ({"folds": 5}, "folds and fold belong together"),
         ({"folds": 5, "fold": 6}, "there are 5 folds, found 6"),
-        ({"folds": 5, "fold": 0}, "greater than or equal to 1"),
+        ({"folds": 5, "fold": 0}, "at least 1"),
         ({"folds": 5, "fold": 1, "column": "fold"}, "of no column"),
         ({"column": "fold", "test": ["a"], "train": ["a"]}, "is in test and in train"),
         ({"column": "seen", "after": "2024-01-01", "train": ["a"]}, "train: goes with test"),

@@ -140,7 +140,7 @@ def _let_go(place: Place) -> Iterator[None]:
 def test_a_body_passes_both_ways_and_is_gone_with_its_run(place: Place) -> None:
     body = os.urandom(3 * MIB + 17)
     with place.transport() as transport:
-        flow, node, run = transport._carrier, place.node(), transport.run_id
+        flow, node, run = transport._claimed.carrier, place.node(), transport.run_id
         stored = flow.put(run, Pieces(body[:1000], body[1000:]))
         with Spool.make() as spool:
             node.get(run, stored, spool)
@@ -194,15 +194,15 @@ def test_only_who_may_take_an_object_of_the_run_may_take_a_body(place: Place) ->
     keys.load_or_create_silo_key(place.root / "stranger.key")
     body = os.urandom(100_000)
     with place.transport() as transport, place.transport() as other:
-        stored = transport._carrier.put(transport.run_id, body)
+        stored = transport._claimed.carrier.put(transport.run_id, body)
         stranger = place.node("stranger.key")
-        for carrier in (stranger, other._carrier):
+        for carrier in (stranger, other._claimed.carrier):
             with pytest.raises(NotAuthorised):
                 carrier.get(transport.run_id, stored)
             with pytest.raises(NotAuthorised):
                 carrier.put(transport.run_id, body)
         with pytest.raises(ReplyInvalid, match="not at the SuperLink"):
-            other._carrier.get(other.run_id, stored)
+            other._claimed.carrier.get(other.run_id, stored)
         guess = Stored("0" * 32, stored.size, stored.sha256)
         with pytest.raises(ReplyInvalid, match="not at the SuperLink"):
             place.node().get(transport.run_id, guess)
@@ -228,12 +228,12 @@ def test_half_a_gigabyte_goes_to_three_silos_and_back(place: Place) -> None:
     body = os.urandom(500 * MIB)
     with place.transport() as transport:
         node, run = place.node(), transport.run_id
-        stored = transport._carrier.put(run, body)
+        stored = transport._claimed.carrier.put(run, body)
         for _ in range(3):
             with Spool.make() as spool:
                 back = node.put(run, node.get(run, stored, spool))
-            assert transport._carrier.get(run, back) == body
-            transport._carrier.drop(run, back)
+            assert transport._claimed.carrier.get(run, back) == body
+            transport._claimed.carrier.drop(run, back)
 
 
 def bare(place: Place, method: str, path: str) -> int:
@@ -254,10 +254,10 @@ def test_a_transfer_that_is_cut_goes_on_with_what_is_missing(place: Place, up: b
         if up:
             wire.cut_up_at = 25 * MIB
             stored = node.put(transport.run_id, body)
-            assert transport._carrier.get(transport.run_id, stored) == body
+            assert transport._claimed.carrier.get(transport.run_id, stored) == body
             passed = wire.up
         else:
-            stored = transport._carrier.put(transport.run_id, body)
+            stored = transport._claimed.carrier.put(transport.run_id, body)
             wire.cut_down_at = 25 * MIB
             assert node.get(transport.run_id, stored) == body
             passed = wire.down
@@ -280,7 +280,7 @@ def test_a_transfer_outlives_the_superlink(place: Place) -> None:
         place.link = place.start()
         thread.join(60)
         passed = wire.up
-        assert transport._carrier.get(transport.run_id, found[0]) == body
+        assert transport._claimed.carrier.get(transport.run_id, found[0]) == body
         wire.close()
     assert passed < 60 * MIB + 10 * MIB
 

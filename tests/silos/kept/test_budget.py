@@ -24,10 +24,10 @@ def test_a_period_and_a_total_hold_at_once():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"epsilon": 0}, "greater than 0"),
+        ({"epsilon": 0}, "above 0"),
         ({"epsilon": float("inf")}, "finite"),
-        ({"delta": 1.0}, "less than 1"),
-        ({"window_days": 0}, "greater than or equal to 1"),
+        ({"delta": 1.0}, "below 1"),
+        ({"window_days": 0}, "at least 1"),
         ({"total_epsilon": 9.0}, "without window_days"),
         ({"total_epsilon": 2.0, "window_days": 30}, "must be at least epsilon"),
         ({"windows_days": 30}, "window_days"),
