@@ -61,13 +61,17 @@ def match_entities(meeting: Meeting, wait_s: float) -> dict[str, Any]:
 
 
 @flow(name="match", flow_run_name=flow_run_name, persist_result=False)
-def match(job: str, wait_s: Seconds = 60.0, home: str | None = None) -> Any:
+def match(
+    job: str, wait_s: Seconds = 60.0, bundle: str | None = None, home: str | None = None
+) -> Any:
     """Find which rows of the silos are the same people, and keep that in each of them.
 
     Args:
         job: the job file, with a section ``match``: a path, a path below home, or the name of a job
             that comes with Consilo.
         wait_s: how long to wait for silos that are not connected yet, in seconds.
+        bundle: what the author of the job's code has signed, as a path, or a path below home; it is
+            carried as it is. Empty makes a bundle here, which the coordinator signs.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
     import threading
@@ -78,7 +82,14 @@ def match(job: str, wait_s: Seconds = 60.0, home: str | None = None) -> Any:
         path = job_file(job, place)
         asked = Job.load(path).to_match()
         contract = contract_of(asked, [path.parent])
-        order = Order(place, asked, contract, (path.parent,), threading.Event())
+        order = Order(
+            place,
+            asked,
+            contract,
+            (path.parent,),
+            threading.Event(),
+            bundle=place / bundle if bundle else None,
+        )
         with connect(order) as connection:
             result = match_entities(Meeting(connection, order), wait_s)
     except ConsiloError as error:

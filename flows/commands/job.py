@@ -13,6 +13,7 @@ from consilo.errors import ConfigInvalid
 from flows.commands.bundle import sign_bundle
 from flows.commands.plan import job_plan
 from flows.commands.terminal import (
+    AuthorsBundle,
     Directory,
     JsonFlag,
     exit_code,
@@ -132,10 +133,7 @@ def job_run(
         str | None,
         typer.Option(metavar="RUN", help="With --dir: go on with this run, whose process died."),
     ] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(help="What the author of the job's code has signed ('consilo job bundle')."),
-    ] = None,
+    bundle: AuthorsBundle = None,
     num_silos: Annotated[
         int | None,
         typer.Option("--simulate", min=1, metavar="N", help="Cut --data into N silos, here."),

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.commands.terminal import AuthorsBundle
+
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 
@@ -26,6 +28,7 @@ def run(
         Path | None,
         typer.Option(help="Folder of silo directories: match them here, in this process."),
     ] = None,
+    bundle: AuthorsBundle = None,
     wait_s: Annotated[float, typer.Option(min=0, help="For silos to connect, in seconds.")] = 30.0,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +50,7 @@ def run(
     changes = {key: each for key, each in changes.items() if each}
     asked = (asked.changed(match=changes) if changes else asked).to_match()
     wanted = contract_of(asked, [folder])
-    with opened(asked, wanted, folder, directory, silos) as connection:
+    with opened(asked, wanted, folder, directory, silos, bundle) as connection:
         run_id = new_run_id(asked.name, "match")
         home = connection.home if directory is not None else (silos or folder).resolve()
         result = run_match(

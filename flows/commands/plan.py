@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.commands.terminal import AuthorsBundle
+
 if TYPE_CHECKING:
     from consilo.contracts.contract import Contract
     from consilo.jobs.job import Job
@@ -27,6 +29,7 @@ def job_plan(
         typer.Option(help="Folder of silo directories: ask them here, in this process."),
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="In place of the job's.")] = None,
+    bundle: AuthorsBundle = None,
     wait_s: Annotated[float, typer.Option(min=0, help="For silos to connect, in seconds.")] = 30.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")
@@ -51,7 +54,7 @@ def job_plan(
     contract = Contract.load(loaded.contract, search=(job.parent,))
     folder = job.parent.resolve()
     way_of(ModelJob.of(loaded)).plan(loaded, contract, (), (folder,))
-    with opened(loaded, contract, folder, directory, silos) as connection:
+    with opened(loaded, contract, folder, directory, silos, bundle) as connection:
         quotes = ask(loaded, contract, connection, wait_s=wait_s)
         connection.finish(True, "planned")
     told = {

@@ -16,6 +16,12 @@ Directory = Annotated[
     Path | None,
     typer.Option("--dir", help="Work directory of the coordinator.", show_default=False),
 ]
+AuthorsBundle = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle", help="What the author of the job's code has signed ('consilo job bundle')."
+    ),
+]
 
 
 def teller() -> Callable[[str], None]:

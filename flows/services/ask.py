@@ -59,7 +59,12 @@ def consult(
 
 @contextmanager
 def opened(
-    job: Job, contract: Contract, folder: Path, directory: Path | None, silos: Path | None
+    job: Job,
+    contract: Contract,
+    folder: Path,
+    directory: Path | None,
+    silos: Path | None,
+    bundle: Path | None = None,
 ) -> Iterator[Connection]:
     """Open a federation that is up, or the silos of a folder in this process.
 
@@ -69,9 +74,11 @@ def opened(
         folder: where the job's own modules lie.
         directory: of the coordinator; None where ``silos`` says.
         silos: folder of silo directories; None where ``directory`` says.
+        bundle: what the author of the job's code has signed, carried as it is; None makes one,
+            which the coordinator signs.
 
     Raises:
-        ConfigInvalid: where both are given, or neither.
+        ConfigInvalid: where both are given, or neither; a bundle for silos in this process.
     """
     import threading
 
@@ -83,9 +90,13 @@ def opened(
             "the command", ["give --dir of a federation that is up, or --silos, a folder of silos"]
         )
     if directory is not None:
-        home = directory.resolve()
-        with connect(Order(home, job, contract, (folder,), threading.Event())) as connection:
+        order = Order(
+            directory.resolve(), job, contract, (folder,), threading.Event(), bundle=bundle
+        )
+        with connect(order) as connection:
             yield connection
+    elif bundle is not None:
+        raise ConfigInvalid("--bundle", ["no bundle travels within this process"])
     elif silos is not None:
         with _here(silos, folder) as connection:
             yield connection

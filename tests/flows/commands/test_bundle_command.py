@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import clinic
+import joint
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -18,7 +21,10 @@ from consilo.jobs.job import Job
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.transports.flower.bundle import bundle_hash, read_label
 from consilo.wire.signing import public_hex
+from flows.match import match
+from flows.services.connection import connecting
 from flows.services.federation import carried_bundle, job_bundle
+from flows.services.order import Order
 from silos.gate.bundles import approve, require_approved
 
 PAGE = (Path(__file__).parents[3] / "docs" / "jobs.md").read_text()
@@ -108,3 +114,67 @@ def test_a_job_without_code_has_nothing_to_sign(place: Path) -> None:
     result = CliRunner().invoke(build(), line)
     assert isinstance(result.exception, ConfigInvalid)
     assert "no code to sign" in str(result.exception)
+
+
+class Reached(Exception):
+    """The federation would be opened now."""
+
+
+@pytest.fixture
+def carried() -> Iterator[list[bytes]]:
+    """What a federation that is up would carry to the silos, taken where it would be opened."""
+    found: list[bytes] = []
+
+    def connect(order: Order) -> NoReturn:
+        assert order.bundle is not None
+        found.append(carried_bundle(order.bundle, order.job, order.search_path))
+        raise Reached
+
+    with connecting(connect):
+        yield found
+
+
+def joint_study(place: Path) -> None:
+    """A vertical job whose model is the author's, with the contracts that it needs."""
+    study = place / "joint"
+    study.mkdir()
+    (study / "net.py").write_text(NET)
+    (study / "joint.yaml").write_text(yaml.safe_dump(joint.JOINT))
+    (study / "people.yaml").write_text(yaml.safe_dump(joint.PEOPLE))
+    split = {"name": "vertical_split"}
+    job = joint.job_of(model="net:Net", protocol=split).to_json()
+    (study / "job.yaml").write_text(yaml.safe_dump(job))
+
+
+@pytest.mark.parametrize("command", ["job plan", "match run"])
+def test_who_plans_or_matches_carries_the_authors_bundle_too(
+    command: str, place: Path, carried: list[bytes]
+) -> None:
+    joint_study(place)
+    types("consilo job bundle joint/job.yaml --sign-key author.key --out joint.bundle")
+    words = [*command.split(), "joint/job.yaml", "--dir", "coordinator", "--bundle", "joint.bundle"]
+    assert isinstance(CliRunner().invoke(build(), words).exception, Reached)
+    assert carried == [(place / "joint.bundle").read_bytes()]
+    (place / "joint" / "net.py").write_text(NET + "\n# of today\n")
+    changed = CliRunner().invoke(build(), words).exception
+    assert isinstance(changed, ConfigInvalid)
+    assert "net.py: not the same" in str(changed)
+
+
+@pytest.mark.parametrize("command", ["job plan", "match run"])
+def test_no_bundle_is_carried_within_this_process(command: str, place: Path) -> None:
+    joint_study(place)
+    words = [*command.split(), "joint/job.yaml", "--silos", "silos", "--bundle", "joint.bundle"]
+    found = CliRunner().invoke(build(), words).exception
+    assert isinstance(found, ConfigInvalid)
+    assert "no bundle travels within this process" in str(found)
+
+
+def test_the_flow_that_matches_carries_it_as_the_pipeline_does(
+    place: Path, carried: list[bytes]
+) -> None:
+    joint_study(place)
+    types("consilo job bundle joint/job.yaml --sign-key author.key --out joint.bundle")
+    with pytest.raises(Reached):
+        match.fn("joint/job.yaml", bundle="joint.bundle", home=str(place))
+    assert carried == [(place / "joint.bundle").read_bytes()]
