@@ -12,6 +12,8 @@ oracle, one gradient at a time.
     *_functorch                    Opacus, every layer by torch.func
     *_expanded                     Opacus, torch's expanded weights
     *_ghost                        Opacus' ghost clipping: two backward passes
+    *_subjects                     what `clipped_sums` takes where subjects are hidden: hooks, and
+                                   the mean gradient of each four rows is clipped
     *_ms                           CPU of a step, plain SGD's and that of each way
     *_noise_ms                     of which the noise
     *_error                        largest difference of the clipped sum from the oracle's
@@ -24,7 +26,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +40,7 @@ from consilo.privacy.noise import SecretStream, add_gaussian
 
 MAX_NORM = 0.7
 SIGMA = 1.1
+ROWS_PER_SUBJECT = 4
 
 
 class Convolutional(nn.Module):
@@ -117,8 +120,12 @@ class Ghost:
             model, loss_reduction="sum", max_grad_norm=max_norm, use_ghost_clipping=True
         )
 
-    def add(self, losses: RowLosses, num_rows: int) -> None:
-        """Add the clipped gradients of some rows."""
+    def add(
+        self, losses: RowLosses, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()
+    ) -> None:
+        """Add the clipped gradients of some rows, which fill the batch."""
+        assert not num_spare
+        assert not sizes
         self._wrapped.enable_hooks()
         found = losses(self._wrapped)
         found.sum().backward(retain_graph=True)
@@ -168,12 +175,12 @@ def losses_of(features: Tensor, labels: Tensor) -> RowLosses:
     return lambda model: functional.cross_entropy(model(features), labels, reduction="none")
 
 
-def oracle(model: nn.Module, features: Tensor, labels: Tensor) -> list[Tensor]:
-    """Return the clipped sum, one gradient at a time."""
+def oracle(model: nn.Module, features: Tensor, labels: Tensor, *, unit: int = 1) -> list[Tensor]:
+    """Return the clipped sum, one gradient at a time: of a row, or the mean of ``unit`` rows."""
     parameters = list(model.parameters())
     sums = [torch.zeros_like(each, dtype=torch.float64) for each in parameters]
-    for row in range(len(features)):
-        loss = losses_of(features[row : row + 1], labels[row : row + 1])(model).sum()
+    for row in range(0, len(features), unit):
+        loss = losses_of(features[row : row + unit], labels[row : row + unit])(model).mean()
         found = [each.double() for each in torch.autograd.grad(loss, parameters)]
         norm = torch.stack([each.norm() for each in found]).norm()
         factor = min(1.0, MAX_NORM / (float(norm) + 1e-6))
@@ -183,18 +190,24 @@ def oracle(model: nn.Module, features: Tensor, labels: Tensor) -> list[Tensor]:
 
 
 def private_step(
-    sums: ClippedSums, losses: RowLosses, rows: int, model: nn.Module, stream: SecretStream
+    sums: ClippedSums,
+    losses: RowLosses,
+    rows: int,
+    sizes: tuple[int, ...],
+    model: nn.Module,
+    stream: SecretStream,
 ) -> Callable[[], None]:
-    """Return a DP-SGD step."""
+    """Return a DP-SGD step over rows, or over subjects of the given sizes."""
+    units = len(sizes) or rows
     parameters = list(model.parameters())
-    sizes = [each.numel() for each in parameters]
+    numbers = [each.numel() for each in parameters]
     optimizer = torch.optim.SGD(parameters, lr=1e-3)
 
     def step() -> None:
-        sums.add(losses, rows)
+        sums.add(losses, rows, sizes=sizes)
         flat = torch.cat([each.reshape(-1) for each in sums.take()])
-        noisy = add_gaussian(flat.numpy(), SIGMA * MAX_NORM, stream) / rows
-        for parameter, part in zip(parameters, torch.from_numpy(noisy).split(sizes), strict=True):
+        noisy = add_gaussian(flat.numpy(), SIGMA * MAX_NORM, stream) / units
+        for parameter, part in zip(parameters, torch.from_numpy(noisy).split(numbers), strict=True):
             parameter.grad = part.float().view_as(parameter)
         optimizer.step()
 
@@ -213,8 +226,10 @@ def plain_step(losses: RowLosses, model: nn.Module) -> Callable[[], None]:
     return step
 
 
-def chosen(model: nn.Module, losses: RowLosses, features: Tensor, labels: Tensor) -> ClippedSums:
-    """Return what the rule picks."""
+def chosen(
+    model: nn.Module, losses: RowLosses, features: Tensor, labels: Tensor, *, grouped: bool
+) -> ClippedSums:
+    """Return what the rule picks, for rows or for subjects."""
     return clipped_sums(
         model,
         model.parameters(),
@@ -222,6 +237,7 @@ def chosen(model: nn.Module, losses: RowLosses, features: Tensor, labels: Tensor
         probe=losses_of(features[:3], labels[:3]),
         num_probe_rows=3,
         probe_row=losses_of(features[:1], labels[:1]),
+        grouped=grouped,
     )
 
 
@@ -240,25 +256,27 @@ def measure(family: str, rows: int, steps: int) -> tuple[dict[str, float], dict[
         model.load_state_dict(start)
         return model
 
-    expected = oracle(fresh(), features, labels)
+    of_rows = oracle(fresh(), features, labels)
+    of_subjects = oracle(fresh(), features, labels, unit=ROWS_PER_SUBJECT)
     running["plain"] = plain_step(losses, fresh())
-    for name in ("chosen", *WAYS):
-        model = fresh()
+    for name in ("chosen", *WAYS, "subjects"):
+        model, grouped = fresh(), name == "subjects"
+        sizes = (ROWS_PER_SUBJECT,) * (rows // ROWS_PER_SUBJECT) if grouped else ()
         try:
             sums = (
-                chosen(model, losses, features, labels)
-                if name == "chosen"
-                else WAYS[name](model, list(model.parameters()), MAX_NORM)
+                WAYS[name](model, list(model.parameters()), MAX_NORM)
+                if name in WAYS
+                else chosen(model, losses, features, labels, grouped=grouped)
             )
-            sums.add(losses, rows)
+            sums.add(losses, rows, sizes=sizes)
         except Exception as cause:  # a mode that cannot take the model is a finding, not a fault
             say(f"{family}: {name} cannot take it: {type(cause).__name__}")
             continue
         if name == "chosen":
             figures[f"{family}_picked_bookkeeping"] = float(isinstance(sums, BookKeeping))
-        found = zip(sums.take(), expected, strict=True)
+        found = zip(sums.take(), of_subjects if grouped else of_rows, strict=True)
         figures[f"{family}_{name}_error"] = max(float((a - b).abs().max()) for a, b in found)
-        running[name] = private_step(sums, losses, rows, model, stream)
+        running[name] = private_step(sums, losses, rows, sizes, model, stream)
     times: dict[str, list[float]] = {name: [] for name in running}
     for turn in range(steps + 2):
         for name, step in running.items():
@@ -293,9 +311,11 @@ def main() -> int:
     torch.set_num_threads(1)
     rows, steps = sized(given, full=(64, 60), quick=(64, 5), smoke=(8, 1))
     rows = given.rows or rows
+    if rows % ROWS_PER_SUBJECT:
+        parser.error(f"--rows: expected a multiple of {ROWS_PER_SUBJECT}, found {rows}")
     figures: dict[str, float] = {"rows": float(rows)}
     ratios: dict[str, float] = {}
-    names = ["chosen", *WAYS]
+    names = ["chosen", *WAYS, "subjects"]
     table: list[tuple[str, ...]] = [("model", "plain ms", "noise ms", *names)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

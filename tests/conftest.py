@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -15,10 +16,12 @@ TIERS = ("federation", "flow")
 """The tiers with long files, which begin first, so that no worker is left alone with one."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     # A job that a shell starts in the background inherits an ignored SIGINT, and so would every
     # process that a test starts, of which some test what Ctrl-C does.
-    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="consilo-state-")
+    state = tempfile.mkdtemp(prefix="consilo-state-")
+    config.add_cleanup(functools.partial(shutil.rmtree, state, ignore_errors=True))
+    os.environ["XDG_STATE_HOME"] = state
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -60,10 +60,9 @@ def demo(
                 f"out {', '.join(unfit)}"
             ],
         )
-    home = work_directory(directory)
-    options = DemoOptions(home, 4 if silos is None else silos, rounds, epsilon, not no_dp, seed)
     start = run_vertical_demo if vertical else run_demo
-    with taken_down(home), Supervisor() as supervisor:
+    with work_directory(directory) as home, taken_down(home), Supervisor() as supervisor:
+        options = DemoOptions(home, 4 if silos is None else silos, rounds, epsilon, not no_dp, seed)
         summary, addresses = start(supervisor, options, teller())
         print_summary(summary, as_json=as_json)
         if keep:

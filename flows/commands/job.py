@@ -238,8 +238,6 @@ def _run_cut(
     workers: int | None,
     engine: Any,
 ) -> Any:
-    import tempfile
-
     from consilo.horizontal.partition import Partition
     from consilo.machine.environment import quieten
     from silos.simulation.simulation import simulate_cut
@@ -252,7 +250,7 @@ def _run_cut(
         loaded,
         data,
         partition,
-        directory=directory or Path(tempfile.mkdtemp(prefix="consilo-")),
+        directory=directory,
         search_path=(job.parent,),
         engine=engine,
         workers=workers,
@@ -266,8 +264,6 @@ def _run_cut(
 def _run_alone(
     loaded: Any, job: Path, silos: Path, directory: Path | None, parameters: dict[str, Any]
 ) -> Any:
-    import tempfile
-
     from consilo.machine.environment import quieten
     from consilo.machine.processes import Supervisor
     from consilo.membership.keys import load_or_create_signing_key
@@ -279,28 +275,28 @@ def _run_alone(
         rise,
     )
     from flows.services.launch import launch
-    from flows.services.place import taken_down
+    from flows.services.place import taken_down, workplace
     from flows.services.watch import Watch
     from silos.gate.bundles import approve
 
     quieten()
     say = teller()
-    home = (directory or Path(tempfile.mkdtemp(prefix="consilo-"))).resolve()
     folders = find_silos(silos)
-    if "bundle" in parameters:
-        content = carried_bundle(Path(parameters["bundle"]), loaded, (job.parent,))
-    else:
-        signer = load_or_create_signing_key(home / "keys" / "record.key")
-        content = job_bundle(loaded, (job.parent,), signer)
-    digest = bundle_hash(content)
-    for place in folders.values():
-        approve(place, digest)  # all these silos are ours: we gave them by their directories
-    say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(folders)} silos")
-    with taken_down(home), Supervisor() as supervisor:
-        rising = rise(supervisor, home, folders, say=say)
-        running = launch(supervisor, home, loaded, parameters)
-        rising.wait()
-        return running.wait(say, Watch(home, supervisor, say).look)
+    with workplace(directory, "consilo-") as home:
+        if "bundle" in parameters:
+            content = carried_bundle(Path(parameters["bundle"]), loaded, (job.parent,))
+        else:
+            signer = load_or_create_signing_key(home / "keys" / "record.key")
+            content = job_bundle(loaded, (job.parent,), signer)
+        digest = bundle_hash(content)
+        for place in folders.values():
+            approve(place, digest)  # all these silos are ours: we gave them by their directories
+        say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(folders)} silos")
+        with taken_down(home), Supervisor() as supervisor:
+            rising = rise(supervisor, home, folders, say=say)
+            running = launch(supervisor, home, loaded, parameters)
+            rising.wait()
+            return running.wait(say, Watch(home, supervisor, say).look)
 
 
 def _run_connected(loaded: Any, directory: Path, parameters: dict[str, Any]) -> Any:

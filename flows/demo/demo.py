@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from flows.demo.demo_data import Hospital, write_hospitals
 from flows.registry.figures import log_baselines
 from flows.services.federation import Addresses, job_bundle, rise
 from flows.services.launch import launch
-from flows.services.place import Say
+from flows.services.place import Say, workplace
 from flows.services.watch import Watch
 from silos.gate.bundles import approve
 
@@ -83,20 +83,20 @@ def run_demo(
     return summary, addresses
 
 
-def work_directory(directory: Path | None) -> Path:
-    """Return a fresh work directory: the one asked for, or one in the system's temporary place.
+@contextmanager
+def work_directory(directory: Path | None) -> Iterator[Path]:
+    """Yield a fresh work directory: the one asked for, or one in the system's temporary place.
 
     Raises:
         ConfigInvalid: where it is not empty.
     """
-    if directory is None:
-        return Path(tempfile.mkdtemp(prefix="consilo-demo-"))
-    if directory.exists() and any(directory.iterdir()):
+    if directory is not None and directory.exists() and any(directory.iterdir()):
         raise ConfigInvalid(
             "--dir", [f"{directory} is not empty; the demo wants a fresh directory"]
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory.resolve()
+    with workplace(directory, "consilo-demo-") as place:
+        place.mkdir(parents=True, exist_ok=True)
+        yield place
 
 
 def _write_job(home: Path, options: DemoOptions) -> tuple[Job, Path]:

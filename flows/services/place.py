@@ -6,13 +6,15 @@ artifacts, live over restarts; ``HOME/up.lock`` is held by the one process that 
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from consilo.config import parse
-from consilo.errors import ConfigInvalid, ServiceFailed
+from consilo.errors import ConfigInvalid, InvalidInput, ServiceFailed
 from consilo.machine.locks import Held, holding
 from consilo.machine.processes import free_port, port_in_use
 from consilo.membership.coordinator import Reachable
@@ -23,6 +25,27 @@ _FREE_WITHIN_S = 15.0
 
 Say = Callable[[str], None]
 """Takes one line for the person who waits."""
+
+
+@contextmanager
+def workplace(directory: Path | None, prefix: str) -> Iterator[Path]:
+    """Yield a directory to work in: the one asked for, or a temporary one, which stays.
+
+    Nothing stays of a temporary one where what was asked for is not valid.
+
+    Args:
+        directory: where; None makes one.
+        prefix: of the name of one that is made.
+    """
+    if directory is not None:
+        yield directory.resolve()
+        return
+    made = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield made
+    except InvalidInput:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def settle_place(

@@ -30,7 +30,7 @@ def _report(name: str) -> dict[str, Any]:
 def test_every_way_to_clip_is_exact_and_the_rule_picks_for_every_family() -> None:
     report = _report("dp_modes")
     for family in ("mlp", "cnn", "transformer"):
-        for way in ("chosen", "hooks", "functorch", "expanded", "ghost"):
+        for way in ("chosen", "hooks", "functorch", "expanded", "ghost", "subjects"):
             assert report["figures"][f"{family}_{way}_error"] < 1e-5
             assert report["ratios"][f"{family}_{way}"] > 0
         assert report["figures"][f"{family}_picked_bookkeeping"] == 1.0

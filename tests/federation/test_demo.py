@@ -180,18 +180,28 @@ def test_a_kept_demo_stops_whole_on_ctrl_c(tmp_path: Path) -> None:
         (["job", "validate", "missing.yaml"], "does not exist"),
         (["job", "run", "{job}", "--dir", "nowhere"], "no federation is up"),
         (["job", "run", "{job}", "--silos", "nowhere"], "no silo here"),
+        (["job", "run", "{job}", "--silos", "{one}", "--bundle", "no"], "no bundle that can be"),
         (["run", "verify", "nowhere"], "no run record"),
         (["silo", "approve", "abc"], "64 hexadecimal"),
     ],
 )
-def test_a_users_mistake_is_one_message(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_a_users_mistake_is_one_message(
+    tmp_path: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "made"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
+    (tmp_path / "one" / "north").mkdir(parents=True)
+    silo = "name: north\ndata: {rows: {type: csv, path: rows.csv}}\n"
+    (tmp_path / "one" / "north" / "silo.yaml").write_text(silo)
     job = tmp_path / "job.yaml"
     job.write_text("name: tiny\ncontract: breast_cancer@1\nmodel: consilo.learners.tabular:MLP\n")
-    filled = [each.format(full=tmp_path / "full", job=job) for each in arguments]
+    places = {"full": tmp_path / "full", "one": tmp_path / "one", "job": job}
+    filled = [each.format_map(places) for each in arguments]
     done = run(filled, tmp_path)
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+    assert [each.name for each in (tmp_path / "made").glob("consilo*")] == []

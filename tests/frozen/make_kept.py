@@ -150,9 +150,9 @@ def register(place: Path, job: Job, contract: Contract, vertical: VerticalRun) -
     def kept(name):
         def versioned(client, run_id, job, *, metrics, save):
             (place / "models" / name).mkdir(parents=True)
-            work = Path(tempfile.mkdtemp())
-            save(work, Model(model_uuid="m-1"))
-            (work / "saved").rename(place / "models" / name / "saved")
+            with tempfile.TemporaryDirectory() as made:
+                save(Path(made), Model(model_uuid="m-1"))
+                (Path(made) / "saved").rename(place / "models" / name / "saved")
 
         return versioned
 

@@ -45,6 +45,19 @@ def test_a_table_becomes_silos(study: Path) -> None:
     assert "silo-rounds" in done.stderr
 
 
+@pytest.mark.flow
+def test_a_simulation_without_a_directory_leaves_none(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study / "made").mkdir()
+    monkeypatch.setenv("TMPDIR", str(study / "made"))
+    job, rows = str(study / "job.yaml"), str(study / "rows.csv")
+    done = _consilo(job, "--simulate", "3", "--data", rows, "--rounds", "1", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["record"] is None
+    assert [each.name for each in (study / "made").glob("consilo*")] == []
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -52,8 +65,13 @@ def test_a_table_becomes_silos(study: Path) -> None:
         (["--data", "rows.csv", "--partition", "dirichlt:1"], "dirichlet"),
     ],
 )
-def test_wrong_usage_is_said_plainly(study: Path, options: list[str], said: str) -> None:
+def test_wrong_usage_is_said_plainly(
+    study: Path, options: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study / "made").mkdir()
+    monkeypatch.setenv("TMPDIR", str(study / "made"))
     done = _consilo(str(study / "job.yaml"), "--simulate", "3", *options)
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    assert list((study / "made").glob("consilo*")) == []

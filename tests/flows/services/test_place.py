@@ -9,7 +9,7 @@ import pytest
 from consilo.errors import ConfigInvalid, ServiceFailed
 from consilo.membership import keys
 from consilo.membership.coordinator import Reachable
-from flows.services.place import await_free, settle_place, taken_down
+from flows.services.place import await_free, settle_place, taken_down, workplace
 
 
 def test_what_is_said_once_is_kept_over_restarts(tmp_path: Path) -> None:
@@ -89,3 +89,25 @@ def test_a_second_one_is_refused_with_who_holds_it_and_takes_nothing_down(tmp_pa
     assert not file.exists()
     with taken_down(tmp_path):
         pass
+
+
+def test_a_place_made_for_what_is_refused_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def work(directory: Path | None, ended: Exception) -> None:
+        with workplace(directory, "consilo-") as place:
+            (place / "jobs").mkdir()
+            raise ended
+
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    with pytest.raises(ConfigInvalid):
+        work(asked, ConfigInvalid("--silos", ["too few"]))
+    with pytest.raises(ConfigInvalid):
+        work(None, ConfigInvalid("--silos", ["too few"]))
+    assert list(tmp_path.iterdir()) == [asked]
+    with pytest.raises(ServiceFailed):
+        work(None, ServiceFailed("it did not come up; its log says why"))
+    assert len(list(tmp_path.glob("consilo-*/jobs"))) == 1
