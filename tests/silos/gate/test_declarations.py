@@ -30,6 +30,7 @@ KNOWN = {
     "consilo/jobs/match_job.py": {"psi"},
     "consilo/jobs/scoring.py": {"vertical_score"},
     "consilo/jobs/vertical.py": {"vertical_score", "vertical_split"},
+    "silos/rows/sources/csv_file.py": {"quote"},  # the sign around a text
 }
 """The default of a job's YAML, and which protocol is the one of a kind of job."""
 SLY = "sly:Sly"
