@@ -11,7 +11,6 @@ not fit.
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,7 +74,7 @@ def take_in(said: Any, log: Chain, keys: Sequence[str]) -> list[str]:
         formed = all(form.fullmatch(plain[name]) for name, form in _FORMS.items())
         if not formed or not any(is_signed(key, _PURPOSE, plain, signature) for key in keys):
             continue
-        if _has(log.path, signature.encode()):
+        if log.has(signature.encode()):
             continue
         log.append(KIND, **plain, signature=signature)
         news.append(
@@ -84,10 +83,3 @@ def take_in(said: Any, log: Chain, keys: Sequence[str]) -> list[str]:
             "happened between; this silo's own log has it"
         )
     return news
-
-
-def _has(path: Path, text: bytes) -> bool:
-    if not path.exists() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(text) >= 0

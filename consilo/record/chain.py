@@ -9,6 +9,7 @@ last line) from earlier notices it. Heads are exchanged between silos and coordi
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +62,28 @@ class Chain:
             return 0, START
         with self._locked() as file:
             return _last(file, self.path.name)
+
+    def has(self, text: bytes) -> bool:
+        """Return whether a line holds this text; what came lately is found first."""
+        return self._last_with(text) is not None
+
+    def last_with(self, text: bytes) -> dict[str, Any] | None:
+        """Return the last entry whose line holds this text; None where none does."""
+        line = self._last_with(text)
+        return None if line is None else dict(json.loads(line))
+
+    def _last_with(self, text: bytes) -> bytes | None:
+        if not self.path.exists() or not self.path.stat().st_size:
+            return None
+        with (
+            self.path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            at = content.rfind(text)
+            if at < 0:
+                return None
+            start, end = content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at)
+            return content[start : end if end >= 0 else len(content)]
 
     def append(self, kind: str, **body: Any) -> str:
         """Append an entry and return its hash; it is on disk then.

@@ -317,15 +317,12 @@ class Guard:
         Whoever states in other runs what it holds of our log counts where it is stated here too.
         """
         partners = self.identity.counting()
-        found = set()
+        found = {}
         for name in set(header.cohort) & set(partners) - {self.name}:
-            word = header.attestations.get(name, "")
-            known = partners[name]
-            if attests(known.signing_key, header.manifest, name, word) and (
-                self.standings.has_stated(header, name, known)
-            ):
-                found.add(name)
-        return frozenset(found)
+            word, known = header.attestations.get(name, ""), partners[name]
+            if attests(known.signing_key, header.manifest, name, word):
+                found[name] = known
+        return frozenset(self.standings.stated(header, found))
 
 
 @dataclass(frozen=True)

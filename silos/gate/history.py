@@ -11,7 +11,6 @@ decided: `consilo silo ledger accept`.
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from silos.gate.identity import Identity
 from silos.kept.ledger import Ledger
 
 _FILE = "forgotten.json"
+_GIVEN_UP = "given-up.json"
 _SAID = (
     "this silo's log or privacy ledger is older than what it has signed: it was restored from a "
     "backup, or a part of it was lost; its people decide, 'consilo silo ledger accept'"
@@ -67,7 +67,7 @@ class History:
         Args:
             held: signed by us.
         """
-        if not self._has(held.head) and held.lines > max(self._given_up(), default=0):
+        if not self._has(held.head) and held.lines > self._given_up()["lines"]:
             lacking = {"accepted": held.head, "step": "", "what": "log", "lines": held.lines}
             write_atomic(self.directory / _FILE, json.dumps(lacking).encode(), mode=0o600)
         self.require_whole()
@@ -79,8 +79,7 @@ class History:
         would keep one that is gone.
         """
         lines, head = self.log.standing()
-        ahead = (known - place for known, place in self._given_up().items())
-        return lines + max(0, *ahead, 0), head
+        return lines + self._given_up()["ahead"], head
 
     def require_whole(self) -> None:
         """Raise `Refused` where it was found that something is forgotten, and nobody decided."""
@@ -103,6 +102,7 @@ class History:
             # From here on the ledger that there is counts.
             self.log.append("ledger", run="", head=self.ledger.head)
             more = self._lacking(None)
+        self._give_up(int(lacking.get("lines", 0)))
         remove(path)
         return lacking
 
@@ -133,51 +133,35 @@ class History:
                 return {"accepted": told, "step": "", "what": "ledger"}
         return None
 
-    def _given_up(self) -> dict[int, int]:
-        """Return how many lines were known to be, when people went on without them → since where.
+    def _given_up(self) -> dict[str, int]:
+        """Return what people went on without.
 
-        A standing that is no longer than that was given up with them.
+        ``lines``: how many there were known to be; a standing that is no longer was given up with
+        them. ``ahead``: how many lines more than the log has are counted since.
         """
-        found: dict[int, int] = {}
-        wanted, path = b'"kind":"accepted"', self.log.path
-        if self._find(wanted) < 0:
-            return found
-        with path.open("rb") as file, _mapped(file) as content:
-            at = content.find(wanted)
-            while at >= 0:
-                start, end = content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at)
-                entry = json.loads(content[start : end if end >= 0 else len(content)])
-                if known := int(entry["body"].get("lines", 0)):
-                    found[known] = int(entry["seq"])
-                at = content.find(wanted, end) if end >= 0 else -1
+        path = self.directory / _GIVEN_UP
+        if not path.exists():
+            return {"lines": 0, "ahead": 0}
+        found: dict[str, int] = json.loads(path.read_bytes())
         return found
+
+    def _give_up(self, lines: int) -> None:
+        """Count on from ``lines``, the longest that the log is known to have been."""
+        before, (here, _) = self._given_up(), self.log.standing()
+        said = {
+            "lines": max(before["lines"], lines),
+            "ahead": max(before["ahead"], lines - here),
+        }
+        write_atomic(self.directory / _GIVEN_UP, json.dumps(said).encode(), mode=0o600)
 
     def _has(self, head: str) -> bool:
         """Return whether a line of the log has this hash, or people have decided about it."""
-        return self._find(f'"hash":"{head}"'.encode()) >= 0 or self._is_accepted(head)
+        return self.log.has(f'"hash":"{head}"'.encode()) or self._is_accepted(head)
 
     def _is_accepted(self, head: str) -> bool:
-        return self._find(f'"accepted":"{head}"'.encode()) >= 0
+        return self.log.has(f'"accepted":"{head}"'.encode())
 
     def _last_head(self, kind: str) -> str:
         """Return the hash of the ledger in the log's last line of a kind."""
-        path, wanted = self.log.path, f'"kind":"{kind}"'.encode()
-        if self._find(wanted) < 0:
-            return START
-        with path.open("rb") as file, _mapped(file) as content:
-            at = content.rfind(wanted)
-            start, end = content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at)
-            return str(
-                json.loads(content[start : end if end >= 0 else len(content)])["body"]["head"]
-            )
-
-    def _find(self, wanted: bytes) -> int:
-        path = self.log.path
-        if not path.exists() or not path.stat().st_size:
-            return -1
-        with path.open("rb") as file, _mapped(file) as content:
-            return content.find(wanted)
-
-
-def _mapped(file: Any) -> mmap.mmap:
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        entry = self.log.last_with(f'"kind":"{kind}"'.encode())
+        return START if entry is None else str(entry["body"]["head"])

@@ -1,7 +1,7 @@
 """What this silo keeps of its partners' logs, and what they hold of its own.
 
 See `consilo.kernel.standing` for what travels. Here it is judged: a partner's newest standing is
-kept, in ``state.db``; a partner that holds a standing of ours which our log does not have tells
+kept, in ``standings.db``; a partner that holds a standing of ours which our log does not have tells
 that we have forgotten something (`silos.gate.history`). A partner that has ever stated what it
 holds states it in every run: where a request does not carry it, the coordinator has left it out,
 and the partner does not count as taking part.
@@ -10,6 +10,7 @@ and the partner does not count as taking part.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consilo.kernel.brief import BRIEF
@@ -79,20 +80,25 @@ class Standings:
         if ours.lines:
             self.history.recognise_standing(ours)
 
-    def has_stated(self, header: Header, name: str, partner: Partner) -> bool:
-        """Return whether a partner says in this run what it holds of us, or never did in any."""
-        kept = _kept(self.store.standings().get(name), partner.signing_key)
-        if kept is None or not kept.states:
-            return True
-        if self._held(header, name, partner) is not None:
-            return True
-        log.warning(
-            "partner %s does not count in run %s: what it holds of this silo's log is left out, by "
-            "the coordinator, or because coordinator or partner went back to an older release",
-            name,
-            header.run_id,
-        )
-        return False
+    def stated(self, header: Header, partners: Mapping[str, Partner]) -> dict[str, Partner]:
+        """Return who says in this run what it holds of us, or never did in any; logs the others."""
+        if not partners:
+            return {}
+        known, found = self.store.standings(), {}
+        for name, partner in partners.items():
+            kept = _kept(known.get(name), partner.signing_key)
+            states = kept is not None and kept.states
+            if not states or self._held(header, name, partner) is not None:
+                found[name] = partner
+                continue
+            log.warning(
+                "partner %s does not count in run %s: what it holds of this silo's log is left "
+                "out, by the coordinator, or because coordinator or partner went back to an older "
+                "release",
+                name,
+                header.run_id,
+            )
+        return found
 
     def word(self, header: Header, attestation: str) -> str:
         """Return an attestation with our standing; when a run begins, with what we hold of others.

@@ -34,9 +34,11 @@ CREATE TABLE IF NOT EXISTS permits (
     step_id TEXT PRIMARY KEY, run_id TEXT, at REAL, judged INTEGER, consents TEXT, withheld TEXT);
 CREATE INDEX IF NOT EXISTS permits_by_time ON permits (at);
 CREATE TABLE IF NOT EXISTS concluded (run_id TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
+"""
+_STANDINGS = """
 CREATE TABLE IF NOT EXISTS standings (
     silo TEXT PRIMARY KEY, key TEXT, lines INTEGER, head TEXT, signature TEXT, states INTEGER);
-CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
 """
 _KEPT_REPLIES = 16
 _KEPT_BYTES = 1 << 30
@@ -90,12 +92,14 @@ class Store:
     """The memory of one silo: the roles `Memory`, `Numbers` and `Secrets` of its kernel.
 
     Args:
-        directory: the silo's; ``state.db``, ``replies/`` and ``secrets/`` are made in it.
+        directory: the silo's; ``state.db``, ``standings.db``, ``replies/`` and ``secrets/`` are
+            made in it.
     """
 
     def __init__(self, directory: Path) -> None:
         self._secrets = directory / "secrets"
         self._path = directory / "state.db"
+        self._standings = directory / "standings.db"
         self._files = directory / "replies"
         if not self._secrets.is_dir():
             make_directory(self._secrets, mode=0o700)
@@ -165,7 +169,7 @@ class Store:
 
     def standings(self) -> dict[str, KeptStanding]:
         """Return what is known of partners' logs, by name."""
-        with self._open() as database:
+        with self._others() as database:
             rows = database.execute(
                 "SELECT silo, key, lines, head, signature, states FROM standings"
             ).fetchall()
@@ -175,8 +179,11 @@ class Store:
         }
 
     def keep_standings(self, news: Sequence[KeptStanding]) -> None:
-        """Keep what partners' logs stand at now; of one key, never fewer lines than before."""
-        with self._open() as database:
+        """Keep what partners' logs stand at now; of one key, never fewer lines than before.
+
+        It is of help to partners and comes again, with each request: nothing waits for the disk.
+        """
+        with self._others() as database:
             database.executemany(
                 "INSERT INTO standings VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (silo) DO UPDATE SET"
                 " key = excluded.key, lines = excluded.lines, head = excluded.head,"
@@ -313,6 +320,12 @@ class Store:
             with contextlib.suppress(FileExistsError):
                 write_new(path, secrets.token_bytes(32))
         return path.read_bytes()
+
+    @contextmanager
+    def _others(self) -> Iterator[sqlite3.Connection]:
+        database = open_database(self._standings, lasting=False, schema=_STANDINGS)
+        with contextlib.closing(database), database:
+            yield database
 
     @contextmanager
     def _open(self, schema: str = "") -> Iterator[sqlite3.Connection]:

@@ -45,6 +45,7 @@ _COPIES = (
     "bundles",
     "flwr",
     "state.db*",
+    "standings.db*",
     "node.log",
 )
 _KEYS = ("silo.key*", "signing.key*", "membership*.crt", "node.yaml", "partners.yaml")

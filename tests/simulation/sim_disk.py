@@ -238,7 +238,8 @@ class Database(sqlite3.Connection):
 
     def _write(self) -> None:
         self._disk.step()
-        if not self._lasts and self._before is None and not self.in_transaction:
+        is_old = self._is_used and not self.in_transaction  # an empty one has nothing to go back to
+        if not self._lasts and self._before is None and is_old:
             self._before = super().serialize()
 
     def _end(self) -> None:
