@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-Home = Annotated[Path, typer.Option("--dir", help="The coordinator's directory.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+from flows.commands.silos import Home
+from flows.commands.terminal import JsonFlag
 
 
 def backup(

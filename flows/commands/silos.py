@@ -15,6 +15,7 @@ import typer
 
 from consilo.cli import group
 from consilo.errors import ConfigInvalid
+from flows.commands.terminal import JsonFlag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Home = Annotated[Path, typer.Option("--dir", help="The coordinator's directory.")]
 Name = Annotated[str, typer.Argument(help="The silo's name.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 silos_app = group("Who belongs to the federation: invite, list, admit, suspend, remove, renew.")

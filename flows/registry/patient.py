@@ -119,7 +119,7 @@ def _is_of_the_way(cause: Exception) -> bool:
         return False
     if isinstance(cause, MlflowException):
         inner = cause.__cause__ or cause.__context__
-        return isinstance(inner, Broken | Timeout) or "Max retries exceeded" in str(cause)
+        return isinstance(inner, Broken | Timeout)
     return isinstance(cause, Broken | Timeout | ConnectionError)
 
 

@@ -63,7 +63,7 @@ def test_all_deployments_arrive_with_their_schedules_limits_and_forms(deployed):
         weekly = client.read_deployment_by_name("analytics/weekly")
         on_demand = client.read_deployment_by_name("pipeline/on-demand")
         people = client.read_deployment_by_name("match/people")
-    assert set(people.parameter_openapi_schema["properties"]) == {"job", "wait_s", "home"}
+    assert set(people.parameter_openapi_schema["properties"]) == {"job", "wait_s", "home", "bundle"}
     assert nightly.schedules[0].schedule.cron == "30 2 * * *"
     assert nightly.schedules[0].schedule.timezone == "Europe/Berlin"
     assert nightly.global_concurrency_limit.limit == 1
