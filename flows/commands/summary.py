@@ -72,19 +72,27 @@ def _count(name: str) -> str:
     return NUM_SILOS + name.removeprefix(SILO_MEAN)
 
 
+_COLUMNS = ("silo", "status", "rounds", "examples", "contract", "ε", "before → after")
+
+
 def _silos(silos: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table("silo", "status", "rounds", "examples", "contract", "ε", "before → after")
-    for name, silo in silos.items():
-        epsilon = silo.get("epsilon")
-        table.add_row(
-            name,
-            str(silo["status"]).replace("_", " "),
-            str(len(silo["rounds"])),
-            str(silo["num_examples"]),
-            str(silo.get("contract", "")).replace("_", " "),
-            "" if epsilon is None else f"{epsilon:.3f}",
-            _change(silo.get("metrics_before") or {}, silo.get("metrics") or {}),
-        )
+    rows = [
+        {
+            "silo": name,
+            "status": str(silo["status"]).replace("_", " "),
+            "rounds": str(len(silo["rounds"])),
+            "examples": str(silo["num_examples"]),
+            "contract": str(silo.get("contract", "")).replace("_", " "),
+            "ε": "" if silo.get("epsilon") is None else f"{silo['epsilon']:.3f}",
+            "before → after": _change(silo.get("metrics_before") or {}, silo.get("metrics") or {}),
+        }
+        for name, silo in silos.items()
+    ]
+    # A private run has no figure of a single silo, a run without privacy no ε.
+    columns = [each for each in _COLUMNS if any(row[each] for row in rows)]
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(row[each] for each in columns))
     return table
 
 

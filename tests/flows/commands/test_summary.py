@@ -1,4 +1,4 @@
-"""What a person reads of a vertical run, on a terminal and in a picture."""
+"""What a person reads of a run, on a terminal and in a picture."""
 
 import io
 import struct
@@ -107,3 +107,11 @@ def test_a_picture_shows_what_joining_is_worth(tmp_path):
     assert (width > 400, height > 100) == (True, True)
     alone = RunResult("heart-1", "complete", "", {}, {"roc_auc": 0.9}, "", "", {})
     assert compared(alone) == ""
+
+
+@pytest.mark.parametrize(
+    ("silo", "column"), [({"epsilon": 3.7}, "ε"), ({"metrics": {"roc_auc": 0.9}}, "before → after")]
+)
+def test_the_table_has_the_columns_that_some_silo_fills(silo, column):
+    text = shown({"status": "complete", "silos": {"north": SILO | silo, "south": SILO}})
+    assert {each for each in ("ε", "before → after") if each in text} == {column}
