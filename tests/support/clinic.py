@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo.contracts.contract import Contract
 from consilo.horizontal.holdout import PURPOSE, held_out
 from consilo.jobs.job import Job, merged
+from consilo.kernel.loop import Party
 from consilo.protocols.dispatch import answerer
 from consilo.runs.horizontal import Run
 from consilo.transports.local import LocalTransport
@@ -101,6 +102,7 @@ def run_of(
     resume: bool = False,
     standing: Callable[[str], str] = lambda silo: "",
     wrap: Callable[[Transport], Transport] = lambda transport: transport,
+    parties: Mapping[str, Party] | None = None,
 ) -> Run:
     """A run over hosts in memory, past its statistics: ready for `train_round`."""
     made = {
@@ -118,6 +120,7 @@ def run_of(
         absent=absent,
         resume=resume,
         standing=standing,
+        parties=parties,
     )
     for name in run.silos:
         run.check(name)
