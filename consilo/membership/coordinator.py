@@ -209,8 +209,10 @@ class Coordinator:
         """Admit a pending or suspended silo; it gets a certificate if it has none that is valid.
 
         Raises:
-            ConfigInvalid: where it is neither.
+            ConfigInvalid: where it is neither, or its keys are over.
         """
+        if self.members.known(name).state in ("pending", "suspended", "admitted"):
+            _require_key(self.members.known(name))
         self.members.set_state(name, "admitted", by="operator")
         member = self.members.known(name)
         if member.valid_until <= iso(self.now()):
@@ -229,9 +231,11 @@ class Coordinator:
         """Give an admitted silo a new certificate for its newest key; the old one stays valid.
 
         Raises:
-            ConfigInvalid: where it is not admitted, or has had too many of late.
+            ConfigInvalid: where it is not admitted, its keys are over, or it has had too many of
+                late.
         """
         member = self._admitted(name)
+        _require_key(member)
         self._certify(member, days)
         return self.members.known(name)
 
@@ -366,3 +370,9 @@ class Coordinator:
                     found.append((when, name, f"node certificate {key.fingerprint[:12]}"))
             found.append((member.signing_until, name, f"signing key {member.signing_key[:12]}"))
         return sorted(found)
+
+
+def _require_key(member: Member) -> None:
+    if not member.keys:
+        over = "the keys of its node are over; remove it, and invite it anew to make others"
+        raise ConfigInvalid(member.name, [over])

@@ -178,10 +178,8 @@ class Membership(RuleBasedStateMachine):
             for each in self.certificates
             if each.name == name
         )
-        allowed = silo.state in ("pending", "suspended", "admitted")
+        allowed = silo.state in ("pending", "suspended", "admitted") and bool(key)
         lines = 1 if has_one else 2
-        if allowed and not key:
-            return  # all its keys are over: covered by the gate, which lets none of them pass
         if self.attempt(allowed, lines, lambda: self.coordinator.admit(name)):
             silo.state = "admitted"
             if not has_one:
@@ -208,8 +206,7 @@ class Membership(RuleBasedStateMachine):
     @rule(name=names)
     def renew(self, name: str) -> None:
         allowed = self.silos[name].state == "admitted" and self.may_have_another(name)
-        if allowed and not self.living(name):
-            return
+        allowed = allowed and bool(self.living(name))
         if self.attempt(allowed, 1, lambda: self.coordinator.renew(name)):
             self.certified(name)
 
