@@ -288,10 +288,10 @@ def test_a_transfer_outlives_the_superlink(place: Place) -> None:
 def test_a_superlink_that_stays_away_is_an_error(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consilo.transports.flower.carrier.RETRY_S", 0.5)
     with place.transport() as transport:
         wire = Wire(free_port())
         node = place.node(port=wire.port)
+        monkeypatch.setattr(node, "_retry_s", 0.5)
         with pytest.raises(CoordinatorUnreachable, match="cannot go on"):
             node.put(transport.run_id, b"x" * 100_000)
         wire.close()
