@@ -148,7 +148,14 @@ def job_run(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="With --simulate: a CSV or Parquet file, or a silo's directory."),
+        typer.Option(
+            help="With --simulate: a CSV or Parquet file, a folder of such, a source's YAML file, "
+            "or a silo's directory."
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="With --data: how its columns become the contract's."),
     ] = None,
     partition: Annotated[
         str,
@@ -186,6 +193,7 @@ def job_run(
             "--local": local or None,
             "--simulate": num_silos,
             "--data": data,
+            "--mapping": mapping,
             "--partition": None if partition == "iid" else partition,
             "--workers": workers,
             "--ray": on_ray or None,
@@ -205,6 +213,7 @@ def job_run(
             job,
             data,
             (num_silos, partition),
+            mapping=mapping,
             directory=directory,
             out=out,
             workers=workers,
@@ -251,7 +260,7 @@ def _require_together(given: Mapping[str, Any]) -> None:
         "--silos": (is_cut, "and --simulate are two ways; give one"),
         "--out": (not here, "is for --local and --simulate; a federation keeps all in --dir"),
     }
-    of_cut = ("--data", "--partition", "--workers", "--ray")
+    of_cut = ("--data", "--mapping", "--partition", "--workers", "--ray")
     faults |= {name: (not is_cut, "is for --simulate; say into how many") for name in of_cut}
     for name, (is_wrong, said) in faults.items():
         if name in there and is_wrong:

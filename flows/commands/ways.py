@@ -47,6 +47,7 @@ def cut_from(
     data: Path | None,
     cut: tuple[int, str],
     *,
+    mapping: Path | None,
     directory: Path | None,
     out: Path | None,
     workers: int | None,
@@ -71,6 +72,7 @@ def cut_from(
             search_path=(job.parent,),
             engine=engine,
             workers=workers,
+            mapping=mapping,
             say=say,
         )
         about = result.extra["simulation"]
