@@ -1,7 +1,7 @@
 """A table that was written elsewhere and is read back through a mapping is the same table.
 
-Written by pandas, DuckDB, polars, Arrow and PostgreSQL. With dirt in it, every dirty cell is counted, and
-no other cell is changed.
+Written by pandas, DuckDB, polars, Arrow and PostgreSQL. With dirt in it, every dirty cell is
+counted, and no other cell is changed.
 """
 
 from __future__ import annotations
