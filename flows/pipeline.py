@@ -17,8 +17,9 @@ from prefect import State, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from consilo.errors import ConsiloError
+from consilo.errors import ConsiloError, JobInvalid
 from consilo.jobs.job import Job
+from consilo.runs.folds import fold_job
 from flows import analytics, vertical
 from flows.registry import names
 from flows.services.connection import home_directory, job_file
@@ -45,6 +46,8 @@ from flows.tasks import (
 Rounds = Annotated[int, Field(ge=1, le=100_000)]
 Epsilon = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
+Folds = Annotated[int, Field(ge=2, le=50)]
+Fold = Annotated[int, Field(ge=1, le=50)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
@@ -61,6 +64,8 @@ def pipeline(
     epsilon: Epsilon | None = None,
     private: bool = True,
     seed: Seed | None = None,
+    folds: Folds | None = None,
+    fold: Fold | None = None,
     wait_s: Seconds = 60.0,
     resume: str | None = None,
     bundle: str | None = None,
@@ -74,6 +79,9 @@ def pipeline(
         epsilon: in place of the job's privacy budget ε.
         private: off trains without differential privacy, whatever the job says.
         seed: in place of the job's seed.
+        folds: into how many parts rows, or subjects, fall; one is held out, in place of what the
+            job says. Such a run registers no model: it is there to be judged.
+        fold: which part is held out, from 1.
         wait_s: how long to wait for silos that are not connected yet, in seconds.
         resume: id of a run of this job whose process died: go on from its last checkpoint.
         bundle: what the author of the job's code has signed, as a path, or a path below home; it is
@@ -83,13 +91,22 @@ def pipeline(
     try:
         place = home_directory(home)
         path = job_file(job, place)
-        asked = changed(Job.load(path), rounds=rounds, epsilon=epsilon, private=private, seed=seed)
+        asked = changed(
+            Job.load(path),
+            rounds=rounds,
+            epsilon=epsilon,
+            private=private,
+            seed=seed,
+            folds=folds,
+            fold=fold,
+        )
         order = order_of(
             asked,
             home=place,
             search_path=(path.parent,),
             resume=resume or "",
             bundle=place / bundle if bundle else None,
+            registers=folds is None,
         )
         with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
             STAGES[asked.kind](session, wait_s)
@@ -106,7 +123,8 @@ def _horizontal(session: Session, wait_s: float) -> None:
         standardize(session)
     train(session)
     evaluate(session)
-    register(session)
+    if session.registers:
+        register(session)
     report(session)
 
 
@@ -140,11 +158,14 @@ def changed(
     epsilon: float | None = None,
     private: bool = True,
     seed: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> Job:
     """Return the job with what a person asks for in place of what its file says.
 
     Raises:
         JobInvalid: where a change does not fit the job.
+        IncompatibleJob: where it has no folds.
     """
     changes: dict[str, Any] = {}
     if rounds is not None:
@@ -155,4 +176,9 @@ def changed(
         changes["privacy"] = {"epsilon": epsilon}
     if seed is not None:
         changes["seed"] = seed
-    return job.changed(**changes) if changes else job
+    job = job.changed(**changes) if changes else job
+    if folds is None and fold is None:
+        return job
+    if folds is None or fold is None:
+        raise JobInvalid(job.name, ["folds and fold belong together: folds 5, fold 1"])
+    return fold_job(job, folds=folds, fold=fold)

@@ -50,6 +50,7 @@ class Session:
         flow_run_id: of Prefect.
         cancelled: somebody asked the run to stop.
         number: of the run among those of its job.
+        registers: whether the model becomes a version of the registry.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Session:
         flow_run_id: UUID,
         cancelled: threading.Event,
         number: int,
+        registers: bool,
     ) -> None:
         self.run = run
         self.tracker = tracker
@@ -67,6 +69,7 @@ class Session:
         self.flow_run_id = flow_run_id
         self.cancelled = cancelled
         self.number = number
+        self.registers = registers
         self.model: Registered | None = None
         self.result: RunResult | None = None
         self.error: BaseException | None = None
@@ -147,7 +150,9 @@ def opened(
             resume=run.run_id if order.resume else "",
             stopped=order.cancelled,
         )
-        session = Session(run, tracker, connection, flow_run_id, order.cancelled, number)
+        session = Session(
+            run, tracker, connection, flow_run_id, order.cancelled, number, order.registers
+        )
         session.show("running")
         get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
         try:
@@ -206,6 +211,7 @@ def order_of(
     search_path: Sequence[Path],
     resume: str = "",
     bundle: Path | None = None,
+    registers: bool = True,
 ) -> Order:
     """Return the order to run ``job`` on the federation in ``home``, or to go on with a run of it.
 
@@ -224,6 +230,7 @@ def order_of(
         run_id=resume or _called.get() or new_run_id(job.name),
         resume=bool(resume),
         bundle=bundle,
+        registers=registers,
     )
 
 

@@ -31,7 +31,9 @@ import torch
 CHUNK_ROWS = 4096
 INVALID = "invalid"
 """The column that says why a row has no prediction; empty for a row that has one."""
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_EXACT = 2**53
+"""From here on a float skips whole numbers: one that it would change is none of the contract's."""
 _WORDS = {"true": 1.0, "false": 0.0}
 
 Faults = dict[str, np.ndarray]
@@ -199,9 +201,13 @@ def _reasons(faults: Faults, wrong: np.ndarray) -> list[str]:
 def _numbers(series: pd.Series, column: Mapping[str, Any]) -> tuple[np.ndarray, Faults]:
     """Return a column as float64, and what of it the contract does not allow."""
     empty = series.isna().to_numpy(bool)
-    if pd.api.types.is_numeric_dtype(series.dtype):
+    if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series):
         values = series.to_numpy(dtype=np.float64, na_value=np.nan)
         unread = np.zeros(len(series), bool)
+        large = np.abs(values) >= _EXACT
+        if large.any() and pd.api.types.is_integer_dtype(series.dtype):
+            unread[large] = [int(each) != int(float(each)) for each in series[large]]
+            values[unread] = np.nan
     else:
         words = column["type"] == "boolean"
         read = [_number(each, words) for each in series.to_numpy(dtype=object)]
@@ -231,12 +237,19 @@ def _numbers(series: pd.Series, column: Mapping[str, Any]) -> tuple[np.ndarray, 
 
 def _number(value: Any, words: bool) -> float | None:
     """Return a value as a number; None for one that is none, such as ``?``."""
-    if isinstance(value, bool | int | float | np.number | np.bool_):
+    if isinstance(value, int | np.integer):
+        whole = int(value)
+        changes = abs(whole) >= _EXACT and (abs(whole) >= 2**1023 or int(float(whole)) != whole)
+        return None if changes else float(whole)
+    if isinstance(value, float | np.floating | np.bool_):
         return float(value)
     text = value.strip() if isinstance(value, str) else ""
     if words and text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    return float(text) if _NUMBER.fullmatch(text) else None
+    if not _NUMBER.fullmatch(text):
+        return None
+    is_whole = text.lstrip("+-").isdigit()
+    return _number(int(text), words) if is_whole and len(text) < 400 else float(text)
 
 
 def _codes(series: pd.Series, column: Mapping[str, Any]) -> tuple[np.ndarray, Faults]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +20,6 @@ from flows.commands.terminal import (
     JsonFlag,
     exit_code,
     print_summary,
-    teller,
 )
 
 job_app = group("Validate and run jobs.")
@@ -129,6 +130,13 @@ def job_run(
         bool, typer.Option("--local", help="With --silos: in this process, no services.")
     ] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="In place of the job's.")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, max=50, help="Run once a fold: each judges by other rows."),
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(min=1, max=50, help="With --folds: this one alone.")
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="With --dir: go on with this run, whose process died."),
@@ -140,7 +148,14 @@ def job_run(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="With --simulate: a CSV or Parquet file, or a silo's directory."),
+        typer.Option(
+            help="With --simulate: a CSV or Parquet file, a folder of such, a source's YAML file, "
+            "or a silo's directory."
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="With --data: how its columns become the contract's."),
     ] = None,
     partition: Annotated[
         str,
@@ -161,153 +176,95 @@ def job_run(
     Example: consilo job run job.yaml --silos silos/
     """
     from consilo.jobs.job import Job
+    from consilo.runs.folds import fold_job
     from consilo.runs.outcome import fresh
+    from flows.commands import folds as over
+    from flows.commands import ways
 
     changes: dict[str, Any] = {} if rounds is None else {"protocol": {"rounds": rounds}}
     loaded = Job.load(job).changed(**changes)
-    if resume is not None and directory is None:
-        raise ConfigInvalid("job run --resume", ["say with --dir where the run began"])
-    if out is not None and not local and num_silos is None:
-        raise ConfigInvalid(
-            "job run --out", ["is for --local and --simulate; a federation keeps all in --dir"]
-        )
-    if bundle is not None and (local or num_silos is not None):
-        raise ConfigInvalid("job run --bundle", ["no bundle travels within this process"])
+    _require_together(
+        {
+            "--folds": folds,
+            "--fold": fold,
+            "--resume": resume,
+            "--bundle": bundle,
+            "--silos": silos,
+            "--local": local or None,
+            "--simulate": num_silos,
+            "--data": data,
+            "--mapping": mapping,
+            "--partition": None if partition == "iid" else partition,
+            "--workers": workers,
+            "--ray": on_ray or None,
+            "--dir": directory,
+            "--out": out,
+        }
+    )
     if out is not None:
         fresh(out)
+    every = folds is not None and fold is None
+    if folds is not None and fold is not None:
+        loaded = fold_job(loaded, folds=folds, fold=fold)
     parameters = _parameters(job, rounds, resume, bundle)
+    way: AbstractContextManager[ways.Once]
     if num_silos is not None:
-        engine = "ray" if on_ray else "processes"
-        cut = (num_silos, partition)
-        result = _run_cut(loaded, job, data, directory, cut, workers, engine)
-        summary = _kept(result, out)
+        way = ways.cut_from(
+            job,
+            data,
+            (num_silos, partition),
+            mapping=mapping,
+            directory=directory,
+            out=out,
+            workers=workers,
+            engine="ray" if on_ray else "processes",
+        )
     elif local:
-        summary = _kept(_run_local(loaded, job, silos, directory), out)
+        way = ways.in_process(job, silos, directory, out)
     elif silos is not None:
-        summary = _run_alone(loaded, job, silos, directory, parameters)
+        way = ways.alone(loaded, job, silos, directory, parameters)
     elif directory is not None:
-        summary = _run_connected(loaded, directory, parameters)
+        way = ways.connected(directory, parameters)
     else:
         raise ConfigInvalid(
             "job run",
             ["give --dir of a federation that is up, --silos to start one, or --simulate"],
         )
-    print_summary(summary, as_json=as_json)
+    with way as once:
+        if every and folds is not None:
+            summary = over.run_folds(once, loaded, folds, out)
+        else:
+            asked = {} if folds is None else {"folds": folds, "fold": fold}
+            summary = once(loaded, asked, "")
+    print_summary(summary, as_json=as_json, show=over.show_folds if every else None)
     raise typer.Exit(exit_code(summary))
 
 
-def _run_local(loaded: Any, job: Path, silos: Path | None, directory: Path | None) -> Any:
-    from consilo.machine.environment import quieten
-    from flows.services.federation import find_silos
-    from silos import simulate
+def _require_together(given: Mapping[str, Any]) -> None:
+    """Raise `ConfigInvalid` for the first option that would say nothing beside the others.
 
-    if silos is None:
-        raise ConfigInvalid("job run --local", ["give the silos with --silos"])
-    folders = find_silos(silos)
-    quieten()
-    return simulate(loaded, folders, directory=directory, search_path=(job.parent,), say=teller())
-
-
-def _kept(result: Any, out: Path | None) -> dict[str, Any]:
-    """Return the summary of a run without services, with what it left and what it did not."""
-    from consilo.machine.environment import quieten
-
-    quieten()
-    written = {} if out is None else result.save(out)
-    summary: dict[str, Any] = result.to_json()
-    summary["record"] = written.get("record", summary["record"])
-    summary["kept"] = written
-    if "model" in written:
-        summary["model"] = {"path": written["model"]}
-    ask = "; --out DIR keeps it" if out is None else ""
-    absent = {
-        "model": f"a model, which is not kept{ask}" if result.build else "no model",
-        "record": f"a record, which went with a temporary directory{ask}",
+    Args:
+        given: option → its value, None where it is not given.
+    """
+    there = {name for name, value in given.items() if value is not None}
+    is_cut = "--simulate" in there
+    here = is_cut or "--local" in there
+    faults = {
+        "--fold": ("--folds" not in there, "say with --folds of how many"),
+        "--resume": (
+            here or "--dir" not in there or ("--folds" in there and "--fold" not in there),
+            "goes on with one run of a federation: say with --dir where, and with --fold which",
+        ),
+        "--bundle": (here, "no bundle travels within this process"),
+        "--local": (is_cut, "and --simulate are two ways; give one"),
+        "--silos": (is_cut, "and --simulate are two ways; give one"),
+        "--out": (not here, "is for --local and --simulate; a federation keeps all in --dir"),
     }
-    told = [text for name, text in absent.items() if not summary[name]]
-    told.append("nothing in MLflow or Prefect, and no baselines: no services ran")
-    return {**summary, "notes": [*summary["notes"], f"this run left {'; '.join(told)}"]}
-
-
-def _run_cut(
-    loaded: Any,
-    job: Path,
-    data: Path | None,
-    directory: Path | None,
-    cut: tuple[int, str],
-    workers: int | None,
-    engine: Any,
-) -> Any:
-    from consilo.horizontal.partition import Partition
-    from consilo.machine.environment import quieten
-    from silos.simulation.simulation import simulate_cut
-
-    if data is None:
-        raise ConfigInvalid("job run --simulate", ["give the rows with --data"])
-    quieten()
-    partition = Partition.parse(cut[1], silos=cut[0], seed=loaded.seed)
-    result = simulate_cut(
-        loaded,
-        data,
-        partition,
-        directory=directory,
-        search_path=(job.parent,),
-        engine=engine,
-        workers=workers,
-        say=teller(),
-    )
-    about = result.extra["simulation"]
-    teller()(f"{about['silo_rounds']} silo-rounds, {about['silo_rounds_per_s']:g} a second")
-    return result
-
-
-def _run_alone(
-    loaded: Any, job: Path, silos: Path, directory: Path | None, parameters: dict[str, Any]
-) -> Any:
-    from consilo.machine.environment import quieten
-    from consilo.machine.processes import Supervisor
-    from consilo.membership.keys import load_or_create_signing_key
-    from consilo.transports.flower.bundle import bundle_hash
-    from flows.services.federation import (
-        carried_bundle,
-        find_silos,
-        job_bundle,
-        rise,
-    )
-    from flows.services.launch import launch
-    from flows.services.place import taken_down, workplace
-    from flows.services.watch import Watch
-    from silos.gate.bundles import approve
-
-    quieten()
-    say = teller()
-    folders = find_silos(silos)
-    with workplace(directory, "consilo-") as home:
-        if "bundle" in parameters:
-            content = carried_bundle(Path(parameters["bundle"]), loaded, (job.parent,))
-        else:
-            signer = load_or_create_signing_key(home / "keys" / "record.key")
-            content = job_bundle(loaded, (job.parent,), signer)
-        digest = bundle_hash(content)
-        for place in folders.values():
-            approve(place, digest)  # all these silos are ours: we gave them by their directories
-        say(f"coordinator in {home}; bundle {digest[:12]} approved in {len(folders)} silos")
-        with taken_down(home), Supervisor() as supervisor:
-            rising = rise(supervisor, home, folders, say=say)
-            running = launch(supervisor, home, loaded, parameters)
-            rising.wait()
-            return running.wait(say, Watch(home, supervisor, say).look)
-
-
-def _run_connected(loaded: Any, directory: Path, parameters: dict[str, Any]) -> Any:
-    from consilo.machine.processes import Supervisor
-    from flows.services.launch import launch
-    from flows.services.watch import Absence
-
-    home, say = directory.resolve(), teller()
-    absence = Absence(home, say)
-    with Supervisor() as supervisor:
-        return launch(supervisor, home, loaded, parameters).wait(say, absence.look)
+    of_cut = ("--data", "--mapping", "--partition", "--workers", "--ray")
+    faults |= {name: (not is_cut, "is for --simulate; say into how many") for name in of_cut}
+    for name, (is_wrong, said) in faults.items():
+        if name in there and is_wrong:
+            raise ConfigInvalid(f"job run {name}", [said])
 
 
 def _parameters(

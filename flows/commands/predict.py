@@ -25,7 +25,10 @@ def predict(
     model: Annotated[
         str, typer.Argument(help="A saved model's folder, or with --dir: models:/NAME@ALIAS.")
     ],
-    data: Annotated[Path, typer.Option(help="A CSV or Parquet file.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="A CSV or Parquet file, a folder of such, or a source's YAML file."),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Write them here, .csv or .parquet; else to stdout.")
     ] = None,
@@ -53,7 +56,7 @@ def predict(
     with _whole(folder):
         contract = Contract.from_json((folder / "contract.json").read_bytes())
         scoring = Model(folder)
-    frame, unreadable = _read(data, mapping, contract, list(scoring.spec["columns"]))
+    frame, unreadable = rows_of(data, mapping, contract, list(scoring.spec["columns"]))
     kind: Any = invalid
     try:
         answers = scoring.predict(frame, invalid=kind, unreadable=unreadable)
@@ -113,36 +116,41 @@ def _folder(model: str, directory: Path | None) -> Path:
     return found
 
 
-def _read(
+def rows_of(
     data: Path, mapping: Path | None, contract: Contract, wanted: Sequence[str]
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray[Any, Any]]]:
     """Return the contract's columns of a file, and what of them could not be read.
 
-    A file is read by the rules that a silo reads its own by; separator and encoding of a CSV file
-    are found out as `consilo silo data add` does.
+    They are read as a silo reads its own; see `silos.rows.sources.found_out.source_at`.
     """
-    from consilo.contracts.rules import TableRules
-    from silos.proposals.onboard import file_source
-    from silos.rows.mapping import Mapping
+    import tempfile
 
-    source = file_source(data)
+    import numpy as np
+
+    from consilo.contracts.rules import TableRules
+    from silos.rows.arrow import to_pandas
+    from silos.rows.mapping import Mapping
+    from silos.rows.sources.found_out import source_at
+    from silos.rows.standardise import standardise
+
+    source = source_at(data)
     how = Mapping(contract=contract.ref) if mapping is None else Mapping.load(mapping, contract)
     columns = {name: contract.columns[name] for name in wanted}
     part = contract.model_copy(update={"columns": columns, "rules": TableRules()})
-    local = how.local_columns(part)
     there = source.columns()
     absent = [
         f"column {name}: {data.name} has no '{each}'"
-        for name, several in local.items()
+        for name, several in how.local_columns(part).items()
         for each in several
         if each not in there and columns[name].nullable_share < 1.0
     ]
     if absent:
         hint = "a mapping says which column is which: --mapping FILE"
         raise ConfigInvalid(str(data), absent if mapping else [*absent, hint])
-    names = sorted({each for several in local.values() for each in several if each in there})
-    raw = source.read(names, text=sorted({n for n in how.text_columns(part) if n in names}))
-    table = how.apply(raw, part)
-    rows = dict(raw.items())
-    lost = {name: how.lost(rows, table, columns[name]) for name in table.columns}
-    return table, {name: which for name, which in lost.items() if which.any()}
+    with tempfile.TemporaryDirectory(prefix="consilo-predict-") as spool:
+        made, unreadable = standardise(source, how, part, Path(spool), rows_shown=None)
+        table = to_pandas(made)
+    lost = {name: np.zeros(len(table), bool) for name in unreadable}
+    for name, each in unreadable.items():
+        lost[name][each["rows"]] = True
+    return table, lost

@@ -39,6 +39,11 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
             console.print(f"{name:<12} {place}", soft_wrap=True)
     for note in summary.get("notes") or ():
         console.print(note, soft_wrap=True, highlight=False, markup=False)
+    ending(summary, console)
+
+
+def ending(summary: Mapping[str, Any], console: Console) -> None:
+    """Print how it ended, and why."""
     status = str(summary.get("status"))
     colour = {"complete": "green", "degraded": "yellow"}.get(status, "red")
     console.print(f"[bold {colour}]{status}[/] ", summary.get("reason") or "", soft_wrap=True)

@@ -34,16 +34,24 @@ def teller() -> Callable[[str], None]:
     return say
 
 
-def print_summary(summary: Any, *, as_json: bool) -> None:
-    """Print a run's summary: a table for people, or one JSON object."""
+def print_summary(
+    summary: Any, *, as_json: bool, show: Callable[[Any, Any], None] | None = None
+) -> None:
+    """Print a run's summary: a table for people, or one JSON object.
+
+    Args:
+        summary: of a run, or of what ``show`` knows.
+        as_json: in place of the table.
+        show: prints it to a console; None for a run's.
+    """
     if as_json:
         print(json.dumps(summary), flush=True)
         return
     from rich.console import Console
 
-    from flows.commands.summary import show
+    from flows.commands.summary import show as show_run
 
-    show(summary, Console(width=None if sys.stdout.isatty() else 100))
+    (show or show_run)(summary, Console(width=None if sys.stdout.isatty() else 100))
 
 
 def exit_code(summary: Any) -> int:

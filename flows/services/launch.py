@@ -153,7 +153,7 @@ def launch(supervisor: Supervisor, home: Path, job: Job, parameters: Mapping[str
 
 def _command(home: Path, parameters: Mapping[str, Any]) -> str:
     """Return how a person starts a pipeline with these parameters."""
-    options = {"--dir": home, "--rounds": parameters.get("rounds")}
+    options = {"--dir": home, **{f"--{n}": parameters.get(n) for n in ("rounds", "folds", "fold")}}
     options |= {"--bundle": parameters.get("bundle"), "--resume": parameters["resume"]}
     said = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
     return shlex.join(["consilo", "job", "run", str(parameters["job"]), *said])

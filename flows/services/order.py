@@ -29,6 +29,7 @@ class Order:
         run_id: of the run that a pipeline opens, or goes on with.
         resume: whether that run has begun and its process died.
         bundle: that the author of the job's code has made; None makes one here.
+        registers: whether the model becomes a version of the registry.
     """
 
     home: Path
@@ -39,6 +40,7 @@ class Order:
     run_id: str = ""
     resume: bool = False
     bundle: Path | None = None
+    registers: bool = True
 
 
 @dataclass(frozen=True)

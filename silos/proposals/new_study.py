@@ -12,8 +12,9 @@ from consilo.config import nearest
 from consilo.errors import ConfigInvalid
 from consilo.machine.files import write_atomic
 from silos.proposals.new_contract import new_contract
-from silos.proposals.onboard import file_source, sample
+from silos.proposals.onboard import sample
 from silos.proposals.profile import Profile, profile
+from silos.rows.sources.found_out import source_at
 
 MOST_CLASSES = 20
 """A target of whole numbers with more values is a number to predict."""
@@ -73,7 +74,7 @@ def new_study(directory: Path, table: Path, name: str, target: str) -> dict[str,
     """
     if directory.exists() and any(directory.iterdir()):
         raise ConfigInvalid(str(directory), ["it is not empty; give a fresh directory"])
-    rows = sample(file_source(table))
+    rows = sample(source_at(table))
     if target not in rows.columns:
         guess = nearest(target, [str(each) for each in rows.columns])
         hint = (

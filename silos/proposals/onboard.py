@@ -7,12 +7,10 @@ already is kept unless it is to be replaced.
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import re
 from collections.abc import Mapping as Mapped
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,19 +22,16 @@ from consilo.machine.files import make_directory, write_atomic
 from consilo.silo_name import fault_of
 from consilo.yaml_text import from_yaml
 from silos.rows.mapping import Mapping
-from silos.rows.sources import ParquetSource, Source, parse_source
-from silos.rows.sources.csv_file import wide_encoding
+from silos.rows.sources import Source, parse_source
+from silos.rows.sources.found_out import completed
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from silos.proposals.propose import Proposal
 
-_SEPARATORS = (",", ";", "\t", "|")
-_HEAD_BYTES = 64 << 10
 _AGREED = re.compile(r"^agreed:.*$", re.MULTILINE)
 _UNCONFIRMED = re.compile(r"^confirmed:[ \t]*(?:false|no|off)\b", re.MULTILINE | re.IGNORECASE)
-_NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?|\?")
 _MAPPING_MODE = 0o600
 """A mapping may show codes of rows."""
 
@@ -243,92 +238,6 @@ def sample(source: Source) -> pd.DataFrame:
 
     first = next(iter(source.blocks(text=source.columns())))
     return to_frame(first.slice(0, SAMPLE_ROWS))
-
-
-# A file's own options
-
-
-def completed(described: Mapped[str, Any], directory: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return a CSV source with separator, header and encoding found out, and what was found."""
-    made = {key: value for key, value in described.items() if value is not None}
-    if made.get("type") != "csv":
-        return made, []
-    paths = made["path"] if isinstance(made["path"], list) else [made["path"]]
-    first = _first_file([directory / each for each in paths])
-    if first is None or first.suffix in (".gz", ".bz2", ".zst"):
-        return made, []
-    with first.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    notes = []
-    if "encoding" not in made and (encoding := _encoding(head)) is not None:
-        made["encoding"] = encoding
-        notes.append(f"the file is not UTF-8; read as {encoding}")
-    text = head.decode(made.get("encoding", "utf-8"), errors="replace")
-    if "separator" not in made and (separator := _separator(text)) != ",":
-        made["separator"] = separator
-        notes.append(f"fields are separated by {separator!r}")
-    if "header" not in made and "names" not in made:
-        line = next(csv.reader(io.StringIO(text), delimiter=made.get("separator", ",")), [])
-        if _looks_like_values(line):
-            made["header"] = False
-            notes.append("the first line holds values, so there is no header")
-    if made.get("names"):
-        made.setdefault("header", False)
-    return made, notes
-
-
-def file_source(path: Path) -> Source:
-    """Return one file as a source; of a CSV file separator, header and encoding are found out."""
-    kind = "parquet" if path.suffix in ParquetSource.endings else "csv"
-    described, _ = completed({"type": kind, "path": str(path.resolve())}, path.parent)
-    return parse_source(described, where=str(path))
-
-
-def _first_file(paths: Sequence[Path]) -> Path | None:
-    for path in paths:
-        if path.is_file():
-            return path
-        if path.is_dir():
-            return next((each for each in sorted(path.rglob("*.csv")) if each.is_file()), None)
-    return None
-
-
-def _encoding(head: bytes) -> str | None:
-    """Return how a file is encoded, by its first bytes; None for UTF-8."""
-    if (wide := wide_encoding(head)) is not None:
-        return wide
-    if _is_utf8(head):
-        return None
-    # Windows has letters where Latin-1 has control signs that nobody types.
-    return "cp1252" if any(0x80 <= each < 0xA0 for each in head) else "latin-1"
-
-
-def _is_utf8(head: bytes) -> bool:
-    try:
-        # The last character may be cut.
-        head[: max(len(head) - 4, 0) if len(head) == _HEAD_BYTES else None].decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _separator(text: str) -> str:
-    lines = [line for line in text.splitlines()[:20] if line.strip()]
-    if len(lines) > 1 and len(text) >= _HEAD_BYTES // 2:
-        lines = lines[:-1]
-
-    def steadiness(separator: str) -> tuple[bool, int]:
-        counts = [len(row) - 1 for row in csv.reader(lines, delimiter=separator) if row]
-        return min(counts, default=0) > 0 and len(set(counts)) == 1, min(counts, default=0)
-
-    return max(_SEPARATORS, key=steadiness)
-
-
-def _looks_like_values(fields: Sequence[str]) -> bool:
-    """Return whether a first line holds values: names are no numbers, and differ."""
-    values = [each.strip() for each in fields]
-    numbers = sum(_NUMBER.fullmatch(each) is not None for each in values)
-    return bool(values) and (numbers > len(values) / 2 or len(set(values)) < len(values) / 2)
 
 
 # silo.yaml

@@ -182,6 +182,7 @@ class Mapping(Config):
         contract: Contract,
         *,
         seen: MappingOf[str, frozenset[str]] | None = None,
+        rows_shown: int | None = ROWS_SHOWN,
     ) -> pd.DataFrame:
         """Return the canonical table as `apply` does, and take ``rows`` apart on the way.
 
@@ -192,6 +193,7 @@ class Mapping(Config):
             contract: the contract.
             seen: column → what its dates in all blocks show; ``frame.attrs["seen"]`` has what those
                 of this block do. Where that is more, the blocks are to be mapped again.
+            rows_shown: of so many rows that could not be read it is said which; None for all.
         """
         import pandas as pd
 
@@ -222,7 +224,7 @@ class Mapping(Config):
                 shown[column.name] = showing
             if lost.any():
                 which = lost.nonzero()[0]
-                first = which[:ROWS_SHOWN].tolist()
+                first = which[:rows_shown].tolist()
                 unreadable[column.name] = {"count": len(which), "rows": first}
             columns[column.name] = values.set_axis(pd.RangeIndex(num_rows))
             del parts, values, lost

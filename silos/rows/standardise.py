@@ -29,6 +29,7 @@ def standardise(
     directory: Path,
     *,
     keep: RowFilter | None = None,
+    rows_shown: int | None = ROWS_SHOWN,
 ) -> tuple[pa.Table, Unreadable]:
     """Return the canonical table and what could not be read, in the memory of a few blocks.
 
@@ -38,6 +39,7 @@ def standardise(
         contract: the contract.
         directory: where the table's files lie; the owner's only. The caller removes it.
         keep: which raw rows may be used; None for all.
+        rows_shown: of so many rows that could not be read it is said which; None for all.
 
     Raises:
         SourceUnreadable: where the source cannot be read.
@@ -67,9 +69,11 @@ def standardise(
                 frame = to_frame(block)
                 rows, num_rows = dict(frame.items()), len(frame)
                 del block, frame  # else no column could go before the last one is mapped
-                mapped = mapping.apply_columns(rows, num_rows, contract, seen=seen)
+                mapped = mapping.apply_columns(
+                    rows, num_rows, contract, seen=seen, rows_shown=rows_shown
+                )
                 shown.append(mapped.attrs.pop(SEEN, {}))
-                _add(unreadable, mapped.attrs.get(UNREADABLE, {}), start)
+                _add(unreadable, mapped.attrs.get(UNREADABLE, {}), start, rows_shown)
                 spool.append(to_arrow(mapped))
             if not any([add_seen(seen, each) for each in shown]):
                 return spool.table(), unreadable
@@ -119,10 +123,10 @@ def _points_certain(blocks: Iterator[pa.Table], commas: Sequence[str]) -> Iterat
         yield block
 
 
-def _add(total: Unreadable, part: Unreadable, start: int) -> None:
+def _add(total: Unreadable, part: Unreadable, start: int, rows_shown: int | None) -> None:
     """Add what a block that begins at row ``start`` had."""
     for column, entry in part.items():
         known = total.setdefault(column, {"count": 0, "rows": []})
         known["count"] += entry["count"]
         known["rows"] += [start + row for row in entry["rows"]]
-        del known["rows"][ROWS_SHOWN:]
+        known["rows"] = known["rows"][:rows_shown]

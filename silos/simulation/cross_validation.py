@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consilo.contracts.contract import Contract
-from consilo.errors import IncompatibleJob
-from consilo.jobs.horizontal import Horizontal
 from consilo.jobs.job import Job
+from consilo.runs.folds import fold_job, over_folds
 from consilo.runs.outcome import RunResult
 from consilo.runs.stages import Say, silent
 from silos.simulation.simulation import simulate
@@ -47,9 +46,10 @@ class CrossValidation:
         The folds' models share most of the rows that they learnt from, so that the deviation says
         how much the figure moves, and is no standard error.
         """
-        table = self.figures.drop(columns="status")
-        found = table.agg(["mean", "std", "count"]).T
-        return found.rename(columns={"std": "deviation", "count": "folds"})
+        import pandas as pd
+
+        found = over_folds([each.metrics for each in self.folds])
+        return pd.DataFrame.from_dict(found, orient="index", dtype="float64")
 
 
 def cross_validate(
@@ -80,17 +80,11 @@ def cross_validate(
     if not isinstance(job, Job):
         path = Path(job)
         job, search_path = Job.load(path), (*search_path, path.resolve().parent)
-    if not isinstance(job, Horizontal):
-        raise IncompatibleJob(
-            f"'{job.name}' is of the kind {job.kind}: folds by row are for horizontal jobs; "
-            "vertical_split has protocol.args.folds"
-        )
     results = []
     for fold in range(1, folds + 1):
-        evaluation = {"holdout": 0.2, "split": {"folds": folds, "fold": fold}}
         results.append(
             simulate(
-                job.changed(evaluation=evaluation),
+                fold_job(job, folds=folds, fold=fold),
                 silos,
                 contract=contract,
                 search_path=search_path,

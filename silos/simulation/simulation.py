@@ -30,6 +30,7 @@ from consilo.horizontal.features import Encoding
 from consilo.horizontal.partition import Partition, cut, label_skew
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Party
+from consilo.machine.files import write_atomic
 from consilo.protocols.dispatch import answerer
 from consilo.runs.kinds import way_of
 from consilo.runs.outcome import RunResult
@@ -40,7 +41,9 @@ from consilo.wire.signing import public_hex
 from silos.gate.partners import Partner
 from silos.gate.policy import Policy
 from silos.rows.checks.verdicts import Verdicts
-from silos.rows.sources import CsvSource, ParquetSource, Source
+from silos.rows.mapping import Mapping as Mapped
+from silos.rows.sources import ParquetSource, Source
+from silos.rows.sources.found_out import source_at
 from silos.silo import Silo
 from silos.silo_config import SiloConfig
 from silos.simulation.given import require_silos
@@ -150,6 +153,7 @@ def simulate_cut(
     search_path: Sequence[Path] = (),
     engine: Engine = "processes",
     workers: int | None = None,
+    mapping: Path | None = None,
     say: Say = silent,
 ) -> RunResult:
     """Cut one table into silos, run ``job`` over them and return its result.
@@ -159,8 +163,9 @@ def simulate_cut(
 
     Args:
         job: a job, or the path of a job file.
-        table: rows with the contract's columns; or the path of a CSV or Parquet file of such rows,
-            or the directory of a silo, whose mapping then applies.
+        table: rows; or where they are: a CSV or Parquet file, a folder of such, or a source's
+            YAML file (see `silos.rows.sources.found_out.source_at`); or the directory of a silo,
+            whose mapping then applies.
         partition: how many silos, and how they differ.
         contract: in place of the one that the job names.
         directory: where the run keeps record and model, and the workers their log; the silos' rows
@@ -169,6 +174,8 @@ def simulate_cut(
         engine: ``processes`` on this machine; ``ray``, on the cluster that ``RAY_ADDRESS`` names or
             one that is started here; ``inline``, in this process.
         workers: processes or actors; None takes one per CPU.
+        mapping: how the rows' columns become the contract's, as a silo's ``mapping.yaml``; None
+            where they have its names, units and codes.
         say: is told each step that was done.
 
     Raises:
@@ -191,12 +198,12 @@ def simulate_cut(
         home.mkdir(parents=True, exist_ok=True)
         made = tempfile.TemporaryDirectory(prefix="silos-", dir=home)
         silos = Path(stack.enter_context(made))
-        whole = _whole(table, silos / "whole", tuple(modules))
+        whole, source = _whole(table, silos / "whole", tuple(modules), contract, mapping)
         report = whole.rows.check(contract)
         if not report.passed:
             raise SchemaDrift(report.reason())
         frame = whole.rows.frame(contract)
-        parts = cut(_cut_by(partition, frame, table, contract), partition)
+        parts = cut(_cut_by(partition, frame, source, contract), partition)
         place = silos / "cut"
         write_cut(place, frame, parts, contract=contract, report=report, search_path=tuple(modules))
         about = {**partition.model_dump(mode="json"), "engine": engine, "rows": len(frame)}
@@ -278,37 +285,45 @@ def _home(stack: ExitStack, directory: Path | None) -> Path:
     return Path(stack.enter_context(made))
 
 
-def _whole(table: pd.DataFrame | str | Path, place: Path, modules: tuple[Path, ...]) -> Silo:
-    """Return the table as one silo, which maps and checks it."""
-    if not isinstance(table, str | Path):
-        return _silo("whole", table, place, modules)
-    path = Path(table).resolve()
-    if path.is_dir():
-        return Silo.open(path, search_path=modules, knows_others=False)
+def _whole(
+    table: pd.DataFrame | str | Path,
+    place: Path,
+    modules: tuple[Path, ...],
+    contract: Contract,
+    mapping: Path | None,
+) -> tuple[Silo, Source | None]:
+    """Return the table as one silo, which maps and checks it, and where its rows are.
+
+    The latter is None for a silo's directory, whose consents may leave out some of them.
+    """
+    if isinstance(table, str | Path) and (Path(table) / "silo.yaml").is_file():
+        if mapping is not None:
+            told = "the silo's directory has a mapping of its own; give its file with the rows'"
+            raise ConfigInvalid(str(mapping), [told])
+        return Silo.open(Path(table).resolve(), search_path=modules, knows_others=False), None
+    how = None if mapping is None else Mapped.load(mapping, contract)
     place.mkdir(parents=True, mode=0o700)
-    config = SiloConfig(name="whole", data={"data": _file(path)})
-    return Silo(
+    if mapping is not None:
+        write_atomic(place / "mapping.yaml", mapping.read_bytes())
+    if isinstance(table, str | Path):
+        source = source_at(Path(table).resolve())
+    else:
+        table.to_parquet(place / "rows.parquet", index=False)
+        source = ParquetSource(path=(place / "rows.parquet",))
+    silo = Silo(
         place,
-        config,
+        SiloConfig(name="whole", data={(how and how.data) or "data": source}),
         Policy.simulation(),
         search_path=modules,
         docs=False,
         asks_people=False,
         verdicts=_VERDICTS,
     )
-
-
-def _file(path: Path) -> Source:
-    if path.suffix in ParquetSource.endings:
-        return ParquetSource(path=(path,))
-    return CsvSource(path=(path,))
+    return silo, source
 
 
 def _cut_by(
-    partition: Partition,
-    frame: pd.DataFrame,
-    table: pd.DataFrame | str | Path,
-    contract: Contract,
+    partition: Partition, frame: pd.DataFrame, source: Source | None, contract: Contract
 ) -> np.ndarray[Any, Any]:
     """Return what decides where a row goes; see `consilo.horizontal.partition.cut`."""
     if partition.rule == "dirichlet":
@@ -322,19 +337,14 @@ def _cut_by(
     if partition.column in frame.columns:
         return _texts(frame[partition.column])
     # A column that no model sees may still say where a row comes from.
-    if not isinstance(table, str | Path):
-        raw: pd.DataFrame | None = table
-    elif Path(table).is_dir():
-        raw = None
-    else:
-        source = _file(Path(table).resolve())
-        raw = source.read([partition.column]) if partition.column in source.columns() else None
-    if raw is None or partition.column not in raw.columns:
+    local = () if source is None else source.columns()
+    if source is None or partition.column not in local:
+        there = ", ".join(dict.fromkeys([*frame.columns, *local]))
         raise ConfigInvalid(
-            "partition",
-            [f"no column '{partition.column}' in the table; it has {', '.join(frame.columns)}"],
+            "partition", [f"no column '{partition.column}' in the table; it has {there}"]
         )
-    return _texts(raw[partition.column])
+    name = partition.column
+    return _texts(source.read([name], text=[name])[name])  # 007 and 7 are two silos
 
 
 def _texts(column: pd.Series[Any]) -> np.ndarray[Any, Any]:

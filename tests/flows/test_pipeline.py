@@ -135,6 +135,15 @@ def test_a_run_of_everybody_completes(complete):
     json.dumps(complete.summary, allow_nan=False)
 
 
+def test_a_fold_is_judged_and_registers_no_model(make_federation):
+    ended = run(make_federation("fold"), folds=2, fold=1)
+    assert ended.summary["status"] == "complete"
+    assert ended.summary["model"] is None
+    assert "register" not in task_runs(ended)
+    half = run(make_federation("half-said"), folds=2)
+    assert "folds and fold belong together" in half.summary["reason"]
+
+
 def test_the_graph_is_the_sentence_of_the_flow(complete):
     assert sorted(task_runs(complete)) == [
         "admit",

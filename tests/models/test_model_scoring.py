@@ -115,6 +115,12 @@ def put(column: str, value: object, frame: pd.DataFrame | None = None) -> pd.Dat
         ("age", "1,5", "age: is not a number"),
         ("age", "1_000", "age: is not a number"),
         ("age", "inf", "age: is not a number"),
+        ("age", "\u0664\u0662", "age: is not a number"),  # 42, in other digits than a silo reads
+        ("age", 42 + 0j, "age: is not a number"),
+        ("age", 2**53 + 1, "age: is not a number"),  # a float would change it, without a word
+        ("age", str(2**53 + 1), "age: is not a number"),
+        ("age", 10**400, "age: is not a number"),
+        ("age", 2**53, "age: is above 120"),
         ("age", 1e6, "age: is above 120"),
         ("age", -1, "age: is below 0"),
         ("age", np.inf, "age: is not finite"),
@@ -148,6 +154,14 @@ def test_a_number_may_come_as_any_type_that_holds_it(model, kind):
     whole = good().assign(age=[20, 40, 60, 80])
     asked = whole.assign(age=whole["age"].astype(kind))
     pd.testing.assert_frame_equal(model.predict(asked), model.predict(whole))
+
+
+@pytest.mark.parametrize("kind", ["int64", "Int64", "uint64"])
+def test_a_whole_number_that_a_float_would_change_is_not_read(model, kind):
+    asked = good().assign(age=pd.array([20, 2**53 + 1, 2**53, 80], dtype=kind))
+    answers = model.predict(asked, invalid="flag")
+    said = ["", "age: is not a number", "age: is above 120", ""]
+    assert answers[INVALID].tolist() == said
 
 
 @pytest.mark.parametrize("kind", ["category", "string", "object"])

@@ -145,11 +145,14 @@ def test_a_killed_pipeline_is_gone_on_with_by_itself(tmp_path):
 def test_one_that_is_killed_for_ever_ends_with_how_to_go_on(tmp_path):
     record = tmp_path / "runs" / "old" / "record.jsonl"
     supervisor = Killing(99, record)
-    run = launch(supervisor, tmp_path, JOB, {"job": "job.yaml", "rounds": 5, "resume": "old"})
+    asked = {"job": "job.yaml", "rounds": 5, "folds": 3, "fold": 2, "resume": "old"}
+    run = launch(supervisor, tmp_path, JOB, asked)
     with pytest.raises(ServiceFailed) as caught:
         run.wait(lambda _: None)
     assert len(supervisor.started) == 4
-    command = f"consilo job run job.yaml --dir {tmp_path} --rounds 5 --resume old"
+    command = (
+        f"consilo job run job.yaml --dir {tmp_path} --rounds 5 --folds 3 --fold 2 --resume old"
+    )
     assert f"(killed by SIGKILL); go on with it: {command}; " in str(caught.value)
 
 

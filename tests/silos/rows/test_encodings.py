@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from consilo.errors import SourceUnreadable
-from silos.proposals.onboard import completed
 from silos.rows.sources import parse_source
+from silos.rows.sources.found_out import completed
 
 FRAME = pd.DataFrame({"name": ["Jürgen", "Zoë", "x"], "a": [1, 2, 3], "b": [1.5, 2.0, 3.0]})
 WIDE = {"utf-16": "utf-16", "utf-32": "utf-32", "utf-16-le": "utf-16-le", "utf-16-be": "utf-16-be"}

@@ -1,7 +1,7 @@
 """A table that was written elsewhere and is read back through a mapping is the same table.
 
-Written by pandas, DuckDB, Arrow and PostgreSQL. With dirt in it, every dirty cell is counted, and
-no other cell is changed.
+Written by pandas, DuckDB, polars, Arrow and PostgreSQL. With dirt in it, every dirty cell is
+counted, and no other cell is changed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
+import polars as pl
 import postgres_server
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -115,6 +116,10 @@ def written(frame: pd.DataFrame, way: str, place: Path) -> dict:
         options, told = SIGNS[way]
         local.to_csv(path, index=False, **options)
         return {"type": "csv", "path": str(path), **told}
+    if way.startswith("polars csv"):
+        _, _, separator, style = way.split(" ")
+        pl.from_pandas(local).write_csv(path, separator=separator, quote_style=style)
+        return {"type": "csv", "path": str(path), "separator": separator}
     if way == "duckdb csv escaped":
         as_duckdb(local, path, "FORMAT csv, HEADER, DELIMITER '\t', ESCAPE '\\'")
         return {"type": "csv", "path": str(path), "separator": "\t", "escape": "\\"}
@@ -139,6 +144,8 @@ def written(frame: pd.DataFrame, way: str, place: Path) -> dict:
     path = place / "t.parquet"
     if way == "duckdb parquet":
         as_duckdb(local, path, "FORMAT parquet")
+    elif way == "polars parquet":
+        pl.from_pandas(local).write_parquet(path)
     else:
         local.to_parquet(path, index=False)
     return {"type": "parquet", "path": str(path)}
@@ -157,7 +164,8 @@ WAYS = [
     *SIGNS, "duckdb csv escaped",
     "pandas csv , utf-8 QUOTE_MINIMAL", "pandas csv ; utf-8-sig QUOTE_ALL",
     "pandas csv | utf-16 QUOTE_NONNUMERIC", "duckdb csv", "duckdb over csv", "duckdb table",
-    "sqlite", "pandas parquet", "duckdb parquet",
+    "polars csv , necessary", "polars csv ; always", "polars csv | non_numeric",
+    "sqlite", "pandas parquet", "duckdb parquet", "polars parquet",
 ]  # fmt: skip
 
 
@@ -279,7 +287,10 @@ DIRTY = st.lists(
 )
 
 
-@pytest.mark.parametrize("way", ["pandas csv , utf-8 QUOTE_MINIMAL", "sqlite", "pandas parquet"])
+@pytest.mark.parametrize(
+    "way",
+    ["pandas csv , utf-8 QUOTE_MINIMAL", "polars csv , necessary", "sqlite", "pandas parquet"],
+)
 @EASY
 @given(ROWS, DIRTY)
 def test_every_dirty_cell_is_counted_and_no_other_is_changed(way, tmp_path, rows, dirt):
