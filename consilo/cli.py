@@ -9,6 +9,7 @@ plain text: Rich, with its Markdown, would take as long to import as all the res
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import UserDict
 from importlib.metadata import EntryPoint, entry_points
@@ -122,6 +123,7 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run the command line; a user's error is one message and exit code 1, never a traceback."""
     collect_seldom()
+    os.umask(0o077)  # what a command writes is its user's; what is handed on says its mode
     try:
         build()()
     except ConsiloError as error:

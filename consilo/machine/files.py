@@ -83,13 +83,13 @@ def on(other: Disk) -> Iterator[None]:
         _disk.reset(token)
 
 
-def write_atomic(path: Path, data: bytes | Iterable[memoryview], *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[memoryview], *, mode: int = 0o600) -> None:
     """Replace ``path`` by ``data``; a reader sees the old content or the new, never a part.
 
     Args:
         path: the file; its folder is made where it is missing.
         data: the whole content, or its parts in order.
-        mode: permission bits; a secret gets 0o600.
+        mode: permission bits; what is made to be handed on gets 0o644.
     """
     with _beside(path, mode) as (made, file):
         for part in (data,) if isinstance(data, bytes) else data:

@@ -328,7 +328,8 @@ def _spawn(
     reader, writer = os.pipe()
     command = [sys.executable, "-S", "-E", guard.__file__, "--watch", str(reader), "--"]
     try:
-        with log.open("ab") as output:
+        appending = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        with os.fdopen(appending, "ab") as output:
             process = subprocess.Popen(
                 [*command, *argv],
                 stdin=subprocess.DEVNULL,

@@ -10,6 +10,8 @@ daemons included, stays below it. It takes everything down when
 - the service ends by itself,
 - it gets SIGTERM, or a line with a number of seconds arrives on ``FD``,
 - ``FD`` is closed, which the kernel does when the process that started us dies, even by SIGKILL.
+
+What a service writes is its user's alone (umask 077), whoever its starter lets read what.
 """
 
 from __future__ import annotations
@@ -124,6 +126,7 @@ def start(command: list[str]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.umask(0o077)
         die_with_parent(parent)
         os.execvp(command[0], command)
     except OSError as cause:

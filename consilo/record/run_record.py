@@ -125,7 +125,7 @@ class RunRecord:
             with self.path.open("ab") as file:
                 append(file, self.path, line)
         else:  # a record that is there has a first line
-            write_new(self.path, line, mode=0o644)
+            write_new(self.path, line)
         self._head = head
         self._count += 1
         return head

@@ -258,10 +258,10 @@ class RunResult:
             files[Path(self.record).name] = Path(self.record).read_bytes()
         for name, content in files.items():
             written[Path(name).stem] = place / name
-            write_atomic(place / name, content)
+            write_atomic(place / name, content, mode=0o644)
         told = {name: str(path) for name, path in written.items()}
         summary = {**self.to_json(), **{name: told.get(name) for name in ("model", "record")}}
-        write_atomic(written["summary"], json.dumps(summary, indent=1).encode())
+        write_atomic(written["summary"], json.dumps(summary, indent=1).encode(), mode=0o644)
         return told
 
     def _scored(self) -> Scored:

@@ -72,7 +72,7 @@ def features(
     else:
         assert wanted is not None
         correspondences = matching.with_contract(wanted, released, top=top)
-    write_atomic(out, correspondences.to_yaml().encode())
+    write_atomic(out, correspondences.to_yaml().encode(), mode=0o644)
     faults = {name: f"{each.code}: {each.reason}" for name, each in released.faults.items()}
     if as_json:
         print(json.dumps({**correspondences.to_json(), "alignment": str(out), "faults": faults}))
@@ -150,7 +150,7 @@ def contract_(
         f"# By alignment {agreed.digest}.\n"
         "# Tighten it: ranges, the share of missing values, codes that mean the same.\n"
     )
-    write_atomic(place, (head + to_yaml(value)).encode())
+    write_atomic(place, (head + to_yaml(value)).encode(), mode=0o644)
     if as_json:
         columns = list(made.columns)
         print(json.dumps({"contract": made.ref, "file": str(place), "columns": columns}))

@@ -34,7 +34,7 @@ from consilo.membership.keys import (
 from consilo.membership.members import Member
 from consilo.wire.signing import public_hex
 from flows.services.bundle_modules import local_modules
-from flows.services.place import ANY_HOST, Say, await_free, settle_place
+from flows.services.place import ANY_HOST, Say, await_free, close_to_others, settle_place
 
 if TYPE_CHECKING:
     from flows.services.order import Connection, Order
@@ -171,7 +171,8 @@ def rise(
     """
     from flows.services.services import prepare_prefect, start_mlflow, start_prefect
 
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    close_to_others(home)
     place = place or settle_place(home)
     await_free(home, place, say)
     prefect = start_prefect(supervisor, home, port=place.prefect_port)

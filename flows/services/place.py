@@ -6,11 +6,13 @@ artifacts, live over restarts; ``HOME/up.lock`` is held by the one process that 
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from consilo.config import parse
@@ -20,6 +22,9 @@ from consilo.machine.processes import free_port, port_in_use
 from consilo.membership.coordinator import Reachable
 
 ANY_HOST = ("0.0.0.0", "::")
+STATE = ("flwr", "keys", "logs", "mlflow", "prefect", "results", "runs", "superlink")
+"""Folders in a coordinator's directory that hold what it keeps."""
+_STATE_FILES = (".db", ".json", ".jsonl", ".lock", ".yaml")
 _FREE_WITHIN_S = 15.0
 """What a killed predecessor had started is taken down by its guards within this."""
 
@@ -111,6 +116,25 @@ def await_free(home: Path, place: Reachable, say: Say, *, within_s: float = _FRE
             say(f"waiting for port {which}")
             told = True
         time.sleep(0.1)
+
+
+def close_to_others(home: Path) -> None:
+    """Let nobody but its user read what a coordinator keeps in ``home``; what is new is made so.
+
+    What an earlier release has made is closed too. What else lies in ``home``, such as jobs and
+    silos, is left as it is: its user has chosen who may read it, and ``home`` itself is closed.
+    """
+    home.chmod(0o700)
+    folders = [each for name in STATE if (each := home / name).is_dir() and not each.is_symlink()]
+    files = [each for each in home.iterdir() if each.suffix in _STATE_FILES]
+    for folder in folders:
+        for place, _, inside in os.walk(folder):
+            files += [Path(place), *(Path(place) / name for name in inside)]
+    for each in files:
+        with suppress(FileNotFoundError):
+            mode = each.lstat().st_mode
+            if mode & 0o077 and not stat.S_ISLNK(mode):
+                each.chmod(stat.S_IMODE(mode) & 0o700)
 
 
 @contextmanager

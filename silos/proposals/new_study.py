@@ -90,8 +90,10 @@ def new_study(directory: Path, table: Path, name: str, target: str) -> dict[str,
     contract, mapping = new_contract(directory, "data", rows, name, known=known, head=_HEAD)
     job, model = directory / "job.yaml", directory / "my_model.py"
     about = _about(task, target, column)
-    write_atomic(job, _JOB.format(name=name, task=task, about=about, file=job.name).encode())
-    write_atomic(model, _MODEL.encode())
+    write_atomic(
+        job, _JOB.format(name=name, task=task, about=about, file=job.name).encode(), mode=0o644
+    )
+    write_atomic(model, _MODEL.encode(), mode=0o644)
     return {"contract": contract, "mapping": mapping, "job": job, "model": model}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -128,6 +129,17 @@ def test_each_silo_has_its_own_keys_files_and_processes(demo: KeptDemo) -> None:
         assert (place / "flwr").is_dir()
     nodes = [line for line in demo.watched.living() if "-m silos.node " in line]
     assert len({line.split("--dir ")[1].split()[0] for line in nodes}) == 4
+
+
+def test_nobody_but_its_user_can_read_what_a_federation_keeps(demo: KeptDemo) -> None:
+    """Databases, models, logs and records of MLflow, Prefect and Flower were world-readable."""
+    seen = [demo.home, *demo.home.rglob("*")]
+    closed = {place for place in seen if not place.is_symlink()}
+    names = {place.name for place in closed}
+    assert {"mlflow.db", "prefect.db", "record.jsonl", "superlink.log", "node.log"} <= names
+    for place in closed:
+        with contextlib.suppress(FileNotFoundError):  # temporary, and gone since it was seen
+            assert not stat.S_IMODE(place.lstat().st_mode) & 0o077, place
 
 
 def test_the_broken_hospital_can_read_its_full_report(demo: KeptDemo) -> None:

@@ -63,6 +63,17 @@ def up(log: Path) -> bool:
     return "up" in log.read_text()
 
 
+def test_what_a_service_writes_is_its_users_alone(tmp_path: Path) -> None:
+    writes = "from pathlib import Path; Path('made').mkdir(); Path('made/file').write_text('')"
+    with Supervisor() as supervisor:
+        service = supervisor.start(
+            "writer", [sys.executable, "-c", writes], log=tmp_path / "log", cwd=tmp_path
+        )
+        service.process.wait(20)
+    modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.rglob("*")}
+    assert modes == {"log": 0o600, "made": 0o700, "file": 0o600}
+
+
 def test_nothing_is_left_of_a_service_that_ignores_sigterm_and_has_daemons(tmp_path: Path) -> None:
     log, mark = tmp_path / "log", tmp_path.name
     with Supervisor() as supervisor:

@@ -110,7 +110,7 @@ def confirm(path: Path) -> Alignment:
     text, count = _UNCONFIRMED.subn("confirmed: true", path.read_text(encoding="utf-8"))
     if count != 1:
         raise ConfigInvalid(str(path), ["set 'confirmed: true' by hand; it has no such line"])
-    write_atomic(path, text.encode())
+    write_atomic(path, text.encode(), mode=0o644)
     return Alignment.load(path)
 
 

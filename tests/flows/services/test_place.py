@@ -9,7 +9,7 @@ import pytest
 from consilo.errors import ConfigInvalid, ServiceFailed
 from consilo.membership import keys
 from consilo.membership.coordinator import Reachable
-from flows.services.place import await_free, settle_place, taken_down, workplace
+from flows.services.place import await_free, close_to_others, settle_place, taken_down, workplace
 
 
 def test_what_is_said_once_is_kept_over_restarts(tmp_path: Path) -> None:
@@ -29,6 +29,26 @@ def test_every_address_is_no_address_to_connect_to(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="port"):
         settle_place(tmp_path, port=70_000)
     assert settle_place(tmp_path) == before
+
+
+def test_what_an_earlier_release_left_open_is_closed_and_a_persons_own_is_not(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "coordinator"
+    for name in ("mlflow/artifacts/1/model.pt", "runs/study/record.jsonl", "jobs/mine.yaml"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("")
+        (home / name).chmod(0o644)
+    (home / "members.db").write_text("")
+    (home / "logs").symlink_to("jobs")  # what it leads to is not followed
+    home.chmod(0o755)
+    close_to_others(home)
+    modes = {str(each.relative_to(home)): each.lstat().st_mode & 0o777 for each in home.rglob("*")}
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert modes["mlflow/artifacts/1/model.pt"] == modes["runs/study/record.jsonl"] == 0o600
+    assert modes["members.db"] == 0o600
+    assert modes["mlflow"] == modes["mlflow/artifacts/1"] == 0o700
+    assert modes["jobs/mine.yaml"] == 0o644
 
 
 def test_a_new_name_is_served_below_the_same_authority(tmp_path: Path) -> None:
