@@ -36,7 +36,7 @@ A message says what, where, expected and found, and what to do next. It never ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 
 class ConsiloError(Exception):
@@ -104,6 +104,10 @@ class RunFailed(ConsiloError):
         message: the whole text.
         missing: silo → why it gave no answer; empty where no silo is meant.
     """
+
+    awaits: Callable[[Collection[str]], bool] | None = None
+    """Says of silos that are connected whether it could go on with them; None where silos that
+    come back would not help."""
 
     def __init__(self, message: str, *, missing: Mapping[str, str] | None = None) -> None:
         self.missing = dict(missing or {})

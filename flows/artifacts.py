@@ -20,6 +20,7 @@ from prefect.artifacts import (
 from consilo.contracts.report import CheckReport
 from consilo.horizontal.statistics import Summary
 from consilo.runs.outcome import RunResult, SiloOutcome
+from consilo.runs.patience import Waiting
 from flows.registry import names
 from flows.registry.drift import column_table
 from flows.registry.tracking import verdict_rows
@@ -61,6 +62,12 @@ def match(told: Mapping[str, Any]) -> None:
     create_table_artifact(
         [row], key=names.MATCH_ARTIFACT, description="Rows that all silos of the job share"
     )
+
+
+def waits(waiting: Waiting) -> None:
+    """Show for whom the run waits, or that it goes on."""
+    told = [_quoted(waiting.told), *(f"- {n}: {why}" for n, why in waiting.missing.items())]
+    create_markdown_artifact("\n\n".join(told), key=names.WAITING_ARTIFACT)
 
 
 def participation(result: RunResult) -> None:

@@ -54,6 +54,7 @@ def match_entities(meeting: Meeting, wait_s: float) -> dict[str, Any]:
         absent=connection.absent,
         bundle=connection.bundle,
         wait_s=wait_s,
+        on_wait=lambda waiting: get_run_logger().warning(waiting.told),
     )
     connection.finish(result["status"] == "complete", result["reason"] or "matched")
     get_run_logger().info("match %s: %s %s", run_id, result["status"], result["reason"])

@@ -24,6 +24,7 @@ from consilo.runs.analytics import AnalyticsRun
 from consilo.runs.horizontal import Run
 from consilo.runs.kinds import way_of
 from consilo.runs.outcome import RunResult
+from consilo.runs.patience import Waiting
 from consilo.runs.stages import Stages
 from consilo.runs.vertical import VerticalRun
 from flows import artifacts
@@ -102,6 +103,13 @@ class Session:
         self.tracker.rename(name)
         rename(self.flow_run_id, name, tags=(f"job:{job}", f"contract:{contract}", status))
 
+    def waits(self, waiting: Waiting) -> None:
+        """Tell people that the run waits for silos, or goes on: Prefect, MLflow and the logs."""
+        get_run_logger().warning(waiting.told)
+        self.tracker.tag({names.TAG_WAITING: "" if waiting.waited_s is not None else waiting.told})
+        self.show("running" if waiting.waited_s is not None else "waiting")
+        artifacts.waits(waiting)
+
     def close(self, error: BaseException | None = None) -> RunResult:
         """Close the run and its record, once; later calls return the first one's result."""
         if self.result is None:
@@ -153,6 +161,7 @@ def opened(
         session = Session(
             run, tracker, connection, flow_run_id, order.cancelled, number, order.registers
         )
+        run.on_wait = session.waits
         session.show("running")
         get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
         try:

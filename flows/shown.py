@@ -17,7 +17,16 @@ from prefect.states import Crashed
 from flows.registry import names
 from flows.registry.tracking import run_of
 
-STATUSES = ("running", "complete", "degraded", "failed", "cancelled", "refused", "died")
+STATUSES = (
+    "running",
+    "waiting",
+    "complete",
+    "degraded",
+    "failed",
+    "cancelled",
+    "refused",
+    "died",
+)
 """Tags of a flow run of which it has one at a time."""
 
 

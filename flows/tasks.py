@@ -61,10 +61,12 @@ def check(session: Session) -> None:
 @task(task_run_name="admit", persist_result=False, cache_policy=NO_CACHE)
 def admit(session: Session) -> list[str]:
     """Admit the silos that keep the contract, and hold the quorum."""
-    artifacts.contract_verdicts(session.run.outcomes, session.run.reports)
     run = session.run
-    session.tracker.log_contracts(run.reports, run.contract, run.marks, run.outcomes)
-    return list(session.run.admit())
+    try:
+        return list(run.admit())
+    finally:
+        artifacts.contract_verdicts(run.outcomes, run.reports)
+        session.tracker.log_contracts(run.reports, run.contract, run.marks, run.outcomes)
 
 
 @task(task_run_name="standardize", persist_result=False, cache_policy=NO_CACHE)

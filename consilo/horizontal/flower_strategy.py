@@ -37,8 +37,9 @@ import numpy as np
 
 from consilo.errors import ConsiloError, IncompatibleJob, JobInvalid, QuorumLost
 from consilo.horizontal.training import TRAINING, Training, TrainState, mean_buffers, report
-from consilo.jobs.causes import failure
+from consilo.jobs.causes import AWAY, failure
 from consilo.jobs.model_job import ModelJob
+from consilo.jobs.quorum import Awaited, Quorum
 from consilo.kernel import seeds
 from consilo.kernel.federation import Federation
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Step
@@ -148,7 +149,7 @@ class FlowerStrategy(Training):
         if getattr(strategy, "fraction_train", 1.0):
             wanted = [getattr(strategy, f"min_{kind}_nodes", 0) for kind in ("train", "available")]
             if len(cohort) < max(wanted):
-                raise _too_few(len(cohort))
+                raise _too_few(len(cohort), max(wanted))
         grid = _grid(tuple(names))
         sent: dict[str, Any] = {}
         with self._explained(number):
@@ -197,7 +198,10 @@ class FlowerStrategy(Training):
         if arrays is None:
             told = f"'{self.path}' made no model of {len(answers.replies)} answers"
             if answers.missing:
-                raise failure(f"round {number}", told, answers.missing)
+                error = failure(f"round {number}", told, answers.missing)
+                if all(each.code in AWAY for each in answers.missing.values()):
+                    error.awaits = Awaited(Quorum(len(answers.replies) + 1))
+                raise error
             raise IncompatibleJob(f"round {number}: {told}; look at what its aggregate_train wants")
         made = {name: arrays[name].numpy() for name in params}
         zeros = {name: np.zeros_like(value) for name, value in params.items()}
@@ -224,7 +228,7 @@ def _grid(node_ids: tuple[int, ...]) -> Any:
         def get_node_ids(self) -> list[int]:
             self.polls += 1
             if self.polls > _POLLS:
-                raise _too_few(len(node_ids))
+                raise _too_few(len(node_ids), len(node_ids) + 1)
             return list(node_ids)
 
         def _closed(self, *args: Any, **kwargs: Any) -> Any:
@@ -242,11 +246,13 @@ def _grid(node_ids: tuple[int, ...]) -> Any:
     return CohortGrid()
 
 
-def _too_few(here: int) -> QuorumLost:
-    return QuorumLost(
+def _too_few(here: int, wanted: int) -> QuorumLost:
+    error = QuorumLost(
         f"the strategy waits for more silos than the {here} that are here; lower min_train_nodes "
         "and min_available_nodes in protocol.args"
     )
+    error.awaits = Awaited(Quorum(wanted))
+    return error
 
 
 @contextmanager

@@ -28,6 +28,8 @@ TOO_FEW_ROWS = "too_few_rows"
 """A fault's code: a policy's floor of rows, or of people in common, is not reached."""
 REFUSALS = ("refused", TOO_FEW_ROWS, "bundle_not_approved", "budget_exhausted")
 """Codes of faults by which a silo says no: asked again in the same run, it would say so again."""
+AWAY = ("unreachable", "deadline", "crashed")
+"""Codes of faults of a silo that may answer when it is back."""
 MOST_LINES = 20
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
@@ -123,7 +125,7 @@ CAUSES = (
     ),
     Cause(
         QuorumLost,
-        ("unreachable", "deadline", "crashed"),
+        AWAY,
         "no answer from",
         "Bring the silos back and run again, or lower the job's quorum",
     ),
@@ -131,7 +133,7 @@ CAUSES = (
 """All causes; of two that are as common the first one counts, and silos that are away last."""
 
 _BY_CODE = {code: each for each in CAUSES for code in each.codes}
-_FAILED, _AWAY = _BY_CODE["failed"], CAUSES[-1]
+_FAILED, _SILENT = _BY_CODE["failed"], CAUSES[-1]
 _NOT_ASKED = "not_asked"
 
 
@@ -155,7 +157,7 @@ def failure(where: str, why: str, missing: Mapping[str, Fault]) -> RunFailed:
     )
     first = "; ".join(f"{each.told} {_listed(groups[each.told])}" for each in found)
     first = first or "nobody else could be asked"
-    found = found or [_AWAY]
+    found = found or [_SILENT]
     advice = ". ".join(each.advice for each in found)
     reasons = {name: f"{fault.code}: {fault.reason}" for name, fault in missing.items()}
     text = f"{where}: {first}, so there is no quorum: {why}. {advice}{_lines(missing)}"

@@ -248,6 +248,11 @@ class ReduceSpec(Config):
         return self
 
 
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_TIME = "[1-9][0-9]{0,4}[smhd]"
+_TIME_TOLD = "a number and its unit (s, m, h or d), such as 90s, 30m, 2h or 1d"
+
+
 class QuorumSpec(Config):
     """Who must take part for the run to count, before it and in every round."""
 
@@ -257,6 +262,43 @@ class QuorumSpec(Config):
     deadline: Literal["auto"] | Positive = Field(
         "auto", description="seconds a round waits for its slowest silo; auto learns it"
     )
+    on_loss: Literal["fail", "wait"] = Field(
+        "fail",
+        description="what a run does that is below its quorum because silos are away. fail: it "
+        "ends; wait: it goes on when they are back, and ends when 'for' is over",
+    )
+    # The key is a word of Python's, which an attribute of a class cannot be called.
+    __annotations__["for"] = Annotated[str, Form(_TIME, _TIME_TOLD)] | None
+    locals()["for"] = Field(
+        None,
+        description="on_loss wait: how long silos are waited for",
+        examples=["2h", "30m"],
+    )
+
+    @field_validator("for", mode="before")
+    @classmethod
+    def _has_a_unit(cls, value: Any) -> Any:
+        if isinstance(value, int | float):
+            raise ValueError(f"expected {_TIME_TOLD}")
+        return value
+
+    @model_validator(mode="after")
+    def _waits_for_a_time(self) -> Self:
+        if self.on_loss == "wait" and self.patience_s is None:
+            raise ValueError("on_loss: wait needs to know how long: give 'for', such as for: 2h")
+        if self.on_loss != "wait" and self.patience_s is not None:
+            raise ValueError("for: is how long a run waits: give on_loss: wait, or leave it out")
+        return self
+
+    @property
+    def patience_s(self) -> float | None:
+        """How many seconds silos are waited for whose absence costs the quorum; None: not at all.
+
+        >>> QuorumSpec(**{"on_loss": "wait", "for": "2h"}).patience_s
+        7200.0
+        """
+        told: str | None = getattr(self, "for")
+        return None if told is None else float(told[:-1]) * _SECONDS[told[-1]]
 
 
 class Evaluation(Config):
@@ -331,6 +373,8 @@ _YOUNG = (
     ("evaluation", "split", 3),
     ("match", "max_ambiguous", 3),
     ("reduce", "args", 3),
+    ("quorum", "on_loss", 3),
+    ("quorum", "for", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""
 _YOUNG_VALUES = (("reduce", "rule", 3), ("privacy", "unit", 3))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from consilo.jobs.causes import failure
+from consilo.jobs.causes import AWAY, failure, not_asked
 from consilo.wire.parcel import Fault
 
 
@@ -39,6 +39,26 @@ class Quorum:
             num_examples: silo → rows, for those that told; the share is taken of these.
             where: the place in the run, for the message.
         """
+        faults, absent = self._lacks(answered, num_examples)
+        if faults:
+            # Where only mandatory silos lack, why others do not answer is not the cause.
+            needed = absent if absent and len(faults) == 1 else missing
+            error = failure(
+                where,
+                "; ".join(faults),
+                {name: fault for name, fault in missing.items() if name in needed},
+            )
+            may_answer = (*AWAY, not_asked().code)
+            out = frozenset(n for n, each in missing.items() if each.code not in may_answer)
+            awaited = Awaited(self, dict(num_examples), out)
+            if awaited({*answered, *missing}):
+                error.awaits = awaited
+            raise error
+
+    def _lacks(
+        self, answered: Collection[str], num_examples: Mapping[str, int]
+    ) -> tuple[list[str], list[str]]:
+        """Return what is not reached with those who answered, and which mandatory silos lack."""
         faults = []
         if len(answered) < self.min_silos:
             faults.append(f"{len(answered)} of at least {self.min_silos} silos answered")
@@ -52,14 +72,27 @@ class Quorum:
                 faults.append(
                     f"they hold {share:.0%} of the rows, at least {self.min_data_share:.0%} needed"
                 )
-        if faults:
-            # Where only mandatory silos lack, why others do not answer is not the cause.
-            needed = absent if absent and len(faults) == 1 else missing
-            raise failure(
-                where,
-                "; ".join(faults),
-                {name: fault for name, fault in missing.items() if name in needed},
-            )
+        return faults, absent
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """Whether a quorum that was lost may be reached again.
+
+    Args:
+        quorum: what is to be reached.
+        num_examples: silo → rows.
+        out: who has said no, and would say so again.
+    """
+
+    quorum: Quorum
+    num_examples: Mapping[str, int] = field(default_factory=dict)
+    out: frozenset[str] = frozenset()
+
+    def __call__(self, online: Collection[str]) -> bool:
+        """Return whether those who are connected suffice."""
+        here = [name for name in online if name not in self.out]
+        return not self.quorum._lacks(here, self.num_examples)[0]
 
 
 @dataclass(frozen=True)

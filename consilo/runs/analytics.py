@@ -69,7 +69,11 @@ class AnalyticsRun(Stages):
         Raises:
             RunFailed: where too few silos answer.
         """
+        return self.patience.hold(lambda: self._standardize(bins))
+
+    def _standardize(self, bins: int) -> Summary:
         with self.stage("standardize"):
+            self._require_here()
             by_moments = self.job.features.standardize == "global"
             asked = Statistics(bins, moments=by_moments, target=self._scales_target)
             summary: Summary = self._talk.ask("statistics", asked)
@@ -149,6 +153,7 @@ def _neither(left_out: Mapping[str, int]) -> str:
 
 def run_analytics(run: AnalyticsRun, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
     """Do every stage of a run in a row; one that cannot go on is a result, ``failed``."""
+    run.on_wait = lambda waiting: say(waiting.told)
     try:
         run.wait_for_silos(seconds=wait_s)
         run.check_all(say)

@@ -130,10 +130,14 @@ class Run(AnalyticsRun):
             RunFailed: where too few silos answer; the last checkpoint stands.
             ModelDiverged: where the new global model is not finite.
         """
+        return self.patience.hold(self._round)
+
+    def _round(self) -> Mapping[str, Any]:
         if self.state is None:
             raise ConsiloError("train_round comes after standardize")
         with self.stage("train"):
             self._plan_without()
+            self._require_here()
             if self._training is None:
                 name = self.job.protocol.name
                 self._training = self._talk.drive(name, self._protocol, self.state)
@@ -186,8 +190,12 @@ class Run(AnalyticsRun):
         Raises:
             RunFailed: where too few silos answer.
         """
+        return self.patience.hold(self._evaluated)
+
+    def _evaluated(self) -> Evaluated:
         with self.stage("evaluate"):
             self._plan_without()
+            self._require_here()
             evaluated: Evaluated = self._talk.ask("evaluation", Evaluation(self.state))
             self.evaluated = evaluated
             if evaluated.noise:
@@ -435,6 +443,7 @@ def _noisy(evaluated: Evaluated) -> str:
 
 def run_all(run: Run, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
     """Do every stage of a run in a row; one that cannot go on is a result, ``failed``."""
+    run.on_wait = lambda waiting: say(waiting.told)
     try:
         run.wait_for_silos(seconds=wait_s)
         run.check_all(say)

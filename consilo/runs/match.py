@@ -19,6 +19,7 @@ from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange, Party
 from consilo.matching.protocol import Psi
 from consilo.runs.conversation import Conversation
+from consilo.runs.patience import WAITING, WENT_ON, Patience, Waiting
 from consilo.wire.parcel import Transport
 
 
@@ -72,6 +73,9 @@ def match_rows(
     bundle: str = "",
     wait_s: float = 0.0,
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    patience: Patience | None = None,
+    on_wait: Callable[[Waiting], None] = lambda waiting: None,
 ) -> tuple[dict[str, Any], ConsiloError | None]:
     """Match the rows of all silos that take part, as one conversation with a record of its own.
 
@@ -89,6 +93,9 @@ def match_rows(
         bundle: SHA-256 of the code that silos execute; empty in process.
         wait_s: how long to wait for silos that are not connected yet.
         sleep: waits.
+        clock: seconds, monotonic.
+        patience: of the run that this is a part of; None: of its own, as the job says.
+        on_wait: told of it where it is its own.
 
     Returns:
         What the coordinator may know: run_id, record, seconds, bytes by silo, and of a match
@@ -112,19 +119,27 @@ def match_rows(
         bundle=bundle,
     )
     record = talk.keep_record(directory / "record.jsonl", recipe=protocol.spec.recipe.hash)
-    started = time.monotonic()
-    talk.wait(seconds=wait_s, sleep=sleep)
+    started = clock()
+    talk.wait(seconds=wait_s, clock=clock, sleep=sleep)
+
+    def waits(waiting: Waiting) -> None:
+        record.add(WENT_ON if waiting.waited_s is not None else WAITING, **waiting.to_json())
+        on_wait(waiting)
+
+    patience = patience or Patience(
+        job.quorum.patience_s, online=talk.online, tell=waits, clock=clock, sleep=sleep
+    )
     error: ConsiloError | None = None
     matched: dict[str, Any] = {}
     try:
-        matched = talk.ask("psi", protocol)
+        matched = patience.hold(lambda: talk.ask("psi", protocol))
         record.add("matched", **matched)
     except ConsiloError as cause:
         error = cause
     status = "complete" if error is None else "failed"
     talk.note_replies()
     talk.conclude(status)
-    seconds = time.monotonic() - started
+    seconds = clock() - started
     record.close(status=status, reason="" if error is None else f"{type(error).__name__}: {error}")
     told = {
         "run_id": run_id,

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo.contracts.contract import Contract
 from consilo.contracts.report import CheckReport
 from consilo.errors import ConsiloError, RunCancelled, RunNotResumable, TransportError
+from consilo.jobs.causes import AWAY
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange, Party
 from consilo.kernel.steps import Publish
@@ -31,6 +32,7 @@ from consilo.record.chain import in_utc
 from consilo.record.run_record import RunRecord
 from consilo.runs.conversation import Conversation
 from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome, Silos
+from consilo.runs.patience import WAITING, WENT_ON, Patience, Waiting
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault, Transport, not_connected
 from consilo.wire.payload import pack_pieces, unpack
@@ -70,6 +72,7 @@ class Stages:
             empty where it does.
         clock: seconds, by which stages are timed.
         now: seconds since 1970, by which requests and the record are dated.
+        sleep: waits some seconds.
 
     Raises:
         RunNotResumable: where it has ended, or job, contract or code are others than they were.
@@ -92,6 +95,7 @@ class Stages:
         standing: Callable[[str], str] = lambda silo: "",
         clock: Callable[[], float] = time.perf_counter,
         now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.contract = contract
         self.run_id = run_id
@@ -124,6 +128,16 @@ class Stages:
         self._admitted_at = 0
         self.notes: list[str] = []
         self._ending: dict[str, Any] | None = None
+        self.on_wait: Callable[[Waiting], None] = lambda waiting: None
+        self._are_marked = False
+        self.patience = Patience(
+            job.quorum.patience_s,
+            online=self._talk.online,
+            tell=self._waits,
+            clock=clock,
+            sleep=sleep,
+            now=now,
+        )
         if resume:
             tidy(directory.parent)
             self.record, entries = RunRecord.reopen(
@@ -133,6 +147,7 @@ class Stages:
             self._require_same(entries[0]["body"])
             self._require_going_on(entries)
             self._note_resumed(entries)
+            self.patience.go_on(entries)
         else:
             self.record = self._talk.keep_record(
                 directory / "record.jsonl",
@@ -169,6 +184,7 @@ class Stages:
             silo: which.
             marked: ask for a mark of its rows, too: `marks` has it, where the silo tells one.
         """
+        self._are_marked |= marked
         if silo in self._talk.online():
             question = ContractCheck(silo, marked=marked)
             verdict: CheckReport | Fault = self._talk.ask("contract_check", question)
@@ -192,25 +208,62 @@ class Stages:
     def admit(self) -> tuple[str, ...]:
         """Narrow the run to the silos that keep the contract, and hold the quorum.
 
+        Where the job waits for silos, those that are away are checked when they are back.
+
         Raises:
             RunFailed: where too few are left; its class is the cause.
         """
         for name in self.silos:
-            outcome = self.outcomes[name]
-            report = self.reports.get(name)
-            self.record.add(
-                "contract",
-                silo=name,
-                verdict=outcome.contract,
-                reason=outcome.reason,
-                findings=[] if report is None else [f.model_dump() for f in report.findings],
-            )
+            self._note_contract(name)
         self._talk.note_replies()
-        admitted = tuple(n for n in self.silos if self.outcomes[n].contract == "passed")
-        self._require(admitted, {n: self.faults[n] for n in self.silos if n not in admitted})
+        admitted = self.patience.hold(self._admitted, again=self._check_again)
         self._talk.fed.silos = admitted
         self._admitted_at = len(self.exchanges)
         return admitted
+
+    def _admitted(self) -> tuple[str, ...]:
+        admitted = tuple(n for n in self.silos if self.outcomes[n].contract == "passed")
+        self._require(admitted, {n: self.faults[n] for n in self.silos if n not in admitted})
+        return admitted
+
+    def _check_again(self) -> None:
+        """Check who was away when it was asked, and is here now."""
+        here = self._talk.online()
+        for name in self.silos:
+            if name in here and name not in self.reports and self.faults[name].code in AWAY:
+                self.check(name, marked=self._are_marked)
+                self._note_contract(name)
+        self._talk.note_replies()
+
+    def _note_contract(self, silo: str) -> None:
+        outcome, report = self.outcomes[silo], self.reports.get(silo)
+        self.record.add(
+            "contract",
+            silo=silo,
+            verdict=outcome.contract,
+            reason=outcome.reason,
+            findings=[] if report is None else [f.model_dump() for f in report.findings],
+        )
+
+    def _require_here(self) -> None:
+        """Raise a `RunFailed` where the run waits for silos, and too few are connected.
+
+        So that nobody computes, or pays, for a step that cannot reach its quorum.
+        """
+        if self.patience.for_s is None:
+            return
+        fed = self._talk.fed
+        here = fed.cohort()
+        away = {n: fed.why_away(n) for n in {*fed.silos, *fed.left} if n not in here}
+        self.job.cohort_quorum.require(
+            here, missing=away, num_examples=fed.num_examples, where="before the next step"
+        )
+
+    def _waits(self, waiting: Waiting) -> None:
+        """Write down that the run waits, or goes on, and tell whoever looks at it."""
+        went_on = waiting.waited_s is not None
+        self.record.add(WENT_ON if went_on else WAITING, **waiting.to_json())
+        self.on_wait(waiting)
 
     def check_all(self, say: Say = silent) -> None:
         """Ask every silo for its contract verdict, one after the other."""

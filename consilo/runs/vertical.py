@@ -93,6 +93,9 @@ class VerticalRun(Stages):
             IncompatibleJob: where there is none and the job does not say how to make one.
             ConsiloError: where matching failed.
         """
+        return self.patience.hold(self._match)
+
+    def _match(self) -> Mapping[str, Any]:
         with self.stage("match"):
             handle = self._protocol.settings.match
             held = self._held()
@@ -122,6 +125,9 @@ class VerticalRun(Stages):
         Raises:
             RunFailed: where a silo does not answer; the last checkpoint stands.
         """
+        return self.patience.hold(self._round)
+
+    def _round(self) -> Mapping[str, Any]:
         with self.stage("train"):
             if self._advance() is None:
                 raise ConsiloError("there is nothing left to train")
@@ -145,6 +151,9 @@ class VerticalRun(Stages):
         Raises:
             RunFailed: where a silo does not answer; the last checkpoint stands.
         """
+        return self.patience.hold(self._evaluated)
+
+    def _evaluated(self) -> Mapping[str, float]:
         with self.stage("evaluate"):
             if self._advance() is not None:
                 raise ConsiloError("a model is judged when its training has ended")
@@ -282,6 +291,7 @@ class VerticalRun(Stages):
             key=self._key,
             parties={n: each for n, each in self._talk.parties.items() if n in members},
             bundle=self._bundle,
+            patience=self.patience,
         )
         if error is not None:
             raise error
@@ -440,6 +450,7 @@ def left_out_of(matched: Mapping[str, Any], job: ModelJob) -> str:
 
 def run_vertical(run: VerticalRun, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:
     """Do every stage of a vertical run in a row; one that cannot go on is a result, ``failed``."""
+    run.on_wait = lambda waiting: say(waiting.told)
     try:
         run.wait_for_silos(seconds=wait_s)
         run.check_all(say)

@@ -52,6 +52,8 @@ SILO_METRICS = (
 TAG_RUN = "run"
 TAG_STATUS = "status"
 TAG_REASON = "reason"
+TAG_WAITING = "waiting"
+"""For whom the run waits and until when; empty once it goes on."""
 TAG_JOB = "job"
 TAG_JOB_DIGEST = "job_digest"
 TAG_CONTRACT = "contract"
@@ -115,6 +117,7 @@ METRICS_ARTIFACT = "metrics"
 SUMMARY_ARTIFACT = "run-summary"
 STATISTICS_ARTIFACT = "column-statistics"
 MATCH_ARTIFACT = "match"
+WAITING_ARTIFACT = "waiting"
 
 
 def global_metric(name: str) -> str:

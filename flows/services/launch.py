@@ -166,6 +166,11 @@ def _line(entry: Mapping[str, Any]) -> str:
     if kind == "contract":
         why = f": {body['reason']}" if body["reason"] else ""
         return f"contract check {body['silo']}: {body['verdict']}{why}"
+    if kind == "waiting":
+        away = ", ".join(body["missing"]) or "silos"
+        return f"waiting for {away} until {body['until']}: {body['reason']}"
+    if kind == "went_on":
+        return f"the silos are back after {body['waited_s']:.0f} s; the run goes on"
     if kind == "standardized":
         return f"standardised over {len(body['rows'])} silos"
     if kind == "matched" and "rows" in body:

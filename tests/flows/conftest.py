@@ -115,11 +115,20 @@ def toy_report(*, broken: bool = False) -> CheckReport:
 
 
 class Outages(LocalTransport):
-    """A transport that fails the first ``count`` times that training is asked for."""
+    """A transport that fails the first ``count`` times that training is asked for.
 
-    def __init__(self, answers: Mapping[str, Answer], count: int) -> None:
+    Silos that are ``absent`` when somebody looks are not there.
+    """
+
+    def __init__(
+        self, answers: Mapping[str, Answer], count: int, absent: Callable[[], tuple[str, ...]]
+    ) -> None:
         super().__init__(answers)
         self.count = count
+        self.absent = absent
+
+    def online(self) -> tuple[str, ...]:
+        return tuple(name for name in super().online() if name not in self.absent())
 
     def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
         for parcel in parcels.values():
@@ -149,7 +158,7 @@ class Federation:
     def connect(self) -> Connect:
         @contextmanager
         def opened(order: Order) -> Iterator[Connection]:
-            transport = Outages(self._answers(), self.outages)
+            transport = Outages(self._answers(), self.outages, lambda: self.absent)
             yield Connection(
                 transport=transport,
                 silos=tuple(sorted(self.silos)),
@@ -164,11 +173,7 @@ class Federation:
         return opened
 
     def _answers(self) -> Mapping[str, Answer]:
-        return {
-            name: self._slow(answerer(silo))
-            for name, silo in self.silos.items()
-            if name not in self.absent
-        }
+        return {name: self._slow(answerer(silo)) for name, silo in self.silos.items()}
 
     def _slow(self, answer: Answer) -> Answer:
         def slow(parcel: Parcel) -> Parcel:

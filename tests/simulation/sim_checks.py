@@ -26,6 +26,8 @@ def check_end(world: World, ending: str) -> str:
     status = str(closing["status"])
     if status != "complete" and not closing["reason"]:
         raise Violation(f"the run is {status}, and its record does not say why")
+    if world.scenario.waits and closing["reason"].startswith("QuorumLost"):
+        raise Violation(f"the run gave up waiting for silos that came back: {closing['reason']}")
     _compare(world, entries)
     if status != "failed":
         _replay(world, entries, status)

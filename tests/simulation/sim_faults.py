@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 COORDINATOR, SILOS = "coordinator", ("east", "north")
@@ -35,11 +35,13 @@ class Scenario:
         num_silos: 1 or 2.
         rounds: 1 to 3.
         is_checked: whether the silos are asked for their rows' verdict first.
+        waits: whether the run needs all of them, and waits where one is away.
     """
 
     num_silos: int = 2
     rounds: int = 3
     is_checked: bool = True
+    waits: bool = False
 
     @property
     def silos(self) -> tuple[str, ...]:
@@ -56,6 +58,7 @@ def drawn(seed: int) -> tuple[Scenario, list[Fault]]:
     """Return the scenario and the faults of a schedule; small ones are drawn more often."""
     rng = Random(seed)
     scenario = Scenario(rng.choice((1, 1, 2)), rng.choice((1, 1, 1, 2, 2, 3)), rng.random() < 0.2)
+    scenario = replace(scenario, waits=seed % 4 == 0)
     faults = [_fault(rng, scenario) for _ in range(rng.choice((1, 1, 2, 2, 3, 4, 6)))]
     return scenario, faults
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,6 @@ import numpy as np
 
 from consilo.contracts.report import CheckReport
 from consilo.errors import QuorumLost
-from consilo.jobs.quorum import Quorum
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Checkpoint, Publish
 from consilo.kernel.verbs import Disclosure, count, tensors, verb
@@ -20,12 +20,19 @@ from consilo.wire import params as tree
 SIZE = 3
 CONTRACT = clinic.contract()
 NAME = "sim_tiny:Tiny"
+QUORUM = {"min_silos": 1, "deadline": 60.0}
 JOBS = {
-    rounds: clinic.job(
-        protocol={"name": NAME, "rounds": rounds}, quorum={"min_silos": 1, "deadline": 60.0}
-    )
+    rounds: clinic.job(protocol={"name": NAME, "rounds": rounds}, quorum=QUORUM)
     for rounds in (1, 2, 3)
 }
+
+
+@functools.cache
+def waiting(rounds, silos):
+    """Return the job that needs so many silos in each round, and waits for them."""
+    return JOBS[rounds].changed(quorum={"min_silos": silos, "on_loss": "wait", "for": "1d"})
+
+
 REPORT = CheckReport(
     contract=CONTRACT.ref, contract_digest=CONTRACT.digest, verdict="passed", findings=()
 )
@@ -49,7 +56,7 @@ class Tiny(Protocol[TinyState]):
     def coordinate(self, fed, state):
         while state.round < fed.job.protocol.rounds:
             payload = {"params": {"w": state.params}}
-            quorum = Quorum(1)
+            quorum = fed.job.cohort_quorum
             answers = yield Ask(fed.cohort(), "step", payload, quorum=quorum)
             deltas = [each.fields["delta"]["w"] for each in answers.replies.values()]
             state = TinyState(state.round + 1, moved(state.params, deltas))
@@ -89,7 +96,7 @@ def moved(params, deltas):
 class TinyRun(Stages):
     """A run of `Tiny`, from its first question to its last line."""
 
-    def __init__(self, *settings, is_checked, **named):
+    def __init__(self, *settings, is_checked, told, **named):
         self.is_checked = is_checked
         super().__init__(*settings, **named)
         stood = self._read_checkpoint() if named.get("resume") else None
@@ -97,6 +104,7 @@ class TinyRun(Stages):
         if stood is not None:
             self.state = TinyState(int(stood["round"]), stood["params"])
         self._training = None
+        self.on_wait = lambda waiting: told(waiting.told)
 
     def go(self):
         """Do what is left of the run; silos are asked for their rows' verdict, or it is known."""
@@ -112,9 +120,8 @@ class TinyRun(Stages):
                 self.train_round()
             except QuorumLost:
                 tries -= 1
-                if not tries:
+                if not tries or self.patience.for_s is not None:
                     raise
-                self._training = None
         return self.close()
 
     @property
@@ -122,9 +129,16 @@ class TinyRun(Stages):
         return self.job.protocol.rounds - self.state.round
 
     def train_round(self):
+        return self.patience.hold(self._round)
+
+    def _round(self):
         if self._training is None:
             self._training = self._talk.drive(NAME, Tiny(), self.state)
-        self.state = next(self._training).state
+        try:
+            self.state = next(self._training).state
+        except BaseException:
+            self._training = None
+            raise
         report = self.rounds[-1]
         faults = {
             each.silo: each.fault.code

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sim_disk import Died, MachineDisk
 from sim_faults import COORDINATOR, SILOS, Fault, Scenario
 from sim_host import Host
-from sim_tiny import CONTRACT, JOBS, TinyRun
+from sim_tiny import CONTRACT, JOBS, TinyRun, waiting
 
 from consilo.errors import ConsiloError, RunNotResumable
 from consilo.kernel.loop import Party
@@ -176,10 +176,14 @@ class World:
             "is_checked": self.scenario.is_checked,
             "clock": lambda: self.now,
             "now": now,
+            "sleep": self._sleeps,
+            "told": lambda text: self.story.append(f"coordinator: {text}"),
         }
         try:
             resume = (folder / "record.jsonl").exists()
             job = JOBS[self.scenario.rounds]
+            if self.scenario.waits:
+                job = waiting(self.scenario.rounds, len(self.silos))
             run = TinyRun(job, CONTRACT, Wire(self), resume=resume, **settings)
         except RunNotResumable as cause:
             self.story.append(f"coordinator: {cause}")
@@ -342,6 +346,11 @@ class World:
         end = self.now + seconds
         while self.play(end):
             pass
+
+    def _sleeps(self, seconds: float) -> None:
+        """Let the coordinator's process sleep, or die of it."""
+        self.machines[COORDINATOR].disk.step()
+        self._wait(seconds)
 
     def _drain(self) -> None:
         while self._queue:
