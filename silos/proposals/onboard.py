@@ -25,7 +25,7 @@ from consilo.silo_name import fault_of
 from consilo.yaml_text import from_yaml
 from silos.rows.mapping import Mapping
 from silos.rows.sources import ParquetSource, Source, parse_source
-from silos.rows.sources.csv_file import wide_encoding
+from silos.rows.sources.csv_form import wide_encoding
 
 if TYPE_CHECKING:
     import pandas as pd
