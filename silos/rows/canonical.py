@@ -15,6 +15,7 @@ from silos.rows.cells.numbers import (
     distinct_values,
     each_distinct,
     floats,
+    is_blank,
     whole_numbers,
 )
 from silos.rows.columns import ColumnMapping
@@ -80,7 +81,7 @@ def is_missing(
         return empty
     # A blank field is nothing, whatever the source's list of nulls says.
     if not keys and isinstance(series.dtype, pd.StringDtype):
-        return empty | (series.str.strip() == "").to_numpy(dtype=bool)
+        return empty | is_blank(series)
     return empty | _is_one_of(series, {*keys, ""})
 
 

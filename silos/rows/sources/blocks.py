@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -20,7 +22,9 @@ _FIRST_S, _END_S = -62_135_596_800, 253_402_300_800
 _BLOCK_BYTES = 32 << 20
 """A block of a very wide table has fewer rows, so that it does not hold much more than this."""
 _END = object()
+_THREADS = min(4, len(os.sched_getaffinity(0)))
 ItemT = TypeVar("ItemT")
+MadeT = TypeVar("MadeT")
 
 
 class TypesChanged(Exception):
@@ -83,6 +87,27 @@ def read_ahead(items: Iterable[ItemT]) -> Generator[ItemT]:
         while (item := coming.result()) is not _END:
             coming = beside.submit(next, iterator, _END)
             yield item
+
+
+def made_in_order(
+    make: Callable[[ItemT], MadeT], items: Iterable[ItemT], *, ahead: int
+) -> Generator[MadeT]:
+    """Yield what ``make`` gives of each item, in order, made in other threads meanwhile.
+
+    At most ``ahead`` wait. Close it, or use it up: then nothing runs any more.
+    """
+    coming: deque[Future[MadeT]] = deque()
+    with ThreadPoolExecutor(_THREADS) as beside:
+        try:
+            for item in items:
+                coming.append(beside.submit(make, item))
+                if len(coming) > ahead:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for each in coming:
+                each.cancel()
 
 
 def in_blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from consilo.errors import SourceUnreadable
-from silos.rows.sources.csv_file import CsvSource, wide_encoding
+from silos.rows.sources.csv_file import CsvSource
+from silos.rows.sources.csv_form import wide_encoding
 from silos.rows.sources.files import files_of
 from silos.rows.sources.kinds import Source, load_source, parse_source
 from silos.rows.sources.parquet_file import ParquetSource

@@ -5,14 +5,18 @@ Four times as fast as fetching rows, and in a snapshot of its own: the transacti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
+
+from silos.rows.sources.blocks import made_in_order
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from sqlalchemy import Connection
 
-_TEXT_BYTES = 4 << 20
+_TEXT_BYTES = 1 << 20
+_PIECES_AHEAD = 16
 _NUMERIC, _FLOAT_DIGITS = 1700, 15
 _SETTINGS = (
     "SET LOCAL TimeZone = 'UTC'",
@@ -42,16 +46,27 @@ def tables(connection: Any, query: str) -> Iterator[pa.Table]:
     names = [column.name for column in cursor.description]
     kinds = [_kind(column) for column in cursor.description]
     yield pa.schema(zip(names, kinds, strict=True)).empty_table()
-    # Rows come one message each, so that a piece never ends within a row.
-    with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT csv)".encode()) as rows:
-        text = bytearray()
-        for row in rows:
-            text += row
-            if len(text) > _TEXT_BYTES:
-                yield _read(text, names, kinds)
-                text.clear()
-        if text:
-            yield _read(text, names, kinds)
+
+    def read(text: bytes) -> pa.Table:
+        return _read(text, names, kinds)
+
+    with (
+        cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT csv)".encode()) as rows,
+        closing(made_in_order(read, _pieces(rows), ahead=_PIECES_AHEAD)) as made,
+    ):
+        yield from made
+
+
+def _pieces(rows: Iterable[Any]) -> Iterator[bytes]:
+    """Yield what the server writes; it sends a row a message, so that none ends a piece."""
+    text = bytearray()
+    for row in rows:
+        text += row
+        if len(text) > _TEXT_BYTES:
+            yield bytes(text)
+            text.clear()
+    if text:
+        yield bytes(text)
 
 
 def version(connection: Any, query: str) -> str:
@@ -64,7 +79,7 @@ def version(connection: Any, query: str) -> str:
     return " ".join(str(each) for each in cursor.fetchone())
 
 
-def _read(text: bytearray, names: Sequence[str], kinds: Sequence[pa.DataType]) -> pa.Table:
+def _read(text: bytes, names: Sequence[str], kinds: Sequence[pa.DataType]) -> pa.Table:
     import pyarrow as pa
 
     try:
@@ -75,13 +90,15 @@ def _read(text: bytearray, names: Sequence[str], kinds: Sequence[pa.DataType]) -
         return _typed(text, names, told)
 
 
-def _typed(text: bytearray, names: Sequence[str], kinds: Sequence[pa.DataType]) -> pa.Table:
+def _typed(text: bytes, names: Sequence[str], kinds: Sequence[pa.DataType]) -> pa.Table:
     import pyarrow as pa
     from pyarrow import csv
 
     return csv.read_csv(
-        pa.BufferReader(bytes(text)),
-        read_options=csv.ReadOptions(column_names=list(names), block_size=2 * _TEXT_BYTES),
+        pa.BufferReader(text),
+        read_options=csv.ReadOptions(
+            column_names=list(names), block_size=len(text) + 1, use_threads=False
+        ),
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(
             column_types=dict(zip(names, kinds, strict=True)),

@@ -10,7 +10,7 @@ import pytest
 from consilo.contracts.contract import Contract
 from consilo.errors import SourceUnreadable
 from silos.rows.mapping import Mapping
-from silos.rows.sources import csv_file, parse_source
+from silos.rows.sources import csv_form, parse_source
 from silos.rows.standardise import standardise
 
 FLOAT, WHOLE = {"type": "float"}, {"type": "integer"}
@@ -92,7 +92,7 @@ def test_below_duckdb_a_point_that_is_a_thousands_mark_is_refused(tmp_path):
 
 @pytest.mark.parametrize("block", [16, 64])
 def test_what_a_later_block_has_counts_for_all_of_them(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(csv_file, "_TEXT_BLOCK", block)
+    monkeypatch.setattr(csv_form, "TEXT_BLOCK", block)
     cells = ["1.5"] * 20 + ["9007199254740993"] + ["2"] * 20
     assert read("csv", cells, FLOAT, {}, tmp_path) == ([1.5] * 20 + [None] + [2.0] * 20, 1)
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from consilo.contracts.contract import Contract
 from silos.rows.arrow import to_pandas
 from silos.rows.mapping import Mapping
-from silos.rows.sources import csv_file, parse_source, postgres
+from silos.rows.sources import csv_form, parse_source, postgres
 from silos.rows.standardise import standardise
 
 TABLE = Contract.parse(
@@ -184,7 +184,7 @@ def test_a_table_is_the_same_after_the_way_through_a_file(way, tmp_path, rows):
 @pytest.mark.parametrize("block", [64, 4 << 20])
 def test_a_text_may_have_line_ends_in_it(tmp_path, monkeypatch, block):
     """A block once ended within such a field: a line has 1 fields where 2 are expected."""
-    monkeypatch.setattr(csv_file, "_TEXT_BLOCK", block)
+    monkeypatch.setattr(csv_form, "TEXT_BLOCK", block)
     frame = pd.DataFrame({"a": [f"x\n{at}, y\r\nz" for at in range(40)], "b": range(40)})
     frame.to_csv(tmp_path / "t.csv", index=False)
     found = parse_source({"type": "csv", "path": str(tmp_path / "t.csv")}, where="s").read()

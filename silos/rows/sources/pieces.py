@@ -1,0 +1,115 @@
+"""Long text files, cut where their rows end, so that several pieces are read at the same time.
+
+Where a sign stands that can hide a line's end (a quote, an escape) nobody can cut who has not read
+all that comes before it: from there on the text is one piece.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_MARK = b"\xef\xbb\xbf"
+_NARROW = ("ascii", "utf-8", "cp125", "iso8859", "mac-")
+"""Begin Python's names of encodings in which every byte of ASCII is the letter that it is there."""
+
+
+class Rest(io.RawIOBase):
+    """What is left of a text that cannot be cut: bytes that were read already, then the file.
+
+    Args:
+        before: the bytes.
+        file: open, behind these.
+        is_first: whether the text begins with it.
+    """
+
+    def __init__(self, before: bytes, file: BinaryIO, *, is_first: bool) -> None:
+        self._before = memoryview(before)
+        self._file = file
+        self.is_first = is_first
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes, all for a negative one; none at the end."""
+        if size < 0:
+            found, self._before = self._before.tobytes() + self._file.read(), memoryview(b"")
+            return found
+        if not len(self._before):
+            return self._file.read(size)
+        found, self._before = self._before[:size].tobytes(), self._before[size:]
+        return found
+
+
+def can_cut(encoding: str) -> bool:
+    """Return whether line ends, quotes and separators can be found in the bytes of an encoding.
+
+    >>> can_cut("Windows-1252"), can_cut("utf-16")
+    (True, False)
+    """
+    name = codecs.lookup(encoding).name
+    return name.startswith(_NARROW) and name != "utf-8-sig"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a text that ends where a row does.
+
+    Args:
+        text: at least one byte.
+        is_first: whether the whole text begins with it.
+    """
+
+    text: bytes
+    is_first: bool
+
+    def parts(self, part_bytes: int) -> Iterator[bytes]:
+        """Yield its text in parts of some bytes that end where rows do."""
+        start = 0
+        while start < len(self.text):
+            end = start + part_bytes
+            if end < len(self.text):
+                end = self.text.rfind(b"\n", start, end) + 1 or self.text.find(b"\n", end) + 1
+            part = self.text[start:end] if 0 < end < len(self.text) else self.text[start:]
+            yield _between(part, self.is_first and not start)
+            start += len(part)
+
+
+class Pieces:
+    """The text of a file in pieces that end where a row does; then maybe a `rest`.
+
+    Args:
+        file: open, in an encoding that `can_cut`.
+        signs: that may hide a line's end.
+        piece_bytes: of a piece; a row of more is left to the rest.
+    """
+
+    def __init__(self, file: BinaryIO, signs: Sequence[bytes], *, piece_bytes: int) -> None:
+        self._file = file
+        self._signs = signs
+        self._piece_bytes = piece_bytes
+        self.rest: Rest | None = None
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Yield the pieces; afterwards `rest` says what is left."""
+        before, is_first = b"", True
+        while text := self._file.read(self._piece_bytes):
+            end = text.rfind(b"\n") + 1
+            if not end or any(sign in text for sign in self._signs):
+                start = _between(before + text, is_first)
+                self.rest = Rest(start, self._file, is_first=is_first)
+                return
+            yield Piece(before + text[:end], is_first)
+            before, is_first = text[end:], False
+        if before:
+            yield Piece(before, is_first)
+
+
+def _between(text: bytes, is_first: bool) -> bytes:
+    # Readers take a mark away where a text begins; between rows it is part of a cell.
+    return b"\n" + text if not is_first and text.startswith(_MARK) else text
