@@ -35,6 +35,12 @@ class Net(nn.Module):
         return self.linear(rows)
 
 
+class Looks(Net):
+    def __init__(self, num_inputs, num_outputs):
+        super().__init__(num_inputs, num_outputs)
+        self.largest = self.linear.weight.abs().max().item()
+
+
 class Breaks(Net):
     def forward(self, rows):
         return self.linear(rows).no_such_method()
@@ -173,6 +179,15 @@ def refusal(folder: Path, **changes: Any) -> str:
         ({"model": {"name": "torch.nn:Linear", "args": {"in_features": 3}}}, "'out_features'"),
         ({"outputs": 5}, "model: "),
         (
+            {"model": {"name": "consilo.learners.tabular:MLP", "args": {"hidden": [10**9]}}},
+            "parameters; training them takes",
+        ),
+        ({"privacy": {**PRIVACY, "epsilon": 1e-9}}, "privacy.epsilon: the accountant prv vouches"),
+        (
+            {"privacy": {**PRIVACY, "metrics_epsilon": 0.05, "accountant": "rdp"}},
+            "privacy.metrics_epsilon: the accountant rdp vouches for no epsilon below 0.1",
+        ),
+        (
             {
                 "loss": "own:loss",
                 "model": {"name": "torch.nn:BatchNorm1d", "args": {"num_features": 5}},
@@ -200,6 +215,8 @@ def test_what_is_not_read_and_what_silos_would_refuse_is_refused(folder, changes
         {"local": {"lr": 1e9}},
         {"local": {"batch_size": 1}},
         {"privacy": PRIVACY, "features": {"standardize": "contract"}},
+        {"privacy": {**PRIVACY, "epsilon": 0.05}, "features": {"standardize": "contract"}},
+        {"model": "own:Looks"},
     ],
 )
 def test_what_silos_can_do_is_valid_and_leaves_the_first_model_alone(folder, changes):
