@@ -163,6 +163,14 @@ def refusal(folder: Path, **changes: Any) -> str:
             {"promotion": {}, "privacy": PRIVACY, "features": {"standardize": "contract"}},
             "without privacy.metrics_epsilon a private job has no figures",
         ),
+        (
+            {
+                "promotion": {"metric": "f1"},
+                "privacy": {**PRIVACY, "metrics_epsilon": 1.0},
+                "features": {"standardize": "contract"},
+            },
+            "this job has no figure 'f1'; it has accuracy, log_loss, roc_auc",
+        ),
         ({"metrics": "imb:none"}, "metrics: module 'imb' was not found beside the job file"),
         ({"metrics": "sklearn.metrics:f1_score"}, "silos can look at before they approve it"),
         ({"metrics": "own:nothing"}, "metrics: module 'own' has no 'nothing'"),
