@@ -13,6 +13,7 @@ from prefect.tasks import Task
 
 from consilo.errors import TransportError
 from consilo.jobs.model_job import ModelJob
+from consilo.metrics.words import in_short
 from consilo.wire import params as tree
 from consilo.wire.parcel import Fault
 from flows import artifacts
@@ -92,7 +93,7 @@ def train_round(session: Session, number: int) -> None:
     report = session.run.train_round()
     seconds = session.run.seconds["train"] - before
     session.tracker.log_round(report, session.run.exchanges, seconds=seconds)
-    told = ", ".join(f"{key} {value:.4f}" for key, value in sorted(report["metrics"].items()))
+    told = in_short(report["metrics"])
     get_run_logger().info(
         "round %d: %d silos, %.1f s; before it: %s", number, len(report["silos"]), seconds, told
     )

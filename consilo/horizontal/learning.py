@@ -36,6 +36,8 @@ def learner_of(
     encoding: Encoding,
     search_path: Sequence[Path] = (),
     target: Scale | None = None,
+    *,
+    must_fit: bool = False,
 ) -> TorchLearner:
     """Return the untrained learner of a job; its parameters depend on the job's seed alone.
 
@@ -44,6 +46,7 @@ def learner_of(
         encoding: gives the number of inputs, classes and targets.
         search_path: where a user's own module lies.
         target: what standardises the target; None where it is learnt as it is.
+        must_fit: refuse a model that is larger than this machine's memory before it is built.
 
     Raises:
         JobInvalid: where the model cannot be built, or ``target`` does not fit.
@@ -57,6 +60,7 @@ def learner_of(
         seed=seeds.seed32(asked.seed, "model"),
         search_path=search_path,
         input_names=encoding.inputs,
+        must_fit=must_fit,
     )
     return TorchLearner(model, task, threads=asked.threads)
 

@@ -42,6 +42,12 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 GROUPS = 32
 """Groups of scores per label."""
+FIGURES_OF: Mapping[str, tuple[str, ...]] = {
+    "binary": ("accuracy", "log_loss", "roc_auc"),
+    "multiclass": ("accuracy", "log_loss"),
+    "regression": ("rmse", "mae", "r2"),
+}
+"""Task → the figures that a private job may have: those that its clipped sums determine."""
 _BLOCK = 4096
 
 

@@ -33,6 +33,8 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "protocol.strategy": ("flwr.serverapp.strategy",),
 }
 """What a name is for → the installed modules that may offer it, with those below them."""
+_BYTES_A_PARAMETER = 24
+"""Of the model, its gradient, the state of an optimiser, and their sum over silos as float64."""
 _PUBLIC = {
     "Module": "torch.nn.Module",
     "Optimizer": "torch.optim.Optimizer",
@@ -49,6 +51,7 @@ def build_model(
     seed: int,
     search_path: Sequence[Path] = (),
     input_names: Sequence[str] | None = None,
+    must_fit: bool = False,
 ) -> nn.Module:
     """Return a new model whose start depends on ``seed`` only.
 
@@ -60,10 +63,12 @@ def build_model(
         search_path: directories to look for the module in, before the installed ones.
         input_names: what each input is, in order, as a tuple; passed to the constructor where it
             has a parameter of that name. None where inputs have no names: a network's inner layers.
+        must_fit: count its parameters first, without their memory; at the coordinator, before a
+            job is sent.
 
     Raises:
-        JobInvalid: where the class is not found, is no ``torch.nn.Module``, or refuses its
-            arguments.
+        JobInvalid: where the class is not found, is no ``torch.nn.Module``, refuses its arguments,
+            or is larger than this machine's memory.
     """
     from torch import nn
 
@@ -89,6 +94,9 @@ def build_model(
     ]
     if findings:
         raise JobInvalid("model", findings)
+    if must_fit:
+        with seeded(seed):
+            _require_memory(where, lambda: found(**{**known, **args}))
     with seeded(seed):
         try:
             model: nn.Module = found(**{**known, **args})
@@ -99,6 +107,31 @@ def build_model(
     if not list(model.parameters()):
         raise JobInvalid("model", [f"'{where}' has no parameters to train"])
     return model
+
+
+def _require_memory(where: str, build: Callable[[], nn.Module]) -> None:
+    """Raise `JobInvalid` where a model's parameters cannot be trained in this machine's memory.
+
+    On torch's meta device a tensor has a shape and no memory. A constructor that looks at values
+    cannot be run there, and is not judged.
+    """
+    import psutil
+    import torch
+
+    try:
+        with torch.device("meta"):
+            number = sum(each.numel() for each in build().parameters())
+    except Exception:  # whatever a constructor does with values that are not there
+        return
+    needed, there = number * _BYTES_A_PARAMETER, psutil.virtual_memory().total
+    if needed > there:
+        raise JobInvalid(
+            "model",
+            [
+                f"'{where}' has {number:,} parameters; training them takes {needed / 2**30:,.0f} "
+                f"GiB or more, and this machine has {there / 2**30:,.0f}; make its layers smaller"
+            ],
+        )
 
 
 def told(

@@ -36,7 +36,6 @@ _PRV_UP_TO = 50.0
 _MAX_SIGMA = 1e6
 _MIN_SIGMA = 1e-3
 
-
 _REPLACED = frozenset({"vertical_split", "vertical_split_figures"})
 """Mechanisms whose noise is twice as large, because they hide which values a row has."""
 
@@ -69,7 +68,8 @@ class Spend:
 
     Args:
         epsilon_prv: by numerical composition; inf where nothing was added. Above 50 it is the
-            RDP bound, because PRV needs too much memory there.
+            RDP bound, because PRV needs too much memory there; so it is at a delta that is within
+            PRV's rounding (from 1e-13 or so down).
         epsilon_rdp: by Rényi moments.
         delta: the probability that the bounds do not cover.
     """
@@ -154,6 +154,15 @@ def noise_multiplier(
     return high
 
 
+def least_epsilon(delta: float, accountant: Accountant) -> float:
+    """Return the ε below which an accountant vouches for nothing, with the most noise there is.
+
+    It is that of one sum with this noise; more steps, or more of the rows in each, cost no less.
+    """
+    _check_delta(delta)
+    return max(0.0, _epsilon(((_MAX_SIGMA, 1.0, 1),), delta, accountant))
+
+
 def _bracket_top(cost: _Cost, target: float, start: float, growth: float) -> float:
     """Return the first of start, start * growth, ... that meets the target, or the maximum."""
     sigma = start
@@ -213,8 +222,11 @@ def _epsilon(rows: tuple[HistoryRow, ...], delta: float, accountant: Accountant)
         epsilon = math.inf
         for slack, below in _PRV_SLACKS:
             if epsilon < below or below == math.inf:
-                # Each is an upper bound, so the smallest one is.
-                epsilon = min(epsilon, float(prv.get_epsilon(delta, eps_error=slack)))
+                try:
+                    # Each is an upper bound, so the smallest one is.
+                    epsilon = min(epsilon, float(prv.get_epsilon(delta, eps_error=slack)))
+                except ValueError:  # delta is within its rounding: from 1e-13 or so down
+                    break
     return epsilon if math.isfinite(epsilon) else bound
 
 

@@ -24,6 +24,7 @@ from consilo.kernel.protocol import Protocol
 from consilo.learners.attempts import attempt
 from consilo.learners.randomness import seeded
 from consilo.learners.torch_learner import TorchLearner
+from consilo.privacy.accounting import least_epsilon
 from consilo.privacy.dpsgd import check_private
 from consilo.protocols.names import NAMES, find_protocol
 from consilo.reduce import Gives, Reduce
@@ -73,7 +74,9 @@ def plan(
     learner = None
     if encoding is not None:
         usable: Encoding = encoding
-        learner = attempt(faults, "model", lambda: learner_of(job, usable, search_path))
+        learner = attempt(
+            faults, "model", lambda: learner_of(job, usable, search_path, must_fit=True)
+        )
     target: TargetMode = "none"
     if learner is not None:
         built: TorchLearner = learner
@@ -275,10 +278,33 @@ def _privacy_faults(job: TableJob, contract: Contract, encoding: Encoding) -> li
         job.require_subject(contract)
     except IncompatibleJob as cause:
         return [str(cause)]
+    faults = out_of_reach(job)
     asked = job.privacy is not None and job.privacy.statistics_epsilon is not None
     if asked and job.features.standardize in ("global", "silo") and encoding.open_ended:
-        return [f"privacy.statistics_epsilon: {unbounded(contract, encoding)}"]
-    return []
+        faults.append(f"privacy.statistics_epsilon: {unbounded(contract, encoding)}")
+    return faults
+
+
+def out_of_reach(job: TableJob) -> list[str]:
+    """Return which parts of a job's ε are so small that no noise keeps any use of rows in them."""
+    privacy = job.privacy
+    if privacy is None:
+        return []
+    faults = []
+    for name in ("epsilon", "statistics_epsilon", "metrics_epsilon"):
+        part = getattr(privacy, name)
+        # RDP takes no time, and PRV reaches whatever it does.
+        if part is None or part > least_epsilon(privacy.delta, "rdp"):
+            continue
+        least = least_epsilon(privacy.delta, privacy.accountant)
+        if part <= least:
+            other = "" if privacy.accountant == "prv" else ", or accountant: prv"
+            faults.append(
+                f"privacy.{name}: the accountant {privacy.accountant} vouches for no epsilon below "
+                f"{least:.2g} at delta {privacy.delta:g}, however much noise there is; found "
+                f"{part:g}; raise it, or delta{other}"
+            )
+    return faults
 
 
 def _quorum_faults(job: Job, silos: Sequence[str]) -> list[str]:

@@ -12,8 +12,9 @@ import numpy as np
 from consilo.config import nearest
 from consilo.contracts.contract import Contract
 from consilo.errors import ModelDiverged
-from consilo.horizontal.features import Encoding, Scale, made_up
+from consilo.horizontal.features import Encoding, Scale, made_up, target_ends
 from consilo.horizontal.learning import learner_of, plan_of
+from consilo.horizontal.private_figures import FIGURES_OF
 from consilo.horizontal.statistics import Moments
 from consilo.jobs.model_job import ModelJob
 from consilo.learners.attempts import attempt
@@ -62,6 +63,9 @@ def rehearse_training(
         with suppress(ModelDiverged):
             _, tallied = learner.evaluate(data)
             names = sorted(metrics_of(tallied, learner.task.classes))
+            if job.privacy is not None:
+                bounded = job.task != "regression" or target_ends(contract) is not None
+                names = sorted(FIGURES_OF.get(job.task, ())) if bounded else []
             faults.extend(promotion_faults(job, names))
 
     def train() -> None:

@@ -26,6 +26,7 @@ from consilo.kernel.loop import Exchange, Party
 from consilo.kernel.steps import Publish
 from consilo.machine.files import tidy, write_atomic
 from consilo.membership.software import changes, hardware, installed
+from consilo.metrics.words import in_short
 from consilo.protocols.conclude import CONCLUDE_S
 from consilo.protocols.contract_check import ContractCheck
 from consilo.record.chain import in_utc
@@ -282,7 +283,7 @@ class Stages:
         """Do all rounds that are left, one after the other."""
         while self.rounds_left:
             report = self.train_round()
-            told = ", ".join(f"{k} {v:.4f}" for k, v in sorted(report["metrics"].items()))
+            told = in_short(report["metrics"])
             number, last = report["round"], report["round"] + self.rounds_left
             say(f"round {number} of {last}" + (f"; before it: {told}" if told else ""))
 

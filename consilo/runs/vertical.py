@@ -23,7 +23,7 @@ from consilo.protocols.names import find_protocol
 from consilo.record.run_record import read
 from consilo.runs.match import contract_of, match_rows
 from consilo.runs.outcome import RunResult, RunStatus
-from consilo.runs.plan import refuse
+from consilo.runs.plan import out_of_reach, refuse
 from consilo.runs.stages import Say, Stages, silent
 from consilo.runs.unread import unread
 from consilo.vertical.blocks import require_all_rows
@@ -388,6 +388,7 @@ def plan_vertical(
             _require_encoding(job, contract, holders)
     except IncompatibleJob as cause:
         faults.append(str(cause))
+    faults += out_of_reach(job)
     unknown = sorted(set(holders.members) - set(silos)) if silos else []
     excluded = sorted(set(holders.members) & set(job.exclude))
     if unknown and holders.missing_blocks == "refuse":

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consilo.metrics.words import is_of_one_class
 from consilo.runs.folds import fold_job, over_folds
 from flows.commands.terminal import teller
 from flows.commands.ways import Once
@@ -73,7 +74,7 @@ def show_folds(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     figures = Table("figure", "mean", "deviation", "folds")
     for name, each in summary["figures"].items():
-        if "/" not in name:
+        if not is_of_one_class(name):
             spread = "" if each["deviation"] is None else f"{each['deviation']:.4f}"
             figures.add_row(name, f"{each['mean']:.4f}", spread, str(each["folds"]))
     console.print(figures)

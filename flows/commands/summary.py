@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from consilo.metrics import NUM_SILOS, SILO_MEAN
+from consilo.metrics.words import is_of_one_class
 from flows.commands import vertical_summary
 
 FEDERATED = "federated, all held-out rows"
+_TITLE = 31
 _VERTICAL = ("vertical", "scoring")
 
 
@@ -22,10 +24,10 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     if silos:
         console.print(vertical_summary.silos(summary) if is_vertical else _silos(silos))
     for title, metrics in _metrics(summary):
-        console.print(f"{title:<30}{_figures(metrics)}")
+        _print(console, title, _figures(metrics))
         if title == FEDERATED:
-            for line in _besides(summary):
-                console.print(line, highlight=False)
+            for beside, items in _besides(summary):
+                _print(console, beside, items)
     for line in vertical_summary.lines(summary) if is_vertical else ():
         console.print(line, soft_wrap=True, highlight=False)
     places = {
@@ -49,27 +51,40 @@ def ending(summary: Mapping[str, Any], console: Console) -> None:
     console.print(f"[bold {colour}]{status}[/] ", summary.get("reason") or "", soft_wrap=True)
 
 
-def _figures(metrics: Mapping[str, float]) -> str:
-    """Return the figures on a line; those of single classes stand in the run's summary."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
+def _print(console: Console, title: str, items: Sequence[str]) -> None:
+    """Print items behind their title; a line that is full goes on below, between two of them."""
+    line = f"{title:<{_TITLE - 1}} "
+    for item in items:
+        if len(line) > _TITLE and len(line) + len(item) > console.width:
+            console.print(line.rstrip(), highlight=False, soft_wrap=True, markup=False)
+            line = " " * _TITLE
+        line += f"{item}  "
+    console.print(line.rstrip(), highlight=False, soft_wrap=True, markup=False)
 
 
-def _besides(summary: Mapping[str, Any]) -> list[str]:
+def _figures(metrics: Mapping[str, float]) -> list[str]:
+    """Return the figures as texts; of those of single classes only where they stand."""
+    told = [f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name]
+    single = sum(1 for name in metrics if is_of_one_class(name))
+    return [*told, f"and {single} of single classes (--json)"] if single else told
+
+
+def _besides(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Return what else is to be said of the federation's figures: intervals, means over silos."""
     lines = []
     metrics = summary.get("metrics") or {}
     intervals = summary.get("intervals") or {}
-    told = [f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in intervals.items()]
-    told = [each for each in told if "/" not in each]
+    told = {name: ends for name, ends in intervals.items() if "/" not in name}
     if told:
-        lines.append(f"{'  95 % intervals':<30}{'  '.join(told)}")
+        ends = [f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in told.items()]
+        lines.append(("  95 % intervals", ends))
     means = [
         f"{name.removeprefix(SILO_MEAN)} {value:.4f} ({metrics[_count(name)]:.0f} silos)"
         for name, value in metrics.items()
         if name.startswith(SILO_MEAN)
     ]
     if means:
-        lines.append(f"{'mean over silos, by their rows':<30} {'  '.join(means)}")
+        lines.append(("mean over silos, by their rows", means))
     return lines
 
 

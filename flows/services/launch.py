@@ -16,6 +16,7 @@ from consilo.errors import ServiceFailed
 from consilo.jobs.job import Job
 from consilo.machine.environment import child_environment
 from consilo.machine.processes import Service, Supervisor
+from consilo.metrics.words import in_short
 from consilo.record.run_record import new_run_id
 from flows.services.place import Say
 
@@ -190,9 +191,8 @@ def _evaluated(body: Mapping[str, Any]) -> str:
     metrics: Mapping[str, float] = body["metrics"]
     if (scored := body.get("facts", {}).get("scored")) is not None:
         return f"{scored:.0f} rows scored; the scores stay in their silo"
-    told = metrics
     for name in ("roc_auc", "r2", "accuracy"):
         if f"joined/{name}" in metrics:  # of three ways, each with its figures, one is enough here
             told = {key: value for key, value in metrics.items() if key.endswith(f"/{name}")}
-            break
-    return "evaluated: " + ", ".join(f"{name} {value:.4f}" for name, value in told.items())
+            return "evaluated: " + ", ".join(f"{key} {value:.4f}" for key, value in told.items())
+    return f"evaluated: {in_short(metrics)}"

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictBool
 
@@ -53,6 +53,7 @@ class Mapping(Config):
         columns: canonical name → how it comes about; what is not listed has the same name, unit
             and codes in the silo.
         missing: local codes that mean "nothing recorded" in every column, such as ``"?"``.
+        decimal: the decimal sign of every column that does not say its own.
         data: which of the silo's data sets the rows come from; needed only where it has several.
         confirmed: false in a proposal that no person has confirmed yet; the silo does not use it.
         agreed: SHA-256 of the contract that was confirmed; another text under the same name is
@@ -65,6 +66,7 @@ class Mapping(Config):
     agreed: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     columns: dict[str, ColumnMapping] = Field(default_factory=dict)
     missing: tuple[Code, ...] = ()
+    decimal: Literal[".", ","] | None = None
 
     @classmethod
     def load(cls, path: Path, contract: Contract) -> Self:
@@ -250,7 +252,10 @@ class Mapping(Config):
 
     def how(self, column: Column) -> ColumnMapping:
         """Return how a canonical column comes about."""
-        return self.columns.get(column.name) or ColumnMapping()
+        how = self.columns.get(column.name) or ColumnMapping()
+        if self.decimal is None or how.is_constant or "decimal" in how.model_fields_set:
+            return how
+        return how.model_copy(update={"decimal": self.decimal})
 
     def _empty(
         self, parts: MappingOf[str, pd.Series[Any]], column: Column, how: ColumnMapping

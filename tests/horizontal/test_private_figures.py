@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from consilo.horizontal.private_figures import GROUPS, noisy_tally
+from consilo.horizontal.private_figures import FIGURES_OF, GROUPS, noisy_tally
 from consilo.metrics import MOST_NOISE, all_of, metrics_of, noise_of
 from consilo.privacy.noise import SecretStream
 
@@ -105,3 +105,16 @@ def test_what_noise_has_buried_is_told_and_does_not_just_lack():
         "r2",
     }
     assert not set(metrics_of(noisy)) & {"roc_auc", "rmse", "mae", "r2"}
+
+
+def test_a_private_job_can_have_just_the_figures_that_validate_names() -> None:
+    found = {
+        "binary": binary(40),
+        "multiclass": {name: binary(40)[name] for name in ("correct", "log_loss_sum")},
+        "regression": regression(40),
+    }
+    assert set(found) == set(FIGURES_OF)
+    for kind, sums in found.items():
+        bounds = dict.fromkeys(sums, 1e-9)
+        noisy = noisy_tally(sums, bounds, 40, 1.0, SecretStream(bytes(32), kind))
+        assert set(metrics_of(noisy)) == set(FIGURES_OF[kind])

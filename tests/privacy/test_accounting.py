@@ -9,7 +9,12 @@ import pytest
 from scipy import optimize, stats
 
 from consilo.errors import IncompatibleJob
-from consilo.privacy.accounting import CALIBRATION_TOLERANCE, noise_multiplier, spent
+from consilo.privacy.accounting import (
+    CALIBRATION_TOLERANCE,
+    least_epsilon,
+    noise_multiplier,
+    spent,
+)
 
 
 def test_golden_numbers() -> None:
@@ -114,3 +119,23 @@ def test_importing_the_accounting_is_cheap() -> None:
     code = "import sys, consilo.privacy.accounting, consilo.privacy.noise, consilo.metrics;"
     code += "sys.exit(any(each in sys.modules for each in ('torch', 'opacus', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("delta", [1e-15, 1e-20])
+def test_a_delta_within_the_rounding_of_prv_is_bounded_by_rdp(delta):
+    """Opacus raised ValueError for it, in every silo."""
+    spend = spent([(1.0, 0.01, 100)], delta)
+    assert spend.epsilon_prv == spend.epsilon_rdp
+    assert 3.0 < spend.epsilon_rdp < 50.0
+
+
+def test_the_least_epsilon_is_that_of_the_most_noise():
+    least = least_epsilon(1e-5, "rdp")
+    sigma = noise_multiplier(
+        target_epsilon=1.01 * least, delta=1e-5, sample_rate=0.01, steps=1, accountant="rdp"
+    )
+    assert sigma < 1e6
+    with pytest.raises(IncompatibleJob, match="no noise keeps"):
+        noise_multiplier(
+            target_epsilon=0.99 * least, delta=1e-5, sample_rate=0.01, steps=1, accountant="rdp"
+        )

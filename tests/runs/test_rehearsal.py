@@ -35,6 +35,12 @@ class Net(nn.Module):
         return self.linear(rows)
 
 
+class Looks(Net):
+    def __init__(self, num_inputs, num_outputs):
+        super().__init__(num_inputs, num_outputs)
+        self.largest = self.linear.weight.abs().max().item()
+
+
 class Breaks(Net):
     def forward(self, rows):
         return self.linear(rows).no_such_method()
@@ -157,6 +163,14 @@ def refusal(folder: Path, **changes: Any) -> str:
             {"promotion": {}, "privacy": PRIVACY, "features": {"standardize": "contract"}},
             "without privacy.metrics_epsilon a private job has no figures",
         ),
+        (
+            {
+                "promotion": {"metric": "f1"},
+                "privacy": {**PRIVACY, "metrics_epsilon": 1.0},
+                "features": {"standardize": "contract"},
+            },
+            "this job has no figure 'f1'; it has accuracy, log_loss, roc_auc",
+        ),
         ({"metrics": "imb:none"}, "metrics: module 'imb' was not found beside the job file"),
         ({"metrics": "sklearn.metrics:f1_score"}, "silos can look at before they approve it"),
         ({"metrics": "own:nothing"}, "metrics: module 'own' has no 'nothing'"),
@@ -172,6 +186,15 @@ def refusal(folder: Path, **changes: Any) -> str:
         ({"model": "own:Leaves"}, "own code raised SystemExit"),
         ({"model": {"name": "torch.nn:Linear", "args": {"in_features": 3}}}, "'out_features'"),
         ({"outputs": 5}, "model: "),
+        (
+            {"model": {"name": "consilo.learners.tabular:MLP", "args": {"hidden": [10**9]}}},
+            "parameters; training them takes",
+        ),
+        ({"privacy": {**PRIVACY, "epsilon": 1e-9}}, "privacy.epsilon: the accountant prv vouches"),
+        (
+            {"privacy": {**PRIVACY, "metrics_epsilon": 0.05, "accountant": "rdp"}},
+            "privacy.metrics_epsilon: the accountant rdp vouches for no epsilon below 0.1",
+        ),
         (
             {
                 "loss": "own:loss",
@@ -200,6 +223,8 @@ def test_what_is_not_read_and_what_silos_would_refuse_is_refused(folder, changes
         {"local": {"lr": 1e9}},
         {"local": {"batch_size": 1}},
         {"privacy": PRIVACY, "features": {"standardize": "contract"}},
+        {"privacy": {**PRIVACY, "epsilon": 0.05}, "features": {"standardize": "contract"}},
+        {"model": "own:Looks"},
     ],
 )
 def test_what_silos_can_do_is_valid_and_leaves_the_first_model_alone(folder, changes):

@@ -60,6 +60,7 @@ def _try(
             num_outputs=outputs,
             seed=0,
             search_path=search_path,
+            must_fit=True,
         )
         if job.privacy is not None:
             check_private(model)

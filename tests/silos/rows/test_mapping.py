@@ -280,5 +280,48 @@ def test_a_column_that_the_contract_ignores_may_be_mapped_and_is_not_made():
 
 
 def test_a_column_s_key_at_the_top_is_told_where_it_belongs():
-    with pytest.raises(MappingInvalid, match=r"decimal: unknown key; .*'columns\.NAME\.decimal'"):
-        Mapping.parse({"contract": "heart@1", "decimal": ","}, Contract.load("heart@1"), where="m")
+    with pytest.raises(MappingInvalid, match=r"negative: unknown key; .*'columns\.NAME\.negative'"):
+        Mapping.parse(
+            {"contract": "heart@1", "negative": "brackets"}, Contract.load("heart@1"), where="m"
+        )
+
+
+def test_one_decimal_sign_is_that_of_all_columns_but_those_that_say_their_own():
+    table = Contract.parse(
+        {
+            "name": "t",
+            "version": 1,
+            "columns": {
+                "a": {"type": "float"},
+                "b": {"type": "float"},
+                "high": {"type": "boolean"},
+                "code": {"type": "category", "allowed": ["1,5", "2"]},
+                "fixed": {"type": "integer"},
+            },
+        },
+        where="t",
+    )
+    told = {
+        "contract": "t@1",
+        "decimal": ",",
+        "columns": {
+            "b": {"decimal": "."},
+            "high": {"from": "a", "greater_than": 1000},
+            "fixed": {"constant": 3},
+        },
+    }
+    mapping = Mapping.parse(told, table, where="m")
+    assert mapping.text_columns(table) == ["a", "a", "code"]
+    frame = pd.DataFrame(
+        {"a": ["1.234,5", "0,5", "1.5"], "b": ["1.5", "2", "0,5"], "code": ["1,5", "2", "2"]}
+    )
+    made = mapping.apply(frame, table)
+    assert made["a"].tolist()[:2] == [1234.5, 0.5]
+    assert made["b"].tolist()[:2] == [1.5, 2.0]
+    assert made["high"].tolist()[:2] == [True, False]
+    assert made["code"].tolist() == ["1,5", "2", "2"]
+    assert made["fixed"].tolist() == [3, 3, 3]
+    assert {name: each["rows"] for name, each in made.attrs[UNREADABLE].items()} == {
+        "a": [2], "b": [2], "high": [2],
+    }  # fmt: skip
+    assert mapping.digest != Mapping(contract="t@1").digest
