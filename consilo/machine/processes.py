@@ -277,18 +277,23 @@ class Supervisor:
             wait_healthy(service, healthy, timeout_s)
         return service
 
-    def restart(self, service: Service) -> Service:
+    def restart(self, service: Service, **variables: str) -> Service:
         """Start a service again that ended, by the same command; the new one takes its place.
 
         What is left of it is ended first.
+
+        Args:
+            service: which.
+            variables: of its environment that are others than they were.
 
         Raises:
             ServiceFailed: where it cannot be started now; the ended one keeps its place.
         """
         service.stop(grace_s=1.0)
         _require_free(service.name, service.address)
-        process, stop_fd = _spawn(service.name, service.argv, service.log, service.env, service.cwd)
-        again = replace(service, process=process, _stop_fd=stop_fd, _lock=threading.Lock())
+        env = {**(service.env or os.environ), **variables} if variables else service.env
+        process, stop_fd = _spawn(service.name, service.argv, service.log, env, service.cwd)
+        again = replace(service, process=process, _stop_fd=stop_fd, env=env, _lock=threading.Lock())
         with self._lock:
             self._services = [again if each is service else each for each in self._services]
         return again
