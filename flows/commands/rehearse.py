@@ -37,6 +37,10 @@ def job_rehearse(
     report: Annotated[
         Path | None, typer.Option(help="HTML file to write, too; it loads nothing.")
     ] = None,
+    before: Annotated[
+        Path | None,
+        typer.Option(help="Python of an environment with the release before, for one silo."),
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="A fresh directory to work in, which stays.")
     ] = None,
@@ -59,10 +63,18 @@ def job_rehearse(
         word = {None: "not played", True: "as promised", False: "NOT as promised"}[survival.kept]
         say(f"{survival.fault}: {survival.status}, {word}: {survival.happened}")
 
-    with rehearsal_place(keep) as home:
-        rehearsed = prepare(job, home, silos, rounds=rounds)
-        say(f"{len(rehearsed.silos)} silos in {home}, their rows {rehearsed.data}")
-        found = rehearse(home, rehearsed, wanted, say, scale=_QUICK if quick else 1.0, told=told)
+    with rehearsal_place(keep) as place:
+        rehearsed = prepare(job, place, silos, rounds=rounds)
+        say(f"{len(rehearsed.silos)} silos in {place.folder}, their rows {rehearsed.data}")
+        found = rehearse(
+            place,
+            rehearsed,
+            wanted,
+            say,
+            scale=_QUICK if quick else 1.0,
+            before=before,
+            told=told,
+        )
     if report is not None:
         from flows.rehearsal.report import write_report
 

@@ -19,6 +19,7 @@ from consilo.jobs.model_job import ModelJob
 from consilo.machine.files import write_atomic
 from consilo.yaml_text import to_yaml
 from flows.rehearsal.made_up_silos import write_made_up
+from flows.rehearsal.place import Place
 from flows.services.bundle_modules import local_modules
 from flows.services.federation import find_silos
 from silos.simulation.in_memory import write_made_up_root
@@ -52,12 +53,12 @@ class Rehearsed:
         return ModelJob.of(self.job).protocol.rounds
 
 
-def prepare(path: Path, home: Path, silos: Path | None, *, rounds: int | None) -> Rehearsed:
-    """Copy a job and its silos below ``home``; without silos, make some up.
+def prepare(path: Path, at: Place, silos: Path | None, *, rounds: int | None) -> Rehearsed:
+    """Copy a job and its silos into a rehearsal's place; without silos, make some up.
 
     Args:
         path: the job's file.
-        home: the coordinator's directory of the rehearsal.
+        at: where to.
         silos: folder of silo directories; None makes rows of the job's contract.
         rounds: of training; None keeps the job's, up to 6.
 
@@ -66,7 +67,7 @@ def prepare(path: Path, home: Path, silos: Path | None, *, rounds: int | None) -
         JobInvalid: where the job is not valid.
     """
     job = _short(Job.load(path), rounds)
-    place = home / "jobs"
+    place = at.jobs
     place.mkdir(mode=0o700, parents=True)
     for module in local_modules(job, path.parent):
         target = place / module.relative_to(path.parent)
@@ -79,7 +80,7 @@ def prepare(path: Path, home: Path, silos: Path | None, *, rounds: int | None) -
     job = job.changed(contract=contract.ref)
     file = place / path.name
     write_atomic(file, to_yaml(job.to_json()).encode())
-    folder = home / "silos"
+    folder = at.silos
     if silos is None:
         write_made_up(folder, job, contract, keys)
     else:

@@ -142,7 +142,7 @@ CATALOGUE: tuple[Fault, ...] = (
     _known("checkpoint-corrupted", "pipeline", "corrupt checkpoint", promise="refuses"),
     _known("contract-broken", "silo", "break contract"),
     _known("budget-exhausted", "silo", "exhaust budget"),
-    _known("two-schedules", "pipeline", "start twice", when="before", promise="survives"),
+    _known("two-schedules", "pipeline", "start twice", when="during round 1", promise="survives"),
     _known("cache-deleted", "silo", "wipe", lasts="at once", promise="survives"),
     _known("machine-lost", "coordinator", "lose machine", promise="survives"),
 )

@@ -6,23 +6,25 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from consilo.errors import ServiceFailed
-from consilo.machine.processes import Service, Supervisor
+from consilo.machine.processes import Service, Supervisor, listens, wait_healthy
 from consilo.machine.reaper import become_subreaper, descendants
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.transports.flower.bundle import bundle_hash
 from flows.rehearsal.copies import Rehearsed
 from flows.rehearsal.links import FAIR, Link, links
+from flows.rehearsal.place import Place
 from flows.services.federation import Addresses, job_bundle, rise
 from flows.services.health import presences
 from flows.services.launch import launch
 from flows.services.place import Say, settle_place, taken_down
+from flows.services.services import start_worker
 from flows.services.watch import Watch
 from silos.gate.bundles import approve
 
@@ -43,20 +45,27 @@ class Standing:
     """A federation that is up.
 
     Args:
-        home: the coordinator's directory.
+        place: where all of it is.
         rehearsed: the job, and the silos.
         supervisor: of its services.
         links: silo → its way to the SuperLink.
         watch: starts again what ended.
         say: told what happens.
+        before: the Python of an environment with the release before, if there is one.
     """
 
-    home: Path
+    place: Place
     rehearsed: Rehearsed
     supervisor: Supervisor
     links: Mapping[str, Link]
     watch: Watch
     say: Say
+    before: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """The coordinator's directory."""
+        return self.place.home
 
     def service(self, part: str, silo: str | None = None) -> Service:
         """Return the newest service of a part; of a silo its node."""
@@ -76,9 +85,14 @@ class Standing:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
-    def start_again(self, service: Service, **environment: str) -> Service:
-        """Start a service again that was held; the watch looks after it as before."""
-        again = self.supervisor.restart(service, **environment)
+    def start_again(self, service: Service, argv: Sequence[str] = ()) -> Service:
+        """Start a service again that was held; the watch looks after it as before.
+
+        Args:
+            service: which.
+            argv: its command from now on; empty keeps the one that it had.
+        """
+        again = self.supervisor.restart(service, argv=argv)
         again.lasting = True
         return again
 
@@ -129,6 +143,16 @@ class Standing:
             f"{self.home / 'logs'} and the silos' node.log"
         )
 
+    def await_listening(self, name: str) -> None:
+        """Wait until a service listens.
+
+        Raises:
+            ServiceFailed: where it does not in two and a half minutes.
+        """
+        service = [each for each in self.supervisor.services if each.name == name][-1]
+        host, port = service.address or ("", 0)
+        wait_healthy(service, lambda: listens(port, host), WHOLE_WITHIN_S)
+
     def orphans(self) -> int:
         """Return how many processes nobody owns that are left when those who end have had time."""
         deadline = time.monotonic() + ORPHANS_WITHIN_S
@@ -152,19 +176,24 @@ def _reap(pids: set[int]) -> None:
 
 
 @contextmanager
-def standing(home: Path, rehearsed: Rehearsed, say: Say) -> Iterator[Standing]:
+def standing(
+    at: Place, rehearsed: Rehearsed, say: Say, *, worker: bool, before: Path | None
+) -> Iterator[Standing]:
     """Bring a rehearsal's federation up for the block.
 
     Processes whose parents are killed become this process's, so that none gets out of sight.
 
     Args:
-        home: the coordinator's directory.
+        at: where all of it is.
         rehearsed: the job, and the silos.
         say: told what happens.
+        worker: whether what is deployed in Prefect is run, too.
+        before: the Python of an environment with the release before.
 
     Raises:
         ServiceFailed: where something does not come up.
     """
+    home = at.home
     become_subreaper()
     signer = load_or_create_signing_key(home / "keys" / "record.key")
     digest = bundle_hash(job_bundle(rehearsed.job, (rehearsed.file.parent,), signer))
@@ -184,9 +213,12 @@ def standing(home: Path, rehearsed: Rehearsed, say: Say) -> Iterator[Standing]:
             place=place,
             reached_at=lambda name: f"127.0.0.1:{ways[name].port}",
         ).wait()
-        watch = Watch(home, supervisor, say, prefect_api=Addresses.load(home).prefect_api)
+        api = Addresses.load(home).prefect_api
+        if worker:
+            start_worker(supervisor, home, api)
+        watch = Watch(home, supervisor, say, prefect_api=api)
         try:
-            yield Standing(home, rehearsed, supervisor, ways, watch, say)
+            yield Standing(at, rehearsed, supervisor, ways, watch, say, before)
         finally:
             for way in ways.values():
                 way.weather = FAIR
