@@ -55,7 +55,7 @@ def act(fault: Fault, there: Standing, silo: str) -> Undo:
     Raises:
         NotPossible: where it cannot be played here.
     """
-    return _ACTS[fault.what](fault, there, silo)
+    return ACTS[fault.what](fault, there, silo)
 
 
 def _kill(fault: Fault, there: Standing, silo: str) -> Undo:
@@ -309,7 +309,7 @@ def _start_twice(fault: Fault, there: Standing, silo: str) -> Undo:
     return undo
 
 
-_ACTS: Mapping[What, Callable[[Fault, Standing, str], Undo]] = {
+ACTS: Mapping[What, Callable[[Fault, Standing, str], Undo]] = {
     "kill": _kill,
     "stop": _stop,
     "slow": _slow,
@@ -327,3 +327,4 @@ _ACTS: Mapping[What, Callable[[Fault, Standing, str], Undo]] = {
     "release before": _release_before,
     "lose machine": _lose_machine,
 }
+"""What is done → what does it."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,16 +61,18 @@ class Link:
         return await asyncio.start_server(self._pass, "127.0.0.1", self.port)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._while_cut()
-        with contextlib.suppress(OSError):
+        # Python 3.11 reports a server's task that was cancelled as an error of its own.
+        with contextlib.suppress(OSError, asyncio.CancelledError), contextlib.closing(writer):
+            await self._while_cut()
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
-            ways = [self._pump(reader, back), self._pump(there, writer)]
-            tasks = [asyncio.ensure_future(way) for way in ways]
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                task.cancel()
-            back.close()
-        writer.close()
+            with contextlib.closing(back):
+                ways = [self._pump(reader, back), self._pump(there, writer)]
+                tasks = [asyncio.ensure_future(way) for way in ways]
+                try:
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in tasks:
+                        task.cancel()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -112,19 +114,21 @@ def links(silos: list[str], target: int) -> Iterator[dict[str, Link]]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="links", daemon=True)
     thread.start()
-    servers = [asyncio.run_coroutine_threadsafe(each.serve(), loop) for each in made.values()]
+    servers: list[asyncio.Server] = []
+    serving = [asyncio.run_coroutine_threadsafe(each.serve(), loop) for each in made.values()]
     try:
-        for each in servers:
-            each.result(10.0)
+        servers = [each.result(10.0) for each in serving]
         yield made
     finally:
-        asyncio.run_coroutine_threadsafe(_end(), loop).result(10.0)
+        asyncio.run_coroutine_threadsafe(_end(servers), loop).result(10.0)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10.0)
         loop.close()
 
 
-async def _end() -> None:
+async def _end(servers: Sequence[asyncio.Server]) -> None:
+    for server in servers:
+        server.close()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
