@@ -277,18 +277,25 @@ class Supervisor:
             wait_healthy(service, healthy, timeout_s)
         return service
 
-    def restart(self, service: Service) -> Service:
-        """Start a service again that ended, by the same command; the new one takes its place.
+    def restart(self, service: Service, *, argv: Sequence[str] = ()) -> Service:
+        """Start a service again that ended; the new one takes its place.
 
         What is left of it is ended first.
+
+        Args:
+            service: which.
+            argv: its command from now on; empty keeps the one that it had.
 
         Raises:
             ServiceFailed: where it cannot be started now; the ended one keeps its place.
         """
         service.stop(grace_s=1.0)
         _require_free(service.name, service.address)
-        process, stop_fd = _spawn(service.name, service.argv, service.log, service.env, service.cwd)
-        again = replace(service, process=process, _stop_fd=stop_fd, _lock=threading.Lock())
+        command = tuple(argv) or service.argv
+        process, stop_fd = _spawn(service.name, command, service.log, service.env, service.cwd)
+        again = replace(
+            service, argv=command, process=process, _stop_fd=stop_fd, _lock=threading.Lock()
+        )
         with self._lock:
             self._services = [again if each is service else each for each in self._services]
         return again

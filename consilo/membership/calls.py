@@ -156,3 +156,19 @@ def _said(
         "time": time,
         "nonce": nonce,
     }
+
+
+def is_distrust(cause: Exception) -> bool:
+    """Return whether a connection failed by what TLS makes of the other side.
+
+    A handshake that the other side broke off says nothing of its certificate: so does a proxy or a
+    gateway behind which nobody answers, and the next try may go through.
+
+    >>> import ssl
+    >>> is_distrust(ssl.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"))
+    True
+    >>> is_distrust(ssl.SSLError("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation"))
+    False
+    """
+    told = str(cause).lower()
+    return any(word in told for word in ("certificate", "ssl")) and "eof" not in told

@@ -14,6 +14,7 @@ from consilo.cli import group
 from consilo.errors import ConfigInvalid
 from flows.commands.bundle import sign_bundle
 from flows.commands.plan import job_plan
+from flows.commands.rehearse import job_rehearse
 from flows.commands.terminal import (
     AuthorsBundle,
     Directory,
@@ -25,6 +26,7 @@ from flows.commands.terminal import (
 job_app = group("Validate and run jobs.")
 job_app.command("plan")(job_plan)
 job_app.command("bundle")(sign_bundle)
+job_app.command("rehearse")(job_rehearse)
 
 
 @job_app.command()

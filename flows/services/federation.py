@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -153,6 +153,7 @@ def rise(
     *,
     say: Say,
     place: Reachable | None = None,
+    reached_at: Callable[[str], str] | None = None,
 ) -> Rising:
     """Start the services, then the silos, and return once Prefect answers.
 
@@ -165,6 +166,8 @@ def rise(
         silos: name → directory, of those that run on this machine.
         say: told what happens.
         place: where silos reach the coordinator; see `settle_place`.
+        reached_at: silo → host:port where its node finds the SuperLink; None has it find it where
+            it is.
 
     Raises:
         ServiceFailed: where something does not come up.
@@ -177,7 +180,7 @@ def rise(
     await_free(home, place, say)
     prefect = start_prefect(supervisor, home, port=place.prefect_port)
     mlflow = start_mlflow(supervisor, home, port=place.mlflow_port)
-    superlink, certificate = start_link(supervisor, home, silos, say, place)
+    superlink, certificate = start_link(supervisor, home, silos, say, place, reached_at)
     addresses = Addresses(
         superlink,
         certificate,
@@ -211,6 +214,7 @@ def start_link(
     silos: Mapping[str, Path],
     say: Say,
     place: Reachable | None = None,
+    reached_at: Callable[[str], str] | None = None,
 ) -> tuple[str, str]:
     """Start a SuperLink that knows this machine's silos; return its address and its CA.
 
@@ -224,7 +228,8 @@ def start_link(
     authority = load_or_create_authority(home / "keys", hosts=hosts)
     here = f"127.0.0.1:{place.port}" if place.host in ANY_HOST else f"{place.host}:{place.port}"
     for name, directory in silos.items():
-        enrol_here(home, directory, address=here, name=name)
+        found = here if reached_at is None else reached_at(name)
+        enrol_here(home, directory, address=found, name=name)
     link = start_superlink(
         supervisor, home / "superlink", authority, port=place.port, host=place.host
     )

@@ -36,6 +36,7 @@ from consilo.membership.calls import (
     NEW_KEY_PURPOSE,
     PREFIX,
     headers_of,
+    is_distrust,
     prove_node_key,
 )
 from consilo.membership.coordinator import LIST_PURPOSE, Coordinator
@@ -358,10 +359,9 @@ def _exchange(
         with httpx.Client(verify=context, trust_env=False, timeout=_TIMEOUT_S) as client:
             answer = client.request(method, url, content=body, headers=dict(headers))
     except httpx.TransportError as cause:
-        wrong = any(word in str(cause).lower() for word in ("certificate", "ssl"))
         hint = (
             "it is not the coordinator that this silo has pinned"
-            if wrong
+            if is_distrust(cause)
             else "is the coordinator up, and the address right?"
         )
         raise CoordinatorUnreachable(f"{address} cannot be reached ({cause}); {hint}") from None

@@ -1,19 +1,27 @@
 """A federation of real processes: TLS, node authentication, one folder and key per silo."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
+import httpx
 import psutil
 import pytest
 import yaml
+from flwr.common.constant import ErrorCode
 from flwr.proto.control_pb2 import StopRunRequest
-from flwr.proto.runtime_pb2 import PushTaskOutputRequest
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.runtime_pb2 import GetNodesRequest, GetNodesResponse, PushTaskOutputRequest
+from flwr.supercore.runtime import RuntimeHttpClient
 from isolated import interpreter
 
 from consilo.errors import (
@@ -32,9 +40,10 @@ from consilo.transports.flower.bundle import (
     keep_bundle,
     read_modules,
 )
+from consilo.transports.flower.calls import call, connect
 from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
-from consilo.transports.flower.transport import FlowerTransport
-from consilo.wire.parcel import Arrival, Parcel, Transport
+from consilo.transports.flower.transport import FlowerTransport, _Claimed, _Replies
+from consilo.wire.parcel import Arrival, Fault, Parcel, Transport
 from silos.gate.bundles import approve
 from silos.membership.enrol import enrol_here
 
@@ -349,6 +358,47 @@ def test_a_run_outlives_the_superlinks_database(federation: Federation) -> None:
         check(list(transport.exchange(sent, deadline_s=30)), sent)
 
 
+def test_silos_that_are_gone_after_an_absence_of_the_superlink_are_waited_for(
+    tmp_path: Path,
+) -> None:
+    # A SuperLink that died as a round was sent came back in 7 s; its silos' nodes were let in again
+    # after 20 s, Flower had taken them for gone meanwhile, and the run ended for want of a quorum.
+    authority = keys.load_or_create_authority(tmp_path / "tls")
+    link = FlowerTransport("127.0.0.1:1", authority.ca_certificate, PLAIN, tmp_path, None)
+    answers: list[list[str] | Exception] = []
+
+    def get_nodes(request: object) -> GetNodesResponse:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        nodes = [NodeInfo(node_id=int(name[-1]) + 1, name=name) for name in answer]
+        return GetNodesResponse(nodes=nodes)
+
+    link._claimed = _Claimed(1, SimpleNamespace(GetNodes=get_nodes, close=print), Mock())
+    answers[:] = [list(SILOS)]
+    assert link.online() == SILOS
+    answers[:] = [["silo0"]]
+    assert link.online() == ("silo0",)  # it was never away: who is gone is gone
+    answers[:] = [list(SILOS)]
+    link.online()
+    answers[:] = [httpx.ConnectError("refused"), ["silo0"], ["silo0"], list(SILOS)]
+    assert link.online() == SILOS
+
+    def fetched() -> object:
+        replies = _Replies({"silo1": "asked"})
+        head = SimpleNamespace(
+            has_error=lambda: True, error=SimpleNamespace(code=ErrorCode.NODE_UNAVAILABLE)
+        )
+        replies.arrived["asked"] = (head, None, b"", 0.0)
+        return link._fetch(link._ours, "asked", replies)[0]
+
+    answers[:] = [httpx.ConnectError("refused"), list(SILOS)]
+    link.online()
+    with pytest.raises(MessagesLost):
+        fetched()
+    assert fetched() == Fault("unreachable", "the silo's node has gone")  # asked again, it is
+
+
 @pytest.mark.federation
 def test_a_stranger_with_another_authority_is_not_trusted(
     federation: Federation, tmp_path: Path
@@ -424,3 +474,26 @@ def node_pid(federation: Federation, name: str) -> int:
     """Return the process id of the node itself: the guard's only direct child."""
     (child,) = psutil.Process(federation.nodes[name].pid).children()
     return child.pid
+
+
+def test_a_proxy_behind_which_nobody_answers_is_asked_again(tmp_path: Path) -> None:
+    # It takes the connection and breaks the handshake off: that read as a certificate that is not
+    # trusted, and a run behind such a proxy ended at the first restart of its SuperLink.
+    authority = keys.load_or_create_authority(tmp_path / "tls")
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        taken = []
+
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = proxy.accept()
+                    taken.append(connection.recv(1))
+                    connection.close()
+
+        threading.Thread(target=take, daemon=True).start()
+        address = f"127.0.0.1:{proxy.getsockname()[1]}"
+        client = connect(RuntimeHttpClient, address, authority.ca_certificate, component="flwr CLI")
+        with pytest.raises(CoordinatorUnreachable, match="nobody answers"):
+            call(client.GetNodes, GetNodesRequest(), address=address, retry_s=0.5)
+        assert len(taken) > 2
+        proxy.shutdown(socket.SHUT_RDWR)

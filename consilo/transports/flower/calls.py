@@ -13,7 +13,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from consilo.errors import CoordinatorUnreachable, RunCancelled, TransportError
-from consilo.membership.calls import OPERATOR_HEADER
+from consilo.membership.calls import OPERATOR_HEADER, is_distrust
 from consilo.membership.coordinator import TOKEN_FILE
 from consilo.transports.flower.version import require_flower
 
@@ -139,15 +139,11 @@ def _may_pass(cause: BaseException) -> bool:
     """Return whether a call that failed so may succeed a little later."""
     if isinstance(cause, httpx.HTTPStatusError):
         return cause.response.status_code in (502, 503, 504)
-    return isinstance(cause, httpx.TransportError) and not _is_tls(cause)
-
-
-def _is_tls(cause: Exception) -> bool:
-    return any(word in str(cause).lower() for word in ("certificate", "ssl"))
+    return isinstance(cause, httpx.TransportError) and not is_distrust(cause)
 
 
 def _unreachable(address: str, cause: Exception) -> str:
-    if _is_tls(cause):
+    if is_distrust(cause):
         return (
             f"the coordinator at {address} shows a certificate that we do not trust ({cause}); "
             "check that the CA certificate is the federation's"

@@ -7,9 +7,10 @@ keeps the task's heartbeat; messages go through the SuperLink's runtime API.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -80,6 +81,7 @@ _LOOK_S = 2.0  # every so often look past the door: Flower marks lost nodes only
 _RETRY_S = 600.0  # how long a run waits for a SuperLink that is away
 _SLOW_S = 5.0  # a call that takes so much longer than it may be held found no SuperLink at first
 _COME_BACK_S = 30.0  # after the SuperLink, the silos: their nodes try again within 10 s
+_SILOS_BACK_S = 60.0  # for so long after an absence a silo that is gone is gone because of it
 _DELIVERED_AT_ONCE = 4  # messages per call: the first silo does not wait for the last
 _TTL_MARGIN_S = 60.0
 _REPLY_GRACE_S = 60.0  # a reply that was announced before the deadline may take this long to fetch
@@ -114,7 +116,6 @@ class _Replies:
 
     def __init__(self, sent: Mapping[str, str]) -> None:
         self.out = set(sent.values())
-        self.was_away = False
         self.arrived: dict[str, tuple[Any, Any, bytes, float]] = {}
 
     def note(self, head: Any, tree: Any, record: bytes, at: float) -> None:
@@ -162,6 +163,8 @@ class FlowerTransport:
         self._home = home
         self._heartbeat: threading.Thread | None = None
         self._names: dict[str, int] = {}
+        self._there: frozenset[str] = frozenset()
+        self._back_at = -math.inf
 
     @classmethod
     def open(
@@ -277,12 +280,24 @@ class FlowerTransport:
         run = answer.run_dict.get(run_id)
         return run is not None and str(run.status.sub_status) == SubStatus.STOPPED
 
-    def _await_silos(self, wanted: set[str]) -> None:
+    def _await_silos(self, wanted: Set[str]) -> None:
         """Wait until silos that were there are there again, or had the time to be."""
         deadline = time.monotonic() + _COME_BACK_S
         while not wanted <= set(self._online()) and time.monotonic() < deadline:
             self._check()
             time.sleep(_HOLD_S / 2)
+
+    def _awaited(self, silos: frozenset[str]) -> bool:
+        """Return whether the SuperLink was away of late; if so, wait for these silos, once.
+
+        Their nodes found nobody meanwhile, and are on their way back; an answer to what was asked
+        before may never come.
+        """
+        if time.monotonic() - self._back_at > _SILOS_BACK_S:
+            return False
+        self._back_at = -math.inf
+        self._await_silos(silos)
+        return True
 
     def _alone(self, path: Path) -> contextlib.AbstractContextManager[object]:
         def check() -> bool:
@@ -342,10 +357,14 @@ class FlowerTransport:
 
         The names are those the coordinator registered the silos' public keys under.
         """
+        known = self._there
         try:
-            return tuple(sorted(self._online()))
+            found = self._online()
         except MessagesLost:  # it is open again; nothing of this question was under way
-            return tuple(sorted(self._online()))
+            found = self._online()
+        if known - set(found) and self._awaited(known):
+            found = self._online()
+        return tuple(sorted(found))
 
     def _online(self) -> dict[str, int]:
         ours = self._ours
@@ -354,6 +373,7 @@ class FlowerTransport:
         nodes = sorted(answer.nodes, key=lambda node: str(node.registered_at))
         names = {str(node.name): int(node.node_id) for node in nodes if node.name}
         self._names.update(names)
+        self._there = frozenset(names)
         return names
 
     def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
@@ -477,7 +497,7 @@ class FlowerTransport:
             at = time.monotonic()
             if at - now > _HOLD_S + _SLOW_S:
                 deadline += at - now + _COME_BACK_S
-                replies.was_away = True
+                self._back_at = at
             for proto, tree, record in found:
                 replies.note(message_from_proto(proto), tree, record, at)
             if left_s <= 0 and at >= deadline:
@@ -492,9 +512,8 @@ class FlowerTransport:
             return Fault("deadline", "no answer before the deadline"), time.monotonic()
         head, tree, record, at = replies.arrived.pop(message_id)
         if head.has_error():
-            if replies.was_away and head.error.code == ErrorCode.NODE_UNAVAILABLE:
-                # Its heartbeats found nobody, and Flower takes it for gone; it is on its way back.
-                self._await_silos(set(self._names))
+            if head.error.code == ErrorCode.NODE_UNAVAILABLE and self._awaited(self._there):
+                # Its heartbeats found nobody, and Flower took it for gone.
                 raise MessagesLost("the SuperLink was away, and what a silo was asked is lost")
             return _fault_of(head.error.code), at
         give_up_at = time.monotonic() + _REPLY_GRACE_S
@@ -579,8 +598,17 @@ class FlowerTransport:
             self._open_again(ours, cause)
 
     def _call(self, method: Any, request: Any) -> Any:
-        retry_s = _RETRY_S if self._claimed is not None else 0.0
-        return call(method, request, address=self._address, retry_s=retry_s, give_up=self._check)
+        retry_s, tries = _RETRY_S if self._claimed is not None else 0.0, 0
+
+        def try_again() -> None:
+            nonlocal tries
+            tries += 1
+            self._check()
+
+        answer = call(method, request, address=self._address, retry_s=retry_s, give_up=try_again)
+        if tries > 1:
+            self._back_at = time.monotonic()
+        return answer
 
 
 def _fault_of(code: int) -> Fault:

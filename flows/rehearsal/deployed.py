@@ -1,0 +1,110 @@
+"""Runs that Prefect's worker starts, as a schedule would have it."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from consilo.contracts.contract import SHIPPED
+from flows.registry import names
+from flows.rehearsal.faults import Fault
+from flows.rehearsal.standing import Standing
+from flows.services.federation import Addresses
+from flows.services.launch import can_go_on
+
+_BEGINS_WITHIN_S = 120.0
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+_NAME = "rehearsal"
+
+
+def by_worker(fault: Fault) -> bool:
+    """Return whether a fault is one of runs that a worker starts."""
+    return fault.part == "worker" or fault.what == "start twice"
+
+
+def run_deployed(
+    there: Standing, look: Callable[[], None], follow: Callable[[Path], None]
+) -> dict[str, Any]:
+    """Let the worker run the job and return its summary, with what a person says to go on with it.
+
+    Args:
+        there: the federation.
+        look: called several times a second.
+        follow: told where the run's record is.
+    """
+    flow_run, record = begin(there)
+    follow(record)
+    state = await_end(there, flow_run, look)
+    summary = {
+        "run_id": record.parent.name,
+        "status": "failed",
+        "reason": state["message"] or f"the flow run is {state['name']}",
+        "record": str(record),
+    }
+    if state["type"] == "COMPLETED":
+        degraded = state["name"] == "Degraded"
+        summary |= {"status": "degraded" if degraded else "complete", "reason": ""}
+    elif can_go_on(record):
+        summary["resume"] = "--resume"
+    return summary
+
+
+def begin(there: Standing) -> tuple[str, Path]:
+    """Start a run by the worker; return its flow run's id and where its record is.
+
+    Raises:
+        TimeoutError: where none has begun within two minutes.
+    """
+    runs = there.home / "runs"
+    known = {each.name for each in runs.iterdir()}
+    flow_run = submit(there)
+    deadline = time.monotonic() + _BEGINS_WITHIN_S
+    while time.monotonic() < deadline:
+        there.watch.look()
+        for each in sorted(runs.iterdir()):
+            if each.name not in known and (each / "record.jsonl").exists():
+                return flow_run, each / "record.jsonl"
+        time.sleep(0.1)
+    raise TimeoutError(f"the worker began no run within {_BEGINS_WITHIN_S:.0f} s")
+
+
+def submit(there: Standing) -> str:
+    """Ask Prefect for a run of the job by the worker; return the flow run's id."""
+    api = Addresses.load(there.home).prefect_api
+    flow = _ask(f"{api}/flows/", {"name": "pipeline"})["id"]
+    deployment = {
+        "name": _NAME,
+        "flow_id": flow,
+        "entrypoint": "flows/pipeline.py:pipeline",
+        "path": str(SHIPPED.parent),
+        "work_pool_name": names.POOL,
+        "work_queue_name": "default",
+        "enforce_parameter_schema": False,
+    }
+    made = _ask(f"{api}/deployments/", deployment)["id"]
+    parameters = {"job": str(there.rehearsed.file)}
+    asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    return str(_ask(f"{api}/deployments/{made}/create_flow_run", asked)["id"])
+
+
+def await_end(there: Standing, flow_run: str, look: Callable[[], None]) -> Mapping[str, Any]:
+    """Return the state in which a flow run ended."""
+    api = Addresses.load(there.home).prefect_api
+    while True:
+        there.watch.look()
+        look()
+        state: Mapping[str, Any] = _ask(f"{api}/flow_runs/{flow_run}")["state"]
+        if state["type"] in _FINAL:
+            return state
+        time.sleep(0.2)
+
+
+def _ask(url: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20.0) as answer:
+        return json.load(answer)

@@ -1,0 +1,105 @@
+"""One fault in one run: when it strikes, when its cause ends, when the run goes on after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.rehearsal.acts import NotPossible, Undo, act, nothing
+from flows.rehearsal.faults import Fault
+from flows.rehearsal.standing import Standing
+from flows.services.launch import following
+
+_PROGRESS = ("standardized", "matched", "round", "evaluated", "ending", "closed")
+"""Lines of a record that say that a run got further."""
+
+
+class Strike:
+    """A fault on its way.
+
+    Args:
+        fault: which.
+        there: the federation.
+        silo: whom it strikes, where it strikes a silo.
+        scale: by which its duration is multiplied.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        fault: Fault,
+        there: Standing,
+        silo: str,
+        *,
+        scale: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fault, self._there, self._silo = fault, there, silo
+        self._lasts_s = None if fault.lasts is None else fault.lasts * scale
+        self._clock = clock
+        self._record: Path | None = None
+        self._read = 0
+        self._undo: Undo | None = None
+        self._struck_at: float | None = None
+        self._over_at: float | None = None
+        self.went_on_after_s: float | None = None
+        self.not_possible = ""
+
+    @property
+    def has_struck(self) -> bool:
+        """Whether the fault was played."""
+        return self._struck_at is not None
+
+    def begin(self) -> None:
+        """Strike, where that is to be before the run."""
+        if self._fault.when == "before":
+            self._strike()
+
+    def follow(self, record: Path) -> None:
+        """Say where the run's record will be."""
+        self._record = record
+
+    def look(self) -> None:
+        """Strike, or end the cause, where it is time for it."""
+        if self._record is None:
+            return
+        entries, self._read = following(self._record, self._read)
+        rounds = [e["body"]["round"] for e in entries if e["kind"] == "round"]
+        if self._struck_at is None:
+            last = self._there.rehearsed.num_rounds
+            wanted = last if self._fault.round is None else self._fault.round - 1
+            begun = any(e["kind"] in ("standardized", "matched") for e in entries)
+            if any(number >= wanted for number in rounds) or (wanted == 0 and begun):
+                self._strike()
+            return
+        self._note_progress(any(each["kind"] in _PROGRESS for each in entries))
+        lasts_s = self._lasts_s
+        if lasts_s is not None and self._clock() >= self._struck_at + lasts_s:
+            self.end()
+
+    def end(self) -> None:
+        """End the cause, if it has not ended."""
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo()
+            self._over_at = self._clock()
+
+    def _strike(self) -> None:
+        self._struck_at = self._clock()
+        where = self._silo if self._fault.part == "silo" else self._fault.part
+        self._there.say(f"{self._fault.name}: {self._fault.what} {where}")
+        try:
+            undo = act(self._fault, self._there, self._silo)
+        except NotPossible as why:
+            self.not_possible = str(why)
+            return
+        if undo is nothing:
+            self._over_at = self._struck_at
+        else:
+            self._undo = undo
+
+    def _note_progress(self, is_further: bool) -> None:
+        since = self._struck_at if self._lasts_s is None else self._over_at
+        if is_further and since is not None and self.went_on_after_s is None:
+            self.went_on_after_s = self._clock() - since

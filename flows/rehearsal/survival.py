@@ -1,0 +1,113 @@
+"""What became of a run under a fault, and whether that is what the job promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from consilo.errors import RunFailed
+from consilo.jobs.job import Job
+from consilo.jobs.joint import JointJob
+from consilo.wire.parcel import not_connected
+from flows.rehearsal.faults import Fault
+
+Kind = Literal["horizontal", "vertical", "asynchronous"]
+NOT_POSSIBLE = "not possible here"
+_NO_REASON = ("ended without a result", "Traceback")
+
+
+@dataclass(frozen=True)
+class Survival:
+    """What became of one run under one fault.
+
+    Args:
+        fault: its name.
+        kind: horizontal, vertical or asynchronous.
+        part: what it struck; of a silo its name.
+        promise: survives or refuses: what the job's own quorum says of it.
+        status: complete, degraded or failed; ``not possible here``.
+        rounds_lost: in which not everybody was, or that were not done.
+        seconds: from the end of the cause, or where it has none from the strike, until the run got
+            further; None where it did not.
+        equal: whether model, figures and ε are those of the undisturbed run or, where a silo was
+            missing, of a run in which it is missing likewise; None where there is no result.
+        orphans: processes that nobody owns, 10 s after the run.
+        kept: whether the promise was kept; None where the fault was not played.
+        happened: in words.
+    """
+
+    fault: str
+    kind: Kind
+    part: str
+    promise: str
+    status: str
+    rounds_lost: int
+    seconds: float | None
+    equal: bool | None
+    orphans: int
+    kept: bool | None
+    happened: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def kind_of(job: Job) -> Kind:
+    """Return how silos take part in a job: by rows, by columns, or whenever they are ready."""
+    if isinstance(job, JointJob):
+        return "vertical"
+    return "asynchronous" if job.algorithm == "fedbuff" else "horizontal"
+
+
+def can_miss(job: Job, rows: Mapping[str, int], silo: str) -> bool:
+    """Return whether the job's quorum holds without a silo.
+
+    Args:
+        job: with its quorum.
+        rows: silo → how many it trains on.
+        silo: which is missing.
+    """
+    if isinstance(job, JointJob):
+        return False  # a turn goes over everybody's columns
+    there = [name for name in rows if name != silo]
+    missing = {silo: not_connected()}
+    try:
+        job.cohort_quorum.require(there, missing=missing, num_examples=rows, where="")
+    except RunFailed:
+        return False
+    return True
+
+
+def chosen_silo(job: Job, rows: Mapping[str, int]) -> str:
+    """Return a silo that the job's quorum can miss, if there is one; else one without labels."""
+    names = sorted(rows)
+    label = job.holders.label_silo if isinstance(job, JointJob) else ""
+    free = [name for name in names if can_miss(job, rows, name)]
+    return (free or [name for name in names if name != label] or names)[0]
+
+
+def promise_of(fault: Fault, job: Job, rows: Mapping[str, int], silo: str) -> str:
+    """Return what must come of a fault: ``survives`` or ``refuses``."""
+    if fault.promise != "by quorum":
+        return fault.promise
+    return "survives" if fault.part != "silo" or can_miss(job, rows, silo) else "refuses"
+
+
+def is_kept(promise: str, status: str, reason: str, *, equal: bool | None, orphans: int) -> bool:
+    """Return whether a run ended as it must: with the right result or, where it may, with a reason.
+
+    Args:
+        promise: survives or refuses.
+        status: of the run.
+        reason: of the run.
+        equal: whether its result is the right one.
+        orphans: processes that nobody owns.
+    """
+    if orphans:
+        return False
+    if status in ("complete", "degraded"):
+        return bool(equal)
+    knows_why = bool(reason) and not any(each in reason for each in _NO_REASON)
+    return promise == "refuses" and knows_why
