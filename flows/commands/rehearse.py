@@ -13,7 +13,7 @@ from flows.commands.terminal import JsonFlag, teller
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flows.rehearsal.rehearse import Survival
+    from flows.rehearsal.survival import Survival
 
 _QUICK = 0.1
 

@@ -16,6 +16,7 @@ import numpy as np
 from consilo.protocols import dispatch
 from consilo.protocols.dispatch import Elsewhere
 from consilo.wire.parcel import Answer
+from consilo.wire.payload import pack
 from silos.silo import answerer
 
 UPDATES = ("delta", "update", "updates", "gradient", "params", "sealed")
@@ -39,14 +40,11 @@ def exploding(
 def _lying(
     factor: float, silo_dir: Path, bundle_dir: Path | None, elsewhere: Elsewhere | None
 ) -> Answer:
-    honest = dispatch.pack
+    @functools.wraps(pack)
+    def poisoned(fields: Any) -> Any:
+        return pack({n: _times(v, factor) if n in UPDATES else v for n, v in fields.items()})
 
-    @functools.wraps(honest)
-    def pack(fields: Any) -> Any:
-        poisoned = {n: _times(v, factor) if n in UPDATES else v for n, v in fields.items()}
-        return honest(poisoned)
-
-    vars(dispatch)["pack"] = pack  # of this process, which answers one message and ends
+    vars(dispatch)["pack"] = poisoned  # of this process, which answers one message and ends
     return answerer(silo_dir, bundle_dir, elsewhere)
 
 
