@@ -39,7 +39,7 @@ def test_a_killed_run_is_gone_on_with(demo: KeptDemo) -> None:
     summary = json.loads(done.stdout)
     assert summary["status"] == "degraded", summary["reason"]  # the broken hospital is left out
     assert summary["run_id"] == run
-    assert f"round {len(before) + 1}:" in done.stderr
+    assert f"round {before[-1]['round'] + 1}:" in done.stderr
     api = summary["prefect"]["api_url"]
     tags = {"flow_runs": {"tags": {"all_": ["died"]}}}
     (died,) = httpx.post(f"{api}/flow_runs/filter", json=tags, timeout=10).json()
@@ -47,9 +47,12 @@ def test_a_killed_run_is_gone_on_with(demo: KeptDemo) -> None:
     assert summary["prefect"]["flow_run_id"] in died["state"]["message"]
     assert "round 1:" not in done.stderr
     assert verify(runs / run / "record.jsonl")["status"] == "degraded"
-    after = _rounds(runs / run)
-    assert [each["round"] for each in after] == [1, 2, 3, 4, 5, 6]
-    assert after[: len(before)] == before
+    # The last round before may have died before its checkpoint: done again, to the same model.
+    after = {each["round"]: each for each in _rounds(runs / run)}
+    assert list(after) == [1, 2, 3, 4, 5, 6]
+    assert [after[each["round"]] for each in before[:-1]] == before[:-1]
+    assert after[len(before)]["params"] == before[-1]["params"]
+    assert len(_rounds(runs / run)) - len(after) <= 1
     assert summary["silos"]["north"]["rounds"] == [1, 2, 3, 4, 5, 6]
     again = subprocess.run(
         [*asked, "--resume", run], capture_output=True, text=True, timeout=200, check=False
