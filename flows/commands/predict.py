@@ -134,7 +134,7 @@ def rows_of(
     from silos.rows.standardise import standardise
 
     source = source_at(data)
-    how = Mapping(contract=contract.ref) if mapping is None else Mapping.load(mapping, contract)
+    how = Mapping(contract=contract.ref) if mapping is None else Mapping.given(mapping, contract)
     columns = {name: contract.columns[name] for name in wanted}
     part = contract.model_copy(update={"columns": columns, "rules": TableRules()})
     there = source.columns()

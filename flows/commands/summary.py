@@ -14,6 +14,8 @@ from flows.commands import vertical_summary
 
 FEDERATED = "federated, all held-out rows"
 _TITLE = 31
+_MOST_CLASSES = 10
+"""Of more classes the terminal has no table."""
 _VERTICAL = ("vertical", "scoring")
 
 
@@ -28,6 +30,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         if title == FEDERATED:
             for beside, items in _besides(summary):
                 _print(console, beside, items)
+            if 0 < len(_by_class(metrics)) <= _MOST_CLASSES:
+                console.print(_classes(_by_class(metrics)))
     for line in vertical_summary.lines(summary) if is_vertical else ():
         console.print(line, soft_wrap=True, highlight=False)
     places = {
@@ -65,8 +69,26 @@ def _print(console: Console, title: str, items: Sequence[str]) -> None:
 def _figures(metrics: Mapping[str, float]) -> list[str]:
     """Return the figures as texts; of those of single classes only where they stand."""
     told = [f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name]
-    single = sum(1 for name in metrics if is_of_one_class(name))
-    return [*told, f"and {single} of single classes (--json)"] if single else told
+    many = len(_by_class(metrics)) > _MOST_CLASSES
+    return [*told, "those of single classes: --json"] if many else told
+
+
+def _by_class(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return class → its figures."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        if is_of_one_class(name):
+            figure, _, label = name.partition("/")
+            found.setdefault(label, {})[figure] = value
+    return found
+
+
+def _classes(figures: Mapping[str, Mapping[str, float]]) -> Table:
+    names = list(dict.fromkeys(name for each in figures.values() for name in each))
+    table = Table("class", *names)
+    for label, each in figures.items():
+        table.add_row(label, *(f"{each[name]:.4f}" if name in each else "" for name in names))
+    return table
 
 
 def _besides(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

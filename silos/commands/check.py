@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from silos.rows.explain import Explanation
+    pass
 
 
 def check(
@@ -58,38 +58,9 @@ def check(
         if consents is not None:
             print(f"{consents['consented']} of {consents['rows']} rows have consent for '{meant}'")
         for each in explanations:
-            _show(each, values=values)
+            print("\n".join(each.lines(values=values)))
         for line in told.lines():
             print(line)
         print(f"{silo.name}: {report.reason()}")
         print(f"full report: {silo.rows.page(asked, purpose=meant)}")
     raise typer.Exit(0 if report.passed else 1)
-
-
-def _show(explanation: Explanation, *, values: bool) -> None:
-    finding = explanation.finding
-    local = f" (local: {', '.join(explanation.local)})" if explanation.local else ""
-    print(f"{finding.severity} {finding.rule}: {finding.column or 'the table'}{local}")
-    print(f"  expected  {explanation.expected}")
-    if explanation.rows is not None:
-        noun = "row" if explanation.rows == 1 else "rows"
-        print(f"  broken by {explanation.rows} {noun}{_named(explanation)}")
-    if values:
-        for place in explanation.places:
-            where = f"row {place.row}" if place.key is None else f"key {place.key}"
-            print(f"    {where}{f' of {place.file}' if place.file else ''}: {place.value}")
-    print(f"  to do     {explanation.advice}")
-
-
-def _named(explanation: Explanation) -> str:
-    if not explanation.places:
-        return ""
-    by_file: dict[str | None, list[str]] = {}
-    for each in explanation.places:
-        by_file.setdefault(each.file, []).append(str(each.row) if each.key is None else each.key)
-    kind = "number" if explanation.places[0].key is None else "key"
-    told = [
-        f"{kind} {', '.join(each)}{f' of {file}' if file else ''}" for file, each in by_file.items()
-    ]
-    more = ", …" if explanation.rows and explanation.rows > len(explanation.places) else ""
-    return f": {'; '.join(told)}{more}"

@@ -35,3 +35,7 @@ def new(
     for key, path in written.items():
         print(f"{key:<10}{path}")
     print(f"next: read and mend them, then: consilo job validate {written['job']}")
+    print(
+        "and, once the mapping says 'confirmed: true', on parts of the same table: consilo job run "
+        f"{written['job']} --simulate 3 --data {csv} --mapping {written['mapping']}"
+    )

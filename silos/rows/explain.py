@@ -102,6 +102,39 @@ class Explanation:
     advice: str
     places: list[Place] = field(default_factory=list)
 
+    def lines(self, *, values: bool = False) -> Iterator[str]:
+        """Yield it for a person in the silo.
+
+        Args:
+            values: also what stands in the rows; for a terminal only.
+        """
+        finding = self.finding
+        local = f" (local: {', '.join(self.local)})" if self.local else ""
+        yield f"{finding.severity} {finding.rule}: {finding.column or 'the table'}{local}"
+        yield f"  expected  {self.expected}"
+        if self.rows is not None:
+            yield f"  broken by {self.rows} {'row' if self.rows == 1 else 'rows'}{self._named()}"
+        for place in self.places if values else ():
+            where = f"row {place.row}" if place.key is None else f"key {place.key}"
+            yield f"    {where}{f' of {place.file}' if place.file else ''}: {place.value}"
+        yield f"  to do     {self.advice}"
+
+    def _named(self) -> str:
+        if not self.places:
+            return ""
+        by_file: dict[str | None, list[str]] = {}
+        for each in self.places:
+            by_file.setdefault(each.file, []).append(
+                str(each.row) if each.key is None else each.key
+            )
+        kind = "number" if self.places[0].key is None else "key"
+        told = [
+            f"{kind} {', '.join(each)}{f' of {file}' if file else ''}"
+            for file, each in by_file.items()
+        ]
+        more = ", …" if self.rows and self.rows > len(self.places) else ""
+        return f": {'; '.join(told)}{more}"
+
     def to_json(self) -> dict[str, Any]:
         """Return it for ``--json``: no value of a row is in it."""
         return {

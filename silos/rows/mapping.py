@@ -87,6 +87,19 @@ class Mapping(Config):
         return mapping
 
     @classmethod
+    def given(cls, path: Path, contract: Contract) -> Self:
+        """Return the mapping of a YAML file that a person names beside rows of their own.
+
+        Raises:
+            MappingInvalid: with one finding per fault; also where it is a proposal still.
+        """
+        mapping = cls.parse(read_yaml(path, error=MappingInvalid), contract, where=str(path))
+        if not mapping.confirmed:
+            told = "confirmed: it is a proposal that nobody has confirmed; read it, and write true"
+            raise MappingInvalid(str(path), [told])
+        return mapping
+
+    @classmethod
     def parse(cls, value: Any, contract: Contract, *, where: str) -> Self:
         """Return parsed YAML as a mapping to ``contract``.
 

@@ -19,6 +19,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
+from consilo.contracts.report import CheckReport
 from consilo.errors import (
     ConfigInvalid,
     ContractInvalid,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 Engine: TypeAlias = Literal["processes", "ray", "inline"]
 
 _OPENER = "silos.simulation.simulated:open_cut"
+_MOST_EXPLAINED = 8
 _VERDICTS = Verdicts()
 """A notebook runs one job after the other over the same frames: they are checked once."""
 
@@ -201,7 +203,7 @@ def simulate_cut(
         whole, source = _whole(table, silos / "whole", tuple(modules), contract, mapping)
         report = whole.rows.check(contract)
         if not report.passed:
-            raise SchemaDrift(report.reason())
+            raise SchemaDrift(_explained(whole, contract, report))
         frame = whole.rows.frame(contract)
         parts = cut(_cut_by(partition, frame, source, contract), partition)
         place = silos / "cut"
@@ -301,7 +303,7 @@ def _whole(
             told = "the silo's directory has a mapping of its own; give its file with the rows'"
             raise ConfigInvalid(str(mapping), [told])
         return Silo.open(Path(table).resolve(), search_path=modules, knows_others=False), None
-    how = None if mapping is None else Mapped.load(mapping, contract)
+    how = None if mapping is None else Mapped.given(mapping, contract)
     place.mkdir(parents=True, mode=0o700)
     if mapping is not None:
         write_atomic(place / "mapping.yaml", mapping.read_bytes())
@@ -320,6 +322,17 @@ def _whole(
         verdicts=_VERDICTS,
     )
     return silo, source
+
+
+def _explained(whole: Silo, contract: Contract, report: CheckReport) -> str:
+    """Return why the table breaks its contract, for whoever has brought it: no value of a row."""
+    found = whole.rows.explain(contract, report)
+    lines = [f"  {line}" for each in found[:_MOST_EXPLAINED] for line in each.lines()]
+    more = len(found) - _MOST_EXPLAINED
+    lines += [f"  and {more} more rules"] if more > 0 else []
+    if any(each.finding.rule == "present" for each in found):
+        lines.append("a mapping says which column is which: --mapping FILE, in Python mapping=")
+    return "\n".join([f"the table {report.reason()}", *lines])
 
 
 def _cut_by(

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from consilo.errors import InvalidInput, Refused, SourceUnreadable
+from consilo.errors import InvalidInput, MappingInvalid, SchemaDrift, SourceUnreadable
 from consilo.horizontal.partition import Partition
 from flows.commands.predict import rows_of
 from silos import simulate_cut
@@ -138,8 +138,11 @@ def test_a_simulation_reads_what_a_silo_reads(tmp_path):
     assert mapped.metrics == plain.metrics
     assert cut(local, tmp_path / "mapping.yaml").metrics == plain.metrics
     (tmp_path / "mapping.yaml").write_text(yaml.safe_dump({**told, "confirmed": False}))
-    with pytest.raises(Refused, match="is a proposal"):
+    with pytest.raises(MappingInvalid, match="nobody has confirmed; read it, and write true"):
         cut(path, tmp_path / "mapping.yaml")
+    with pytest.raises(SchemaDrift, match="say which local column it is") as said:
+        cut(path)
+    assert "error present: age (local: age)" in str(said.value)
     (tmp_path / "silo.yaml").write_text("name: whole\n")
     with pytest.raises(InvalidInput, match="has a mapping of its own"):
         cut(tmp_path, tmp_path / "mapping.yaml")

@@ -280,10 +280,9 @@ def test_a_column_that_the_contract_ignores_may_be_mapped_and_is_not_made():
 
 
 def test_a_column_s_key_at_the_top_is_told_where_it_belongs():
-    with pytest.raises(MappingInvalid, match=r"negative: unknown key; .*'columns\.NAME\.negative'"):
-        Mapping.parse(
-            {"contract": "heart@1", "negative": "brackets"}, Contract.load("heart@1"), where="m"
-        )
+    heart = Contract.load("heart@1")
+    with pytest.raises(MappingInvalid, match=r"scale: unknown key; .*'columns\.NAME\.scale'"):
+        Mapping.parse({"contract": "heart@1", "scale": 2}, heart, where="m")
 
 
 def test_one_decimal_sign_is_that_of_all_columns_but_those_that_say_their_own():

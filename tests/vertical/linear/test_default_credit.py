@@ -69,32 +69,38 @@ def test_logistic_regression_over_both_is_that_of_the_joined_table(credit):
 
 
 @pytest.mark.slow
-def test_trees_over_both_are_those_of_the_joined_table(credit):
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("trees", "depth", "bins", "auc"), [(8, 4, 32, None), (30, 5, 64, 0.7811)], ids=["few", "docs"]
+)
+def test_trees_over_both_are_those_of_the_joined_table(credit, trees, depth, bins, auc):
     table, columns = credit
     hosts = vertical.silos_of(table, columns)
-    args = {"depth": 4, "max_bins": 32}
-    job = vertical.job_of("vertical_trees", columns, protocol={"rounds": 8}, args=args)
+    args = {"depth": depth, "max_bins": bins}
+    job = vertical.job_of("vertical_trees", columns, protocol={"rounds": trees}, args=args)
     metrics = vertical.driven(job, vertical.contract_of(columns), hosts)[0].metrics
+    if auc is not None:  # what docs/vertical.md tells
+        assert metrics["joined/roc_auc"] == pytest.approx(auc, abs=1e-3)
     names = {
         "joined": [name for held in columns.values() for name in held],
         "label_only": list(columns["bank"]),
     }
     folds = folds_of(len(table), 5)
     for way, held_columns in names.items():
-        codes, aucs = binned(np.float32(table[held_columns].to_numpy()), 32), []
+        codes, aucs = binned(np.float32(table[held_columns].to_numpy()), bins), []
         for fold in range(5):
             learnt, held = folds != fold, folds == fold
             model = HistGradientBoostingClassifier(
-                max_iter=8, max_depth=4, max_leaf_nodes=None, early_stopping=False
+                max_iter=trees, max_depth=depth, max_leaf_nodes=None, early_stopping=False
             ).fit(codes[learnt], table["y"][learnt])
             aucs.append(roc_auc_score(table["y"][held], model.decision_function(codes[held])))
         assert metrics[f"{way}/roc_auc"] == pytest.approx(np.mean(aucs), abs=1e-3)
     assert metrics["shuffled/roc_auc"] == pytest.approx(metrics["label_only/roc_auc"], abs=0.003)
-    codes = binned(np.float32(table[names["joined"]].to_numpy()), 32)
+    codes = binned(np.float32(table[names["joined"]].to_numpy()), bins)
     whole = HistGradientBoostingClassifier(
-        max_iter=8, max_depth=4, max_leaf_nodes=None, early_stopping=False
+        max_iter=trees, max_depth=depth, max_leaf_nodes=None, early_stopping=False
     ).fit(codes, table["y"])
-    kept = unpack(hosts["bank"].state["r", "models-32"])["value"]["scores"][0]
+    kept = unpack(hosts["bank"].state["r", f"models-{trees * depth}"])["value"]["scores"][0]
     assert roc_auc_score(table["y"], kept) == pytest.approx(
         roc_auc_score(table["y"], whole.decision_function(codes)), abs=1e-3
     )
