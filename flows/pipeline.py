@@ -19,6 +19,7 @@ from pydantic import Field
 
 from consilo.errors import ConsiloError
 from consilo.jobs.job import Job
+from consilo.runs.continued import extended
 from flows import analytics, vertical
 from flows.registry import names
 from flows.services.connection import home_directory, job_file
@@ -63,6 +64,7 @@ def pipeline(
     seed: Seed | None = None,
     wait_s: Seconds = 60.0,
     resume: str | None = None,
+    extend: str | None = None,
     bundle: str | None = None,
     home: str | None = None,
 ) -> Any:
@@ -76,6 +78,8 @@ def pipeline(
         seed: in place of the job's seed.
         wait_s: how long to wait for silos that are not connected yet, in seconds.
         resume: id of a run of this job whose process died: go on from its last checkpoint.
+        extend: id of a finished run of this job: go on from its last state as a new run, for
+            ``rounds`` more; ``epsilon`` is what both together may cost.
         bundle: what the author of the job's code has signed, as a path, or a path below home; it is
             carried as it is. Empty makes a bundle here, which the coordinator signs.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
@@ -83,13 +87,19 @@ def pipeline(
     try:
         place = home_directory(home)
         path = job_file(job, place)
-        asked = changed(Job.load(path), rounds=rounds, epsilon=epsilon, private=private, seed=seed)
+        asked: Job
+        if extend:
+            asked = extended(place / "runs", extend, rounds=rounds or 0, epsilon=epsilon)
+        else:
+            loaded = Job.load(path)
+            asked = changed(loaded, rounds=rounds, epsilon=epsilon, private=private, seed=seed)
         order = order_of(
             asked,
             home=place,
             search_path=(path.parent,),
             resume=resume or "",
             bundle=place / bundle if bundle else None,
+            job_file=path,
         )
         with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
             STAGES[asked.kind](session, wait_s)

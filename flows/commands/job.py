@@ -11,6 +11,7 @@ import typer
 from consilo.cli import group
 from consilo.errors import ConfigInvalid
 from flows.commands.bundle import sign_bundle
+from flows.commands.extend import job_extend
 from flows.commands.plan import job_plan
 from flows.commands.terminal import (
     AuthorsBundle,
@@ -24,6 +25,7 @@ from flows.commands.terminal import (
 job_app = group("Validate and run jobs.")
 job_app.command("plan")(job_plan)
 job_app.command("bundle")(sign_bundle)
+job_app.command("extend")(job_extend)
 
 
 @job_app.command()

@@ -15,6 +15,9 @@ from consilo.kernel.loop import Party
 from consilo.membership.members import Member
 from consilo.wire.parcel import Transport
 
+ORDERED_FROM = "job_file"
+"""In a run's directory: the path of the file that its job was read from."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -29,6 +32,7 @@ class Order:
         run_id: of the run that a pipeline opens, or goes on with.
         resume: whether that run has begun and its process died.
         bundle: that the author of the job's code has made; None makes one here.
+        job_file: where the job was read.
     """
 
     home: Path
@@ -39,6 +43,7 @@ class Order:
     run_id: str = ""
     resume: bool = False
     bundle: Path | None = None
+    job_file: Path | None = None
 
 
 @dataclass(frozen=True)
