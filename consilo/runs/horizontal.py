@@ -110,7 +110,7 @@ class Run(AnalyticsRun):
                 )
             if before is not None and _shapes(self.state) != _shapes(first):
                 raise IncompatibleJob(
-                    f"{self.job.earlier_runs[-1]}: its model has other parameters than the job's now"
+                    f"{self.job.earlier_runs[-1]}: its model has other parameters than the job has"
                 )
 
     @staticmethod
