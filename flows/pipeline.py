@@ -19,6 +19,7 @@ from pydantic import Field
 
 from consilo.errors import ConsiloError, JobInvalid
 from consilo.jobs.job import Job
+from consilo.runs.continued import extended
 from consilo.runs.folds import fold_job
 from flows import analytics, vertical
 from flows.registry import names
@@ -68,6 +69,7 @@ def pipeline(
     fold: Fold | None = None,
     wait_s: Seconds = 60.0,
     resume: str | None = None,
+    extend: str | None = None,
     bundle: str | None = None,
     home: str | None = None,
 ) -> Any:
@@ -84,6 +86,8 @@ def pipeline(
         fold: which part is held out, from 1.
         wait_s: how long to wait for silos that are not connected yet, in seconds.
         resume: id of a run of this job whose process died: go on from its last checkpoint.
+        extend: id of a finished run of this job: go on from its last state as a new run, for
+            ``rounds`` more; ``epsilon`` is what both together may cost.
         bundle: what the author of the job's code has signed, as a path, or a path below home; it is
             carried as it is. Empty makes a bundle here, which the coordinator signs.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
@@ -91,15 +95,21 @@ def pipeline(
     try:
         place = home_directory(home)
         path = job_file(job, place)
-        asked = changed(
-            Job.load(path),
-            rounds=rounds,
-            epsilon=epsilon,
-            private=private,
-            seed=seed,
-            folds=folds,
-            fold=fold,
-        )
+        asked: Job
+        if extend:
+            if folds or fold:
+                raise JobInvalid(path.name, ["'folds' and 'fold' are no part of an extension"])
+            asked = extended(place / "runs", extend, rounds=rounds or 0, epsilon=epsilon)
+        else:
+            asked = changed(
+                Job.load(path),
+                rounds=rounds,
+                epsilon=epsilon,
+                private=private,
+                seed=seed,
+                folds=folds,
+                fold=fold,
+            )
         order = order_of(
             asked,
             home=place,
@@ -107,6 +117,7 @@ def pipeline(
             resume=resume or "",
             bundle=place / bundle if bundle else None,
             registers=folds is None,
+            job_file=path,
         )
         with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
             STAGES[asked.kind](session, wait_s)

@@ -19,6 +19,7 @@ from prefect.states import Cancelled, Completed, Failed
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, RunCancelled, ServiceFailed, TransportError
 from consilo.jobs.job import Job
+from consilo.machine.files import write_atomic
 from consilo.record.run_record import new_run_id
 from consilo.runs.analytics import AnalyticsRun
 from consilo.runs.horizontal import Run
@@ -35,7 +36,7 @@ from flows.registry.model_lookup import with_model
 from flows.registry.registry import Registered
 from flows.registry.tracking import Ending, Tracker, run_tags
 from flows.services.connection import connect
-from flows.services.order import Connection, Order
+from flows.services.order import ORDERED_FROM, Connection, Order
 from flows.shown import close_died, flow_run, number_of, rename
 
 _called: ContextVar[str] = ContextVar("called", default="")
@@ -141,6 +142,8 @@ def opened(
     made = stages or way_of(order.job).run
     with watching(flow_run_id, order.cancelled), connect(order) as connection:
         run = _run(order, connection, made)
+        if order.job_file is not None:
+            write_atomic(run.directory / ORDERED_FROM, str(order.job_file).encode())
         tags = run_tags(
             run,
             bundle=connection.bundle,
@@ -221,6 +224,7 @@ def order_of(
     resume: str = "",
     bundle: Path | None = None,
     registers: bool = True,
+    job_file: Path | None = None,
 ) -> Order:
     """Return the order to run ``job`` on the federation in ``home``, or to go on with a run of it.
 
@@ -240,6 +244,7 @@ def order_of(
         resume=bool(resume),
         bundle=bundle,
         registers=registers,
+        job_file=job_file,
     )
 
 

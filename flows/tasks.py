@@ -139,6 +139,7 @@ def register(session: Session) -> dict[str, str]:
         params_digest=tree.digest(run.params),
         record_head=run.record.head,
     )
+    tags |= registry.continued_from(tracker.client, run.job)
     registry.label(tracker.client, session.model, tags)
     return session.model.to_json()
 

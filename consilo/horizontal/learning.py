@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from consilo.errors import BudgetExhausted, Refused, SchemaDrift
+from consilo.errors import BudgetExhausted, IncompatibleJob, Refused, SchemaDrift
 from consilo.horizontal.apart import GradientsApart, LearnerApart
 from consilo.horizontal.features import Encoding, Scale, class_names
 from consilo.horizontal.subjects import Subjects
@@ -24,6 +24,7 @@ from consilo.privacy.curve import Keep, afresh, keep_ahead, kept_spend
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.unit import plain
 from consilo.wire.params import Params
+from consilo.wire.payload import digest
 
 FIGURES = "gaussian_figures"
 """What the ledger calls an evaluation on held-out rows."""
@@ -148,6 +149,8 @@ def private_fit(
     units = len(data) if subjects is None else subjects.count
     plan = plan_of(job)
     rate, steps = plan.sample_rate(units), plan.num_steps(units)
+    if job.earlier_runs:
+        return _fit_prepaid(silo, learner, data, fingerprint, units, hooks, subjects)
     besides: list[HistoryRow] = []
     if privacy.statistics_epsilon is not None:
         booked = silo.account.reserved(silo.header.run_id)
@@ -179,8 +182,117 @@ def private_fit(
         privacy.delta,
         rounds=job.protocol.rounds - silo.header.round,
     )
+    hook = _hook(silo, sigma, rate, fingerprint, subjects)
+    report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
+    return report, {"epsilon": epsilon, "epsilon_bound": bound}
+
+
+def prepaid(
+    silo: SiloView, *, units: int, fingerprint: str
+) -> tuple[float, float, list[HistoryRow]]:
+    """Reserve, once, all rounds of a run that goes on with earlier ones; return its noise and cost.
+
+    The noise is such that these rounds, and all that the earlier runs have reserved in this silo's
+    ledger, together cost the job's ε at its δ.
+
+    Args:
+        silo: whose ledger; its job names the earlier runs.
+        units: training rows, or subjects where the job hides those.
+        fingerprint: of those rows; other rows are paid for anew.
+
+    Returns:
+        Noise multiplier, sampling rate, and the rows of the whole history.
+
+    Raises:
+        BudgetExhausted: where the data set's account, or the job's ε, cannot pay; nothing is
+            reserved then.
+    """
+    job, privacy = ModelJob.of(silo.job), silo.job.privacy
+    assert privacy is not None
+    spent = continued(silo)
+    plan = plan_of(job)
+    rate, steps = plan.sample_rate(units), plan.num_steps(units) * job.rounds_to_do
+    sigma = continued_noise(silo, rate=rate, steps=steps)
+    history = silo.reserve(
+        "dp_sgd",
+        sigma=sigma,
+        sample_rate=rate,
+        steps=steps,
+        rows=units,
+        fingerprint=fingerprint,
+        admit=lambda history: admit([*spent, *history], privacy, silo.kept_number),
+        step_id=_prepaid_id(silo),
+    )
+    return sigma, rate, [*spent, *history]
+
+
+def continued(silo: SiloView) -> list[HistoryRow]:
+    """Return what the runs that this one goes on with have reserved in this silo's ledger."""
+    runs = ModelJob.of(silo.job).earlier_runs
+    return [row for run in runs for _, row in silo.account.reserved(run)]
+
+
+def continued_noise(silo: SiloView, *, rate: float, steps: int) -> float:
+    """Return the noise multiplier of the rounds of a run that goes on with earlier ones.
+
+    Raises:
+        BudgetExhausted: where the earlier runs have cost what both may.
+    """
+    job, privacy = ModelJob.of(silo.job), silo.job.privacy
+    assert privacy is not None
+    besides = continued(silo)
+    if privacy.metrics_epsilon is not None:
+        besides.append((figures_noise(silo.kept_number, privacy), 1.0, 1))
+    try:
+        return training_noise(silo.kept_number, job, rate=rate, steps=steps, besides=besides)
+    except IncompatibleJob as cause:
+        raise BudgetExhausted(
+            f"the runs that this one goes on with leave nothing of ε {privacy.epsilon:g}, which is "
+            f"for all of them together: ask for more, or start a new run ({cause})"
+        ) from None
+
+
+def _prepaid_id(silo: SiloView) -> str:
+    return digest([silo.header.run_id, "continues", silo.name])[:32]
+
+
+def _fit_prepaid(
+    silo: SiloView,
+    learner: TorchLearner,
+    data: Arrays,
+    fingerprint: str,
+    units: int,
+    hooks: Sequence[FitHook],
+    subjects: Subjects | None,
+) -> tuple[FitReport, Mapping[str, float]]:
+    """Train a round that is paid for already; each round once, or it would not be."""
+    job, privacy = ModelJob.of(silo.job), silo.job.privacy
+    assert privacy is not None
+    if not job.first_round <= silo.header.round <= job.protocol.rounds:
+        raise Refused(
+            f"the job's rounds are {job.first_round} to {job.protocol.rounds}; asked for round "
+            f"{silo.header.round}",
+            code="order",
+        )
+    rounds = silo.state("prepaid", once_a_round=True)
+    rounds.before()
+    sigma, rate, history = prepaid(silo, units=units, fingerprint=fingerprint)
+    rounds.keep({})
+    epsilon, bound = run_epsilon(history, privacy, silo.kept_number)
+    hook = _hook(silo, sigma, rate, fingerprint, subjects)
+    plan = plan_of(job)
+    report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
+    silo.account.settle(_prepaid_id(silo))
+    return report, {"epsilon": epsilon, "epsilon_bound": bound}
+
+
+def _hook(
+    silo: SiloView, sigma: float, rate: float, fingerprint: str, subjects: Subjects | None
+) -> DPHook:
+    privacy = silo.job.privacy
+    assert privacy is not None
     most_rows = privacy.max_rows_per_subject or 1
-    hook = DPHook(
+    return DPHook(
         sigma=sigma,
         source=None if silo.apart is None else GradientsApart(silo.apart, most_rows),
         max_grad_norm=privacy.max_grad_norm,
@@ -189,8 +301,6 @@ def private_fit(
         subjects=None if subjects is None else subjects.codes,
         max_rows_per_subject=most_rows,
     )
-    report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
-    return report, {"epsilon": epsilon, "epsilon_bound": bound}
 
 
 def training_noise(

@@ -30,7 +30,7 @@ import torch
 from consilo.horizontal.apart import LearnerApart
 from consilo.horizontal.dataset import Rows
 from consilo.horizontal.features import target_ends
-from consilo.horizontal.learning import FIGURES, admit, figures_noise
+from consilo.horizontal.learning import FIGURES, admit, continued, figures_noise
 from consilo.kernel.verbs import Disclosure
 from consilo.kernel.view import SiloView
 from consilo.learners.torch_learner import Arrays, TorchLearner
@@ -85,7 +85,7 @@ def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[
         steps=1,
         rows=rows.num_test,
         fingerprint=mark.hexdigest(),
-        admit=lambda history: admit(history, privacy),
+        admit=lambda history: admit([*continued(silo), *history], privacy),
     )
     sums = clipped_sums(silo, learner, rows.test, weights, num_units=rows.num_test)
     tally = noisy_tally(sums, bounds, rows.num_test, sigma, silo.noise(mark.hexdigest()))
@@ -213,7 +213,7 @@ def judged_if_replaced(
         steps=1,
         rows=len(targets),
         fingerprint=mark,
-        admit=lambda history: admit(history, privacy),
+        admit=lambda history: admit([*continued(silo), *history], privacy),
     )
     stream = silo.noise(mark)
     return metrics_of(noisy_tally(sums, bounds, len(targets), sigma, stream, reach=2.0))

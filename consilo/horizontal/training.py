@@ -114,6 +114,7 @@ TRAINING = (
     "local*",
     "reduce*",
     "protocol.rounds",
+    "continues*",
 )
 """What training over silos with the same columns reads of a job, whatever the algorithm."""
 

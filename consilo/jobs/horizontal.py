@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from consilo.config import Config
+from consilo.finding_words import Form
 from consilo.jobs.model_job import ModelJob
+
+JobRunName = Annotated[str, Form("[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", "a run's name")]
+
+
+class Continues(Config):
+    """Which run a job goes on with; ``consilo job extend`` writes it."""
+
+    runs: tuple[JobRunName, ...] = Field(
+        min_length=1,
+        max_length=100,
+        description="the runs whose training this is the rest of, in their order",
+    )
+    rounds: int = Field(ge=1, description="how many rounds they have done together")
+    record: Annotated[str, Form("[0-9a-f]{64}", "a SHA-256 in 64 hexadecimal digits")] = Field(
+        description="hash of the closing line of the last one's record"
+    )
 
 
 class Horizontal(ModelJob):
@@ -15,7 +33,38 @@ class Horizontal(ModelJob):
     kind: Literal["horizontal"] = Field(
         "horizontal", description="silos hold the same columns of different people"
     )
+    continues: Continues | None = Field(
+        None,
+        description="the run that this one is the rest of: it goes on from that one's last model, "
+        "and privacy.epsilon is what both cost together; 'consilo job extend' writes it",
+    )
     kind_since: ClassVar[int] = 1
+
+    @property
+    def earlier_runs(self) -> tuple[str, ...]:
+        """What ``continues.runs`` says."""
+        return () if self.continues is None else self.continues.runs
+
+    @property
+    def first_round(self) -> int:
+        """The round after those that are done."""
+        return 1 if self.continues is None else self.continues.rounds + 1
+
+    @model_validator(mode="after")
+    def _goes_on_for_some_rounds(self) -> Self:
+        done = self.first_round - 1
+        if done >= self.protocol.rounds:
+            raise ValueError(
+                f"continues.rounds: {done} rounds are done, and protocol.rounds, which counts them "
+                f"too, is {self.protocol.rounds}: nothing is left to train"
+            )
+        privacy = self.privacy
+        if done and privacy is not None and self.features.standardize == "silo":
+            raise ValueError(
+                "continues: with privacy, 'features.standardize: silo' asks for each silo's scale "
+                "once a run, which would be another one and be paid again; start a new run"
+            )
+        return self
 
     def young_keys(self) -> dict[str, int]:
         """Return what needs a younger silo: one that does not know it learns an unscaled target."""

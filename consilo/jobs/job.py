@@ -375,6 +375,7 @@ _YOUNG = (
     ("reduce", "args", 3),
     ("quorum", "on_loss", 3),
     ("quorum", "for", 3),
+    ("", "continues", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""
 _YOUNG_VALUES = (("reduce", "rule", 3), ("privacy", "unit", 3))

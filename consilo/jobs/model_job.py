@@ -57,6 +57,21 @@ class ModelJob(TableJob):
         return self.model
 
     @property
+    def earlier_runs(self) -> tuple[str, ...]:
+        """The runs that this one goes on with, in their order; none where it begins anew."""
+        return ()
+
+    @property
+    def first_round(self) -> int:
+        """The number of its first round: above 1 where it goes on with another run."""
+        return 1
+
+    @property
+    def rounds_to_do(self) -> int:
+        """How many rounds a run does by itself."""
+        return self.protocol.rounds + 1 - self.first_round
+
+    @property
     def algorithm(self) -> str:
         """The name of the protocol that trains, or scores."""
         return self.protocol.name

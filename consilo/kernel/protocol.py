@@ -59,6 +59,10 @@ class Protocol(Generic[StateT]):
 
     needs_vectors = False
     """True where the coordinator half looks at single silos' vectors, not only at their sum."""
+    may_continue: ClassVar[bool] = False
+    """True where a new run may go on with a finished one: silos keep nothing from round to round
+    that they would lack, since the end of a run erases it. Said by whoever writes a protocol;
+    Consilo's own horizontal ones keep nothing."""
     keyed_by_run: ClassVar[bool] = False
     """True where code of a bundle needs the same secret in each step of a run: networks that start
     alike. Elsewhere a worker gets a secret of its step."""

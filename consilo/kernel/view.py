@@ -191,14 +191,18 @@ class SiloView:
         """Erase what is kept under ``name``."""
         self.host.run_state.forget(self.header.run_id, name)
 
-    def state(self, name: str) -> StepState:
+    def state(self, name: str, *, once_a_round: bool = False) -> StepState:
         """Return what this silo carries from step to step of this run under ``name``.
+
+        With ``once_a_round`` a round's first question is the only one that may keep something.
 
         This step sees what the silo's step before left, however often it is asked; what it keeps is
         seen by the next one. It never leaves the silo, and goes when the run ends.
         """
         place = (self.header.round, int(self.header.scope.split("/")[1]))
-        return StepState(self, name, place=place, mark=self.header.step_id)
+        if once_a_round:
+            place = (self.header.round, 0)
+        return StepState(self, name, place=place, mark=self.header.step_id, once=once_a_round)
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Return this step's public generator: from (job seed, step, silo, purpose)."""
@@ -245,6 +249,7 @@ class SiloView:
         fingerprint: str,
         ahead: int = 0,
         admit: Admit = lambda history: None,
+        step_id: str = "",
     ) -> list[HistoryRow]:
         """Reserve this step's privacy cost before a row is used; return the run's history with it.
 
@@ -257,6 +262,7 @@ class SiloView:
             fingerprint: of those rows; the ledger keeps a keyed hash of it.
             ahead: like steps that the run will ask for later.
             admit: what the run itself allows, given the history.
+            step_id: names what is paid for; this step, unless said.
 
         Raises:
             BudgetExhausted: where the data set's budget or the run cannot pay.
@@ -267,7 +273,7 @@ class SiloView:
         key = self.secrets.secret(self.header.run_id)
         charge = Charge(
             self.header.run_id,
-            self.header.step_id,
+            step_id or self.header.step_id,
             named(hmac.digest(key, b"ledger/" + terms.encode(), "sha256")[:16].hex(), unit),
             mechanism,
             sigma,

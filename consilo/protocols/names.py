@@ -24,6 +24,7 @@ NAMES = {
     "contract_check": "consilo.protocols.contract_check:ContractCheck",
     "statistics": "consilo.horizontal.statistics:Statistics",
     "evaluation": "consilo.horizontal.evaluation:Evaluation",
+    "continuation": "consilo.protocols.continuation:Continuation",
     "brief": "consilo.kernel.brief:Brief",
     "conclude": "consilo.protocols.conclude:Conclude",
     "quote": "consilo.runs.quote:Quote",

@@ -55,13 +55,16 @@ def traces_of(silo: str, runs: Path) -> Traces:
     """Return where a silo's updates went, from the records of all runs.
 
     A silo counts for a model where at least one of its rounds used the silo's update, also where it
-    dropped out later.
+    dropped out later, or where that was in a run that the model's run went on with.
 
     Args:
         silo: its name.
         runs: the folder of the coordinator's runs.
     """
-    found, unreadable = [], []
+    found: list[ModelVersion] = []
+    unreadable: list[str] = []
+    used: dict[str, dict[int, int]] = {}  # run → round → the silo's rows in it
+    ends: dict[str, tuple[list[str], Any]] = {}  # run → all runs of its training, its model
     for path in sorted(runs.glob("*/record.jsonl")):
         try:
             record.verify(path)
@@ -72,11 +75,18 @@ def traces_of(silo: str, runs: Path) -> Traces:
         model = next((e["body"].get("model") for e in entries if e["kind"] == "model"), None)
         # A round that was done again is told again, and counts as it was told last.
         rounds = {e["body"]["round"]: e["body"]["silos"] for e in entries if e["kind"] == "round"}
-        used = [silos[silo] for silos in rounds.values() if silo in silos]
-        if model and used:
-            rows = max(int(each["num_examples"]) for each in used)
-            run_id = str(entries[0]["body"]["run_id"])
-            found.append(
-                ModelVersion(model["name"], str(model["version"]), run_id, len(used), rows)
-            )
+        opened = entries[0]["body"]
+        run_id = str(opened["run_id"])
+        used[run_id] = {
+            number: int(silos[silo]["num_examples"])
+            for number, silos in rounds.items()
+            if silo in silos
+        }
+        before = ((opened.get("job") or {}).get("continues") or {}).get("runs", ())
+        ends[run_id] = ([*before, run_id], model)
+    for run_id, (runs_of_it, model) in ends.items():
+        part = {n: r for each in runs_of_it for n, r in used.get(each, {}).items()}
+        if model and part:
+            name, version = model["name"], str(model["version"])
+            found.append(ModelVersion(name, version, run_id, len(part), max(part.values())))
     return Traces(tuple(found), tuple(unreadable))

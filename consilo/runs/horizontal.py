@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, IncompatibleJob, RunFailed
 from consilo.horizontal.evaluation import Evaluated, Evaluation
@@ -20,14 +22,19 @@ from consilo.horizontal.scaling import scale_of_target
 from consilo.horizontal.statistics import Summary
 from consilo.horizontal.training import TrainState
 from consilo.jobs.causes import REFUSALS
+from consilo.jobs.horizontal import Horizontal
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel.loop import Exchange
+from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Checkpoint, Publish
 from consilo.learners.torch_learner import TorchLearner
 from consilo.metrics.figures import called
 from consilo.models.folder import Scored
+from consilo.protocols.continuation import Continuation
+from consilo.protocols.names import name_of
 from consilo.runs.analytics import AnalyticsRun
+from consilo.runs.continued import Stood, require_continuable, stood
 from consilo.runs.forecast import Forecast, forecast, link_rates, probe, traffic
 from consilo.runs.outcome import RunResult, RunStatus
 from consilo.runs.plan import first_state, passes_of, plan
@@ -69,6 +76,7 @@ class Run(AnalyticsRun):
         **settings: Any,
     ) -> None:
         made = plan(job, contract, job.asked(silos), search_path)
+        before = self._before(job, contract, made.protocol, **settings)
         super().__init__(
             job,
             contract,
@@ -87,15 +95,62 @@ class Run(AnalyticsRun):
         self.evaluated: Evaluated | None = None
         self.state: TrainState | None = None
         self._training: Generator[Checkpoint, None, TrainState] | None = None
-        stood = self._read_checkpoint() if settings.get("resume") else None
-        if stood is not None:
+        found = self._read_checkpoint() if settings.get("resume") else None
+        if before is not None:
+            self._talk.fed.num_examples.update(before.num_examples)
+            if found is None:
+                found = before.state.to_payload()
+        if found is not None:
             first = self._first_state(None)  # for the parts of the model that are not trained
-            self.state = TrainState.from_payload(stood)
+            self.state = TrainState.from_payload(found)
             if self.state.buffers.keys() != first.buffers.keys():
                 raise IncompatibleJob(
                     "the run to go on with was begun by a release that let the model's buffers "
                     f"({', '.join(first.buffers)}) pass through the server's optimiser; start anew"
                 )
+            if before is not None and _shapes(self.state) != _shapes(first):
+                raise IncompatibleJob(
+                    f"{self.job.earlier_runs[-1]}: its model has other parameters than the job has"
+                )
+
+    @staticmethod
+    def _before(
+        job: Job,
+        contract: Contract,
+        protocol: Protocol[Any],
+        *,
+        directory: Path,
+        key: Ed25519PrivateKey,
+        **_: Any,
+    ) -> Stood | None:
+        """Return where the run stood that this one goes on with; None where it begins anew."""
+        if not isinstance(job, Horizontal) or job.continues is None:
+            return None
+        require_continuable(job.protocol.name, protocol)
+        public = key.public_key().public_bytes_raw()
+        return stood(job, contract.digest, directory.parent, public)
+
+    def admit(self) -> tuple[str, ...]:
+        """Admit silos as `Stages.admit` does; a private run that goes on pays for all its rounds.
+
+        Raises:
+            RunFailed: where too few are left that keep the contract and can pay.
+        """
+        admitted = super().admit()
+        if not Continuation.serves(self.job):
+            return admitted
+        costs = self.patience.hold(self._reserved)
+        self.record.add("reserved", runs=list(self.job.earlier_runs), silos=costs)
+        self._talk.note_replies()
+        self._plan_without()
+        return self._talk.fed.silos
+
+    def _reserved(self) -> dict[str, dict[str, float]]:
+        self._require_here()
+        costs: dict[str, dict[str, float]] = self._talk.ask(
+            name_of(Continuation), Continuation(self.state)
+        )
+        return costs
 
     @property
     def job(self) -> ModelJob:
@@ -333,7 +388,8 @@ class Run(AnalyticsRun):
 
     def _settle(self) -> None:
         """Work out each silo's status from the rounds whose reports count it."""
-        last = len(self.rounds)
+        begun = self.job.first_round - 1
+        last = begun + len(self.rounds)
         only_asked = not any(each.round for each in self.exchanges)
         faulty: dict[str, list[Exchange]] = {}
         for each in self.exchanges:
@@ -351,7 +407,9 @@ class Run(AnalyticsRun):
                         outcome, status="answered", reason="", num_examples=count
                     )
                 elif outcome.status == "dropped" and outcome.contract == "passed":
-                    ended = "not connected" if last else "the run ended before its first round"
+                    ended = (
+                        "not connected" if self.rounds else "the run ended before its first round"
+                    )
                     if any(name in r.get("not_asked", ()) for r in self.rounds):
                         ended = "the protocol never chose it"
                     out = self._standing(name)
@@ -362,7 +420,7 @@ class Run(AnalyticsRun):
             newest, first = mine[-1]["silos"][name], mine[0]["silos"][name]
             # A protocol may choose whom it asks; who was not chosen has missed nothing.
             spared = {r["round"] for r in self.rounds if name in r.get("not_asked", ())}
-            missed = [n for n in range(1, last + 1) if n not in took and n not in spared]
+            missed = [n for n in range(begun + 1, last + 1) if n not in took and n not in spared]
             absences = [f"round {_ranges(missed)}"] if missed else []
             if self.summary is not None and name not in self.summary.rows:
                 absences.insert(0, "the statistics")
@@ -378,7 +436,7 @@ class Run(AnalyticsRun):
                 num_examples=newest["num_examples"],
                 epsilon=newest["epsilon"],
                 epsilon_bound=newest["epsilon_bound"],
-                metrics_before=first["metrics"] if took[0] == 1 else {},
+                metrics_before=first["metrics"] if took[0] == begun + 1 else {},
             )
 
 
@@ -439,6 +497,10 @@ def _noisy(evaluated: Evaluated) -> str:
         more = f"left out as mostly noise: {', '.join(left_out)}; more held-out rows tell more"
         note = f"{note}; {more}" if note else f"figures {more}"
     return note
+
+
+def _shapes(state: TrainState) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in {**state.params, **state.buffers}.items()}
 
 
 def run_all(run: Run, *, wait_s: float = 0.0, say: Say = silent) -> RunResult:

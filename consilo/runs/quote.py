@@ -16,6 +16,8 @@ from consilo.errors import BudgetExhausted, RunFailed
 from consilo.horizontal.dataset import training_rows
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import (
+    continued,
+    continued_noise,
     figures_noise,
     plan_of,
     run_epsilon,
@@ -146,7 +148,7 @@ class Quote(Protocol[None]):
         account: dict[str, Any] = {}
         cost: dict[str, float] = {}
         if job.privacy is not None:
-            cost = _cost(job, price)
+            cost = _cost(job, [*continued(silo), *price])
             part = job.part(silo.contract, silo.name)
             standing = silo.account.quote(silo.rows.dataset(part), price, job.privacy.unit)
             account = _as_arrays(standing)
@@ -176,6 +178,13 @@ def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
     """
     job, privacy = ModelJob.of(silo.job), silo.job.privacy
     assert privacy is not None
+    plan = plan_of(job)
+    rate, steps = plan.sample_rate(rows), plan.num_steps(rows) * job.rounds_to_do
+    if job.earlier_runs:
+        price: list[HistoryRow] = [(continued_noise(silo, rate=rate, steps=steps), rate, steps)]
+        if privacy.metrics_epsilon is not None:
+            price.insert(0, (figures_noise(silo.kept_number, privacy), 1.0, 1))
+        return price
     history: list[HistoryRow] = []
     if privacy.statistics_epsilon is not None:
         # Class counts and moments are one question; a scale that stays in the silo is another.
@@ -183,8 +192,6 @@ def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
         history.append((statistics_noise(silo.kept_number, privacy), 1.0, questions))
     if privacy.metrics_epsilon is not None:
         history.append((figures_noise(silo.kept_number, privacy), 1.0, 1))
-    plan = plan_of(job)
-    rate, steps = plan.sample_rate(rows), plan.num_steps(rows) * job.protocol.rounds
     sigma = training_noise(silo.kept_number, job, rate=rate, steps=steps, besides=history)
     return [*history, (sigma, rate, steps)]
 

@@ -217,6 +217,20 @@ def model_tags(
     }
 
 
+def continued_from(client: MlflowClient, job: ModelJob) -> dict[str, str]:
+    """Return the tag that says from which run, and which version, a model was trained further."""
+    if not job.earlier_runs:
+        return {}
+    run_id = job.earlier_runs[-1]
+    versions = [
+        str(each.version)
+        for each in client.search_model_versions(f"name = '{job.name}'")
+        if names.tag(each.tags, names.TAG_RUN) == run_id
+    ]
+    named = f", version {versions[0]}" if versions else ", which registered no model"
+    return {names.TAG_CONTINUES: run_id + named}
+
+
 def signature(scored: Scored, example: pd.DataFrame) -> ModelSignature:
     """Return the model's signature: the columns in the order of its inputs in, predictions out.
 

@@ -154,10 +154,15 @@ def launch(supervisor: Supervisor, home: Path, job: Job, parameters: Mapping[str
 
 def _command(home: Path, parameters: Mapping[str, Any]) -> str:
     """Return how a person starts a pipeline with these parameters."""
-    options = {"--dir": home, **{f"--{n}": parameters.get(n) for n in ("rounds", "folds", "fold")}}
-    options |= {"--bundle": parameters.get("bundle"), "--resume": parameters["resume"]}
+    named = ("rounds", "epsilon", "folds", "fold", "bundle")
+    options = {"--dir": home, **{f"--{n}": parameters.get(n) for n in named}}
+    options |= {"--resume": parameters["resume"]}
+    what = ["run", str(parameters["job"])]
+    if "extend" in parameters:
+        what = ["extend", str(parameters["extend"])]
+        options["--job"] = parameters["job"]
     said = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
-    return shlex.join(["consilo", "job", "run", str(parameters["job"]), *said])
+    return shlex.join(["consilo", "job", *what, *said])
 
 
 def _line(entry: Mapping[str, Any]) -> str:

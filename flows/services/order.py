@@ -15,6 +15,9 @@ from consilo.kernel.loop import Party
 from consilo.membership.members import Member
 from consilo.wire.parcel import Transport
 
+ORDERED_FROM = "job_file"
+"""In a run's directory: the path of the file that its job was read from."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -30,6 +33,7 @@ class Order:
         resume: whether that run has begun and its process died.
         bundle: that the author of the job's code has made; None makes one here.
         registers: whether the model becomes a version of the registry.
+        job_file: where the job was read.
     """
 
     home: Path
@@ -41,6 +45,7 @@ class Order:
     resume: bool = False
     bundle: Path | None = None
     registers: bool = True
+    job_file: Path | None = None
 
 
 @dataclass(frozen=True)

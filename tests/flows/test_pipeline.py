@@ -26,6 +26,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.states import Failed, Running, State
 
 from consilo.record import run_record as record
+from consilo.record.traces import traces_of
 from flows.pipeline import pipeline
 from flows.registry import names
 from flows.registry.tracking import Tracker
@@ -291,6 +292,30 @@ def test_an_outage_that_lasts_fails_the_run(federation):
     assert again.summary["status"] == "complete", again.summary["reason"]
     assert again.run_id == ended.run_id  # of MLflow
     assert flow_run_of(ended.flow_run_id).state.is_failed()
+
+
+def test_a_run_is_extended_as_a_new_one_that_leads_back_to_it(federation):
+    first = run(federation)
+    assert first.summary["status"] == "complete", first.summary["reason"]
+    run_id = first.summary["run_id"]
+    ended = run(federation, extend=run_id, rounds=1, epsilon=10.0)
+    assert ended.summary["status"] == "complete", ended.summary["reason"]
+    assert ended.summary["run_id"] != run_id
+    assert ended.run_id != first.run_id  # of MLflow
+    assert ended.flow_run_id != first.flow_run_id
+    assert ended.summary["silos"]["anna"]["rounds"] == [3]
+    model = ended.summary["model"]
+    found = ended.client.get_model_version(model["name"], model["version"])
+    assert (
+        found.tags[names.TAG_CONTINUES] == f"{run_id}, version {first.summary['model']['version']}"
+    )
+    assert 8.0 < float(found.tags[names.TAG_EPSILON]) <= 10.0
+    traces = traces_of("anna", federation.home / "runs").models
+    assert [each.rounds for each in traces] == [2, 3]
+    history = ended.client.get_metric_history(ended.run_id, names.ROUND_SILOS)
+    assert [each.step for each in history] == [3]
+    beside = federation.home / "runs" / run_id / "job_file"
+    assert beside.read_text() == str(federation.job.resolve())
 
 
 def test_a_job_that_cannot_begin_fails_with_its_reason_and_no_traceback(federation, capfd):
