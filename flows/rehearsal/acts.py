@@ -15,7 +15,7 @@ from typing import Any
 
 from consilo.config import read_yaml
 from consilo.machine.files import write_atomic
-from consilo.runs.stages import CHECKPOINT
+from consilo.runs.checkpoint import CHECKPOINT
 from consilo.yaml_text import to_yaml
 from flows.rehearsal import clocks, deployed, disks
 from flows.rehearsal.copies import copy_silo
