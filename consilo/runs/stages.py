@@ -19,24 +19,30 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
 from consilo.contracts.report import CheckReport
-from consilo.errors import ConsiloError, RunCancelled, RunNotResumable, TransportError
+from consilo.errors import (
+    ConsiloError,
+    RecordTampered,
+    RunCancelled,
+    RunNotResumable,
+    TransportError,
+)
 from consilo.jobs.causes import AWAY
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange, Party
 from consilo.kernel.steps import Publish
-from consilo.machine.files import tidy, write_atomic
+from consilo.machine.files import tidy
 from consilo.membership.software import changes, hardware, installed
 from consilo.metrics.words import in_short
 from consilo.protocols.conclude import CONCLUDE_S
 from consilo.protocols.contract_check import ContractCheck
 from consilo.record.chain import in_utc
 from consilo.record.run_record import RunRecord
+from consilo.runs.checkpoint import keep_checkpoint, read_checkpoint
 from consilo.runs.conversation import Conversation
 from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome, Silos
 from consilo.runs.patience import WAITING, WENT_ON, Patience, Waiting
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault, Transport, not_connected
-from consilo.wire.payload import pack_pieces, unpack
 
 if TYPE_CHECKING:
     from consilo.models.folder import Scored
@@ -49,7 +55,6 @@ def silent(text: str) -> None:
     """Tell nobody."""
 
 
-CHECKPOINT = "checkpoint.safetensors"
 _CANCELLED_S = 2.0  # silos hear of a cancellation too, but nobody waits for one that is at work
 
 
@@ -460,14 +465,22 @@ class Stages:
             "reports": json.dumps(self.rounds),
             "num_examples": dict(self._talk.fed.num_examples),
         }
-        write_atomic(self.directory / CHECKPOINT, pack_pieces(kept))
+        keep_checkpoint(self.directory, kept)
 
     def _read_checkpoint(self) -> Mapping[str, Any] | None:
-        """Return the state that the training stood at, and take its reports; None without one."""
-        place = self.directory / CHECKPOINT
-        if not place.exists():
+        """Return the state that the training stood at, and take its reports; None without one.
+
+        Without it, or where it is damaged, the run goes on from its beginning: silos answer what
+        they have answered with the same bytes, at no further cost.
+        """
+        try:
+            kept = read_checkpoint(self.directory)
+        except RecordTampered as cause:
+            kept = None
+            self.notes.append(f"{cause}; the run went on from its beginning, at no further cost")
+            self.record.add("checkpoint_damaged")
+        if kept is None:
             return None
-        kept = unpack(place.read_bytes())
         self.rounds = json.loads(kept["reports"])
         self._talk.fed.num_examples.update(kept["num_examples"])
         state: Mapping[str, Any] = kept["state"]

@@ -31,7 +31,7 @@ from consilo.machine.files import write_atomic
 from consilo.privacy.accounting import noise_multiplier
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.noise import ReproducibleStream, SecretStream
-from consilo.wire.payload import unpack
+from consilo.runs.checkpoint import read_checkpoint
 from silos.kept.store import lasting_secret
 from silos.silo import Silo
 from silos.simulation.in_memory import made_up_root
@@ -70,7 +70,7 @@ def baselines(
 
 
 def judged_exactly(
-    job: ModelJob, contract: Contract, silos: Mapping[str, Path], checkpoint: Path
+    job: ModelJob, contract: Contract, silos: Mapping[str, Path], directory: Path
 ) -> dict[str, float]:
     """Return the federation's model's exact metrics on the rows that the silos held out.
 
@@ -80,13 +80,14 @@ def judged_exactly(
         job: the job.
         contract: its contract.
         silos: silo → its directory, here because the demo made it.
-        checkpoint: the run's last.
+        directory: the run's.
     """
     import pandas as pd
 
     encoding = Encoding.plan(contract, job)
-    state = TrainState.from_payload(unpack(checkpoint.read_bytes())["state"])
-    if state.scale is None:
+    kept = read_checkpoint(directory)
+    state = None if kept is None else TrainState.from_payload(kept["state"])
+    if state is None or state.scale is None:
         return {}
     held = []
     for directory in silos.values():

@@ -131,11 +131,10 @@ def _compare(
 def _judged(job: Job, hospitals: list[Hospital], run: Path) -> dict[str, float]:
     """Return the model's exact figures: the demo made the rows, and may look at all of them."""
     from consilo.contracts.contract import Contract
-    from consilo.runs.stages import CHECKPOINT
     from flows.demo.baselines import judged_exactly
 
     silos = {each.name: each.directory for each in hospitals if not each.broken}
-    return judged_exactly(ModelJob.of(job), Contract.load(job.contract), silos, run / CHECKPOINT)
+    return judged_exactly(ModelJob.of(job), Contract.load(job.contract), silos, run)
 
 
 def _baselines(service: Service, result: Path, say: Say) -> Mapping[str, Any]:

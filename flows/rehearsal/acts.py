@@ -15,7 +15,7 @@ from typing import Any
 
 from consilo.config import read_yaml
 from consilo.machine.files import write_atomic
-from consilo.runs.stages import CHECKPOINT
+from consilo.runs.checkpoint import CHECKPOINT
 from consilo.yaml_text import to_yaml
 from flows.rehearsal import clocks, deployed, disks
 from flows.rehearsal.copies import copy_silo
@@ -28,6 +28,8 @@ from silos.silo_config import SiloConfig
 Undo = Callable[[], None]
 """Ends the cause of a fault."""
 
+_OTHERWISE_S = 45.0
+"""For so long a node that was started in another way is waited for before the run."""
 _IDENTITY = (
     *("silo.key", "signing.key", "membership.crt", "ca.crt", "node.yaml", "coordinator.yaml"),
     *("partners.yaml", "bundles.yaml"),
@@ -169,7 +171,7 @@ def _started_otherwise(there: Standing, silo: str, argv: Sequence[str]) -> Undo:
     own = service.argv
     there.kill(service, held=True)
     there.start_again(service, argv)
-    there.settle()
+    there.settle(_OTHERWISE_S)  # such a node may never be let in
 
     def undo() -> None:
         there.kill(there.service("silo", silo), held=True)

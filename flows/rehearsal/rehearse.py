@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def rehearse(
         told: told each survival as it is known.
 
     Raises:
-        ServiceFailed: where the undisturbed run fails, or the federation does not come up again.
+        ServiceFailed: where the federation does not come up, or the undisturbed run fails.
     """
     if not why_not() and any(each.what == "fill disk" for each in faults):
         of_our_own()
@@ -66,7 +67,11 @@ def rehearse(
 
 
 def _undisturbed(there: Standing) -> Ended:
-    there.settle()
+    _, missing = there.settle()
+    if missing:
+        raise ServiceFailed(
+            f"{', '.join(missing)} did not come up; look into {there.home / 'logs'}"
+        )
     summary = there.run(lambda: None, lambda record: None)
     if summary.get("status") == "failed":
         raise ServiceFailed(
@@ -75,70 +80,90 @@ def _undisturbed(there: Standing) -> Ended:
     return ended(Path(summary["record"]))
 
 
+@dataclass
+class _Trial:
+    """A run under a fault, when it is over.
+
+    Args:
+        fault: which.
+        silo: whom it struck, where it struck a silo.
+        strike: how that went.
+        summary: of the run.
+        runs: what it came to, and others that began meanwhile.
+        words: what happened.
+        missing: what never came up again.
+        orphans: processes that nobody owns.
+    """
+
+    fault: Fault
+    silo: str
+    strike: Strike
+    summary: Mapping[str, Any]
+    runs: Sequence[Ended]
+    words: list[str]
+    missing: Sequence[str]
+    orphans: int
+
+
 def _tried(there: Standing, fault: Fault, twin: Ended, scale: float) -> Survival:
     """Run the job under one fault and return what became of it."""
     silo = fault.silo or chosen_silo(there.rehearsed.job, twin.rows)
     known = set(_records(there))
     strike = Strike(fault, there, silo, scale=scale)
-    words: list[str] = []
-    summary: dict[str, Any] = {"status": NOT_POSSIBLE, "reason": ""}
     strike.begin()
+    words: list[str] = []
+    missing: list[str] = []
+    summary: Mapping[str, Any] = {"status": NOT_POSSIBLE, "reason": ""}
     if not strike.not_possible:
-        summary = (run_deployed if by_worker(fault) else Standing.run)(
-            there, strike.look, strike.follow
-        )
+        begin = run_deployed if by_worker(fault) else Standing.run
+        summary = begin(there, strike.look, strike.follow)
         strike.end()
-        back_s = there.settle()
-        if back_s >= 1:
+        back_s, missing = there.settle()
+        if missing:
+            words.append(f"never up again: {', '.join(missing)}")
+        elif back_s >= 1:
             words.append(f"all were back {back_s:.0f} s after the run")
         if summary.get("resume"):
             words.append("gone on with by --resume")
             summary = there.run(strike.look, strike.follow, resume=summary["run_id"])
     orphans = there.orphans()
     runs = [ended(each) for each in _records(there) if each not in known]
-    return _survival(there, fault, silo, twin, strike, summary, runs, words, orphans)
+    trial = _Trial(fault, silo, strike, summary, runs, words, missing, orphans)
+    return _survival(there, twin, trial)
 
 
-def _survival(
-    there: Standing,
-    fault: Fault,
-    silo: str,
-    twin: Ended,
-    strike: Strike,
-    summary: dict[str, Any],
-    runs: Sequence[Ended],
-    words: list[str],
-    orphans: int,
-) -> Survival:
-    job = there.rehearsed.job
-    status, reason = str(summary["status"]), str(summary["reason"] or "")
+def _survival(there: Standing, twin: Ended, trial: _Trial) -> Survival:
+    job, fault, strike, words = there.rehearsed.job, trial.fault, trial.strike, trial.words
+    status, reason = str(trial.summary["status"]), str(trial.summary["reason"] or "")
     was_played = strike.has_struck and not strike.not_possible
     equal = None
     if was_played and status != "failed":
-        equal = bool(runs) and all(_is_right(there, each, twin) for each in runs)
-    promise = promise_of(fault, job, twin.rows, silo)
-    kept = None
+        equal = bool(trial.runs) and all(_is_right(there, each, twin) for each in trial.runs)
+    promise = promise_of(fault, job, twin.rows, trial.silo)
+    kept: bool | None = False
     if was_played:
-        kept = is_kept(promise, status, reason, equal=equal, orphans=orphans)
+        kept = not trial.missing and is_kept(
+            promise, status, reason, equal=equal, orphans=trial.orphans
+        )
     elif strike.not_possible:
-        status, words = NOT_POSSIBLE, [strike.not_possible]
+        kept, status, words = None, NOT_POSSIBLE, [strike.not_possible]
     else:
-        kept, words = False, ["the run ended before it could strike", *words]
+        words = ["the run ended before it could strike", *words]
     if reason and status != NOT_POSSIBLE:
         words.insert(0, reason.splitlines()[0])
     everybody = set(there.rehearsed.silos)
-    whole = min((sum(p == everybody for p in each.rounds.values()) for each in runs), default=0)
+    whole = [sum(who == everybody for who in each.rounds.values()) for each in trial.runs]
     after_s = strike.went_on_after_s
     return Survival(
         fault=fault.name,
         kind=kind_of(job),
-        part=silo if fault.part == "silo" else fault.part,
+        part=trial.silo if fault.part == "silo" else fault.part,
         promise=promise,
         status=status,
-        rounds_lost=max(0, len(twin.rounds) - whole) if kept is not None else 0,
+        rounds_lost=len(twin.rounds) - min(whole, default=0) if was_played else 0,
         seconds=None if after_s is None else round(after_s, 1),
         equal=equal,
-        orphans=orphans,
+        orphans=trial.orphans,
         kept=kept,
         happened="; ".join(words) or "nothing was lost",
     )

@@ -9,7 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo.errors import CoordinatorUnreachable, RecordTampered, RunNotResumable
 from consilo.record import chain
 from consilo.record.run_record import read, verify
+from consilo.runs.checkpoint import CHECKPOINT, read_checkpoint
 from consilo.wire import params as tree
+from consilo.wire.payload import pack, unpack
 
 KEY = Ed25519PrivateKey.generate()
 PRIVATE = {"epsilon": 5.0, "delta": 1e-3}
@@ -203,3 +205,51 @@ def test_a_record_that_was_edited_is_not_gone_on_with(tmp_path):
     record.write_text(json.dumps(entry) + "\n")
     with pytest.raises(RecordTampered, match="the line was edited"):
         clinic.run_of(job(), silos(), tmp_path / "died", key=KEY, resume=True)
+
+
+@pytest.mark.parametrize("at", [-5, 3, 200, -4000], ids=["data", "length", "head", "middle"])
+def test_a_checkpoint_that_is_damaged_is_not_gone_on_from(at, tmp_path):
+    # A bit of it that was turned gave another model, complete and without a word.
+    whole_silos, hosts = silos(), silos()
+    whole = finished(clinic.run_of(job(), whole_silos, tmp_path / "whole", key=KEY))
+    died = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY)
+    died.admit()
+    died.standardize()
+    for _ in range(3):
+        died.train_round()
+    place = tmp_path / "died" / CHECKPOINT
+    content = bytearray(place.read_bytes())
+    content[max(at, -len(content))] ^= 64
+    place.write_bytes(content)
+    with pytest.raises(RecordTampered, match="not as it was written"):
+        read_checkpoint(tmp_path / "died")
+    run = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY, resume=True)
+    assert run.rounds_left == 4
+    result = finished(run)
+    assert result.status == "complete", result.reason
+    assert tree.digest(result.params) == tree.digest(whole.params)
+    assert {n: each.epsilon for n, each in result.silos.items()} == {
+        n: each.epsilon for n, each in whole.silos.items()
+    }
+    assert {n: host.spends for n, host in hosts.items()} == {
+        n: host.spends for n, host in whole_silos.items()
+    }
+    assert any("went on from its beginning" in note for note in result.notes)
+    record = tmp_path / "died" / "record.jsonl"
+    assert verify(record)["status"] == "complete"
+    assert [each["kind"] for each in read(record)].count("checkpoint_damaged") == 1
+
+
+def test_a_checkpoint_of_a_release_that_wrote_no_hash_is_gone_on_from(tmp_path):
+    hosts = silos()
+    died = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY)
+    died.admit()
+    died.standardize()
+    died.train_round()
+    place = tmp_path / "died" / CHECKPOINT
+    kept = unpack(place.read_bytes())
+    del kept["sha256"]
+    place.write_bytes(pack(kept))
+    run = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY, resume=True)
+    assert run.rounds_left == 3
+    assert finished(run).status == "complete"
