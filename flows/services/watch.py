@@ -27,6 +27,7 @@ STEADY_S = 60.0
 
 _ABSENCE_EVERY_S = 1.0
 _LOG_EVERY_S = 5.0
+_NOW_AND_THEN_S = 15.0
 _TAIL_BYTES = 256 << 10
 
 
@@ -57,6 +58,7 @@ class Watch:
         home: the coordinator's directory.
         supervisor: of what was started there.
         say: told what happens.
+        now_and_then: also done, every quarter of a minute.
         clock: seconds that only grow.
     """
 
@@ -66,6 +68,7 @@ class Watch:
         supervisor: Supervisor,
         say: Say,
         *,
+        now_and_then: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._home = home
@@ -75,6 +78,8 @@ class Watch:
         self._troubles: dict[str, _Trouble] = {}
         self._told: set[tuple[str, str]] = set()
         self._log_at = clock()
+        self._now_and_then = now_and_then
+        self._then_at = clock()
 
     def look(self) -> None:
         """Start again what has ended, as far as its pause is over; say what is new."""
@@ -84,6 +89,9 @@ class Watch:
         if self._clock() >= self._log_at:
             self._log_at = self._clock() + _LOG_EVERY_S
             self._look_into_log()
+        if self._clock() >= self._then_at:
+            self._then_at = self._clock() + _NOW_AND_THEN_S
+            self._now_and_then()
 
     def _look_after(self, service: Service) -> None:
         code, now = service.returncode, self._clock()

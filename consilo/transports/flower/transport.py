@@ -11,11 +11,8 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
-
-from filelock import Timeout
 
 from consilo.errors import (
     CoordinatorUnreachable,
@@ -24,7 +21,6 @@ from consilo.errors import (
     RunCancelled,
     TransportError,
 )
-from consilo.machine.locks import file_lock
 from consilo.transports.flower.calls import NotAuthorised, call, cancelled_check, connect
 from consilo.transports.flower.carrier import Stored
 from consilo.transports.flower.claim import RETRY_S, Claimed, Claims
@@ -48,20 +44,16 @@ from flwr.app import Metadata  # noqa: E402
 from flwr.app.message import make_message, remove_content_from_message  # noqa: E402
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SubStatus  # noqa: E402
 from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
-from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StopRunRequest  # noqa: E402
-from flwr.proto.fab_pb2 import Fab  # noqa: E402
+from flwr.proto.control_pb2 import StopRunRequest  # noqa: E402
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest  # noqa: E402
 from flwr.proto.node_pb2 import Node  # noqa: E402
 from flwr.proto.runtime_pb2 import (  # noqa: E402
-    AcquireTaskRequest,
     GetNodesRequest,
     PullAppMessagesRequest,
-    PullTaskInputRequest,
     PushAppMessagesRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
-from flwr.supercore.constant import TASK_TOKEN_HEADER  # noqa: E402
 from flwr.supercore.control import ControlHttpClient  # noqa: E402
 from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
     get_object_tree,
@@ -70,8 +62,6 @@ from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: E402
     make_pull_object_fn_protobuf,
 )
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor  # noqa: E402
-from flwr.supercore.runtime import RuntimeHttpClient  # noqa: E402
 
 from consilo.transports.flower.bundle import bundle_hash  # noqa: E402
 
