@@ -29,6 +29,7 @@ ConsiloError
 ├── ServiceFailed           a process we started did not become healthy, or died
 ├── RunCancelled            somebody asked the run to stop
 ├── RunNotResumable         a run has ended, or its job, contract or code are others now
+├── RunSuperseded           another process has gone on with the run; this one leaves it alone
 └── RecordTampered          the run record does not verify
 
 A message says what, where, expected and found, and what to do next. It never holds a data value.
@@ -207,6 +208,10 @@ class RunCancelled(ConsiloError):
 
 class RunNotResumable(ConsiloError):
     """A run cannot go on where it stopped: it has ended, or is another run than it was."""
+
+
+class RunSuperseded(ConsiloError):
+    """Another process has gone on with the run: what this one knows of it is old."""
 
 
 class RecordTampered(ConsiloError):

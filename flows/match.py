@@ -18,6 +18,7 @@ from consilo.record.run_record import new_run_id
 from consilo.runs.match import contract_of, run_match
 from flows.services.connection import connect, home_directory, job_file
 from flows.services.order import Connection, Order
+from flows.services.owning import owning
 from flows.session import flow_run_name, quiet_errors, refused
 from flows.shown import flow_run, rename
 
@@ -30,11 +31,13 @@ class Meeting:
     Args:
         connection: the open federation.
         order: job and contract.
+        flow_run_id: of Prefect.
     """
 
-    def __init__(self, connection: Connection, order: Order) -> None:
+    def __init__(self, connection: Connection, order: Order, flow_run_id: str) -> None:
         self.connection = connection
         self.order = order
+        self.flow_run_id = flow_run_id
 
 
 @task(task_run_name="match-entities", persist_result=False, cache_policy=NO_CACHE)
@@ -42,20 +45,22 @@ def match_entities(meeting: Meeting, wait_s: float) -> dict[str, Any]:
     """Match the rows of all silos of an open federation; return what the coordinator may know."""
     connection, order = meeting.connection, meeting.order
     run_id = new_run_id(order.job.name, "match")
-    result = run_match(
-        order.job,
-        order.contract,
-        connection.transport,
-        silos=connection.silos,
-        directory=connection.home / "runs" / run_id,
-        run_id=run_id,
-        key=connection.signing_key,
-        parties=connection.parties,
-        absent=connection.absent,
-        bundle=connection.bundle,
-        wait_s=wait_s,
-        on_wait=lambda waiting: get_run_logger().warning(waiting.told),
-    )
+    directory = connection.home / "runs" / run_id
+    with owning(directory, flow_run=meeting.flow_run_id):
+        result = run_match(
+            order.job,
+            order.contract,
+            connection.transport,
+            silos=connection.silos,
+            directory=directory,
+            run_id=run_id,
+            key=connection.signing_key,
+            parties=connection.parties,
+            absent=connection.absent,
+            bundle=connection.bundle,
+            wait_s=wait_s,
+            on_wait=lambda waiting: get_run_logger().warning(waiting.told),
+        )
     connection.finish(result["status"] == "complete", result["reason"] or "matched")
     get_run_logger().info("match %s: %s %s", run_id, result["status"], result["reason"])
     return result
@@ -92,7 +97,7 @@ def match(
             bundle=place / bundle if bundle else None,
         )
         with connect(order) as connection:
-            result = match_entities(Meeting(connection, order), wait_s)
+            result = match_entities(Meeting(connection, order, str(flow_run())), wait_s)
     except ConsiloError as error:
         return refused(error)
     tags = (f"job:{asked.name}", f"contract:{contract.ref}", result["status"])

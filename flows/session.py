@@ -17,7 +17,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, RunCancelled, ServiceFailed, TransportError
+from consilo.errors import ConsiloError, RunCancelled, RunSuperseded, ServiceFailed, TransportError
 from consilo.jobs.job import Job
 from consilo.machine.files import write_atomic
 from consilo.record.run_record import new_run_id
@@ -37,6 +37,7 @@ from flows.registry.registry import Registered
 from flows.registry.tracking import Ending, Tracker, run_tags
 from flows.services.connection import connect
 from flows.services.order import ORDERED_FROM, Connection, Order
+from flows.services.owning import owning
 from flows.shown import close_died, flow_run, number_of, rename
 
 _called: ContextVar[str] = ContextVar("called", default="")
@@ -140,7 +141,11 @@ def opened(
     flow_run_id = flow_run()
     quiet_errors()
     made = stages or way_of(order.job).run
-    with watching(flow_run_id, order.cancelled), connect(order) as connection:
+    with (
+        watching(flow_run_id, order.cancelled),
+        connect(order) as connection,
+        owning(connection.home / "runs" / order.run_id, flow_run=str(flow_run_id)),
+    ):
         run = _run(order, connection, made)
         if order.job_file is not None:
             write_atomic(run.directory / ORDERED_FROM, str(order.job_file).encode())
@@ -160,6 +165,7 @@ def opened(
             tags=tags,
             resume=run.run_id if order.resume else "",
             stopped=order.cancelled,
+            require=run.record.require_ours,
         )
         session = Session(
             run, tracker, connection, flow_run_id, order.cancelled, number, order.registers
@@ -172,6 +178,8 @@ def opened(
             tracker.log_job(run.job, order.contract)
             yield session
             session.close()
+        except RunSuperseded:
+            raise
         except (ConsiloError, TerminationSignal) as error:
             session.close(_cause(error, order.cancelled))
             order.cancelled.set()  # what still waits in a thread stops
@@ -180,7 +188,10 @@ def opened(
             order.cancelled.set()
             raise
         finally:
-            _settle(session)
+            if run.is_ours:
+                _settle(session)
+            else:  # its successor settles it
+                order.cancelled.set()
 
 
 def final_state(session: Session) -> State[Any]:

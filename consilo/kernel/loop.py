@@ -29,6 +29,7 @@ from consilo.kernel.headers import (
     ReplyHeader,
     attests,
 )
+from consilo.kernel.owner import owner_told
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.standing import Held, Standing, from_word, to_attestations
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
@@ -101,6 +102,7 @@ class Kernel:
             nobody signs.
         head: gives the hash of the newest line of the run record.
         newest: gives the header of the newest reply that a silo signed in any run, if known.
+        owner: gives the number of the process that owns the run; see `consilo.kernel.owner`.
         now: the time in seconds since 1970.
     """
 
@@ -118,6 +120,7 @@ class Kernel:
         parties: Mapping[str, Party] | None = None,
         head: Callable[[], str] = lambda: "",
         newest: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
+        owner: Callable[[], int] = lambda: 0,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._transport = transport
@@ -127,6 +130,7 @@ class Kernel:
         self._parties = dict(parties or {})
         self._head = head
         self._newest = newest
+        self._owner = owner
         self._now = now
         self.manifest = Manifest.of(run_id, job, contract, bundle)
         self._attestations: dict[str, str] = {}
@@ -374,6 +378,7 @@ class Kernel:
             if party is not None and party.wire >= 2 and self._key is not None:
                 words = dict(mine.attestations)
                 words |= to_attestations(self._standings, self._held.get(name, {}), cohort)
+                words |= owner_told(self._owner())
                 mine = replace(mine, attestations=words).signed(self._key)
             parcels[name] = Parcel(mine.encode(), body)
         return parcels

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -86,6 +87,9 @@ class Service:
         address: host and port that it listens on; None where it listens on none.
         lasting: it should go on until it is stopped: whoever watches starts it again.
         for_good: exit codes after which it is not started again.
+        answers: asks it whether it does its work; may raise, which counts as no. None where it
+            cannot be asked.
+        since: when it was started.
     """
 
     name: str
@@ -98,6 +102,8 @@ class Service:
     address: tuple[str, int] | None = None
     lasting: bool = False
     for_good: frozenset[int] = frozenset()
+    answers: Callable[[], bool] | None = field(default=None, repr=False)
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -128,6 +134,20 @@ class Service:
     def pids(self) -> list[int]:
         """Return the ids of all the service's processes, without the guard."""
         return guard.descendants(self.process.pid)
+
+    def is_stopped(self) -> bool:
+        """Return whether it stands still at a signal (SIGSTOP), as does all that it should do."""
+        for pid in self.pids()[:1]:
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+                return fields[0] == b"T"
+        return False
+
+    def kill(self) -> None:
+        """End it at once; its guard takes the rest down, and it counts as killed."""
+        for pid in self.pids() or [self.process.pid]:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
     def last_lines(self, count: int = _LAST_LINES) -> str:
         """Return the end of the log."""
@@ -161,7 +181,13 @@ class Service:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Kill what is left of the session where the guard itself was killed."""
+        """Kill what is left of the session where the guard itself was killed.
+
+        The guard has been waited for: a process that has its number now is somebody else, and so is
+        its session. The system gives a number to nobody while a session of that number is left.
+        """
+        if Path(f"/proc/{self.process.pid}").exists():
+            return
         for pid in session_members(self.process.pid):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -235,6 +261,7 @@ class Supervisor:
         host: str = "127.0.0.1",
         lasting: bool = False,
         for_good: frozenset[int] = frozenset(),
+        answers: Callable[[], bool] | None = None,
     ) -> Service:
         """Start a service and, if ``healthy`` is given, wait until it says so.
 
@@ -252,6 +279,7 @@ class Supervisor:
             host: the address it will listen on.
             lasting: it should go on until it is stopped; see `restart`.
             for_good: exit codes after which it should not be started again all the same.
+            answers: asks it, once it has started, whether it does its work.
 
         Raises:
             ServiceFailed: where it does not start, dies, or is not healthy in time.
@@ -270,6 +298,7 @@ class Supervisor:
             address=address,
             lasting=lasting,
             for_good=for_good,
+            answers=answers,
         )
         with self._lock:
             self._services.append(service)
@@ -294,7 +323,12 @@ class Supervisor:
         command = tuple(argv) or service.argv
         process, stop_fd = _spawn(service.name, command, service.log, service.env, service.cwd)
         again = replace(
-            service, argv=command, process=process, _stop_fd=stop_fd, _lock=threading.Lock()
+            service,
+            argv=command,
+            process=process,
+            since=datetime.now(UTC),
+            _stop_fd=stop_fd,
+            _lock=threading.Lock(),
         )
         with self._lock:
             self._services = [again if each is service else each for each in self._services]

@@ -63,6 +63,14 @@ TOKEN_FILE = "operator.token"
 LIST_PURPOSE = "membership"
 
 
+class Keep(Config):
+    """For how many days a coordinator keeps what no decision and no registered model rests on."""
+
+    checkpoints_days: int = Field(default=30, ge=1, description="of runs that have ended")
+    logs_days: int = Field(default=30, ge=1, description="of pipelines, in logs/")
+    results_days: int = Field(default=30, ge=1, description="summaries of pipelines, in results/")
+
+
 class Reachable(Config):
     """``HOME/coordinator.yaml``: where this coordinator answers; kept over restarts."""
 
@@ -71,6 +79,7 @@ class Reachable(Config):
     advertise: str = Field(default="", description="host that silos use; else host")
     prefect_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
     mlflow_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
+    keep: Keep = Field(default=Keep(), description="how long what lapses is kept")
 
     @property
     def address(self) -> str:

@@ -151,6 +151,25 @@ def _entries(lines: Sequence[bytes], name: str) -> list[dict[str, Any]]:
     return entries
 
 
+def last_entry(path: Path) -> dict[str, Any] | None:
+    """Return the last entry that has its end, however long the file is; None where there is none.
+
+    Raises:
+        RecordTampered: where it is no entry.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return None
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        end = content.rfind(b"\n")
+        if end < 0:
+            return None
+        line = content[content.rfind(b"\n", 0, end) + 1 : end]
+    return _entries([line], path.name)[0]
+
+
 def check_links(entries: Sequence[Mapping[str, Any]], name: str) -> str:
     """Return the head of a chain whose every line fits the one before it.
 

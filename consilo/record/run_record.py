@@ -8,6 +8,7 @@ the coordinator's key.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -18,8 +19,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from consilo.errors import RecordTampered, RunNotResumable
+from consilo.errors import RecordTampered, RunNotResumable, RunSuperseded
 from consilo.machine.files import append, make_directory, rely_on, write_atomic, write_new
+from consilo.machine.locks import lock_open
 from consilo.record import chain
 from consilo.record.chain import now_utc, read
 from consilo.wire.payload import digest
@@ -36,10 +38,16 @@ def new_run_id(*words: str) -> str:
 class RunRecord:
     """Appends entries to a record file; every entry is on disk when `add` returns.
 
+    One process writes to it: one that finds a line which it has not written itself writes no more.
+
     Args:
         path: a file that does not exist yet.
         key: signs the closing line.
         now: the clock.
+
+    Attributes:
+        owner: the number of the process that owns the run: 0 of the first, a larger one of each
+            that goes on with it.
 
     Raises:
         FileExistsError: where the file is there already: a record is written once.
@@ -57,6 +65,8 @@ class RunRecord:
         self._head = chain.START
         self._count = 0
         self._closed = False
+        self._size = 0
+        self.owner = 0
 
     @classmethod
     def reopen(
@@ -90,6 +100,9 @@ class RunRecord:
         found = cls.__new__(cls)
         found.path, found._key, found._now = path, key, now
         found._head, found._count, found._closed = head, len(entries), False
+        found._size = len(whole) + 1
+        resumed = [each["body"] for each in entries if each["kind"] == "resumed"]
+        found.owner = max((int(each.get("owner", 0)) for each in resumed), default=0)
         return found, entries
 
     @property
@@ -97,12 +110,43 @@ class RunRecord:
         """Hash of the last line."""
         return self._head
 
+    def take_over(self, *, at: float, **body: Any) -> str:
+        """Append that another process goes on with the run, and return the entry's hash.
+
+        It gets a number (`owner`) above that of every process before it; silos hold it against
+        requests of those. Whoever had the record open before can write no more to it.
+
+        Args:
+            at: seconds since 1970, below which the number is not: a record that was restored from a
+                backup may lack the numbers of processes that came after the backup.
+            body: of the entry.
+        """
+        owner = max(self.owner + 1, int(at))
+        head = self.add("resumed", owner=owner, **body)
+        self.owner = owner
+        return head
+
+    def require_ours(self) -> None:
+        """Raise `RunSuperseded` where another process has written to the record since we did."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size != self._size:
+            raise self._superseded()
+
+    def _superseded(self) -> RunSuperseded:
+        return RunSuperseded(
+            f"{self.path.parent.name}: another process has gone on with the run since this one "
+            "wrote to its record; this one leaves it alone"
+        )
+
     def add(self, kind: str, **body: Any) -> str:
         """Append an entry and return its hash.
 
         Args:
             kind: what happened: ``opened``, ``contract``, ``round``, ``model``, ``closed``, …
             body: plain JSON values; names, counts, hashes, ε; never a row or a value of one.
+
+        Raises:
+            RunSuperseded: where another process has written to the record since we did.
         """
         return self._write(self._now(), kind, body)
 
@@ -123,10 +167,14 @@ class RunRecord:
         line, head = chain.linked(self._count, time, kind, body, self._head)
         if self._count:
             with self.path.open("ab") as file:
+                lock_open(file)
+                if file.seek(0, os.SEEK_END) != self._size:
+                    raise self._superseded()
                 append(file, self.path, line)
         else:  # a record that is there has a first line
             write_new(self.path, line)
         self._head = head
+        self._size += len(line)
         self._count += 1
         return head
 

@@ -108,6 +108,7 @@ class Conversation:
             parties=self.parties,
             head=lambda: "" if self.record is None else self.record.head,
             newest=lambda name: None if self._heads is None else self._heads.newest(name),
+            owner=lambda: 0 if self.record is None else self.record.owner,
             now=self._now,
         )
 

@@ -24,6 +24,7 @@ from consilo.errors import (
     RecordTampered,
     RunCancelled,
     RunNotResumable,
+    RunSuperseded,
     TransportError,
 )
 from consilo.jobs.causes import AWAY
@@ -111,6 +112,7 @@ class Stages:
         self.rounds: list[Mapping[str, Any]] = []
         self.seconds: dict[str, float] = {}
         self._clock = clock
+        self._now = now
         self._standing = standing
         self._transport = transport
         self._key = key
@@ -167,6 +169,15 @@ class Stages:
     def job(self) -> Job:
         """What is run; of a vertical run, over the columns of those who are there."""
         return self._talk.job
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether no other process has gone on with the run."""
+        try:
+            self.record.require_ours()
+        except RunSuperseded:
+            return False
+        return True
 
     @property
     def silos(self) -> tuple[str, ...]:
@@ -435,7 +446,7 @@ class Stages:
         now = _here()
         last = [each["body"] for each in entries if each["kind"] in ("opened", "resumed")][-1]
         changed = [each for key in now for each in changes(last.get(key, {}), now[key])]
-        self.record.add("resumed", **now, changed=changed)
+        self.record.take_over(at=self._now(), **now, changed=changed)
         earlier = [each["body"] for each in entries if each["kind"] == "resumed"]
         changed = [*(one for each in earlier for one in each.get("changed", ())), *changed]
         if changed:

@@ -49,6 +49,7 @@ def demo(
     from flows.demo.vertical_demo import run_vertical_demo
     from flows.services.place import taken_down
     from flows.services.watch import Watch
+    from flows.tending.tender import tending
 
     given = {"--silos": silos, "--epsilon": epsilon, "--no-dp": no_dp or None}
     unfit = [name for name, value in given.items() if vertical and value is not None]
@@ -70,5 +71,6 @@ def demo(
                 f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}",
                 file=sys.stderr,
             )
-            until_stopped(Watch(home, supervisor, teller()).look)
+            with tending(home, supervisor, addresses, teller()):
+                until_stopped(Watch(home, supervisor, teller()).look)
     raise typer.Exit(exit_code(summary))

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from flows.services.health import Health
+    from flows.tending.outlook import Outlook
 
 
 def status(
@@ -19,7 +20,9 @@ def status(
         bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")
     ] = False,
 ) -> None:
-    """Tell what is up: services, worker, silos, schedules; 1 where something is wrong.
+    """Tell what is up, which runs go on, what nobody owns; 1 where something needs a person.
+
+    It changes nothing, and says as much as it can of a directory whose federation is not up.
 
     Example: consilo status --dir coordinator/
     """
@@ -27,17 +30,30 @@ def status(
 
     from consilo.machine.environment import quieten
     from flows.services.health import look
+    from flows.tending.outlook import outlook
 
     quieten()
-    health = look(directory.resolve(), datetime.now(UTC))
+    home = directory.resolve()
+    health, runs = look(home, datetime.now(UTC)), outlook(home)
+    wrong = (*health.wrong, *runs.wrong)
     if as_json:
-        print(json.dumps(health.to_json()))
+        told = health.to_json()
+        for each in told["services"]:
+            each["since"] = _since(each["name"], runs)
+        told |= {"healthy": not wrong, "wrong": list(wrong), **runs.to_json()}
+        print(json.dumps(told))
     else:
-        _show(health)
-    raise typer.Exit(1 if health.wrong else 0)
+        _show(health, runs)
+    raise typer.Exit(1 if wrong else 0)
 
 
-def _show(health: Health) -> None:
+def _since(part: str, runs: Outlook) -> str | None:
+    """Return since when a part is up; None where ``consilo up`` does not say."""
+    found = [when for name, when in runs.since.items() if part.lower() in name.lower()]
+    return found[0] if found else None
+
+
+def _show(health: Health, runs: Outlook) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -46,13 +62,28 @@ def _show(health: Health) -> None:
     for column in ("", "name", "state", ""):
         table.add_column(column)
     for each in health.parts:
-        table.add_row(each.kind, each.name, each.state, each.detail)
+        since = _since(each.name, runs) if each.kind == "service" else None
+        detail = each.detail + (f", since {since}" if since else "")
+        table.add_row(each.kind, each.name, each.state, detail)
     console.print(table)
+    for name in runs.running:
+        print(f"running: {name}")
+    if runs.waiting:
+        print(f"{runs.waiting} flow runs wait for their turn")
+    if runs.last is not None:
+        how = runs.last.status or f"not over, after '{runs.last.kind}'"
+        print(f"last run: {runs.last.name}, {how}, {runs.last.time}")
+    for told in runs.settled:
+        print(f"settled by 'consilo up' at {runs.tended_at}: {told}")
+    for finding in runs.findings:
+        if not finding.todo:
+            print(f"found: {finding}")
     now_wrong = "\n".join(health.wrong)
     for fault in health.faults:
         if str(fault) not in now_wrong:
             print(f"earlier, not of late: {fault}")
-    for line in health.wrong:
+    wrong = (*health.wrong, *runs.wrong)
+    for line in wrong:
         print(f"wrong: {line}")
-    if not health.wrong:
+    if not wrong:
         print("all is well")

@@ -43,6 +43,7 @@ def up(
     from flows.services.place import settle_place, taken_down
     from flows.services.services import start_worker
     from flows.services.watch import Watch
+    from flows.tending.tender import tending
 
     quieten()
     home, say = directory.resolve(), teller()
@@ -53,5 +54,5 @@ def up(
         if worker:
             start_worker(supervisor, home, addresses.prefect_api)
         say(f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}")
-        watch = Watch(home, supervisor, say, prefect_api=addresses.prefect_api)
-        until_stopped(watch.look)
+        with tending(home, supervisor, addresses, say):
+            until_stopped(Watch(home, supervisor, say).look)

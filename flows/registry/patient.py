@@ -37,6 +37,7 @@ class Patient:
         stopped: set by who wants the run to end; nothing is waited for then.
         say: told once when the server is away, and once when it is back.
         patience_s: how long it may be away.
+        require: asked before each call; raises where the run is no longer ours to write about.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Patient:
         stopped: threading.Event | None = None,
         say: Callable[[str], None] = log.warning,
         patience_s: float = PATIENCE_S,
+        require: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._uri = uri
         self._stopped = stopped or threading.Event()
         self._say = say
         self._patience_s = patience_s
+        self._require = require
 
     def __getattr__(self, name: str) -> Any:
         """Return the client's own, made patient where it is a method."""
@@ -62,6 +65,7 @@ class Patient:
 
         def asked(*args: Any, **settings: Any) -> Any:
             while True:
+                self._require()
                 try:
                     return found(*args, **settings)
                 except Exception as cause:
@@ -103,10 +107,14 @@ class Patient:
 
 
 def patient(
-    client: MlflowClient, uri: str, *, stopped: threading.Event | None = None
+    client: MlflowClient,
+    uri: str,
+    *,
+    stopped: threading.Event | None = None,
+    require: Callable[[], None] = lambda: None,
 ) -> MlflowClient:
     """Return a client that waits for its server; see `Patient`."""
-    return cast("MlflowClient", Patient(client, uri, stopped=stopped))
+    return cast("MlflowClient", Patient(client, uri, stopped=stopped, require=require))
 
 
 def _is_of_the_way(cause: Exception) -> bool:

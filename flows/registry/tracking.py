@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,6 +70,7 @@ class Tracker:
         tags: Mapping[str, str],
         resume: str = "",
         stopped: threading.Event | None = None,
+        require: Callable[[], None] = lambda: None,
     ) -> Tracker:
         """Start an MLflow run, or go on with the one of a run of ours.
 
@@ -80,12 +81,13 @@ class Tracker:
             tags: of the run.
             resume: id of a run of ours: go on with its MLflow run, where there is one.
             stopped: set where the run shall end; a server that is away is not waited for then.
+            require: raises where another process has gone on with the run: nothing is written then.
         """
         _quieten()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        client = patient(MlflowClient(uri), uri, stopped=stopped)
+        client = patient(MlflowClient(uri), uri, stopped=stopped, require=require)
         existing = client.get_experiment_by_name(experiment)
         if existing is None:
             try:

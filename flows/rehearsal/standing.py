@@ -29,6 +29,7 @@ from flows.services.launch import launch
 from flows.services.place import Say, settle_place, taken_down
 from flows.services.services import start_worker
 from flows.services.watch import Watch
+from flows.tending.dead_flow_runs import end_dead
 from silos.gate.bundles import approve
 
 if TYPE_CHECKING:
@@ -227,9 +228,15 @@ def standing(
         api = Addresses.load(home).prefect_api
         if worker:
             start_worker(supervisor, home, api)
-        watch = Watch(home, supervisor, say, prefect_api=api)
+        watch = Watch(home, supervisor, say, now_and_then=lambda: _end_dead(api))
         try:
             yield Standing(at, rehearsed, supervisor, ways, watch, say, before)
         finally:
             for way in ways.values():
                 way.weather = FAIR
+
+
+def _end_dead(api: str) -> None:
+    """End flow runs of dead processes; a rehearsal itself goes on with their runs."""
+    with contextlib.suppress(OSError):  # the server is away, as a fault may want it
+        end_dead(api)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consilo.errors import TransportError
+from consilo.errors import CoordinatorUnreachable, TransportError
 from consilo.machine.processes import listens
 from consilo.membership.coordinator import Coordinator
 from consilo.membership.members import Member
@@ -82,9 +82,16 @@ def look(home: Path, now: datetime) -> Health:
     """Return what is up in ``home``.
 
     Raises:
-        CoordinatorUnreachable: where no federation was brought up there.
+        CoordinatorUnreachable: where none is up, and the directory is no coordinator's.
     """
-    addresses = Addresses.load(home)
+    try:
+        addresses = Addresses.load(home)
+    except CoordinatorUnreachable as cause:
+        if not (home / "members.db").is_file():
+            raise
+        parts = [Part("service", name, "down", "") for name in ("SuperLink", "Prefect", "MLflow")]
+        silos, _ = _silos(home, {}, now)
+        return Health((*parts, *silos), (), (str(cause),))
     wrong: list[str] = []
     services = [
         _service("Prefect", addresses.prefect_ui, _answers(f"{addresses.prefect_api}/health")),

@@ -73,9 +73,10 @@ def settle_place(
     given = {"host": host, "port": port, "advertise": advertise}
     changes = {key: value for key, value in given.items() if value is not None}
     chosen = {} if known is None else known.model_dump()
-    for name in ("port", "prefect_port", "mlflow_port"):
+    ports = ("port", "prefect_port", "mlflow_port")
+    for name in ports:
         if chosen.get(name) is None:
-            chosen[name] = _another_port({*chosen.values(), *changes.values()})
+            chosen[name] = _another_port({chosen.get(each) for each in ports} | {port})
     place = parse(Reachable, chosen | changes, where="--host, --port, --advertise")
     if place.host in ANY_HOST and not place.advertise:
         raise ConfigInvalid(

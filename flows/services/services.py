@@ -67,6 +67,7 @@ def start_prefect(supervisor: Supervisor, home: Path, *, port: int | None = None
         cwd=_directory(home),
         port=chosen,
         lasting=True,
+        answers=lambda: _answers(f"{url}/health"),
     )
     return Starting(url, service, lambda: _answers(f"{url}/health"))
 
@@ -101,6 +102,7 @@ def start_mlflow(supervisor: Supervisor, home: Path, *, port: int | None = None)
         cwd=folder,
         port=chosen,
         lasting=True,
+        answers=lambda: _answers(f"{url}/health"),
     )
     return Starting(url, service, lambda: _answers(f"{url}/health"))
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from consilo.errors import ServiceFailed
 from consilo.machine.processes import Service, Supervisor, listens
-from flows.services import dead_flow_runs
 from flows.services.federation import Addresses
 from flows.services.place import Say
 from flows.services.prefect_log import faults
@@ -28,6 +27,7 @@ STEADY_S = 60.0
 
 _ABSENCE_EVERY_S = 1.0
 _LOG_EVERY_S = 5.0
+_NOW_AND_THEN_S = 15.0
 _TAIL_BYTES = 256 << 10
 
 
@@ -58,7 +58,7 @@ class Watch:
         home: the coordinator's directory.
         supervisor: of what was started there.
         say: told what happens.
-        prefect_api: whose flow runs of dead workers are ended; empty looks after none.
+        now_and_then: also done, every quarter of a minute.
         clock: seconds that only grow.
     """
 
@@ -68,7 +68,7 @@ class Watch:
         supervisor: Supervisor,
         say: Say,
         *,
-        prefect_api: str = "",
+        now_and_then: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._home = home
@@ -78,8 +78,8 @@ class Watch:
         self._troubles: dict[str, _Trouble] = {}
         self._told: set[tuple[str, str]] = set()
         self._log_at = clock()
-        self._prefect_api = prefect_api
-        self._dead_at = clock()
+        self._now_and_then = now_and_then
+        self._then_at = clock()
 
     def look(self) -> None:
         """Start again what has ended, as far as its pause is over; say what is new."""
@@ -89,9 +89,9 @@ class Watch:
         if self._clock() >= self._log_at:
             self._log_at = self._clock() + _LOG_EVERY_S
             self._look_into_log()
-        if self._prefect_api and self._clock() >= self._dead_at:
-            self._dead_at = self._clock() + dead_flow_runs.EVERY_S
-            self._end_dead_flow_runs()
+        if self._clock() >= self._then_at:
+            self._then_at = self._clock() + _NOW_AND_THEN_S
+            self._now_and_then()
 
     def _look_after(self, service: Service) -> None:
         code, now = service.returncode, self._clock()
@@ -135,18 +135,6 @@ class Watch:
             self._say(f"{service.name} is up again, {now - trouble.ended:.1f} s after it ended")
         if trouble.is_told and now - trouble.started >= STEADY_S:
             del self._troubles[service.name]
-
-    def _end_dead_flow_runs(self) -> None:
-        try:
-            ended = dead_flow_runs.end_dead(self._prefect_api)
-        except OSError:  # the server is away; the next look finds the same
-            return
-        for name in ended:
-            self._say(
-                f"flow run {name} died with its worker and is closed in Prefect; a run that had "
-                "begun is gone on with by 'consilo job run JOB --dir "
-                f"{self._home} --resume RUN', where RUN is its folder in runs/"
-            )
 
     def _look_into_log(self) -> None:
         for fault in faults(prefect_log(self._home), tail_bytes=_TAIL_BYTES):

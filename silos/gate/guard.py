@@ -28,6 +28,7 @@ from consilo.kernel.headers import (
     attestation,
     attests,
 )
+from consilo.kernel.owner import SUPERSEDED, owner_in
 from consilo.kernel.protocol import RowsUsed
 from consilo.kernel.verbs import Asked, Permitted
 from consilo.protocols.names import declaration_of
@@ -254,7 +255,15 @@ class Guard:
             raise Refused("the request's time is over: it is an old one", code="expired")
         self.history.require_whole()
         self.standings.take_in(header)
-        has_ended = self.store.is_concluded(header.run_id)
+        has_ended, owner = self.store.run(header.run_id)
+        asking = owner_in(header.attestations)
+        if asking > owner:
+            owner = self.store.note_owner(header.run_id, asking, at=now)
+        if asking < owner:
+            raise Refused(
+                "another process has gone on with this run since this request was signed",
+                code=SUPERSEDED,
+            )
         if has_ended and not declaration_of(header.protocol).after_the_end:
             raise Refused("the run of this request has ended: it is an old one", code="replayed")
 

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS permits (
     step_id TEXT PRIMARY KEY, run_id TEXT, at REAL, judged INTEGER, consents TEXT, withheld TEXT);
 CREATE INDEX IF NOT EXISTS permits_by_time ON permits (at);
 CREATE TABLE IF NOT EXISTS concluded (run_id TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS owners (run_id TEXT PRIMARY KEY, number INTEGER, at REAL);
 CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
 """
 _STANDINGS = """
@@ -45,6 +46,7 @@ _KEPT_BYTES = 1 << 30
 _FILE_BYTES = 1 << 20
 _WRITING_S = 600.0
 _DAY_S = 86_400.0
+_OWNERS_S = 30 * _DAY_S
 _STRANGERS_WITHIN_S = 600.0
 _STRANGERS_LINES = 40
 """So many lines are written in so many seconds about requests that nobody vouches for: 4 MiB a
@@ -287,9 +289,35 @@ class Store:
 
     def is_concluded(self, run_id: str) -> bool:
         """Return whether a run has ended."""
+        return self.run(run_id)[0]
+
+    def run(self, run_id: str) -> tuple[bool, int]:
+        """Return whether a run has ended, and the largest number of an owner that asked in it."""
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM concluded WHERE run_id = :run),"
+            " coalesce((SELECT number FROM owners WHERE run_id = :run), 0)"
+        )
         with self._open() as database:
-            query = "SELECT 1 FROM concluded WHERE run_id = ?"
-            return database.execute(query, (run_id,)).fetchone() is not None
+            ended, owner = database.execute(query, {"run": run_id}).fetchone()
+        return bool(ended), int(owner)
+
+    def note_owner(self, run_id: str, number: int, *, at: float) -> int:
+        """Keep the number of a run's owner, and return the largest that was kept; for 30 days.
+
+        Args:
+            run_id: which run.
+            number: of who asks.
+            at: when, in seconds since 1970.
+        """
+        with self._open() as database:
+            database.execute("DELETE FROM owners WHERE at < ?", (at - _OWNERS_S,))
+            database.execute(
+                "INSERT INTO owners VALUES (:run, :number, :at) ON CONFLICT (run_id)"
+                " DO UPDATE SET number = max(number, :number), at = :at",
+                {"run": run_id, "number": number, "at": at},
+            )
+            query = "SELECT number FROM owners WHERE run_id = ?"
+            return int(database.execute(query, (run_id,)).fetchone()[0])
 
     def number(self, key: str) -> float | None:
         """Return the number kept under ``key``; None where there is none."""

@@ -77,3 +77,52 @@ def _rounds(run: Path) -> list[dict]:
     if not record.exists() or not record.stat().st_size:
         return []
     return [each["body"] for each in read(record) if each["kind"] == "round"]
+
+
+def test_a_stopped_flow_loses_its_run_which_goes_on_by_itself(demo: KeptDemo) -> None:
+    """A process that stands still would hold its run for ever, and wake beside whoever took it."""
+    runs = demo.home / "runs"
+    known = {each.name for each in runs.iterdir()}
+    job = [str(CONSILO), "job", "run", str(demo.home / "jobs" / "breast-cancer.yaml")]
+    process = subprocess.Popen(
+        [*job, "--dir", str(demo.home), "--json", "--rounds", "6"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        run = _wait_for_round(runs, known, 2)
+        (flow,) = [
+            each
+            for each in psutil.Process(process.pid).children(True)
+            if "flows.runner" in each.cmdline()
+            and "-m" in each.cmdline()[:6]
+            and "reaper.py" not in " ".join(each.cmdline())
+        ]
+        flow.suspend()
+        lines = len(read(runs / run / "record.jsonl"))
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    summary = json.loads(out)
+    assert summary["status"] == "degraded", summary["reason"]  # the broken hospital is left out
+    assert summary["run_id"] == run
+    assert "killed by SIGKILL; going on with" in err
+    assert f"of process {flow.pid} has not stirred" in demo.messages.read_text()
+    entries = read(runs / run / "record.jsonl")
+    assert entries[lines]["kind"] == "resumed"
+    assert entries[lines]["body"]["owner"] > 0
+    assert verify(runs / run / "record.jsonl")["status"] == "degraded"
+    assert [each["round"] for each in _rounds(runs / run)] == [1, 2, 3, 4, 5, 6]
+    status = subprocess.run(
+        [str(CONSILO), "status", "--dir", str(demo.home), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    told = json.loads(status.stdout)
+    assert told["runs"]["running"] == []
+    assert told["runs"]["last"]["status"] == "degraded"
+    assert [each for each in told["findings"] if each["name"] == run] == []
+    assert all(each["since"] for each in told["services"][:3]), told["services"]

@@ -16,6 +16,7 @@ NEED_NOT_LAST = {
     "consilo/machine/forks.py": "a program's own output",
     "consilo/machine/processes.py": "a program's own output",
     "consilo/machine/sandbox.py": "the null device",
+    "consilo/machine/leases.py": "who holds a lease now",
     "consilo/machine/locks.py": "who holds a lock now",
     "consilo/models/folder.py": "a folder that MLflow, or `write`, then takes whole",
     "consilo/transports/flower/bodies.py": "on its way: a torn one is known by its hash",
@@ -34,6 +35,7 @@ NEED_NOT_LAST = {
     "flows/demo/demo_data.py": "made-up data",
     "flows/demo/vertical_demo_data.py": "made-up data",
     "flows/services/backup.py": "a folder that is synced whole before it has its name",
+    "flows/tending/retention.py": "a program's own output",
     "flows/registry/tracking.py": "a folder that MLflow then takes whole",
     "flows/registry/vertical_registry.py": "a folder that MLflow then takes whole",
 }

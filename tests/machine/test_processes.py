@@ -91,6 +91,22 @@ def test_nothing_is_left_of_a_service_that_ignores_sigterm_and_has_daemons(tmp_p
     assert gone(mark, 0.5)
 
 
+def test_whoever_got_the_number_of_a_guard_that_ended_is_left_alone(tmp_path: Path) -> None:
+    """Started again a minute after it ended, a service could kill a stranger's session."""
+    with Supervisor() as supervisor:
+        command = [sys.executable, "-S", "-c", ""]
+        service = supervisor.start("short", command, log=tmp_path / "log")
+        service.process.wait(30)
+        stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        try:
+            service.process.pid = stranger.pid
+            supervisor.restart(service)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+            stranger.wait(10)
+
+
 def test_nothing_is_left_when_the_supervising_process_is_killed(tmp_path: Path) -> None:
     mark = tmp_path.name
     program = (

@@ -3,7 +3,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consilo.errors import RecordTampered, RunNotResumable
+from consilo.errors import RecordTampered, RunNotResumable, RunSuperseded
 from consilo.record.run_record import RunRecord, read, verify
 from consilo.wire.payload import canonical_json, digest
 
@@ -152,3 +152,29 @@ def test_a_run_that_died_in_its_first_line_cannot_be_gone_on_with(tmp_path):
     with pytest.raises(RunNotResumable, match="died before it had begun"):
         RunRecord.reopen(path, Ed25519PrivateKey.generate())
     assert path.read_bytes() == b'{"kind": "op'
+
+
+def test_whoever_had_a_record_open_writes_no_line_beside_its_successor(tmp_path):
+    """A process that was stopped could wake and write on where another had gone on."""
+    first = RunRecord(tmp_path / "record.jsonl", KEY)
+    first.add("opened")
+    second, _ = RunRecord.reopen(first.path, KEY)
+    second.take_over(at=1_000.0)
+    for write in (lambda: first.add("round", round=1), first.close, first.require_ours):
+        with pytest.raises(RunSuperseded, match="another process"):
+            write()
+    second.require_ours()
+    second.close(status="complete")
+    assert [each["kind"] for each in read(first.path)] == ["opened", "resumed", "closed"]
+    assert verify(first.path, PUBLIC)["entries"] == 3
+
+
+def test_each_owner_of_a_run_has_a_larger_number_whatever_the_clock_says(tmp_path):
+    record = RunRecord(tmp_path / "record.jsonl", KEY)
+    record.add("opened")
+    numbers = [record.owner]
+    for at in (1_000.0, 5.0, 1_000.0, 2_000.0):
+        record, _ = RunRecord.reopen(record.path, KEY)
+        record.take_over(at=at)
+        numbers.append(record.owner)
+    assert numbers == [0, 1000, 1001, 1002, 2000]

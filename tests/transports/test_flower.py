@@ -41,8 +41,9 @@ from consilo.transports.flower.bundle import (
     read_modules,
 )
 from consilo.transports.flower.calls import call, connect
+from consilo.transports.flower.claim import Claimed
 from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
-from consilo.transports.flower.transport import FlowerTransport, _Claimed, _Replies
+from consilo.transports.flower.transport import FlowerTransport, _Replies
 from consilo.wire.parcel import Arrival, Fault, Parcel, Transport
 from silos.gate.bundles import approve
 from silos.membership.enrol import enrol_here
@@ -374,7 +375,7 @@ def test_silos_that_are_gone_after_an_absence_of_the_superlink_are_waited_for(
         nodes = [NodeInfo(node_id=int(name[-1]) + 1, name=name) for name in answer]
         return GetNodesResponse(nodes=nodes)
 
-    link._claimed = _Claimed(1, SimpleNamespace(GetNodes=get_nodes, close=print), Mock())
+    link._claimed = Claimed(1, SimpleNamespace(GetNodes=get_nodes, close=print), Mock())
     answers[:] = [list(SILOS)]
     assert link.online() == SILOS
     answers[:] = [["silo0"]]

@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import logging
 import resource
+import socket
 import ssl
 import sys
 import threading
@@ -113,8 +114,26 @@ def start_superlink(
         port=port,
         host=host,
         lasting=True,
+        answers=lambda: _shakes_hands(port, host),
     )
     return SuperLink(f"{host}:{port}", authority.ca_certificate, service)
+
+
+_HANDSHAKE_S = 5.0
+
+
+def _shakes_hands(port: int, host: str) -> bool:
+    """Return whether the process that listens on ``port`` answers: the kernel alone would listen.
+
+    What it shows is not looked at, and nothing is asked.
+    """
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection((host, port), timeout=_HANDSHAKE_S) as plain,
+        anybody.wrap_socket(plain),
+    ):
+        return True
 
 
 def superlink_command(

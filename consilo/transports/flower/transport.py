@@ -11,11 +11,8 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
-
-from filelock import Timeout
 
 from consilo.errors import (
     CoordinatorUnreachable,
@@ -24,9 +21,9 @@ from consilo.errors import (
     RunCancelled,
     TransportError,
 )
-from consilo.machine.locks import file_lock
 from consilo.transports.flower.calls import NotAuthorised, call, cancelled_check, connect
-from consilo.transports.flower.carrier import Carrier, Stored
+from consilo.transports.flower.carrier import Stored
+from consilo.transports.flower.claim import RETRY_S, Claimed, Claims
 from consilo.transports.flower.doorbell import Waiter
 from consilo.transports.flower.mail import delivery, taking
 from consilo.transports.flower.packing import (
@@ -47,20 +44,16 @@ from flwr.app import Metadata  # noqa: E402
 from flwr.app.message import make_message, remove_content_from_message  # noqa: E402
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SubStatus  # noqa: E402
 from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
-from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StopRunRequest  # noqa: E402
-from flwr.proto.fab_pb2 import Fab  # noqa: E402
+from flwr.proto.control_pb2 import StopRunRequest  # noqa: E402
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest  # noqa: E402
 from flwr.proto.node_pb2 import Node  # noqa: E402
 from flwr.proto.runtime_pb2 import (  # noqa: E402
-    AcquireTaskRequest,
     GetNodesRequest,
     PullAppMessagesRequest,
-    PullTaskInputRequest,
     PushAppMessagesRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
-from flwr.supercore.constant import TASK_TOKEN_HEADER  # noqa: E402
 from flwr.supercore.control import ControlHttpClient  # noqa: E402
 from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
     get_object_tree,
@@ -69,42 +62,18 @@ from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: E402
     make_pull_object_fn_protobuf,
 )
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor  # noqa: E402
-from flwr.supercore.runtime import RuntimeHttpClient  # noqa: E402
 
 from consilo.transports.flower.bundle import bundle_hash  # noqa: E402
 
 _HEARTBEAT_S = 10.0
-_OPEN_S = 30.0
 _HOLD_S = 0.8  # a cancelled run is noticed within this
 _LOOK_S = 2.0  # every so often look past the door: Flower marks lost nodes only when asked
-_RETRY_S = 600.0  # how long a run waits for a SuperLink that is away
 _SLOW_S = 5.0  # a call that takes so much longer than it may be held found no SuperLink at first
 _COME_BACK_S = 30.0  # after the SuperLink, the silos: their nodes try again within 10 s
 _SILOS_BACK_S = 60.0  # for so long after an absence a silo that is gone is gone because of it
 _DELIVERED_AT_ONCE = 4  # messages per call: the first silo does not wait for the last
 _TTL_MARGIN_S = 60.0
 _REPLY_GRACE_S = 60.0  # a reply that was announced before the deadline may take this long to fetch
-
-
-@dataclass
-class _Claimed:
-    """A Flower run that is ours, with the connections that its token opens.
-
-    Args:
-        run_id: Flower's.
-        client: of the runtime API.
-        carrier: of large bodies.
-    """
-
-    run_id: int
-    client: Any
-    carrier: Carrier
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        self.client.close()
-        self.carrier.close()
 
 
 class _Replies:
@@ -157,10 +126,18 @@ class FlowerTransport:
         self._waiter = Waiter()
         self._node = Node(node_id=SUPERLINK_NODE_ID)
         self._control = connect(ControlHttpClient, address, ca_certificate, component="flwr CLI")
-        self._claimed: _Claimed | None = None
+        self._claimed: Claimed | None = None
         self._opening = threading.Lock()
-        self._bundle = bundle
-        self._home = home
+        self._claims = Claims(
+            address,
+            ca_certificate,
+            bundle,
+            home,
+            control=self._control,
+            waiter=self._waiter,
+            ask=self._call,
+            check=self._check,
+        )
         self._heartbeat: threading.Thread | None = None
         self._names: dict[str, int] = {}
         self._there: frozenset[str] = frozenset()
@@ -190,7 +167,7 @@ class FlowerTransport:
         """
         transport = cls(address, ca_certificate, bundle, home, cancelled)
         try:
-            transport._claimed = transport._claim()
+            transport._claimed = transport._claims.claim()
             transport._keep_alive_from_now()
         except BaseException:
             transport.close()
@@ -213,32 +190,10 @@ class FlowerTransport:
         return 0 if self._claimed is None else self._claimed.run_id
 
     @property
-    def _ours(self) -> _Claimed:
+    def _ours(self) -> Claimed:
         if self._claimed is None:
             raise TransportError("the transport is not open")
         return self._claimed
-
-    def _claim(self) -> _Claimed:
-        """Submit a run and claim its task; one at a time, since a claim takes the oldest task."""
-        self._home.mkdir(parents=True, exist_ok=True)
-        with self._alone(self._home / "claim.lock"):
-            fab = Fab(hash_str=self.bundle_hash, content=self._bundle)
-            run_id = int(self._call(self._control.StartRun, StartRunRequest(fab=fab)).run_id)
-            if run_id == 0:
-                raise TransportError(f"the SuperLink at {self._address} did not accept the run")
-            token = self._acquire(run_id)
-        self._waiter.who = str(run_id)
-        client = self._runtime(token)
-        carrier = Carrier(
-            self._address,
-            self._ca_certificate,
-            "runtime",
-            identify=lambda: {TASK_TOKEN_HEADER: token},
-            give_up=self._check,
-            retry_s=_RETRY_S,
-        )
-        self._call(client.PullTaskInput, PullTaskInputRequest())
-        return _Claimed(run_id, client, carrier)
 
     def _keep_alive_from_now(self) -> None:
         self._heartbeat = threading.Thread(
@@ -246,7 +201,7 @@ class FlowerTransport:
         )
         self._heartbeat.start()
 
-    def _open_again(self, lost: _Claimed, cause: Exception) -> NoReturn:
+    def _open_again(self, lost: Claimed, cause: Exception) -> NoReturn:
         """Claim another run in place of one that the SuperLink has lost or given up.
 
         Raises:
@@ -256,29 +211,18 @@ class FlowerTransport:
         with self._opening:  # several threads may find out at once
             if self._claimed is lost:
                 self._check()
-                if self._was_stopped(lost.run_id):
+                if self._claims.was_stopped(lost.run_id):
                     self._ended.set()
                     raise RunCancelled(f"Flower run {lost.run_id} was stopped: {cause}") from None
                 known = set(self._names)
                 self._names.clear()
-                self._claimed = self._claim()
+                self._claimed = self._claims.claim()
                 lost.close()
                 self._await_silos(known)
         raise MessagesLost(
             f"the SuperLink at {self._address} has lost Flower run {lost.run_id}; its successor is "
             f"{self.run_id}"
         )
-
-    def _was_stopped(self, run_id: int) -> bool:
-        """Return whether somebody stopped a run; one that the SuperLink gave up has failed."""
-        try:
-            answer = self._call(self._control.ListRuns, ListRunsRequest(run_id=run_id))
-        except CoordinatorUnreachable:
-            raise
-        except TransportError:  # it knows no such run
-            return False
-        run = answer.run_dict.get(run_id)
-        return run is not None and str(run.status.sub_status) == SubStatus.STOPPED
 
     def _await_silos(self, wanted: Set[str]) -> None:
         """Wait until silos that were there are there again, or had the time to be."""
@@ -298,52 +242,6 @@ class FlowerTransport:
         self._back_at = -math.inf
         self._await_silos(silos)
         return True
-
-    def _alone(self, path: Path) -> contextlib.AbstractContextManager[object]:
-        def check() -> bool:
-            self._check()
-            return False
-
-        try:
-            return file_lock(path, timeout_s=_OPEN_S).acquire(cancel_check=check)
-        except Timeout:
-            raise TransportError("another flow holds the claim lock; try again") from None
-
-    def _acquire(self, run_id: int) -> str:
-        """Return our task's token; tasks of flows that died before they claimed are closed."""
-        with contextlib.closing(self._runtime(None)) as client:
-            request = AcquireTaskRequest(supported_task_types=["flwr-serverapp"])
-            deadline = time.monotonic() + _OPEN_S
-            while time.monotonic() < deadline:
-                answer = self._call(client.AcquireTask, request)
-                if not answer.token:
-                    time.sleep(0.02)
-                elif answer.task.run_id == run_id:
-                    return str(answer.token)
-                else:
-                    self._fail_stale(answer.token)
-        raise TransportError(f"the SuperLink at {self._address} did not hand out run {run_id}")
-
-    def _fail_stale(self, token: str) -> None:
-        with (
-            contextlib.closing(self._runtime(token)) as client,
-            contextlib.suppress(TransportError),
-        ):
-            request = PushTaskOutputRequest(
-                sub_status=SubStatus.FAILED, details="its flow ended before it began"
-            )
-            self._call(client.PushTaskOutput, request)
-
-    def _runtime(self, token: str | None) -> Any:
-        extra = (RuntimeTokenHttpInterceptor(token), self._waiter) if token else ()
-        component = "flwr-serverapp" if token else "SuperExec"
-        return connect(
-            RuntimeHttpClient,
-            self._address,
-            self._ca_certificate,
-            component=component,
-            interceptors=extra,
-        )
 
     def _keep_alive(self) -> None:
         while not self._closed.wait(_HEARTBEAT_S):
@@ -393,7 +291,7 @@ class FlowerTransport:
 
     def _send(
         self,
-        ours: _Claimed,
+        ours: Claimed,
         parcels: Mapping[str, Parcel],
         bodies: dict[int, bytes | Stored],
         deadline_s: float,
@@ -430,7 +328,7 @@ class FlowerTransport:
                     self._names.pop(silo, None)  # struck off, or admitted again as another node
         return sent
 
-    def _put(self, ours: _Claimed, body: Body) -> bytes | Stored:
+    def _put(self, ours: Claimed, body: Body) -> bytes | Stored:
         """Return a small body, or where a large one lies from now on."""
         if len(body) <= INLINE_BYTES:
             return bytes(body)
@@ -454,7 +352,7 @@ class FlowerTransport:
 
     def _arrivals(
         self,
-        ours: _Claimed,
+        ours: Claimed,
         silos: list[str],
         sent: Mapping[str, str],
         lying: list[Stored],
@@ -477,7 +375,7 @@ class FlowerTransport:
             for stored in lying:
                 ours.carrier.drop(ours.run_id, stored)
 
-    def _await(self, ours: _Claimed, message_id: str, replies: _Replies, deadline: float) -> float:
+    def _await(self, ours: Claimed, message_id: str, replies: _Replies, deadline: float) -> float:
         """Wait until the reply to a message is there, or the deadline; note all that come.
 
         Returns:
@@ -505,7 +403,7 @@ class FlowerTransport:
         return deadline
 
     def _fetch(
-        self, ours: _Claimed, message_id: str, replies: _Replies
+        self, ours: Claimed, message_id: str, replies: _Replies
     ) -> tuple[Parcel | Fault, float]:
         """Return the reply's content and when it was there."""
         if message_id not in replies.arrived:
@@ -590,7 +488,7 @@ class FlowerTransport:
         if self._ended.is_set():
             raise RunCancelled(f"Flower run {self.run_id} was stopped")
 
-    def _asked(self, ours: _Claimed, method: Any, request: Any) -> Any:
+    def _asked(self, ours: Claimed, method: Any, request: Any) -> Any:
         """Call a method for our run; see `_open_again` for what happens where it is lost."""
         try:
             return self._call(method, request)
@@ -598,7 +496,7 @@ class FlowerTransport:
             self._open_again(ours, cause)
 
     def _call(self, method: Any, request: Any) -> Any:
-        retry_s, tries = _RETRY_S if self._claimed is not None else 0.0, 0
+        retry_s, tries = RETRY_S if self._claimed is not None else 0.0, 0
 
         def try_again() -> None:
             nonlocal tries

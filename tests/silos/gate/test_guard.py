@@ -11,6 +11,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.kernel.headers import Header, Manifest, ReplyHeader, attestation
+from consilo.kernel.owner import SUPERSEDED, owner_in, owner_told
 from consilo.protocols.dispatch import answerer
 from consilo.record.chain import verify
 from consilo.wire.parcel import Parcel
@@ -256,3 +257,40 @@ def test_no_value_of_a_row_is_in_the_log(tmp_path: Path) -> None:
     rows.to_csv(path / "rows.csv", index=False)
     assert ask(silo, request()).status == "ok"
     assert "77.12" not in (path / "audit.jsonl").read_text()
+
+
+def test_an_earlier_owner_of_a_run_gets_no_step_answered(silo: Silo) -> None:
+    """A stopped process may wake beside its successor; its messages may have been under way."""
+
+    def asked_by(owner: int, scope: str) -> ReplyHeader:
+        told = {**attestations, **owner_told(owner)}
+        return ask(silo, request(attestations=told, scope=scope))
+
+    manifest = Manifest.of("run", clinic.job(), clinic.contract(), "")
+    attestations = {"south": attestation(SOUTH, manifest, "south")}
+    assert asked_by(0, "1/0/check").status == "ok"
+    assert asked_by(1_000, "1/0/check").status == "ok"
+    # What it was told before counts no more, nor does what it asks newly.
+    for scope in ("1/0/check", "2/0/check"):
+        for owner in (0, 999):
+            reply = asked_by(owner, scope)
+            assert (reply.status, log(silo)[-2]["code"]) == ("fault", SUPERSEDED)
+    assert asked_by(1_000, "2/0/check").status == "ok"
+    assert asked_by(1_001, "2/0/check").status == "ok"
+    assert asked_by(1_000, "2/0/check").status == "fault"
+    assert ask(silo, request(run="another")).status == "ok"
+
+
+@pytest.mark.parametrize("number", ["", "-1", "1e9", "٣", "9" * 40, "0x10"])
+def test_what_is_no_number_of_an_owner_is_the_first_ones(silo: Silo, number: str) -> None:
+    assert owner_in({"^": number}) == 0
+    silo.gate.store.note_owner("run", 5, at=NOW)
+    assert ask(silo, request(attestations={"^": number})).status == "fault"
+    assert log(silo)[-2]["code"] == SUPERSEDED
+
+
+def test_numbers_of_owners_do_not_grow_without_end(silo: Silo) -> None:
+    for run in range(5):
+        silo.gate.store.note_owner(f"run-{run}", 7, at=NOW)
+    silo.gate.store.note_owner("late", 7, at=NOW + 31 * 86_400)
+    assert [silo.gate.store.run(name)[1] for name in ("run-0", "late")] == [0, 7]

@@ -7,18 +7,12 @@ same machine sees whether it lives.
 
 from __future__ import annotations
 
-import json
 import socket
-import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flows.registry import names
+from flows.tending.servers import ask
 
-EVERY_S = 15.0
-"""How often to look: for so long a dead run may hold up the next one."""
-_WITHIN_S = 5.0
 _ALIVE = ["RUNNING", "PENDING", "CANCELLING"]
 
 
@@ -37,14 +31,14 @@ def end_dead(api: str, *, pool: str = names.POOL) -> list[str]:
         "work_pools": {"name": {"any_": [pool]}},
     }
     ended = []
-    for each in _ask(f"{api}/flow_runs/filter", asked):
+    for each in ask(f"{api}/flow_runs/filter", asked):
         host, _, pid = str(each["infrastructure_pid"] or "").rpartition(":")
         if host != socket.gethostname() or not pid.isdigit() or _lives(int(pid)):
             continue
         message = f"its process ({pid}) died, with its worker"
         state = {"type": "CRASHED", "name": "Crashed", "message": message}
         # Forced: orchestration would let a run that is Cancelling go nowhere else.
-        _ask(f"{api}/flow_runs/{each['id']}/set_state", {"state": state, "force": True})
+        ask(f"{api}/flow_runs/{each['id']}/set_state", {"state": state, "force": True})
         ended.append(str(each["name"]))
     return ended
 
@@ -55,11 +49,3 @@ def _lives(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(b")")[2].split()[0] != b"Z"
-
-
-def _ask(url: str, body: Mapping[str, Any]) -> Any:
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=_WITHIN_S) as answer:
-        return json.load(answer)

@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.states import Pending, Running
 
 from flows.registry import names
-from flows.services.dead_flow_runs import end_dead
+from flows.tending.dead_flow_runs import end_dead
 
 pytestmark = pytest.mark.flow
 

@@ -1,0 +1,1 @@
+"""What `consilo up` does every few minutes, so that nothing stays that nobody owns."""

@@ -1,0 +1,91 @@
+"""What lapses, and what never does; logs that a process writes to are turned over."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consilo.errors import ConfigInvalid
+from consilo.machine.processes import Supervisor
+from consilo.membership.coordinator import Keep, Reachable
+from consilo.record.run_record import RunRecord
+from flows.services.place import settle_place
+from flows.tending.retention import let_lapse, turn_over
+
+DAY_S = 86_400.0
+KEY = Ed25519PrivateKey.generate()
+
+
+def make(home: Path, run: str, *, closed: bool) -> None:
+    record = RunRecord(home / "runs" / run / "record.jsonl", KEY)
+    record.add("opened")
+    if closed:
+        record.close(status="complete")
+
+
+def test_only_what_nothing_rests_on_lapses(tmp_path: Path) -> None:
+    make(tmp_path, "ended", closed=True)
+    make(tmp_path, "open", closed=False)
+    made = ["runs/ended/checkpoint.safetensors", "runs/open/checkpoint.safetensors"]
+    made += ["logs/pipeline-1.log", "logs/prefect.log", "results/1.json", "members.db"]
+    made += ["mlflow/mlflow.db", "mlflow/artifacts/1/model.pt", "keys/record.key", "audit.jsonl"]
+    for name in made:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("content")
+    keep = Keep(checkpoints_days=10, logs_days=20, results_days=30)
+    gone = {
+        days: [str(each.relative_to(tmp_path)) for each in let_lapse(tmp_path, keep, now=now)]
+        for days in (9, 11, 21, 31)
+        if (now := time.time() + days * DAY_S)
+    }
+    assert gone == {
+        9: [],
+        11: ["runs/ended/checkpoint.safetensors"],
+        21: ["logs/pipeline-1.log"],
+        31: ["results/1.json"],
+    }
+    left = {str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*") if each.is_file()}
+    assert left == {*made, "runs/ended/record.jsonl", "runs/open/record.jsonl"} - {
+        name for names in gone.values() for name in names
+    }
+
+
+def test_how_long_is_said_in_the_coordinators_file(tmp_path: Path) -> None:
+    place = settle_place(tmp_path)
+    assert place.keep == Keep()
+    file = tmp_path / "coordinator.yaml"
+    file.write_text(file.read_text().replace("logs_days: 30", "logs_days: 7"))
+    assert settle_place(tmp_path).keep == Keep(logs_days=7)
+    # One of an earlier release says nothing of it.
+    ports = f"port: {place.port}\nprefect_port: {place.prefect_port}\n"
+    file.write_text(f"{ports}mlflow_port: {place.mlflow_port}\n")
+    assert settle_place(tmp_path) == place
+    for wrong in ("logs_days: 0", "log_days: 3"):
+        file.write_text(f"{ports}keep: {{{wrong}}}\n")
+        with pytest.raises(ConfigInvalid, match="keep"):
+            Reachable.load(tmp_path)
+
+
+def test_a_log_that_is_written_to_stays_within_its_bound(tmp_path: Path) -> None:
+    writes = "import time\nfor n in range(10**9): print(n, 'x' * 90, flush=True); time.sleep(1e-4)"
+    log = tmp_path / "log"
+    most = 64 << 10
+    with Supervisor() as supervisor:
+        supervisor.start("writer", [sys.executable, "-c", writes], log=log)
+        turned, largest, deadline = 0, 0, time.monotonic() + 30
+        while turned < 3 and time.monotonic() < deadline:
+            largest = max(largest, log.stat().st_size)
+            turned += len(turn_over([log, tmp_path / "none"], most_bytes=most))
+            time.sleep(0.02)
+        time.sleep(0.2)
+        assert log.stat().st_size > 0
+    assert turned == 3
+    assert not log.read_bytes().startswith(b"\0")  # it goes on at the beginning
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["log", "log.1"]
+    assert log.with_name("log.1").stat().st_mode & 0o777 == 0o600
+    assert os.path.getsize(tmp_path / "log.1") >= most

@@ -1,0 +1,47 @@
+"""A flow that another process has gone on beside writes nothing more: record, MLflow, registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from consilo.record.run_record import RunRecord, read
+from flows.pipeline import pipeline
+from flows.services.connection import connecting
+from tests.flows.conftest import KEY
+from tests.flows.test_tracker_away import at_training
+
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(280)]
+
+
+def test_a_flow_that_wakes_beside_its_successor_leaves_the_run_alone(make_federation) -> None:
+    federation = make_federation("superseded")
+    runs: Path = federation.home / "runs"
+    seen: dict[str, list[str]] = {}
+
+    def another_goes_on() -> None:
+        (record,) = runs.glob("*/record.jsonl")
+        successor, _ = RunRecord.reopen(record, KEY)
+        successor.take_over(at=0.0)
+        seen["lines"] = [each["kind"] for each in read(record)]
+
+    at_training(federation, another_goes_on)
+    with connecting(federation.connect()):
+        state = pipeline(
+            str(federation.job), home=str(federation.home), wait_s=0, return_state=True
+        )
+    summary = state.result(raise_on_failure=False)
+    assert summary["status"] == "failed"
+    assert summary["reason"].startswith("RunSuperseded")
+    (record,) = runs.glob("*/record.jsonl")
+    assert [each["kind"] for each in read(record)] == seen["lines"]
+    assert seen["lines"][-1] == "resumed"
+    client = MlflowClient(federation.tracking_uri)
+    experiment = client.get_experiment_by_name("superseded-model")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "RUNNING"
+    assert run.data.tags["status"] == "running"
+    assert client.search_model_versions("name = 'superseded-model'") == []
