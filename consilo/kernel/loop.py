@@ -29,6 +29,7 @@ from consilo.kernel.headers import (
     ReplyHeader,
     attests,
 )
+from consilo.kernel.pace import Pace, kind_of
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.standing import Held, Standing, from_word, to_attestations
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
@@ -102,6 +103,7 @@ class Kernel:
         head: gives the hash of the newest line of the run record.
         newest: gives the header of the newest reply that a silo signed in any run, if known.
         now: the time in seconds since 1970.
+        pace: how long answers took, in this run and in those before.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Kernel:
         head: Callable[[], str] = lambda: "",
         newest: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
         now: Callable[[], float] = time.time,
+        pace: Pace | None = None,
     ) -> None:
         self._transport = transport
         self._run_id = run_id
@@ -136,7 +139,8 @@ class Kernel:
         self._briefed: set[str] = set()
         self._observe = observe
         self._publish = publish
-        self._history: dict[tuple[str, str], list[float]] = {}
+        self._pace = Pace() if pace is None else pace
+        self._like = kind_of(job)
 
     def drive(
         self, name: str, protocol: Protocol[Any], fed: Federation, state: Any
@@ -205,13 +209,12 @@ class Kernel:
     ) -> Iterator[Reply]:
         """Yield the valid replies of one ask, in the order of its members; then hold the quorum."""
         verb = place.protocol.verbs()[step.verb]
-        history = self._history.setdefault((place.name, step.verb), [])
         deadline = fed.job.deadline if step.deadline_s is None else Deadline(step.deadline_s)
         faults: dict[str, Fault] = {} if missing is None else missing
         faults |= self._too_old(step.members)
         answered: list[str] = []
-        times: list[float] = []
-        deadline_s = deadline.seconds(history)
+        paces = {name: self._pace_of(name, step, place) for name in step.members}
+        deadline_s = deadline.seconds({n: self._pace.times(each) for n, each in paces.items()})
         faults |= self._brief(step, place, fed, without=faults)
         for name in [each for each in step.members if each in faults]:
             self._note_unasked(name, faults[name], step, place)
@@ -225,10 +228,9 @@ class Kernel:
                 faults[arrival.silo] = fault or Fault("failed", "no answer")
                 continue
             answered.append(arrival.silo)
-            times.append(arrival.seconds)
+            self._pace.note(paces[arrival.silo], arrival.seconds)
             yield reply
             del arrival, reply  # or it is held until the next one is here
-        history.extend(times)
         if step.quorum is not None:
             where = f"round {place.round}" if place.round else f"'{step.verb}' before the rounds"
             absent = {**fed.left, **faults}
@@ -239,6 +241,9 @@ class Kernel:
             step.quorum.require(
                 answered, missing=absent, num_examples=fed.num_examples, where=where
             )
+
+    def _pace_of(self, silo: str, step: Ask, place: _Place) -> str:
+        return f"{silo}|{place.name}.{step.verb}|{self._like}"
 
     def _too_old(self, members: Sequence[str]) -> dict[str, Fault]:
         """Return who would not understand this job, and why; they are not asked."""
