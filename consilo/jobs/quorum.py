@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -99,20 +100,47 @@ class Awaited:
 class Deadline:
     """How long a step waits for its slowest silo, in seconds.
 
-    A fixed deadline is what the job says. A learnt one (``fixed_s`` None) waits ``first_s`` while
-    nothing is known, then ``factor`` times the slowest answer of the same verb so far, at least
-    ``least_s``: a dead silo costs a few rounds, not an hour, and a slow healthy one is safe.
+    A fixed deadline is what the job says. A learnt one (``fixed_s`` None) is the longest that any
+    member may need: by what its own answers of the same kind took, in this run and in those before,
+    ``margin`` times nineteen in twenty of them, or ``factor`` times where there are few yet, and
+    half as long again as the slowest of them at least. A silo that has not answered yet gets
+    ``factor`` times the slowest of the others, ``first_s`` at most and where nothing is known. None
+    is under ``least_s``. So a dead silo costs a few rounds, not an hour, and a slow healthy one is
+    safe, however slow it is.
     """
 
     fixed_s: float | None = None
     first_s: float = 600.0
     factor: float = 5.0
+    margin: float = 3.0
     least_s: float = 30.0
 
-    def seconds(self, history: Sequence[float]) -> float:
-        """Return the deadline in seconds, given the same verb's answer times so far."""
+    def seconds(self, history: Mapping[str, Sequence[float]]) -> float:
+        """Return the deadline in seconds.
+
+        Args:
+            history: member → how long its answers to the same verb took, the newest last; empty
+                for one that has not answered any yet.
+        """
         if self.fixed_s is not None:
             return self.fixed_s
-        if not history:
+        known = [self._needs(times) for times in history.values() if times]
+        if not known:
             return self.first_s
-        return min(self.first_s, max(self.least_s, self.factor * max(history)))
+        found = max(self.least_s, *known)
+        if all(history.values()):
+            return found
+        slowest = max(max(times) for times in history.values() if times)
+        return max(found, min(self.first_s, self.factor * slowest))
+
+    def _needs(self, times: Sequence[float]) -> float:
+        usual = sorted(times)[math.ceil(_MOST * len(times)) - 1]
+        factor = self.margin if len(times) >= _TELLING else self.factor
+        return max(factor * usual, _SLOWEST * max(times))
+
+
+_MOST = 0.95
+"""Of a silo's answers, those that a deadline is a multiple of."""
+_TELLING = 5
+"""From so many answers on, a silo's times are known well enough for the smaller margin."""
+_SLOWEST = 1.5

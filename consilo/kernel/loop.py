@@ -30,6 +30,7 @@ from consilo.kernel.headers import (
     attests,
 )
 from consilo.kernel.owner import owner_told
+from consilo.kernel.pace import Pace, kind_of
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.standing import Held, Standing, from_word, to_attestations
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
@@ -104,6 +105,7 @@ class Kernel:
         newest: gives the header of the newest reply that a silo signed in any run, if known.
         owner: gives the number of the process that owns the run; see `consilo.kernel.owner`.
         now: the time in seconds since 1970.
+        pace: how long answers took, in this run and in those before.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Kernel:
         newest: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
         owner: Callable[[], int] = lambda: 0,
         now: Callable[[], float] = time.time,
+        pace: Pace | None = None,
     ) -> None:
         self._transport = transport
         self._run_id = run_id
@@ -140,7 +143,8 @@ class Kernel:
         self._briefed: set[str] = set()
         self._observe = observe
         self._publish = publish
-        self._history: dict[tuple[str, str], list[float]] = {}
+        self._pace = Pace() if pace is None else pace
+        self._like = kind_of(job)
 
     def drive(
         self, name: str, protocol: Protocol[Any], fed: Federation, state: Any
@@ -209,13 +213,12 @@ class Kernel:
     ) -> Iterator[Reply]:
         """Yield the valid replies of one ask, in the order of its members; then hold the quorum."""
         verb = place.protocol.verbs()[step.verb]
-        history = self._history.setdefault((place.name, step.verb), [])
         deadline = fed.job.deadline if step.deadline_s is None else Deadline(step.deadline_s)
         faults: dict[str, Fault] = {} if missing is None else missing
         faults |= self._too_old(step.members)
         answered: list[str] = []
-        times: list[float] = []
-        deadline_s = deadline.seconds(history)
+        paces = {name: self._pace_of(name, step, place) for name in step.members}
+        deadline_s = deadline.seconds({n: self._pace.times(each) for n, each in paces.items()})
         faults |= self._brief(step, place, fed, without=faults)
         for name in [each for each in step.members if each in faults]:
             self._note_unasked(name, faults[name], step, place)
@@ -229,10 +232,9 @@ class Kernel:
                 faults[arrival.silo] = fault or Fault("failed", "no answer")
                 continue
             answered.append(arrival.silo)
-            times.append(arrival.seconds)
+            self._pace.note(paces[arrival.silo], arrival.seconds)
             yield reply
             del arrival, reply  # or it is held until the next one is here
-        history.extend(times)
         if step.quorum is not None:
             where = f"round {place.round}" if place.round else f"'{step.verb}' before the rounds"
             absent = {**fed.left, **faults}
@@ -243,6 +245,9 @@ class Kernel:
             step.quorum.require(
                 answered, missing=absent, num_examples=fed.num_examples, where=where
             )
+
+    def _pace_of(self, silo: str, step: Ask, place: _Place) -> str:
+        return f"{silo}|{place.name}.{step.verb}|{self._like}"
 
     def _too_old(self, members: Sequence[str]) -> dict[str, Fault]:
         """Return who would not understand this job, and why; they are not asked."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from consilo.errors import ConsiloError
 from consilo.kernel.federation import Federation
 from consilo.kernel.loop import Exchange, Kernel, Party
+from consilo.kernel.pace import FILE as PACE
+from consilo.kernel.pace import Pace
 from consilo.protocols.conclude import CONCLUDE_S, Conclude
 from consilo.record.chain import in_utc
 from consilo.record.heads import SiloHeads
@@ -50,6 +52,7 @@ class Conversation:
         publish: told of every `Publish` of a protocol.
         now: seconds since 1970, by which requests and the record are dated.
         standing: silo → why it may not take part at this moment; empty where it may.
+        runs: the folder in which each run has its own: what answers took is learnt over them.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Conversation:
         publish: Callable[[Publish], None] = lambda _: None,
         now: Callable[[], float] = time.time,
         standing: Callable[[str], str] = lambda silo: "",
+        runs: Path | None = None,
     ) -> None:
         self.silos = tuple(sorted(silos))
         self.run_id = run_id
@@ -82,6 +86,7 @@ class Conversation:
         self._publish = publish
         self._now = now
         self._recorded = 0
+        self._pace = Pace(None if runs is None else runs / PACE)
         self.take(job, self.silos)
 
     def take(self, job: Job, silos: Sequence[str]) -> None:
@@ -110,6 +115,7 @@ class Conversation:
             newest=lambda name: None if self._heads is None else self._heads.newest(name),
             owner=lambda: 0 if self.record is None else self.record.owner,
             now=self._now,
+            pace=self._pace,
         )
 
     @property
@@ -203,3 +209,4 @@ class Conversation:
             if self.record is not None:
                 self.record.add("not_concluded", reason=type(cause).__name__)
         self.note_replies()
+        self._pace.save()

@@ -130,6 +130,7 @@ class Stages:
             publish=self._published,
             now=now,
             standing=standing,
+            runs=directory.parent,
         )
         self.outcomes = {name: SiloOutcome() for name in self.silos}
         self.faults: dict[str, Fault] = {name: not_connected() for name in self.silos}
