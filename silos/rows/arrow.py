@@ -17,21 +17,22 @@ def to_arrow(frame: pd.DataFrame) -> pa.Table:
     """Return a canonical table as Arrow, numbers without gaps uncopied; see `to_pandas`."""
     import pyarrow as pa
 
-    columns = {}
-    for name in frame.columns:
-        series = frame[name]
-        if series.dtype == "float64":
-            # NaN stays a value: a column without nulls is mapped, not copied.
-            columns[name] = pa.array(series.to_numpy(), from_pandas=False)
-            continue
-        values = pa.array(series, from_pandas=True)
-        if isinstance(values, pa.ChunkedArray):
-            values = values.combine_chunks()
-        if pa.types.is_string(values.type):
-            values = values.cast(pa.large_string())
-        columns[name] = values
+    columns = {name: column_to_arrow(frame[name]) for name in frame.columns}
     table = pa.table(columns) if columns else pa.table({"": pa.nulls(len(frame))})
     return table.combine_chunks()
+
+
+def column_to_arrow(series: pd.Series[Any]) -> pa.Array:
+    """Return a column of a canonical table as Arrow; see `to_arrow`."""
+    import pyarrow as pa
+
+    if series.dtype == "float64":
+        # NaN stays a value: a column without nulls is mapped, not copied.
+        return pa.array(series.to_numpy(), from_pandas=False)
+    values = pa.array(series, from_pandas=True)
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return values.cast(pa.large_string()) if pa.types.is_string(values.type) else values
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
@@ -69,6 +70,10 @@ def write_table(path: Path, table: pa.Table) -> str:
     return hashed.sha256.hexdigest()
 
 
+_WRITTEN_BYTES = 512 << 10
+"""What is hashed and then written at a time: it is in the processor's cache the second time."""
+
+
 class _Hashed:
     """A file for pyarrow to write to, hashed on the way; who opened it closes it."""
 
@@ -79,8 +84,12 @@ class _Hashed:
         self.sha256 = hashlib.sha256()
 
     def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        return self._file.write(data)
+        whole = memoryview(data)
+        for start in range(0, len(whole), _WRITTEN_BYTES):
+            part = whole[start : start + _WRITTEN_BYTES]
+            self.sha256.update(part)
+            self._file.write(part)
+        return len(whole)
 
     def flush(self) -> None:
         self._file.flush()

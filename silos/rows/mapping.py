@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator, MutableMapping, Sequence
 from collections.abc import Mapping as MappingOf
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -43,6 +44,23 @@ SEEN = "seen"
 """Key of ``frame.attrs``: column → what its dates show that makes others of them doubtful."""
 
 ROWS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class MadeColumn:
+    """A column of a canonical table.
+
+    Args:
+        name: its name.
+        values: in its dtype.
+        unreadable: how many values could not be read, and the first rows; empty where all could.
+        shown: what its dates show that makes others of them doubtful.
+    """
+
+    name: str
+    values: pd.Series[Any]
+    unreadable: dict[str, Any]
+    shown: frozenset[str]
 
 
 class Mapping(Config):
@@ -192,29 +210,53 @@ class Mapping(Config):
 
     def apply_columns(
         self,
-        rows: dict[Any, pd.Series[Any]],
+        rows: MutableMapping[Any, pd.Series[Any]],
+        num_rows: int,
+        contract: Contract,
+        *,
+        seen: MappingOf[str, frozenset[str]] | None = None,
+    ) -> pd.DataFrame:
+        """Return the canonical table as `apply` does, and take ``rows`` apart on the way.
+
+        Args:
+            rows: see `made`.
+            num_rows: of each column.
+            contract: the contract.
+            seen: see `made`; ``frame.attrs["seen"]`` has what this block's dates show.
+        """
+        import pandas as pd
+
+        made = {each.name: each for each in self.made(rows, num_rows, contract, seen=seen)}
+        columns = {name: each.values for name, each in made.items()}
+        table = pd.DataFrame(columns, index=pd.RangeIndex(num_rows), copy=False)
+        if unreadable := {name: each.unreadable for name, each in made.items() if each.unreadable}:
+            table.attrs[UNREADABLE] = unreadable
+        if shown := {name: each.shown for name, each in made.items() if each.shown}:
+            table.attrs[SEEN] = shown
+        return table
+
+    def made(
+        self,
+        rows: MutableMapping[Any, pd.Series[Any]],
         num_rows: int,
         contract: Contract,
         *,
         seen: MappingOf[str, frozenset[str]] | None = None,
         rows_shown: int | None = ROWS_SHOWN,
-    ) -> pd.DataFrame:
-        """Return the canonical table as `apply` does, and take ``rows`` apart on the way.
+    ) -> Iterator[MadeColumn]:
+        """Yield the columns of the canonical table, and take ``rows`` apart on the way.
 
         Args:
             rows: local name → column; a column is removed once it has been mapped for the last
                 time, so that its memory is free for what is made of the next one.
             num_rows: of each column.
             contract: the contract.
-            seen: column → what its dates in all blocks show; ``frame.attrs["seen"]`` has what those
-                of this block do. Where that is more, the blocks are to be mapped again.
+            seen: column → what its dates in all blocks show. Where those of this block show more,
+                the blocks are to be mapped again.
             rows_shown: of so many rows that could not be read it is said which; None for all.
         """
         import pandas as pd
 
-        columns: dict[str, Any] = {}
-        unreadable: dict[str, dict[str, Any]] = {}
-        shown: dict[str, frozenset[str]] = {}
         uses = Counter(name for each in self.local_columns(contract).values() for name in each)
         for column in contract.table:
             how = self.how(column)
@@ -235,20 +277,14 @@ class Mapping(Config):
                 named = " and ".join(f"'{name}'" for name in local)
                 reason = f"column {named} cannot be read as {column.type} for {column.name}"
                 raise SourceUnreadable(f"{reason}; check the mapping") from None
-            if showing:
-                shown[column.name] = showing
+            unreadable: dict[str, Any] = {}
             if lost.any():
                 which = lost.nonzero()[0]
-                first = which[:rows_shown].tolist()
-                unreadable[column.name] = {"count": len(which), "rows": first}
-            columns[column.name] = values.set_axis(pd.RangeIndex(num_rows))
+                unreadable = {"count": len(which), "rows": which[:rows_shown].tolist()}
+            yield MadeColumn(
+                column.name, values.set_axis(pd.RangeIndex(num_rows)), unreadable, showing
+            )
             del parts, values, lost
-        table = pd.DataFrame(columns, index=pd.RangeIndex(num_rows), copy=False)
-        if unreadable:
-            table.attrs[UNREADABLE] = unreadable
-        if shown:
-            table.attrs[SEEN] = shown
-        return table
 
     def lost(
         self, rows: MappingOf[Any, pd.Series[Any]], table: pd.DataFrame, column: Column

@@ -6,6 +6,7 @@ if the table had been in memory. A table of less than a block never touches the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,7 +19,7 @@ _FLUSH_ROWS = 65_536
 
 
 class TableSpool:
-    """Takes canonical blocks, as `silos.rows.cache.to_arrow` makes them, and gives back one table.
+    """Takes canonical columns, as `silos.rows.arrow` makes them, block by block; gives one table.
 
     Args:
         directory: where files may lie until the table has been written elsewhere; the owner's only.
@@ -26,58 +27,56 @@ class TableSpool:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._columns: list[_Column] = []
-        self._schema: pa.Schema | None = None
+        self._columns: dict[str, _Column] = {}
+        self._kinds: dict[str, pa.DataType] = {}
         self._waiting: list[pa.Table] = []
-        self._num_waiting = 0
         self.num_rows = 0
 
-    def append(self, block: pa.Table) -> None:
-        """Add rows; every block has the names and types of the first."""
-        if self._schema is None:
-            self._schema = block.schema
-        elif block.schema != self._schema:
-            block = block.cast(self._schema)
-        self._waiting.append(block)
-        self._num_waiting += block.num_rows
-        self.num_rows += block.num_rows
-        if self._num_waiting >= _FLUSH_ROWS:
-            # Whole bytes of bits only: the rest goes with the next rows.
-            self._flush(self._num_waiting // 8 * 8)
+    def append(self, num_rows: int, columns: Iterable[tuple[str, pa.Array]]) -> None:
+        """Add rows; every block has the names of the first, and its types or what becomes them.
 
-    def table(self) -> pa.Table:
-        """Return all rows; a table of more than one block is mapped from the files."""
+        Args:
+            num_rows: of each column.
+            columns: name, values; each is written before the next is asked for.
+        """
         import pyarrow as pa
 
-        if not self._columns:
-            return pa.concat_tables(self._waiting).combine_chunks()
+        self.num_rows += num_rows
+        alike = self._alike(columns)
+        if self.num_rows < _FLUSH_ROWS:
+            self._waiting.append(pa.table(dict(alike) or {"": pa.nulls(num_rows)}))
+            return
+        for table in self._waiting:
+            for name, values in zip(table.schema.names, table.columns, strict=True):
+                self._column(name, values.type).add(values.combine_chunks())
+        self._waiting = []
+        for name, values in alike:
+            self._column(name, values.type).add(values)
+
+    def table(self) -> pa.Table:
+        """Return all rows; a table of more than a few is mapped from the files."""
+        import pyarrow as pa
+
         if self._waiting:
-            self._flush(self._num_waiting)
-        columns = [column.take(self.num_rows) for column in self._columns]
-        return pa.Table.from_arrays(columns, schema=self._schema)
+            return pa.concat_tables(self._waiting).combine_chunks()
+        columns = {name: column.take(self.num_rows) for name, column in self._columns.items()}
+        return pa.table(columns or {"": pa.nulls(self.num_rows)})
 
     def remove(self) -> None:
         """Remove the files; a table that was mapped from them stays readable."""
-        for column in self._columns:
+        for column in self._columns.values():
             column.remove()
 
-    def _flush(self, num_rows: int) -> None:
-        import pyarrow as pa
+    def _alike(self, columns: Iterable[tuple[str, pa.Array]]) -> Iterator[tuple[str, pa.Array]]:
+        for name, values in columns:
+            kind = self._kinds.setdefault(name, values.type)
+            yield name, values if values.type == kind else values.cast(kind)
 
-        whole = self._waiting[0]
-        if len(self._waiting) > 1:
-            whole = pa.concat_tables(self._waiting).combine_chunks()
-        if not self._columns:
-            self._columns = [
-                _Column(self._directory / f"column-{at}", field.type)
-                for at, field in enumerate(whole.schema)
-            ]
-        for column, name in zip(self._columns, whole.schema.names, strict=True):
-            column.add(whole[name].slice(0, num_rows))
-        # Copied, or the few rows that are left would hold all the others.
-        rest = whole.slice(num_rows)
-        self._waiting = [rest.take(np.arange(rest.num_rows))] if rest.num_rows else []
-        self._num_waiting = rest.num_rows
+    def _column(self, name: str, kind: pa.DataType) -> _Column:
+        if name not in self._columns:
+            path = self._directory / f"column-{len(self._columns)}"
+            self._columns[name] = _Column(path, kind)
+        return self._columns[name]
 
 
 class _Column:
@@ -91,6 +90,7 @@ class _Column:
         self._is_bits = pa.types.is_boolean(kind)
         self._num_nulls = 0
         self._text_bytes = 0
+        self._waiting: pa.Array | None = None
         parts = ("valid", "offsets", "values") if self._is_text else ("valid", "values")
         self._files: dict[str, BinaryIO] = {}
         for part in () if pa.types.is_null(kind) else parts:
@@ -100,16 +100,24 @@ class _Column:
         if self._is_text:
             self._write("offsets", np.zeros(1, np.int64))
 
-    def add(self, values: Any) -> None:
-        """Append an array whose length, but for the last one's, is a multiple of eight."""
+    def add(self, values: pa.Array) -> None:
+        """Append an array."""
         import pyarrow as pa
 
         if pa.types.is_null(self._kind):
             return
-        if values.num_chunks == 1:
-            values = values.chunk(0)
-        else:
-            values = pa.concat_arrays(values.chunks) if values.chunks else pa.array([], self._kind)
+        if self._waiting is not None:
+            values = pa.concat_arrays([self._waiting, values])
+        # Whole bytes of bits only: the rest goes with the next rows. It is copied, or the few rows
+        # that are left would hold all the others.
+        num_rows = len(values) // 8 * 8
+        rest = values.slice(num_rows)
+        self._waiting = rest.take(np.arange(len(rest))) if len(rest) else None
+        self._put(values.slice(0, num_rows))
+
+    def _put(self, values: pa.Array) -> None:
+        import pyarrow as pa
+
         self._num_nulls += values.null_count
         if values.null_count:
             valid = np.packbits(values.is_valid().to_numpy(zero_copy_only=False), bitorder="little")
@@ -138,6 +146,8 @@ class _Column:
 
         if pa.types.is_null(self._kind):
             return pa.nulls(num_rows)
+        if self._waiting is not None:
+            self._put(self._waiting)
         mapped = {}
         for part, file in self._files.items():
             file.close()

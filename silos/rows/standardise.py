@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consilo.contracts.contract import Contract
 from consilo.errors import SourceUnreadable
-from silos.rows.arrow import to_arrow
-from silos.rows.mapping import ROWS_SHOWN, SEEN, UNREADABLE, Mapping, add_seen
+from silos.rows.arrow import column_to_arrow
+from silos.rows.mapping import ROWS_SHOWN, MadeColumn, Mapping, add_seen
 from silos.rows.sources import CsvSource, DuckSource, RowFilter, Source, TypesChanged, kept_rows
-from silos.rows.sources.blocks import to_frame
+from silos.rows.sources.blocks import BlockColumns
 from silos.rows.sources.raw_table import RawTable
 from silos.rows.spool import TableSpool
 
@@ -61,21 +61,17 @@ def standardise(
     while True:
         spool = TableSpool(directory)
         unreadable: Unreadable = {}
-        shown: list[dict[str, frozenset[str]]] = []
+        shown: dict[str, frozenset[str]] = {}
         try:
             raw = kept_rows(source.blocks(there, text=sorted(text), types=types), keep)
             for block in _points_certain(raw, commas):
-                start = spool.num_rows
-                frame = to_frame(block)
-                rows, num_rows = dict(frame.items()), len(frame)
-                del block, frame  # else no column could go before the last one is mapped
-                mapped = mapping.apply_columns(
-                    rows, num_rows, contract, seen=seen, rows_shown=rows_shown
-                )
-                shown.append(mapped.attrs.pop(SEEN, {}))
-                _add(unreadable, mapped.attrs.get(UNREADABLE, {}), start, rows_shown)
-                spool.append(to_arrow(mapped))
-            if not any([add_seen(seen, each) for each in shown]):
+                start, num_rows = spool.num_rows, block.num_rows
+                columns = BlockColumns(block)
+                del block  # else no column could go before the last one is mapped
+                made = mapping.made(columns, num_rows, contract, seen=seen, rows_shown=rows_shown)
+                kept = _noted(made, unreadable, shown, start, rows_shown)
+                spool.append(num_rows, ((each.name, column_to_arrow(each.values)) for each in kept))
+            if not add_seen(seen, shown):
                 return spool.table(), unreadable
             spool.remove()  # what later dates show makes earlier ones doubtful
         except TypesChanged as changed:
@@ -123,10 +119,20 @@ def _points_certain(blocks: Iterator[pa.Table], commas: Sequence[str]) -> Iterat
         yield block
 
 
-def _add(total: Unreadable, part: Unreadable, start: int, rows_shown: int | None) -> None:
-    """Add what a block that begins at row ``start`` had."""
-    for column, entry in part.items():
-        known = total.setdefault(column, {"count": 0, "rows": []})
-        known["count"] += entry["count"]
-        known["rows"] += [start + row for row in entry["rows"]]
-        known["rows"] = known["rows"][:rows_shown]
+def _noted(
+    columns: Iterable[MadeColumn],
+    unreadable: Unreadable,
+    shown: dict[str, frozenset[str]],
+    start: int,
+    rows_shown: int | None,
+) -> Iterator[MadeColumn]:
+    """Yield the columns of a block that begins at row ``start``; add what is to say of them."""
+    for each in columns:
+        if each.unreadable:
+            known = unreadable.setdefault(each.name, {"count": 0, "rows": []})
+            known["count"] += each.unreadable["count"]
+            known["rows"] += [start + row for row in each.unreadable["rows"]]
+            known["rows"] = known["rows"][:rows_shown]
+        if each.shown:
+            shown[each.name] = shown.get(each.name, frozenset()) | each.shown
+        yield each

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -115,30 +124,31 @@ def in_blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     waiting: list[pa.Table] = []
-    num_waiting, has_yielded = 0, False
+    num_waiting, num_bytes, has_yielded = 0, 0, False
     for table in tables:
         waiting.append(table)
         num_waiting += table.num_rows
-        size = _block_rows(waiting)
+        num_bytes += table.nbytes
+        size = _block_rows(num_waiting, num_bytes)
         if num_waiting < size:
             continue
         whole = stacked(waiting)
         at = 0
         while num_waiting - at >= size:
-            yield whole.slice(at, size).combine_chunks()
+            yield whole.slice(at, size)
             has_yielded = True
             at += size
         waiting, num_waiting = [whole.slice(at)], num_waiting - at
+        num_bytes = waiting[0].nbytes
         del whole
     if num_waiting or not has_yielded:
-        yield (stacked(waiting) if waiting else pa.table({})).combine_chunks()
+        yield stacked(waiting) if waiting else pa.table({})
 
 
-def _block_rows(tables: Sequence[pa.Table]) -> int:
-    num_rows = sum(table.num_rows for table in tables)
+def _block_rows(num_rows: int, num_bytes: int) -> int:
     if not num_rows:
         return BLOCK_ROWS
-    row_bytes = sum(table.nbytes for table in tables) / num_rows
+    row_bytes = num_bytes / num_rows
     return max(1, min(BLOCK_ROWS, int(_BLOCK_BYTES / max(row_bytes, 1.0))))
 
 
@@ -214,13 +224,61 @@ def _dates_within_years(table: pa.Table) -> pa.Table:
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return a block as pandas holds it."""
+    table = _dates_within_years(table)
+    frame: pd.DataFrame = table.to_pandas(
+        types_mapper=_types().get, split_blocks=True, ignore_metadata=True
+    )
+    return frame
+
+
+@cache
+def _types() -> dict[Any, Any]:
+    """Return Arrow's type → that of pandas, where it is not the usual one."""
     import pandas as pd
     import pyarrow as pa
 
     # Whole numbers with gaps stay whole numbers, else large ones would lose their last digits.
-    types: dict[Any, Any] = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    table = _dates_within_years(table)
-    frame: pd.DataFrame = table.to_pandas(
-        types_mapper=types.get, split_blocks=True, ignore_metadata=True
-    )
-    return frame
+    return {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+class BlockColumns(MutableMapping[str, "pd.Series[Any]"]):
+    """The columns of a block as pandas holds them, each made when it is asked for.
+
+    What is made of one column then lies where what was made of the one before it lay.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._columns = dict(zip(table.schema.names, table.columns, strict=True))
+
+    def __getitem__(self, name: str) -> pd.Series[Any]:
+        """Return a column as `to_frame` has it."""
+        import pyarrow as pa
+
+        column = self._columns[name]
+        if pa.types.is_temporal(column.type):
+            return to_frame(pa.table({name: column}))[name]
+        if column.num_chunks != 1:
+            column = column.combine_chunks()
+        values: pd.Series[Any] = column.to_pandas(types_mapper=_types().get)
+        return values
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def pop(self, name: str) -> pd.Series[Any]:  # type: ignore[override]
+        """Return a column and let it go."""
+        values = self[name]
+        del self._columns[name]
+        return values
+
+    def __setitem__(self, name: str, values: pd.Series[Any]) -> None:
+        raise TypeError("the columns of a block are only taken away")
+
+    def __delitem__(self, name: str) -> None:
+        del self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)

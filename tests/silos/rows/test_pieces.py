@@ -3,7 +3,10 @@
 import gzip
 import io
 import threading
+from datetime import UTC, datetime
+from decimal import Decimal
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +15,7 @@ from pyarrow import csv
 
 from consilo.errors import SourceUnreadable
 from silos.rows.sources import CsvSource, csv_form, csv_rows
-from silos.rows.sources.blocks import made_in_order
+from silos.rows.sources.blocks import BlockColumns, made_in_order, to_frame
 from silos.rows.sources.pieces import Pieces, can_cut
 
 EASY = settings(
@@ -121,3 +124,37 @@ def test_what_several_threads_make_comes_in_order_and_nothing_runs_on():
     with pytest.raises(SourceUnreadable, match="the third"):
         next(ahead)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_block_has_the_same_columns_one_by_one_and_all_at_once(parts):
+    day = datetime(2020, 1, 31, 12, tzinfo=UTC)
+    table = pa.table(
+        {
+            "whole": pa.array([1, None, 2**60]),
+            "number": pa.array([0.1, None, float("nan")]),
+            "plain": pa.array([0.1, 2.0, 3.0]),
+            "small": pa.array([0.1, None, 3.0], pa.float32()),
+            "yes": pa.array([True, None, False]),
+            "text": pa.array(["a", None, ""]),
+            "long": pa.array(["a", None, ""], pa.large_string()),
+            "code": pa.array(["a", "b", "a"]).dictionary_encode(),
+            "day": pa.array([day.date(), None, day.date()]),
+            "days": pa.array([day.date()] * 3).cast(pa.date32()),
+            "far": pa.array([4_000_000, None, 0], pa.int32()).cast(pa.date32()),
+            "time": pa.array([day, None, day]),
+            "clock": pa.array([day.time(), None, day.time()]),
+            "amount": pa.array([Decimal("1.50"), None, Decimal(2)]),
+            "raw": pa.array([b"a", None, b""]),
+            "none": pa.nulls(3),
+        }
+    )
+    table = pa.concat_tables([table] * parts)
+    frame = to_frame(table)
+    columns = BlockColumns(table)
+    assert list(columns) == list(frame)
+    for name in frame:
+        assert name in columns
+        pd.testing.assert_series_equal(columns[name], frame[name], check_names=False)
+        assert columns.pop(name).dtype == frame[name].dtype
+        assert name not in columns
