@@ -14,7 +14,7 @@ from consilo.jobs.job import Job
 from consilo.kernel.protocol import Protocol
 from consilo.protocols.names import NAMES
 from consilo.record.run_record import read, verify
-from consilo.runs.stages import CHECKPOINT
+from consilo.runs.checkpoint import CHECKPOINT
 from consilo.wire import params as tree
 from consilo.wire.payload import unpack
 

@@ -1,4 +1,4 @@
-"""``consilo job extend``: go on with a finished run, as a new one."""
+"""``consilo job extend`` and ``give-up``: what becomes of a run that is over, or cut off."""
 
 from __future__ import annotations
 
@@ -67,3 +67,22 @@ def _file_of(place: Path) -> Path | None:
 
     file = place / ORDERED_FROM
     return Path(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def job_give_up(
+    run: Annotated[str, typer.Argument(help="The run's folder in runs/.")],
+    directory: Annotated[Path, typer.Option("--dir", help="Work directory of the coordinator.")],
+    reason: Annotated[str, typer.Option(help="Why, for its record.")] = "given up by a person",
+) -> None:
+    """End a run that was cut off and that nobody shall go on with: its record is closed as failed.
+
+    Its silos are told nothing; what they keep of it lapses after 30 days.
+
+    Example: consilo job give-up heart-20260101T020000-a1b2c3 --dir coordinator/
+    """
+    from consilo.machine.environment import quieten
+    from flows.tending.reconcile import end_run
+
+    quieten()
+    end_run(directory.resolve(), run, reason)
+    print(f"{run} is closed as failed: {reason}")

@@ -13,8 +13,7 @@ import typer
 from consilo.cli import group
 from consilo.errors import ConfigInvalid
 from flows.commands.bundle import sign_bundle
-from flows.commands.extend import job_extend
-from flows.commands.give_up import give_up
+from flows.commands.extend import job_extend, job_give_up
 from flows.commands.plan import job_plan
 from flows.commands.rehearse import job_rehearse
 from flows.commands.terminal import (
@@ -30,7 +29,7 @@ job_app.command("plan")(job_plan)
 job_app.command("bundle")(sign_bundle)
 job_app.command("rehearse")(job_rehearse)
 job_app.command("extend")(job_extend)
-job_app.command("give-up")(give_up)
+job_app.command("give-up")(job_give_up)
 
 
 @job_app.command()

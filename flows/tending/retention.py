@@ -13,7 +13,7 @@ from pathlib import Path
 
 from consilo.machine.files import remove, write_atomic
 from consilo.membership.coordinator import Keep
-from consilo.runs.stages import CHECKPOINT
+from consilo.runs.checkpoint import CHECKPOINT
 from flows.tending.reconcile import runs_in
 
 MOST_LOG_BYTES = 16 << 20
