@@ -53,7 +53,10 @@ class TrainingRows:
 
     @property
     def left_out(self) -> int:
-        """How many rows with a target are on neither side of the job's split."""
+        """How many rows with a target are on neither side of the job's split.
+
+        Those count that are held out by name, and whose subject is learnt from.
+        """
         return self._split.left_out
 
     def blocks(self) -> Iterator[tuple[pd.DataFrame, Floats | None]]:
@@ -209,7 +212,8 @@ class _Split:
         encoding: says which of them can be learnt from.
         train: what is learnt from.
         test: what is held out.
-        left_out: how many rows are on neither side.
+        left_out: how many rows are on neither side, or judge nothing since their subject is learnt
+            from.
     """
 
     frame: pd.DataFrame
@@ -264,7 +268,9 @@ def _split(silo: SiloView, encoding: Encoding) -> _Split:
         return _Split(frame, encoding, _Side(train), _Side(test), left_out)
     subjects, rows = _whose(silo, frame, encoding)
     # A column may say of one subject both; then it is learnt from, and not judged by.
-    test = test[~np.isin(subjects[test], subjects[train])]
+    judges = ~np.isin(subjects[test], subjects[train])
+    left_out += int(np.sum(~judges))
+    test = test[judges]
     if job.privacy is None or job.privacy.max_rows_per_subject is None:
         return _Split(frame, encoding, _Side(train), _Side(test), left_out)
     most = job.privacy.max_rows_per_subject

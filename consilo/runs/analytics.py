@@ -147,7 +147,8 @@ def _neither(left_out: Mapping[str, int]) -> str:
     told = ", ".join(f"{name} {count}" for name, count in sorted(left_out.items()))
     return (
         f"rows on neither side of evaluation.split, which are not used: {told} (their column is "
-        "empty, or says what is in neither test nor train)"
+        "empty, or says what is in neither test nor train, or they would judge and their subject "
+        "is learnt from)"
     )
 
 

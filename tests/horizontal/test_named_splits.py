@@ -148,6 +148,17 @@ def test_a_run_says_how_many_rows_are_on_neither_side():
     assert not any("neither side" in note for note in private.notes)
 
 
+def test_rows_that_judge_nothing_since_their_subject_is_learnt_from_are_counted():
+    """They were left out without a word."""
+    contract = clinic.contract(TEXT + "  who: {type: string, role: subject}\n")
+    rows = frame().assign(who=[f"p{row // 2}" for row in range(60)])
+    job = clinic.job(evaluation={"split": {"column": "fold", "test": ["b", "test"]}})
+    result = simulate(job, {"east": rows, "north": rows}, contract=contract)
+    assert [each.num_held_out for each in result.silos.values()] == [15, 15]
+    (note,) = [each for each in result.notes if "not used" in each]
+    assert "east 30, north 30" in note  # a quarter says nothing, another is of those learnt from
+
+
 def test_a_job_with_a_split_reads_back_as_it_was():
     for split in ({"column": "seen", "after": "2024-01-01"}, {"folds": 3, "fold": 2}, "part"):
         job = clinic.job(evaluation={"split": split})
