@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ from flows.services.services import prepare_prefect, start_mlflow, start_prefect
 from silos.simulation.in_memory import InMemorySilo
 
 quieten()
+
+importlib.import_module("torch.export")
+"""Silos train in this process here, and torch bears no training while a thread imports this."""
 
 IGNORED = (
     # MLflow 3.17 prepares an input example with what pandas 4 will read otherwise.
