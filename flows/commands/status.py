@@ -39,7 +39,8 @@ def status(
     if as_json:
         told = health.to_json()
         for each in told["services"]:
-            each["since"] = _since(each["name"], runs)
+            if since := _since(each["name"], runs):
+                each["since"] = since
         told |= {"healthy": not wrong, "wrong": list(wrong), **runs.to_json()}
         print(json.dumps(told))
     else:
