@@ -113,7 +113,7 @@ def test_a_stopped_flow_loses_its_run_which_goes_on_by_itself(demo: KeptDemo) ->
     assert entries[lines]["kind"] == "resumed"
     assert entries[lines]["body"]["owner"] > 0
     assert verify(runs / run / "record.jsonl")["status"] == "degraded"
-    assert [each["round"] for each in _rounds(runs / run)] == [1, 2, 3, 4, 5, 6]
+    assert sorted({each["round"] for each in _rounds(runs / run)}) == [1, 2, 3, 4, 5, 6]
     status = subprocess.run(
         [str(CONSILO), "status", "--dir", str(demo.home), "--json"],
         capture_output=True,
