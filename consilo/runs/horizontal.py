@@ -219,6 +219,7 @@ class Run(AnalyticsRun):
                     and each.silo not in report["silos"]
                 },
                 params=tree.digest({**state.params, **state.buffers}),
+                **{key: report[key] for key in ("arrivals", "stale", "late") if key in report},
             )
         return report
 
@@ -418,6 +419,12 @@ class Run(AnalyticsRun):
                     self.outcomes[name] = outcome.absent(fault)
                 continue
             newest, first = mine[-1]["silos"][name], mine[0]["silos"][name]
+            spent = [
+                each[name]
+                for r in self.rounds
+                for each in (r["silos"], r.get("stale", {}))
+                if name in each
+            ][-1]
             # A protocol may choose whom it asks; who was not chosen has missed nothing.
             spared = {r["round"] for r in self.rounds if name in r.get("not_asked", ())}
             missed = [n for n in range(begun + 1, last + 1) if n not in took and n not in spared]
@@ -434,8 +441,8 @@ class Run(AnalyticsRun):
                 reason=f"missed {' and '.join(absences)}: {reason}" if absences else "",
                 rounds=took,
                 num_examples=newest["num_examples"],
-                epsilon=newest["epsilon"],
-                epsilon_bound=newest["epsilon_bound"],
+                epsilon=spent["epsilon"],
+                epsilon_bound=spent["epsilon_bound"],
                 metrics_before=first["metrics"] if took[0] == begun + 1 else {},
             )
 
