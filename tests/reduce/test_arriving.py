@@ -1,66 +1,17 @@
 """Answers are taken as they come: FedBuff, and rounds that go on without who is late."""
 
-import threading
-import time
-
 import clinic
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paced import Paced, arrivals
 
 from consilo.errors import CoordinatorUnreachable, IncompatibleJob, JobInvalid
 from consilo.jobs.job import Job
-from consilo.kernel.headers import Header
 from consilo.record.run_record import read
 from consilo.wire import params as tree
-from consilo.wire.parcel import Arrival, Fault
 
 KEY = Ed25519PrivateKey.generate()
 SIZES = (60, 50, 40, 40)
-
-
-class Paced:
-    """A transport whose silos answer training after a while: seconds, or when a script says so."""
-
-    def __init__(self, inner, seconds=None, *, script=None, cut=None, faults=()):
-        self.inner, self.seconds, self.cut = inner, seconds or {}, cut
-        self.script, self.faults = script, set(faults)
-        self.turn, self.asked = threading.Condition(), []
-
-    def online(self):
-        return self.inner.online()
-
-    def close(self):
-        self.inner.close()
-
-    def exchange(self, parcels, *, deadline_s):
-        for silo, parcel in parcels.items():
-            head = Header.decode(parcel.header)
-            if head.verb != "train":
-                yield from self.inner.exchange({silo: parcel}, deadline_s=deadline_s)
-                continue
-            self.asked.append((silo, head.round, head.step_id))
-            if self.cut is not None and len(self.asked) > self.cut:
-                raise CoordinatorUnreachable("nobody answers at the SuperLink's address")
-            (arrival,) = self.inner.exchange({silo: parcel}, deadline_s=deadline_s)
-            if self.script is None:
-                time.sleep(self.seconds.get(silo, 0.0))
-            else:
-                self._await_turn(silo, head.round)
-            if (silo, head.round) in self.faults:
-                arrival = Arrival(silo, None, Fault("unreachable", "gone"), 0.0)
-            yield arrival
-
-    def _await_turn(self, silo, number):
-        with self.turn:
-            self.turn.wait_for(lambda: self.script[:1] == [[silo, number]], timeout=20)
-            assert self.script[:1] == [[silo, number]], (silo, number, self.script[:3])
-
-    def taken(self, silo, number):
-        """Let the next one of a script come; the kernel has noted this one."""
-        with self.turn:
-            if self.script and self.script[0] == [silo, number]:
-                self.script.pop(0)
-                self.turn.notify_all()
 
 
 def job(rounds=6, protocol=None, **changes):
@@ -81,11 +32,6 @@ def finished(run):
 
 def hosts():
     return clinic.hosts(clinic.frames(*SIZES))
-
-
-def arrivals(directory):
-    entries = [each["body"] for each in read(directory / "record.jsonl") if each["kind"] == "round"]
-    return {each["round"]: each["arrivals"] for each in entries}
 
 
 def test_a_slow_silo_holds_nobody_up_and_its_rows_count(tmp_path):
@@ -109,25 +55,14 @@ def test_a_slow_silo_holds_nobody_up_and_its_rows_count(tmp_path):
 
 
 def replayed(came, directory, **changes):
-    script = [each for number in sorted(came) for each in came[number]]
     made = []
 
     def wrap(inner):
-        made.append(Paced(inner, script=script))
+        made.append(Paced(inner, script=[each for number in sorted(came) for each in came[number]]))
         return made[0]
 
     run = clinic.run_of(job(len(came), **changes), hosts(), directory, key=KEY, wrap=wrap)
-    note = run.exchanges
-
-    class Noted(list):
-        def append(self, exchange):
-            super().append(exchange)
-            if exchange.verb == "train" and exchange.reply is not None:
-                asked = script[0][1] if script else 0
-                made[0].taken(exchange.silo, asked)
-
-    run._talk.exchanges = Noted(note)
-    run._talk._kernel._observe = run._talk.exchanges.append
+    made[0].follow(run)
     return finished(run)
 
 
