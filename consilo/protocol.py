@@ -19,7 +19,18 @@ from consilo.jobs.model_job import ModelJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.step_state import StepState
-from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
+from consilo.kernel.steps import (
+    Answers,
+    Ask,
+    Checkpoint,
+    Publish,
+    Receive,
+    Received,
+    Reply,
+    Send,
+    Step,
+    Stream,
+)
 from consilo.kernel.verbs import (
     Disclosure,
     Field,
@@ -53,9 +64,12 @@ __all__ = [
     "Params",
     "Protocol",
     "Publish",
+    "Receive",
+    "Received",
     "Reduce",
     "Reduced",
     "Reply",
+    "Send",
     "SiloView",
     "Step",
     "StepState",

@@ -17,6 +17,7 @@ from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.horizontal.training import TRAINING, Training, TrainState
 from consilo.jobs.model_job import ModelJob
 from consilo.learners.modules import resolve
+from consilo.reduce.arriving import Arriving
 from consilo.wire.params import Params
 
 SERVER_STEP = (
@@ -97,6 +98,39 @@ class FedOpt(Training):
             for parameter, name in zip(parameters, tensors, strict=True)
         }
         return replace(state, params=params, server=server)
+
+
+class FedBuff(FedOpt):
+    """FedBuff (Nguyen et al. 2022, Algorithm 1): a server step for every ``buffer`` answers.
+
+    Nobody waits for the slowest: silos train side by side on the newest model that there was when
+    they were asked, and answers weigh 1 / √(1 + staleness). What differs from the paper is said in
+    `consilo.reduce.arriving`; the server's optimiser is SGD with a learning rate of 1 unless said.
+    """
+
+    reads: ClassVar[tuple[str, ...] | None] = (
+        *(each for each in SERVER_STEP if each != "reduce*"),
+        "protocol.optimizer",
+        "protocol.buffer",
+        "protocol.max_staleness",
+    )
+    reduces = False
+
+    def __init__(self, job: ModelJob) -> None:
+        spec = job.protocol
+        unsaid = {
+            "optimizer": spec.optimizer or "torch.optim:SGD",
+            "server_lr": 1.0 if spec.server_lr is None else spec.server_lr,
+        }
+        super().__init__(job.model_copy(update={"protocol": spec.model_copy(update=unsaid)}))
+        if job.quorum.late != "drop":
+            raise IncompatibleJob("quorum.late: fedbuff takes late answers by itself; leave it out")
+
+    def arriving(self) -> Arriving:
+        """Return how answers are taken: as many as ``buffer`` says, or the quorum's silos."""
+        spec = self.job.protocol
+        enough = self.job.quorum.min_silos if spec.buffer is None else spec.buffer
+        return Arriving(enough=enough, max_staleness=spec.max_staleness)
 
 
 class FedAdam(FedOpt):

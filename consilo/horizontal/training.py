@@ -30,6 +30,7 @@ from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
 from consilo.learners.torch_learner import FitHook, TorchLearner
 from consilo.reduce import Reduce, Reduced
+from consilo.reduce.arriving import Arriving
 from consilo.reduce.mean import WeightedMean, finish, fold
 from consilo.wire.params import Params, check_finite, num_bytes, select, subtract
 
@@ -47,6 +48,8 @@ class TrainState:
         buffers: what the global model has beside its parameters, such as a BatchNorm's running
             mean: averaged, never optimised. Empty in a private job, whose buffers do not change.
         target: what standardises a regression's target; None where it is learnt as it is.
+        pending: the questions that are under way after ``round`` rounds; empty where a round ends
+            with all of its answers.
     """
 
     params: Params
@@ -56,6 +59,7 @@ class TrainState:
     scale: Scale | None = None
     buffers: Params = field(default_factory=dict)
     target: Scale | None = None
+    pending: Mapping[str, Any] = field(default_factory=dict)
 
     def to_payload(self) -> dict[str, Any]:
         """Return the state as values that `consilo.wire.payload.pack` takes."""
@@ -68,6 +72,7 @@ class TrainState:
             "scale": None if self.scale is None else self.scale.to_payload(),
         }
         state |= {"buffers": self.buffers} if self.buffers else {}
+        state |= {"pending": dict(self.pending)} if self.pending else {}
         return state if self.target is None else {**state, "target": self.target.to_payload()}
 
     @classmethod
@@ -81,6 +86,7 @@ class TrainState:
             scale=None if value["scale"] is None else Scale.from_payload(value["scale"]),
             buffers=dict(value.get("buffers", {})),
             target=Scale.from_payload(value["target"]) if "target" in value else None,
+            pending=value.get("pending", {}),
         )
 
 
@@ -101,6 +107,9 @@ no buffers, and no figures of merit: those of its finished model are paid for on
 (`consilo.horizontal.evaluation`).
 """
 
+
+LATE_ROUNDS = 5
+"""With ``quorum.late: next_round``, an answer that is late by more rounds is not used."""
 
 TRAINING = (
     "model*",
@@ -177,24 +186,50 @@ class Training(Protocol[TrainState]):
             vectors = dict(self.vectors)
             if state.buffers:
                 vectors["buffers"] = vectors.get("delta", "num_examples")
-            reduced = yield from self.reduce(
-                fed.cohort(),
-                "train",
-                self.request(state),
-                vectors=vectors,
-                quorum=fed.job.cohort_quorum,
-            )
+            reduced = yield from self._round(fed, state, vectors)
             buffers = less(state.buffers, reduced.means["buffers"]) if state.buffers else {}
             with computing(self.job.local.threads):
                 state = self.combine(fed, state, reduced)
-            state = replace(state, buffers=buffers, round=state.round + 1)
+            state = replace(state, buffers=buffers, round=state.round + 1, pending=reduced.pending)
             check_finite(
                 {**state.params, **buffers}, where=f"global model after round {state.round}"
             )
-            yield Publish("round", report(state, reduced.replies))
+            yield Publish("round", {**report(state, reduced.replies), **reduced.told})
             del reduced  # its mean is a model
             yield Checkpoint(state)
         return state
+
+    def arriving(self) -> Arriving | None:
+        """Return how answers are taken as they come; None where a round waits for its own."""
+        late = self.job.quorum.late == "next_round"
+        return Arriving(enough=None, max_staleness=LATE_ROUNDS) if late else None
+
+    def _round(
+        self, fed: Federation, state: TrainState, vectors: Mapping[str, str | None]
+    ) -> Generator[Step, Any, Reduced]:
+        """Ask for a round's vectors and combine them."""
+        arriving = self.arriving()
+        if arriving is None:
+            return (
+                yield from self.reduce(
+                    fed.cohort(),
+                    "train",
+                    self.request(state),
+                    vectors=vectors,
+                    quorum=fed.job.cohort_quorum,
+                )
+            )
+        return (
+            yield from arriving(
+                fed,
+                "train",
+                self.request(state),
+                round=state.round + 1,
+                rounds=state.rounds,
+                pending=state.pending,
+                vectors=vectors,
+            )
+        )
 
     @verb("train", replies=TRAIN_REPLIES)
     def train(self, silo: SiloView, message: Message) -> Mapping[str, Any]:

@@ -71,6 +71,8 @@ class Horizontal(ModelJob):
         found = super().young_keys()
         if self.task == "regression" and self.features.standardize_target != "none":
             found.setdefault("features.standardize_target", 3)
+        if self.protocol.name == "fedbuff":
+            found.setdefault("protocol.name", 3)
         return found
 
     @model_validator(mode="after")

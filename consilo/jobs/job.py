@@ -45,6 +45,8 @@ ROWS_PER_SUBJECT, MOST_ROWS_PER_SUBJECT = 16, 256
 
 OWN_PACKAGES = ("consilo", "silos", "flows")
 """The packages of Consilo itself."""
+WAIT_S = 24 * 3600.0
+"""How long a round waits at most where the job says that it waits: a request lives no longer."""
 UNSTATED = "unstated"
 """The purpose of a job that names none."""
 
@@ -95,8 +97,8 @@ class ProtocolSpec(Config):
     name: str = Field(
         "fedavg",
         description="fedavg, fedprox, fedadam, fedyogi, fedadagrad, fedopt (any torch "
-        "optimiser), flower (any Flower strategy); vertical: vertical_linear, vertical_split, "
-        "vertical_trees; scoring: vertical_score",
+        "optimiser), fedbuff (asynchronous), flower (any Flower strategy); vertical: "
+        "vertical_linear, vertical_split, vertical_trees; scoring: vertical_score",
     )
     rounds: int = Field(10, ge=1, le=100_000)
     server_lr: Positive | None = Field(None, description="server learning rate (FedOpt family)")
@@ -105,6 +107,14 @@ class ProtocolSpec(Config):
     mu: float | None = Field(None, ge=0, description="proximal weight (FedProx)")
     optimizer: DottedPath | None = Field(None, description="fedopt: a torch optimiser's path")
     strategy: DottedPath | None = Field(None, description="flower: a strategy's path")
+    buffer: int | None = Field(
+        None,
+        ge=1,
+        description="fedbuff: so many answers make a round; quorum.min_silos unless said",
+    )
+    max_staleness: int = Field(
+        20, ge=0, description="fedbuff: an answer that is late by more rounds is not used"
+    )
     args: Args = Field(default_factory=dict, description="further arguments, by name")
 
     @field_validator("name")
@@ -300,6 +310,20 @@ class QuorumSpec(Config):
         told: str | None = getattr(self, "for")
         return None if told is None else float(told[:-1]) * _SECONDS[told[-1]]
 
+    late: Literal["drop", "wait", "next_round"] = Field(
+        "drop",
+        description="what is done after the deadline. drop: the round goes on without who is late; "
+        "wait: there is none, a round waits as long as a silo's node is connected, a day at most; "
+        "next_round: it goes on with its quorum, and a late answer is taken into the round in "
+        "which it comes, weighted by 1 / sqrt(1 + the rounds it is late by)",
+    )
+
+    @model_validator(mode="after")
+    def _who_waits_has_no_deadline(self) -> Self:
+        if self.late == "wait" and self.deadline != "auto":
+            raise ValueError("late: 'wait' has no deadline; leave out one of the two")
+        return self
+
 
 class Evaluation(Config):
     """What is held out in every silo."""
@@ -376,6 +400,9 @@ _YOUNG = (
     ("quorum", "on_loss", 3),
     ("quorum", "for", 3),
     ("", "continues", 3),
+    ("protocol", "buffer", 3),
+    ("protocol", "max_staleness", 3),
+    ("quorum", "late", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""
 _YOUNG_VALUES = (("reduce", "rule", 3), ("privacy", "unit", 3))
@@ -426,6 +453,11 @@ class Job(Config):
             raise ValueError(
                 f"quorum.mandatory: {', '.join(both)} must take part and, by 'exclude', may not; "
                 "leave it out of one of the two"
+            )
+        if self.quorum.late == "next_round" and self.kind != "horizontal":
+            raise ValueError(
+                f"quorum.late: a {self.kind} job has no round that a late answer could be taken "
+                "into; use drop or wait"
             )
         return self
 
@@ -519,6 +551,8 @@ class Job(Config):
     @property
     def deadline(self) -> Deadline:
         """The rule for how long a step waits."""
+        if self.quorum.late == "wait":
+            return Deadline(fixed_s=WAIT_S)
         fixed = None if self.quorum.deadline == "auto" else float(self.quorum.deadline)
         return Deadline(fixed_s=fixed)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -33,7 +34,19 @@ from consilo.kernel.owner import owner_told
 from consilo.kernel.pace import Pace, kind_of
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.standing import Held, Standing, from_word, to_attestations
-from consilo.kernel.steps import Answers, Ask, Checkpoint, Publish, Reply, Step, Stream
+from consilo.kernel.steps import (
+    Answers,
+    Ask,
+    Checkpoint,
+    Publish,
+    Receive,
+    Received,
+    Reply,
+    Send,
+    Step,
+    Stream,
+)
+from consilo.kernel.under_way import UnderWay
 from consilo.kernel.verbs import Verb
 from consilo.wire.parcel import Arrival, Fault, Parcel, Transport
 from consilo.wire.payload import digest, pack_pieces, unpack
@@ -168,6 +181,7 @@ class Kernel:
         generator = protocol.coordinate(fed, state)
         done, index, result = 0 if state is None else int(state.round), 0, None
         in_rounds = state is not None
+        under_way: UnderWay[_Came] = UnderWay()
         del state  # the first model would stay for as long as the run
         while True:
             try:
@@ -183,7 +197,7 @@ class Kernel:
             else:
                 current = done + 1 if in_rounds else 0
                 place = _Place(name, protocol, round=current, index=index)
-                result = self._carry(step, place, fed)
+                result = self._carry(step, place, fed, under_way)
                 index += 1
             del step
 
@@ -196,7 +210,11 @@ class Kernel:
             except StopIteration as stop:
                 return stop.value
 
-    def _carry(self, step: Step, place: _Place, fed: Federation) -> Any:
+    def _carry(self, step: Step, place: _Place, fed: Federation, under_way: UnderWay[_Came]) -> Any:
+        if isinstance(step, Receive):
+            return self._receive(step, place, fed, under_way)
+        if isinstance(step, Send):
+            return self._send(step, replace(place, round=step.round, index=0), fed, under_way)
         if isinstance(step, Stream):
             return self._replies(step, place, fed)
         if isinstance(step, Ask):
@@ -245,6 +263,52 @@ class Kernel:
             step.quorum.require(
                 answered, missing=absent, num_examples=fed.num_examples, where=where
             )
+
+    def _send(
+        self, step: Send, place: _Place, fed: Federation, under_way: UnderWay[_Came]
+    ) -> float:
+        """Ask each member in a thread of its own; return for how long the slowest is waited for."""
+        rule = fed.job.deadline if step.deadline_s is None else Deadline(step.deadline_s)
+        history = {n: self._pace.times(self._pace_of(n, step, place)) for n in step.members}
+        cohort, longest = step.cohort or step.members, 0.0
+        for name in [each for each in step.members if each not in under_way]:
+            seconds = rule.seconds({name: history[name]} if history[name] else history)
+            longest = max(longest, seconds)
+            own = replace(step, members=(name,), cohort=cohort)
+            under_way.begin(name, partial(self._ask_one, own, place, fed, seconds * step.life))
+        return longest
+
+    def _ask_one(self, step: Send, place: _Place, fed: Federation, deadline_s: float) -> _Came:
+        (name,) = step.members
+        faults = self._too_old(step.members) or self._brief(step, place, fed)
+        if faults:
+            return _Came(step, place, Arrival(name, None, faults[name], 0.0), None)
+        parcels = self._parcels(step, place, deadline_s)
+        (arrival,) = self._exchange(parcels, step, place, fed, deadline_s)
+        return _Came(step, place, arrival, parcels[name])
+
+    def _receive(
+        self, step: Receive, place: _Place, fed: Federation, under_way: UnderWay[_Came]
+    ) -> Received | None:
+        """Take what came next; it is noted in the round that it came in."""
+        came = under_way.take(step.seconds)
+        if came is None:
+            return None
+        asked, arrival, request = came.step, came.arrival, came.request
+        noted = replace(came.place, round=place.round)
+        if request is None:
+            fault = arrival.fault or Fault("failed", "no answer")
+            self._note_unasked(arrival.silo, fault, asked, noted)
+            return Received(arrival.silo, None, fault)
+        verb = noted.protocol.verbs()[asked.verb]
+        reply, found, header = self._open(arrival, verb, asked, request)
+        if found is not None and found.code in _AWAY and (why := fed.standing(arrival.silo)):
+            found = Fault(found.code, why)
+        self._note(arrival, header, found, request, asked, noted)
+        if reply is None:
+            return Received(arrival.silo, None, found or Fault("failed", "no answer"))
+        self._pace.note(self._pace_of(arrival.silo, asked, noted), arrival.seconds)
+        return Received(arrival.silo, reply, None)
 
     def _pace_of(self, silo: str, step: Ask, place: _Place) -> str:
         return f"{silo}|{place.name}.{step.verb}|{self._like}"
@@ -362,7 +426,7 @@ class Kernel:
             verb=step.verb,
             cohort=cohort,
             manifest=self.manifest,
-            attestations={n: w for n, w in self._attestations.items() if n in cohort},
+            attestations={n: w for n, w in dict(self._attestations).items() if n in cohort},
             issued=now,
             expires=now + min(deadline_s + _MARGIN_S, MAX_LIFE_S),
             head=self._head(),
@@ -382,7 +446,9 @@ class Kernel:
                 mine = replace(mine, wire=party.wire)
             if party is not None and party.wire >= 2 and self._key is not None:
                 words = dict(mine.attestations)
-                words |= to_attestations(self._standings, self._held.get(name, {}), cohort)
+                words |= to_attestations(
+                    dict(self._standings), dict(self._held.get(name, {})), cohort
+                )
                 words |= owner_told(self._owner())
                 mine = replace(mine, attestations=words).signed(self._key)
             parcels[name] = Parcel(mine.encode(), body)
@@ -475,3 +541,13 @@ class _Place:
     protocol: Protocol[Any]
     round: int
     index: int
+
+
+@dataclass(frozen=True)
+class _Came:
+    """What came of one `Send` to one silo; ``request`` is None where it was not even asked."""
+
+    step: Send
+    place: _Place
+    arrival: Arrival
+    request: Parcel | None

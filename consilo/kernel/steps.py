@@ -1,4 +1,4 @@
-"""What a protocol may ask for: four steps, and the results that come back into its generator."""
+"""What a protocol may ask for: six steps, and the results that come back into its generator."""
 
 from __future__ import annotations
 
@@ -43,6 +43,36 @@ class Stream(Ask):
 
 
 @dataclass(frozen=True)
+class Send(Ask):
+    """As `Ask`, without waiting: `Receive` brings the answers one by one, as they come.
+
+    The result is how many seconds an answer is waited for, by the slowest of the members. A member
+    that has a question under way is not asked again, so that a run that goes on may send all that
+    its state says is under way.
+
+    Args:
+        round: names the question, 1, 2, …: of one round a silo is asked once, also by a run that
+            goes on after the round in which it was first asked.
+        life: for how many times as long an answer may still come.
+    """
+
+    round: int = 0
+    life: float = 1.0
+
+
+@dataclass(frozen=True)
+class Receive:
+    """Take the next answer to any `Send`; the result is `Received`.
+
+    Args:
+        seconds: how long it is waited for; None as long as one is under way. The result is None
+            where none came, and where none is under way.
+    """
+
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Publish:
     """Hand a result out to whoever listens to the run (the flow, a notebook).
 
@@ -66,7 +96,7 @@ class Checkpoint:
     state: Any
 
 
-Step = Ask | Stream | Publish | Checkpoint
+Step = Ask | Stream | Send | Receive | Publish | Checkpoint
 
 
 @dataclass(frozen=True)
@@ -95,3 +125,18 @@ class Answers:
 
     replies: Mapping[str, Reply]
     missing: Mapping[str, Fault]
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a `Receive` brings back: a valid answer or why there is none.
+
+    Args:
+        silo: whose.
+        reply: None where ``fault`` says why.
+        fault: None where there is a reply.
+    """
+
+    silo: str
+    reply: Reply | None
+    fault: Fault | None

@@ -20,6 +20,7 @@ NAMES = {
     "fedyogi": "consilo.horizontal.fedopt:FedYogi",
     "fedadagrad": "consilo.horizontal.fedopt:FedAdagrad",
     "fedopt": "consilo.horizontal.fedopt:FedOpt",
+    "fedbuff": "consilo.horizontal.fedopt:FedBuff",
     "flower": "consilo.horizontal.flower_strategy:FlowerStrategy",
     "contract_check": "consilo.protocols.contract_check:ContractCheck",
     "statistics": "consilo.horizontal.statistics:Statistics",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from consilo.jobs.quorum import Quorum
@@ -20,10 +20,15 @@ class Reduced:
     Args:
         means: reply field → the combined vector.
         replies: silo → its other reply fields (everything but the vectors), in the order asked.
+        told: what a round's report says besides: who came when.
+        pending: what is under way when the round ends, by which it goes on; plain values and
+            arrays.
     """
 
     means: Mapping[str, Params]
     replies: Mapping[str, Reply]
+    told: Mapping[str, Any] = field(default_factory=dict)
+    pending: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Reduce(Protocol):

@@ -34,6 +34,7 @@ from consilo.models.folder import Scored
 from consilo.protocols.continuation import Continuation
 from consilo.protocols.names import name_of
 from consilo.runs.analytics import AnalyticsRun
+from consilo.runs.bench import benched
 from consilo.runs.continued import Stood, require_continuable, stood
 from consilo.runs.forecast import Forecast, forecast, link_rates, probe, traffic
 from consilo.runs.outcome import RunResult, RunStatus
@@ -41,7 +42,7 @@ from consilo.runs.plan import first_state, passes_of, plan
 from consilo.runs.stages import Say, silent
 from consilo.wire import params as tree
 from consilo.wire.params import Params
-from consilo.wire.parcel import Fault, Transport
+from consilo.wire.parcel import Fault, Transport, not_connected
 
 PROBED_FROM_BYTES = 10_000_000
 """A smaller model costs its links less than the probe would."""
@@ -95,6 +96,7 @@ class Run(AnalyticsRun):
         self.evaluated: Evaluated | None = None
         self.state: TrainState | None = None
         self._training: Generator[Checkpoint, None, TrainState] | None = None
+        self._benched: Mapping[str, str] = {}
         found = self._read_checkpoint() if settings.get("resume") else None
         if before is not None:
             self._talk.fed.num_examples.update(before.num_examples)
@@ -219,6 +221,8 @@ class Run(AnalyticsRun):
                     and each.silo not in report["silos"]
                 },
                 params=tree.digest({**state.params, **state.buffers}),
+                **({"benched": dict(self._benched)} if self._benched else {}),
+                **{key: report[key] for key in ("arrivals", "stale", "late") if key in report},
             )
         return report
 
@@ -351,13 +355,21 @@ class Run(AnalyticsRun):
     def _plan_without(self) -> None:
         """Ask no more who has said no: its policy, its privacy budget or its data will not change.
 
-        A silo that was merely out of reach is asked again.
+        A silo that was merely out of reach is asked again; one that comes and goes, after a while.
         """
         fed = self._talk.fed
         for each in self.exchanges[self._admitted_at :]:
             fault = each.fault
             if fault is not None and fault.code in FOR_GOOD and each.silo in fed.silos:
                 fed.left[each.silo] = fault
+        for name in self._benched:
+            fed.left.pop(name, None)
+        fed.silos = tuple(sorted({*fed.silos, *self._benched} - fed.left.keys()))
+        done = 0 if self.state is None else self.state.round
+        self._benched = benched(
+            self.exchanges, done + 1, silos=fed.silos, quorum=self.job.cohort_quorum
+        )
+        fed.left |= {name: not_connected(why) for name, why in self._benched.items()}
         fed.silos = tuple(name for name in fed.silos if name not in fed.left)
 
     def _judgement(self) -> dict[str, Any]:
@@ -418,6 +430,12 @@ class Run(AnalyticsRun):
                     self.outcomes[name] = outcome.absent(fault)
                 continue
             newest, first = mine[-1]["silos"][name], mine[0]["silos"][name]
+            spent = [
+                each[name]
+                for r in self.rounds
+                for each in (r["silos"], r.get("stale", {}))
+                if name in each
+            ][-1]
             # A protocol may choose whom it asks; who was not chosen has missed nothing.
             spared = {r["round"] for r in self.rounds if name in r.get("not_asked", ())}
             missed = [n for n in range(begun + 1, last + 1) if n not in took and n not in spared]
@@ -434,8 +452,8 @@ class Run(AnalyticsRun):
                 reason=f"missed {' and '.join(absences)}: {reason}" if absences else "",
                 rounds=took,
                 num_examples=newest["num_examples"],
-                epsilon=newest["epsilon"],
-                epsilon_bound=newest["epsilon_bound"],
+                epsilon=spent["epsilon"],
+                epsilon_bound=spent["epsilon_bound"],
                 metrics_before=first["metrics"] if took[0] == begun + 1 else {},
             )
 

@@ -120,6 +120,8 @@ def plan(
                 f"reduce.rule: protocol {job.protocol.name} combines the silos' vectors itself; "
                 "leave the rule out"
             )
+    if protocol is not None:
+        faults += _late_faults(job, protocol)
     faults += _quorum_faults(job, silos)
     refuse(job, faults)
     assert encoding is not None
@@ -305,6 +307,22 @@ def out_of_reach(job: TableJob) -> list[str]:
                 f"{part:g}; raise it, or delta{other}"
             )
     return faults
+
+
+def _late_faults(job: ModelJob, protocol: Protocol[TrainState]) -> list[str]:
+    """Return why late answers cannot be taken into a round after their own."""
+    if job.quorum.late != "next_round":
+        return []
+    if type(protocol).coordinate is not Training.coordinate:
+        return [
+            f"quorum.late: protocol {job.protocol.name} combines its rounds itself, and takes no "
+            "late answer; use drop or wait"
+        ]
+    if job.reduce.rule != "mean":
+        return [
+            "quorum.late: late answers are averaged; leave reduce.rule out, or use drop or wait"
+        ]
+    return []
 
 
 def _quorum_faults(job: Job, silos: Sequence[str]) -> list[str]:

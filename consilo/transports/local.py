@@ -1,11 +1,12 @@
 """The local transport: silos in this process, the same bytes as over the network.
 
 For notebooks, tests and quick simulation. A silo computes when its answer is asked for, so
-hundreds of silos hold one answer in memory at a time.
+hundreds of silos hold one answer in memory at a time; where several threads ask, one computes.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -29,6 +30,7 @@ class LocalTransport:
     ) -> None:
         self._answers = dict(answers)
         self._clock = clock
+        self._one = threading.Lock()  # torch's state of chance is one a process
 
     def online(self) -> tuple[str, ...]:
         """Return every silo's name, sorted."""
@@ -43,7 +45,8 @@ class LocalTransport:
                 fault = Fault("unreachable", "no such silo on this transport")
                 yield Arrival(name, None, fault, 0.0)
                 continue
-            reply = answer(parcel)
+            with self._one:
+                reply = answer(parcel)
             seconds = self._clock() - started
             if seconds > deadline_s:
                 fault = Fault("deadline", f"no answer within {deadline_s:.0f} s")

@@ -102,6 +102,14 @@ def test_memory_does_not_grow_with_the_silos() -> None:
 
 
 @pytest.mark.slow
+def test_a_slow_silo_costs_fedbuff_little_and_counts() -> None:
+    report = report_of(run("asynchronous", "--quick", "--json"))
+    assert report["ratios"]["fedbuff.ratio"] <= 1.3 < report["ratios"]["fedavg.ratio"]
+    assert report["figures"]["fedbuff.slow_answers"] >= 1
+    assert report["figures"]["fedbuff.auc"] > report["figures"]["fedavg.auc"] - 0.02
+
+
+@pytest.mark.slow
 def test_data_path_reports_ours_and_plain() -> None:
     report = report_of(run("data_path", "--quick", "--json"))
     assert report["figures"]["second_read_ms"] < 50

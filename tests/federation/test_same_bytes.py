@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paced import Paced, arrivals
 
 from consilo.contracts.contract import SHIPPED, Contract
 from consilo.jobs.job import Job
@@ -40,7 +41,12 @@ pytestmark = [pytest.mark.federation, pytest.mark.timeout(240)]
 
 
 def trained(
-    job: Job, transport: Transport, silos: dict[str, Path], folder: Path, key: Ed25519PrivateKey
+    job: Job,
+    transport: Transport,
+    silos: dict[str, Path],
+    folder: Path,
+    key: Ed25519PrivateKey,
+    follow: Callable[[Run], None] = lambda run: None,
 ) -> Run:
     contract = Contract.load(job.contract)
     run = Run(
@@ -54,6 +60,7 @@ def trained(
         parties=parties_of(silos),
         bundle=bundle_hash(job_bundle(job, ())),
     )
+    follow(run)
     result = run_all(run, wait_s=60)
     assert result.status == "complete", result.reason
     return run
@@ -113,6 +120,8 @@ def test_both_transports_give_the_same_parameters(tmp_path: Path) -> None:
         wait_online(address, Path(certificate), directories, supervisor.services)
         with FlowerTransport.open(address, Path(certificate), bundle, home=home) as transport:
             together = trained(job, transport, directories, tmp_path / "run-flower", key)
+            eager = job.changed(protocol={"name": "fedbuff", "rounds": 3, "buffer": 2})
+            as_it_came = trained(eager, transport, directories, tmp_path / "run-eager", key)
 
     assert alone.params.keys() == together.params.keys()
     for name, value in alone.params.items():
@@ -122,3 +131,14 @@ def test_both_transports_give_the_same_parameters(tmp_path: Path) -> None:
         for run in (alone, together)
     ]
     assert [row[:3] for row in sizes[0]] == [row[:3] for row in sizes[1]]
+
+    # Answers that were taken as they came: in the recorded order, the same again.
+    came = arrivals(tmp_path / "run-eager")
+    script = Paced(local, script=[each for number in sorted(came) for each in came[number]])
+    replay = trained(eager, script, copies, tmp_path / "run-replay", key, follow=script.follow)
+    assert arrivals(tmp_path / "run-replay") == came
+    assert {n: each.epsilon for n, each in replay.outcomes.items()} == {
+        n: each.epsilon for n, each in as_it_came.outcomes.items()
+    }
+    for name, value in replay.params.items():
+        np.testing.assert_array_equal(value, as_it_came.params[name])

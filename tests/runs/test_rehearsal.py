@@ -110,7 +110,10 @@ def refusal(folder: Path, **changes: Any) -> str:
         ({"protocol": {"mu": 10}}, "protocol.mu: fedavg does not read it"),
         ({"protocol": {"mu": 10}}, "fedprox reads it"),
         ({"protocol": {"server_lr": 0.001}}, "protocol.server_lr: fedavg does not read it"),
-        ({"protocol": {"server_lr": 0.001}}, "fedadam, fedyogi, fedadagrad, fedopt read it"),
+        (
+            {"protocol": {"server_lr": 0.001}},
+            "fedadagrad, fedopt, fedbuff read it",
+        ),
         ({"protocol": {"args": {"mu": 1}}}, "protocol.args: fedavg does not read it"),
         ({"protocol": {"betas": [0.9, 0.99]}}, "protocol.betas: fedavg does not read it"),
         ({"protocol": {"optimizer": "torch.optim:SGD"}}, "protocol.optimizer: fedavg does not"),
