@@ -30,8 +30,8 @@ from silos.simulation.in_memory import InMemorySilo
 
 quieten()
 
+# Silos train in this process here, and torch bears no training while a thread imports this.
 importlib.import_module("torch.export")
-"""Silos train in this process here, and torch bears no training while a thread imports this."""
 
 IGNORED = (
     # MLflow 3.17 prepares an input example with what pandas 4 will read otherwise.
