@@ -14,9 +14,8 @@ from consilo.jobs.job import Job
 from consilo.kernel.protocol import Protocol
 from consilo.protocols.names import NAMES
 from consilo.record.run_record import read, verify
-from consilo.runs.checkpoint import CHECKPOINT
+from consilo.runs.checkpoint import CHECKPOINT, read_checkpoint
 from consilo.wire import params as tree
-from consilo.wire.payload import unpack
 
 _MAY_DIFFER = ("continues", "quorum", "exclude", "description", "promotion")
 
@@ -69,7 +68,7 @@ def extended(runs: Path, run_id: str, *, rounds: int, epsilon: float | None = No
             )
         changes["privacy"] = {"epsilon": epsilon}
     last = read(runs / run_id / "record.jsonl")[-1]["hash"]
-    done = _checkpoint(runs / run_id).round
+    done = _checkpoint(runs / run_id)[0].round
     return job.changed(
         **changes,
         protocol={"rounds": done + rounds},
@@ -106,7 +105,7 @@ def stood(job: Horizontal, contract_digest: str, runs: Path, public_key: bytes) 
             f"{run_id} was run by another job: {', '.join(changed)} differ; go on with it as it "
             "was ('consilo job extend'), or start a new run"
         )
-    state = _checkpoint(place)
+    state, num_examples = _checkpoint(place)
     rounds = [each["body"] for each in entries if each["kind"] == "round"]
     told = {each["round"]: each["params"] for each in rounds}
     if told.get(state.round) != tree.digest({**state.params, **state.buffers}):
@@ -116,8 +115,7 @@ def stood(job: Horizontal, contract_digest: str, runs: Path, public_key: bytes) 
             f"continues.rounds: {run_id} has done {state.round}, the job says "
             f"{job.continues.rounds}"
         )
-    kept = unpack((place / CHECKPOINT).read_bytes())
-    return Stood(replace(state, rounds=job.protocol.rounds), dict(kept["num_examples"]))
+    return Stood(replace(state, rounds=job.protocol.rounds), num_examples)
 
 
 def require_continuable(name: str, protocol: Protocol[Any]) -> None:
@@ -147,9 +145,14 @@ def _ended(place: Path, public_key: bytes | None = None) -> tuple[Any, Any]:
     return closing, entries[0]["body"]
 
 
-def _checkpoint(place: Path) -> TrainState:
-    kept = unpack((place / CHECKPOINT).read_bytes())
-    return TrainState.from_payload(kept["state"])
+def _checkpoint(place: Path) -> tuple[TrainState, dict[str, int]]:
+    """Return where a run stood, and how many rows each silo had.
+
+    Raises:
+        RecordTampered: where its checkpoint is not as it was written.
+    """
+    kept = read_checkpoint(place) or {}
+    return TrainState.from_payload(kept["state"]), dict(kept["num_examples"])
 
 
 def _changed(before: Job, job: Job) -> list[str]:

@@ -16,7 +16,7 @@ from flows.rehearsal.standing import Standing
 from flows.services.federation import Addresses
 from flows.services.launch import can_go_on
 
-_BEGINS_WITHIN_S = 120.0
+_BEGINS_WITHIN_S, _ENDS_WITHIN_S = 120.0, 300.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _NAME = "rehearsal"
 
@@ -94,13 +94,16 @@ def submit(there: Standing) -> str:
 def await_end(there: Standing, flow_run: str, look: Callable[[], None]) -> Mapping[str, Any]:
     """Return the state in which a flow run ended."""
     api = Addresses.load(there.home).prefect_api
-    while True:
+    deadline = time.monotonic() + _ENDS_WITHIN_S
+    while time.monotonic() < deadline:
         there.watch.look()
         look()
         state: Mapping[str, Any] = _ask(f"{api}/flow_runs/{flow_run}")["state"]
         if state["type"] in _FINAL:
             return state
         time.sleep(0.2)
+    told = f"the flow run had not ended after {_ENDS_WITHIN_S:.0f} s"
+    return {"type": "STUCK", "name": "Stuck", "message": told}
 
 
 def _ask(url: str, body: Any = None) -> Any:
