@@ -31,27 +31,19 @@ from consilo.membership.software import installed
 from consilo.record import chain
 
 NAMES = ("anna", "bert")
-_PLACE = Path(tempfile.mkdtemp(prefix="consilo-members-"))
 _KEY_HEADER = "flwr-public-key"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _tidy():
-    yield
-    shutil.rmtree(_PLACE)
-
-
-def _authority() -> Path:
-    """Return the keys of a coordinator, made once; each example gets a copy."""
-    folder = _PLACE / "keys"
-    if not folder.exists():
-        keys.load_or_create_authority(folder, now=datetime(2026, 1, 1, tzinfo=UTC))
-        keys.load_or_create_signing_key(folder / "record.key")
-    return folder
+def _keys(tmp_path_factory):
+    """The keys of a coordinator and of nodes, made once; each example gets a copy."""
+    Membership.home = tmp_path_factory.mktemp("members")
+    keys.load_or_create_authority(Membership.home / "keys", now=datetime(2026, 1, 1, tzinfo=UTC))
+    keys.load_or_create_signing_key(Membership.home / "keys" / "record.key")
 
 
 def _node_key(number: int) -> bytes:
-    return keys.load_or_create_silo_key(_PLACE / f"node-{number}.key")
+    return keys.load_or_create_silo_key(Membership.home / f"node-{number}.key")
 
 
 @dataclass
@@ -78,10 +70,12 @@ class Silo:
 
 
 class Membership(RuleBasedStateMachine):
+    home: Path
+
     def __init__(self) -> None:
         super().__init__()
-        self.place = Path(tempfile.mkdtemp(dir=_PLACE))
-        shutil.copytree(_authority(), self.place / "keys")
+        self.place = Path(tempfile.mkdtemp(dir=self.home))
+        shutil.copytree(self.home / "keys", self.place / "keys")
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.silos = {name: Silo() for name in NAMES}
         self.certificates: list[Certificate] = []
