@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,8 +19,12 @@ from mlflow import MlflowClient
 from consilo.contracts.contract import SHIPPED
 from consilo.machine.environment import child_environment
 from consilo.machine.processes import Supervisor
+from consilo.record.run_record import verify
+from flows.registry import names
+from flows.services.launch import can_go_on
 from flows.services.services import prefect_environment, start_worker
 from tests.federation.conftest import CONSILO, KeptDemo
+from tests.federation.test_killed_flow import _rounds, _wait_for_round
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
 
@@ -87,6 +92,43 @@ def test_a_scheduled_run_comes_by_itself_trains_and_registers(demo: KeptDemo) ->
     assert {each["name"]: each["state"] for each in told["silos"]} == dict.fromkeys(
         ("east", "north", "south", "west"), "online"
     )
+
+
+@pytest.mark.slow
+def test_a_run_whose_flow_was_killed_is_gone_on_with_by_its_deployment(demo: KeptDemo) -> None:
+    """Nobody says a command: the coordinator that is up finds the run, the worker goes on."""
+    api = demo.summary["prefect"]["api_url"]
+    runs = demo.home / "runs"
+    known = {each.name for each in runs.iterdir()}
+    flow = ask(f"{api}/flows/", {"name": "pipeline"})["id"]
+    deployment = {
+        "name": "adopted",
+        "flow_id": flow,
+        "entrypoint": "flows/pipeline.py:pipeline",
+        "path": str(SHIPPED.parent),
+        "work_pool_name": names.POOL,
+        "work_queue_name": "default",
+        "enforce_parameter_schema": False,
+    }
+    made = ask(f"{api}/deployments/", deployment)["id"]
+    parameters = {"job": str(demo.home / "jobs" / "breast-cancer.yaml"), "rounds": 6}
+    asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    with Supervisor() as supervisor:
+        start_worker(supervisor, demo.home, api, name=f"adopts-{os.getpid()}")
+        died = ask(f"{api}/deployments/{made}/create_flow_run", asked)["id"]
+        run = _wait_for_round(runs, known, 2)
+        told = ask(f"{api}/flow_runs/{died}")["infrastructure_pid"]
+        os.kill(int(told.rpartition(":")[2]), signal.SIGKILL)
+        record = runs / run / "record.jsonl"
+        deadline = time.monotonic() + 150
+        while can_go_on(record) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        ended = first(api, made, ["COMPLETED"])
+    assert verify(record)["status"] == "degraded"  # one hospital is broken
+    assert {each["round"] for each in _rounds(runs / run)} == {1, 2, 3, 4, 5, 6}
+    assert ended["id"] != died
+    assert ended["parameters"]["resume"] == run
+    assert ask(f"{api}/flow_runs/{died}")["state"]["type"] == "CRASHED"
 
 
 FINAL = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
