@@ -31,7 +31,7 @@ def _mounts(tmp_path) -> bool:
 @pytest.mark.parametrize(
     ("system", "cuts"),
     [
-        ("ext4", 2),
+        ("ext4", 1),
         pytest.param("ext4", 250, marks=pytest.mark.slow),
         pytest.param("xfs", 250, marks=pytest.mark.slow),
     ],
