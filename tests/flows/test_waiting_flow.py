@@ -35,17 +35,18 @@ def test_people_see_that_it_waits_and_it_goes_on(federation):
 
     def look() -> None:
         wanted = FlowRunFilter(name=FlowRunFilterName(any_=["toy-model · 1 · waiting"]))
-        with get_client(sync_client=True) as client:
-            for _ in range(300):
-                time.sleep(0.1)
-                if client.read_flow_runs(flow_run_filter=wanted):
-                    break
-        mlflow = MlflowClient(federation.tracking_uri)
-        experiment = mlflow.get_experiment_by_name("toy-model")
-        (run,) = mlflow.search_runs([experiment.experiment_id])
-        seen["name"] = run.info.run_name
-        seen["tag"] = run.data.tags.get(names.TAG_WAITING, "")
-        federation.absent = ()
+        try:
+            with get_client(sync_client=True) as client:
+                end = time.monotonic() + 200
+                while not client.read_flow_runs(flow_run_filter=wanted) and time.monotonic() < end:
+                    time.sleep(0.1)
+            mlflow = MlflowClient(federation.tracking_uri)
+            experiment = mlflow.get_experiment_by_name("toy-model")
+            (run,) = mlflow.search_runs([experiment.experiment_id])
+            seen["name"] = run.info.run_name
+            seen["tag"] = run.data.tags.get(names.TAG_WAITING, "")
+        finally:
+            federation.absent = ()
 
     watcher = threading.Thread(target=contextvars.copy_context().run, args=(look,), daemon=True)
     watcher.start()

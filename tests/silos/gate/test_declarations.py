@@ -27,6 +27,9 @@ ROOMS = ("silos", "flows", "consilo/jobs", "consilo/kernel")
 KNOWN = {
     "consilo/jobs/job.py": {"evaluation", "fedavg"},  # the first is a section of a job, too
     "consilo/jobs/analytics.py": {"statistics"},
+    "consilo/jobs/horizontal.py": {"fedbuff"},  # an older silo does not know it
+    "flows/rehearsal/replay.py": {"contract_check", "evaluation", "statistics"},  # steps of a run
+    "flows/rehearsal/survival.py": {"fedbuff"},  # the kind of a job
     "consilo/jobs/match_job.py": {"psi"},
     "consilo/jobs/scoring.py": {"vertical_score"},
     "consilo/jobs/vertical.py": {"vertical_score", "vertical_split"},
