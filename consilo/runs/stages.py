@@ -41,6 +41,7 @@ from consilo.record.run_record import RunRecord
 from consilo.runs.checkpoint import keep_checkpoint, read_checkpoint
 from consilo.runs.conversation import Conversation
 from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome, Silos
+from consilo.runs.participation import Part, parts_of
 from consilo.runs.patience import WAITING, WENT_ON, Patience, Waiting
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault, Transport, not_connected
@@ -110,6 +111,7 @@ class Stages:
         self.reports: dict[str, CheckReport] = {}
         self.marks: dict[str, str] = {}
         self.rounds: list[Mapping[str, Any]] = []
+        self.parts: list[Part] = []
         self.seconds: dict[str, float] = {}
         self._clock = clock
         self._now = now
@@ -157,6 +159,7 @@ class Stages:
             self._require_going_on(entries)
             self._note_resumed(entries)
             self.patience.go_on(entries)
+            self._take_parts(entries)
         else:
             self.record = self._talk.keep_record(
                 directory / "record.jsonl",
@@ -366,6 +369,7 @@ class Stages:
             seconds=dict(self.seconds),
             exchanges=tuple(self.exchanges),
             rounds=tuple(self.rounds),
+            participation=self._all_parts(status),
             params=self._trained(),
             extra=extra,
             notes=tuple(self.notes),
@@ -456,6 +460,13 @@ class Stages:
                 "may differ from those of a run that was not interrupted"
             )
 
+    def _take_parts(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Know the silos' parts in the rounds that the run's former processes have done."""
+        told = {e["body"]["round"]: e["body"] for e in entries if e["kind"] == "round"}
+        for number in sorted(told):  # the record of a release before tells less
+            for each in told[number].get("participation", ()):
+                self.parts.append(Part.from_json({**each, "round": number}))
+
     def _end_round(self, payload: Mapping[str, Any], **said: Any) -> None:
         """Write a round down, and then where a process that comes later can go on.
 
@@ -467,7 +478,9 @@ class Stages:
             payload: where the training stands.
             said: the round's entry in the record.
         """
-        self.record.add("round", **said)
+        parts = self._parts_of(said["round"], said["silos"])
+        self.parts = [each for each in self.parts if each.round != said["round"]] + parts
+        self.record.add("round", **said, participation=[each.brief() for each in parts])
         self._talk.note_replies()
         self._write_checkpoint(payload)
 
@@ -497,6 +510,37 @@ class Stages:
         self._talk.fed.num_examples.update(kept["num_examples"])
         state: Mapping[str, Any] = kept["state"]
         return state
+
+    def _parts_of(self, number: int, took: Mapping[str, Mapping[str, Any]]) -> list[Part]:
+        """Return each silo's part in a round, given whose update counts."""
+        fed = self._talk.fed
+        absent = {name: each for name, each in self.faults.items() if name not in self.reports}
+        absent |= {n: self.faults[n] for n, each in self.reports.items() if not each.passed}
+        absent |= fed.left
+        here = set(fed.cohort())
+        for name in set(self.silos) - here - set(absent):
+            absent[name] = fed.why_away(name)
+        return parts_of(
+            number,
+            took,
+            self.exchanges,
+            silos=self.silos,
+            checked=[n for n in self.silos if self.outcomes[n].contract == "passed"],
+            absent=absent,
+            weighed=self.weighs_by_rows,
+        )
+
+    @property
+    def weighs_by_rows(self) -> bool:
+        """Whether a silo's update counts by the number of its rows."""
+        return False
+
+    def _all_parts(self, status: RunStatus) -> tuple[Part, ...]:
+        """Return each silo's part in each round; of a failed run also in the unfinished one."""
+        done = {each.round for each in self.parts}
+        begun = {each.round for each in self.exchanges if each.round} - done
+        unfinished = sorted(begun) if status == "failed" else ()
+        return (*self.parts, *(p for number in unfinished for p in self._parts_of(number, {})))
 
     def _require(self, admitted: Sequence[str], absent: Mapping[str, Fault]) -> None:
         """Raise a `RunFailed` unless the run can go on with those who keep the contract."""

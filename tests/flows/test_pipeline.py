@@ -233,6 +233,7 @@ def test_params_files_and_lineage_are_there(complete):
         names.CONTRACT_FILE,
         names.REPORTS_FILE,
         names.PARTICIPATION_FILE,
+        names.ROUNDS_FILE,
         names.SUMMARY_FILE,
         "record.jsonl",
         "plots",
@@ -400,6 +401,26 @@ def test_contract_verdicts_are_a_table_in_mlflow(degraded, tmp_path):
     tags = degraded.client.get_run(degraded.run_id).data.tags
     shown = {each["path"] for each in json.loads(tags["mlflow.loggedArtifacts"])}
     assert shown == {names.VERDICTS_FILE, names.PARTICIPATION_FILE}
+
+
+def test_each_silos_part_in_each_round_is_a_table_a_picture_and_a_tag(complete, tmp_path):
+    found = complete.client.get_run(complete.run_id)
+    assert found.data.tags[names.TAG_PARTICIPATION] == "trained 6 of 6"
+    told = "**complete** all 3 silos took part in each of 2 rounds"
+    assert found.data.tags["mlflow.note.content"].startswith(told)
+    tables = json.loads(found.data.tags["mlflow.loggedArtifacts"])
+    assert {"path": names.ROUNDS_FILE, "type": "table"} in tables
+    path = complete.client.download_artifacts(complete.run_id, names.ROUNDS_FILE, str(tmp_path))
+    table = json.loads(Path(path).read_text())
+    rows = [dict(zip(table["columns"], each, strict=True)) for each in table["data"]]
+    assert [(each["round"], each["silo"]) for each in rows[:2]] == [(1, "anna"), (1, "berta")]
+    assert all(each["epsilon"] and each["weight"] and each["bytes_up"] for each in rows)
+    picked = ArtifactFilterFlowRunId(any_=[complete.flow_run_id])
+    with get_client(sync_client=True) as client:
+        shown = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=picked))
+    (by_round,) = [each for each in shown if each.key == names.ROUNDS_ARTIFACT]
+    assert by_round.description == "Round by round: trained 6 of 6"
+    assert "all 3 silos took part" in complete.summary["sentence"]
 
 
 def test_each_silos_dataset_has_a_digest_of_its_own(complete):
