@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from consilo.jobs.causes import REFUSALS, not_asked
@@ -35,9 +37,12 @@ OUTCOMES: tuple[Outcome, ...] = (
     left_out   its data or files broke the contract, before the rounds
     not_asked  the protocol did not choose it
 """
+STALE = "stale"
+"""The code of an answer that came too many rounds late to count."""
+_TO_COME = Fault("deadline", "its answer is still to come")
 _UNUSED = Fault("unused", "the round was not finished")
 _LEFT_OUT = ("contract", "source", "configuration", "version")
-_REJECTED = ("invalid_reply", "rejected_update", "diverged")
+_REJECTED = ("invalid_reply", STALE, "diverged")
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Part:
         checked: whether its data keep the contract.
         approved: whether it let what was asked happen: no refusal of its policy or its people.
         num_examples: rows, or subjects, that its update was made of; 0 where there is none.
-        weight: its share of the rows of all whose update counts; None where nothing is weighed.
+        weight: its share of the rows of all whose update counts, over √(1 + rounds that it is
+            late); None where nothing is weighed.
         seconds: from asking to the answer, over the round's steps.
         silo_seconds: of these, the silo's own computing.
         bytes_down: sent to it.
@@ -102,6 +108,7 @@ def parts_of(
     checked: Sequence[str],
     absent: Mapping[str, Fault],
     weighed: bool,
+    told: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Part]:
     """Return the parts of all silos in one round.
 
@@ -113,7 +120,14 @@ def parts_of(
         checked: whose data keep the contract.
         absent: silo → why it was not even asked.
         weighed: whether updates count by their rows.
+        told: the round's report, where answers are taken as they arrive: which ones were, when
+            they were asked (``arrivals``), which came too late (``stale``) or are still to come
+            (``late``).
     """
+    absent = {**absent, **{name: _TO_COME for name in told.get("late", ())}}
+    for name, each in told.get("stale", {}).items():
+        absent[name] = Fault(STALE, f"its answer was late by {each['late']} rounds; it is paid for")
+    behind = {name: number - asked for name, asked in told.get("arrivals", ())}
     mine: dict[str, list[Exchange]] = {name: [] for name in silos}
     for each in exchanges:
         if each.round == number and each.silo in mine:
@@ -123,10 +137,11 @@ def parts_of(
     for name in silos:
         asked = mine[name]
         faults = [each.fault for each in asked if each.fault is not None]
-        silent = _UNUSED if asked else absent.get(name) or not_asked()
+        silent = absent.get(name) or (_UNUSED if asked else not_asked())
         fault = None if name in took else (faults[-1:] or [silent])[0]
-        told = took.get(name, {})
-        count = int(told.get("num_examples") or 0)
+        mine_of = took.get(name, {})
+        count = int(mine_of.get("num_examples") or 0)
+        share = count / math.sqrt(1 + behind.get(name, 0))
         parts.append(
             Part(
                 round=number,
@@ -134,16 +149,16 @@ def parts_of(
                 outcome="trained" if fault is None else outcome_of(fault),
                 code="" if fault is None else fault.code,
                 reason="" if fault is None else fault.reason,
-                invited=bool(asked),
+                invited=bool(asked) or name in told.get("late", ()),
                 checked=name in checked,
                 approved=name in checked and (fault is None or fault.code not in REFUSALS),
                 num_examples=count,
-                weight=count / rows if weighed and rows and name in took else None,
+                weight=share / rows if weighed and rows and name in took else None,
                 seconds=round(sum(each.seconds for each in asked), 3),
                 silo_seconds=round(sum(each.silo_seconds for each in asked), 3),
                 bytes_down=sum(each.bytes_down for each in asked),
                 bytes_up=sum(each.bytes_up for each in asked),
-                epsilon=told.get("epsilon"),
+                epsilon=mine_of.get("epsilon"),
             )
         )
     return parts

@@ -528,6 +528,7 @@ class Stages:
             checked=[n for n in self.silos if self.outcomes[n].contract == "passed"],
             absent=absent,
             weighed=self.weighs_by_rows,
+            told=next((each for each in self.rounds if each["round"] == number), {}),
         )
 
     @property

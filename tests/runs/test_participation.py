@@ -12,7 +12,7 @@ from consilo.kernel.headers import Header, fault_parcel
 from consilo.protocols.dispatch import answerer
 from consilo.record.run_record import read
 from consilo.runs.horizontal import run_all
-from consilo.runs.participation import OUTCOMES, outcome_of
+from consilo.runs.participation import OUTCOMES, outcome_of, parts_of
 from consilo.wire.parcel import Fault
 from flows.registry.plots import participation as drawn
 
@@ -122,6 +122,23 @@ def test_it_is_saved_and_drawn(ended, tmp_path):
     assert {each["outcome"] for each in rows} < set(OUTCOMES)
     drawn(result, tmp_path / "heat.png")
     assert (tmp_path / "heat.png").stat().st_size > 5000
+
+
+def test_answers_that_are_taken_as_they_come_weigh_by_how_late_they_are():
+    took = {"a": {"num_examples": 30}, "b": {"num_examples": 10}}
+    told = {"arrivals": [["a", 4], ["b", 1]], "stale": {"c": {"late": 9}}, "late": ["d"]}
+    names = ("a", "b", "c", "d", "e")
+    parts = parts_of(4, took, [], silos=names, checked=names, absent={}, weighed=True, told=told)
+    assert [each.outcome for each in parts] == [
+        "trained",
+        "trained",
+        "rejected",
+        "late",
+        "not_asked",
+    ]
+    assert [each.weight for each in parts] == [0.75, 0.125, None, None, None]
+    assert (parts[2].code, parts[2].reason[:26]) == ("stale", "its answer was late by 9 r")
+    assert [each.invited for each in parts] == [False, False, False, True, False]
 
 
 @pytest.mark.parametrize(
