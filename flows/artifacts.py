@@ -19,8 +19,8 @@ from prefect.artifacts import (
 
 from consilo.contracts.report import CheckReport
 from consilo.horizontal.statistics import Summary
+from consilo.record.participation import counted
 from consilo.runs.outcome import RunResult, SiloOutcome
-from consilo.runs.participation import counted
 from consilo.runs.patience import Waiting
 from flows.registry import names
 from flows.registry.drift import column_table

@@ -14,7 +14,7 @@ from consilo.errors import ConfigInvalid, IncompatibleJob
 from consilo.jobs.causes import REFUSALS
 from consilo.kernel.loop import Exchange
 from consilo.machine.files import write_atomic
-from consilo.runs.participation import Part
+from consilo.record.participation import Part
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault
 

@@ -25,6 +25,7 @@ from consilo.errors import (
     RunCancelled,
     RunNotResumable,
     RunSuperseded,
+    ServiceAway,
     TransportError,
 )
 from consilo.jobs.causes import AWAY
@@ -37,11 +38,11 @@ from consilo.metrics.words import in_short
 from consilo.protocols.conclude import CONCLUDE_S
 from consilo.protocols.contract_check import ContractCheck
 from consilo.record.chain import in_utc
+from consilo.record.participation import Part, parts_of
 from consilo.record.run_record import RunRecord
 from consilo.runs.checkpoint import keep_checkpoint, read_checkpoint
 from consilo.runs.conversation import Conversation
 from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome, Silos
-from consilo.runs.participation import Part, parts_of
 from consilo.runs.patience import WAITING, WENT_ON, Patience, Waiting
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault, Transport, not_connected
@@ -57,6 +58,8 @@ def silent(text: str) -> None:
     """Tell nobody."""
 
 
+_NOT_OVER = (TransportError, ServiceAway)
+"""What cuts a run off that others can go on with, rather than ends it."""
 _CANCELLED_S = 2.0  # silos hear of a cancellation too, but nobody waits for one that is at work
 
 
@@ -335,13 +338,14 @@ class Stages:
 
         A second call, after one that failed half way, ends the run as the first one said.
         Where messages cannot travel no silo can be told of an end, and there is none: the record
-        stays open, and the run can be gone on with from its last checkpoint.
+        stays open, and the run can be gone on with from its last checkpoint. So it is where the
+        tracker stays away.
 
         Args:
             error: what ended it early; None for a run that went through.
             extra: further entries of the summary: model, mlflow, prefect, …
         """
-        if isinstance(error, TransportError) and self._ending is None:
+        if isinstance(error, _NOT_OVER) and self._ending is None:
             self._settle()
             status, reason = self._verdict(error)
             self._talk.note_replies()
@@ -567,7 +571,7 @@ class Stages:
         if error is not None:
             kind = type(error).__name__
             reason = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
-            if isinstance(error, TransportError):
+            if isinstance(error, _NOT_OVER) and self._ending is None:
                 reason += f"; the run is not over: --resume {self.run_id} goes on with it"
             return "failed", f"{kind}: {reason}"
         missing = [

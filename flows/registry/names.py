@@ -6,6 +6,7 @@ MLflow charts, dashboards and tests read them from here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 POOL = "consilo"
 """The Prefect work pool whose process workers run deployments."""
@@ -134,6 +135,13 @@ def global_metric(name: str) -> str:
 def silo_metric(silo: str, name: str) -> str:
     """Return the name of one silo's metric."""
     return f"silo/{silo}/{name}"
+
+
+def ending_of(status: str, reason: str) -> Literal["FINISHED", "FAILED", "KILLED"]:
+    """Return how the MLflow run of a run ends that ended so; one without an end was killed."""
+    if reason.startswith("RunCancelled") or status not in ("complete", "degraded", "failed"):
+        return "KILLED"
+    return "FAILED" if status == "failed" else "FINISHED"
 
 
 def tag(tags: Mapping[str, str], name: str) -> str:

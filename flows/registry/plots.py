@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from consilo.record.participation import OUTCOMES
 from consilo.runs.curves import SHOWN
 from consilo.runs.outcome import RunResult
-from consilo.runs.participation import OUTCOMES
 
 _COLOURS = {
     "trained": "#2a6f97",

@@ -23,8 +23,8 @@ from consilo.contracts.report import CheckReport, Finding
 from consilo.horizontal.statistics import Summary
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange
+from consilo.record.participation import counted
 from consilo.runs.outcome import RunResult, SiloOutcome
-from consilo.runs.participation import counted
 from consilo.runs.stages import Stages
 from flows.registry import names
 from flows.registry.drift import column_table, drift

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.kernel.headers import Header, fault_parcel
 from consilo.protocols.dispatch import answerer
+from consilo.record.participation import OUTCOMES, outcome_of, parts_of
 from consilo.record.run_record import read
 from consilo.runs.horizontal import run_all
-from consilo.runs.participation import OUTCOMES, outcome_of, parts_of
 from consilo.wire.parcel import Fault
 from flows.registry.plots import participation as drawn
 
