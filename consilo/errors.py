@@ -27,6 +27,7 @@ ConsiloError
 │   ├── MessagesLost        what was under way is lost, the way is open again: ask again
 │   └── VersionUnsupported
 ├── ServiceFailed           a process we started did not become healthy, or died
+│   └── ServiceAway         one that a run writes to has been away too long; the run is not over
 ├── RunCancelled            somebody asked the run to stop
 ├── RunNotResumable         a run has ended, or its job, contract or code are others now
 ├── RunSuperseded           another process has gone on with the run; this one leaves it alone
@@ -200,6 +201,10 @@ class VersionUnsupported(TransportError):
 
 class ServiceFailed(ConsiloError):
     """A process that we started did not become healthy, or died."""
+
+
+class ServiceAway(ServiceFailed):
+    """A service that a run writes to has been away for too long; the run can be gone on with."""
 
 
 class RunCancelled(ConsiloError):

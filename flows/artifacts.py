@@ -19,11 +19,15 @@ from prefect.artifacts import (
 
 from consilo.contracts.report import CheckReport
 from consilo.horizontal.statistics import Summary
+from consilo.record.participation import counted
 from consilo.runs.outcome import RunResult, SiloOutcome
 from consilo.runs.patience import Waiting
 from flows.registry import names
 from flows.registry.drift import column_table
 from flows.registry.tracking import verdict_rows
+
+_MOST_ROWS = 1000
+"""Of a table for people; Prefect keeps an artifact whole."""
 
 
 def progress_begins(rounds: int) -> UUID:
@@ -87,6 +91,18 @@ def participation(result: RunResult) -> None:
     create_table_artifact(
         rows, key=names.PARTICIPATION_ARTIFACT, description="Who took part, and at which cost"
     )
+    if not result.participation:
+        return
+    told = counted(result.participation)
+    shown = list(result.participation)
+    if len(shown) > _MOST_ROWS:
+        shown = [each for each in shown if each.outcome != "trained"][:_MOST_ROWS]
+        told += "; only those that did not train are listed, all of them are in MLflow's table"
+    create_table_artifact(
+        [{**each.to_json(), "epsilon": _figure(each.epsilon)} for each in shown],
+        key=names.ROUNDS_ARTIFACT,
+        description=f"Round by round: {told}",
+    )
 
 
 def metrics(result: RunResult) -> None:
@@ -110,9 +126,7 @@ def metrics(result: RunResult) -> None:
 
 def summary(result: RunResult, *, mlflow_url: str, model: Mapping[str, str] | None) -> None:
     """Show how the run ended and where the rest lies."""
-    lines = [f"# {result.status}", ""]
-    if result.reason:
-        lines += [_quoted(result.reason), ""]
+    lines = [f"# {result.status}", "", _quoted(result.sentence), ""]
     lines += [line for note in result.notes for line in (_quoted(note), "")]
     registered = f"`{model['name']}` version {model['version']}" if model else "none registered"
     lines += [

@@ -17,7 +17,14 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, RunCancelled, RunSuperseded, ServiceFailed, TransportError
+from consilo.errors import (
+    ConsiloError,
+    RunCancelled,
+    RunNotResumable,
+    RunSuperseded,
+    ServiceFailed,
+    TransportError,
+)
 from consilo.jobs.job import Job
 from consilo.machine.files import write_atomic
 from consilo.record.run_record import new_run_id
@@ -34,11 +41,11 @@ from flows.registry import names
 from flows.registry.departed import tag_departed
 from flows.registry.model_lookup import with_model
 from flows.registry.registry import Registered
-from flows.registry.tracking import Ending, Tracker, run_tags
+from flows.registry.tracking import Tracker, run_tags
 from flows.services.connection import connect
 from flows.services.order import ORDERED_FROM, Connection, Order
 from flows.services.owning import owning
-from flows.shown import close_died, flow_run, number_of, rename
+from flows.shown import close_died, close_ended, flow_run, number_of, rename
 
 _called: ContextVar[str] = ContextVar("called", default="")
 
@@ -146,34 +153,12 @@ def opened(
         connect(order) as connection,
         owning(connection.home / "runs" / order.run_id, flow_run=str(flow_run_id)),
     ):
-        run = _run(order, connection, made)
-        if order.job_file is not None:
-            write_atomic(run.directory / ORDERED_FROM, str(order.job_file).encode())
-        tags = run_tags(
-            run,
-            bundle=connection.bundle,
-            flow_run_id=str(flow_run_id),
-            prefect_url=prefect_place(flow_run_id)["url"],
-        )
-        if order.resume:
-            close_died(connection.tracking_uri, experiment, run.run_id)
-        number = number_of(run.directory)
-        tracker = Tracker.open(
-            connection.tracking_uri,
-            experiment=experiment,
-            name=names.label(order.job.name, number, "running"),
-            tags=tags,
-            resume=run.run_id if order.resume else "",
-            stopped=order.cancelled,
-            require=run.record.require_ours,
-        )
-        session = Session(
-            run, tracker, connection, flow_run_id, order.cancelled, number, order.registers
-        )
-        run.on_wait = session.waits
-        session.show("running")
-        get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
+        run = _run(order, connection, made, experiment)
+        session = _tracked(order, connection, run, experiment, flow_run_id)
         try:
+            session.show("running")
+            tracker = session.tracker
+            get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
             tag_departed(order.home, connection.tracking_uri)
             tracker.log_job(run.job, order.contract)
             yield session
@@ -304,7 +289,47 @@ def quiet_errors() -> None:
         logging.getLogger(name).addFilter(_without_traceback)
 
 
-def _run(order: Order, connection: Connection, stages: Callable[..., Stages]) -> Stages:
+def _tracked(
+    order: Order, connection: Connection, run: Stages, experiment: str, flow_run_id: UUID
+) -> Session:
+    """Open the MLflow run of a run; where that cannot be, close what is open already."""
+    try:
+        if order.job_file is not None:
+            write_atomic(run.directory / ORDERED_FROM, str(order.job_file).encode())
+        tags = run_tags(
+            run,
+            bundle=connection.bundle,
+            flow_run_id=str(flow_run_id),
+            prefect_url=prefect_place(flow_run_id)["url"],
+        )
+        if order.resume:
+            close_died(connection.tracking_uri, experiment, run.run_id)
+        number = number_of(run.directory)
+        tracker = Tracker.open(
+            connection.tracking_uri,
+            experiment=experiment,
+            name=names.label(order.job.name, number, "running"),
+            tags=tags,
+            resume=run.run_id if order.resume else "",
+            stopped=order.cancelled,
+            require=run.record.require_ours,
+        )
+    except RunSuperseded:  # its successor closes it
+        raise
+    except BaseException as error:
+        run.close(_cause(error, order.cancelled))
+        connection.finish(False, type(error).__name__)
+        raise
+    session = Session(
+        run, tracker, connection, flow_run_id, order.cancelled, number, order.registers
+    )
+    run.on_wait = session.waits
+    return session
+
+
+def _run(
+    order: Order, connection: Connection, stages: Callable[..., Stages], experiment: str
+) -> Stages:
     try:
         return stages(
             with_model(order.job, connection.tracking_uri),
@@ -321,7 +346,10 @@ def _run(order: Order, connection: Connection, stages: Callable[..., Stages]) ->
             search_path=order.search_path,
             resume=order.resume,
         )
-    except ConsiloError as error:
+    except BaseException as error:
+        if isinstance(error, RunNotResumable):
+            place = connection.home / "runs" / order.run_id
+            close_ended(connection.tracking_uri, experiment, place)
         connection.finish(False, type(error).__name__)
         raise
 
@@ -339,8 +367,8 @@ def _settle(session: Session) -> None:
     result = session.close()
     stopped = isinstance(session.error, RunCancelled)
     ended_well = result.status != "failed"
+    ending = names.ending_of(result.status, result.reason)
     detail = "cancelled" if stopped else result.reason if not ended_well else result.status
-    ending: Ending = "KILLED" if stopped else "FINISHED" if ended_well else "FAILED"
     try:
         with suppress(TransportError):  # Flower's own account of the run: its SuperLink is away
             session.connection.finish(ended_well, detail)

@@ -14,6 +14,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
+from consilo.record.run_record import read
 from flows.registry import names
 from flows.registry.tracking import run_of
 
@@ -55,6 +56,32 @@ def number_of(directory: Path) -> int:
     stem = directory.name.rsplit("-", 2)[0]
     same = {each.name for each in directory.parent.iterdir() if each.name.rsplit("-", 2)[0] == stem}
     return sorted({*same, directory.name}).index(directory.name) + 1
+
+
+def close_ended(tracking_uri: str, experiment: str, directory: Path) -> None:
+    """Let Prefect and MLflow show how a run ended whose process died before it told them.
+
+    Args:
+        tracking_uri: of the MLflow server.
+        experiment: of the run.
+        directory: of the run; its record says how it ended. One that does not is left as it is.
+    """
+    path = directory / "record.jsonl"
+    last = read(path)[-1] if path.is_file() else {"kind": ""}
+    if last["kind"] != "closed":
+        return
+    close_died(tracking_uri, experiment, directory.name)
+    client = MlflowClient(tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    known = None if found is None else run_of(client, found.experiment_id, directory.name)
+    if known is None or client.get_run(known).info.status != "RUNNING":
+        return
+    status, reason = str(last["body"]["status"]), str(last["body"]["reason"])
+    name = client.get_run(known).info.run_name.rpartition(" · ")[0]
+    client.update_run(known, name=f"{name} · {status}" if name else None)
+    client.set_tag(known, names.TAG_STATUS, status)
+    client.set_tag(known, names.TAG_REASON, reason)
+    client.set_terminated(known, names.ending_of(status, reason))
 
 
 def close_died(tracking_uri: str, experiment: str, run_id: str) -> None:

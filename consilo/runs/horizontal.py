@@ -175,6 +175,11 @@ class Run(AnalyticsRun):
         return forecast(moved, self._talk.fed.silos, rates)
 
     @property
+    def weighs_by_rows(self) -> bool:
+        """Whether the mean by rows combines the updates; a rule of one's own weighs by itself."""
+        return self.job.reduce.rule == "mean"
+
+    @property
     def rounds_left(self) -> int:
         """How many rounds are still to do."""
         done = 0 if self.state is None else self.state.round

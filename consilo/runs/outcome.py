@@ -14,6 +14,7 @@ from consilo.errors import ConfigInvalid, IncompatibleJob
 from consilo.jobs.causes import REFUSALS
 from consilo.kernel.loop import Exchange
 from consilo.machine.files import write_atomic
+from consilo.record.participation import Part
 from consilo.wire.params import Params
 from consilo.wire.parcel import Fault
 
@@ -128,6 +129,7 @@ class RunResult:
         seconds: stage → wall seconds.
         exchanges: every silo's part in every step, with measured bytes.
         rounds: one report per round: figures by silo and over all.
+        participation: one row a round and silo: what became of it, why, and at which cost.
         params: the global model as it stands, for a notebook; not in the summary.
         extra: what the pipeline adds: model, mlflow, prefect, baselines.
         notes: what else to know of it, such as a resume on other hardware.
@@ -146,6 +148,7 @@ class RunResult:
     seconds: Mapping[str, float]
     exchanges: tuple[Exchange, ...] = ()
     rounds: tuple[Mapping[str, Any], ...] = ()
+    participation: tuple[Part, ...] = ()
     params: Params = field(default_factory=dict, repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -154,6 +157,20 @@ class RunResult:
     confusion: Mapping[str, Any] = field(default_factory=dict)
     build: Callable[[], Scored] | None = field(default=None, repr=False, compare=False)
     kept: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def sentence(self) -> str:
+        """How the run ended, in a sentence."""
+        if self.status != "complete":
+            return f"{self.status}: {self.reason}"
+        numbers = sorted({each.round for each in self.participation})
+        who = f"all {len(self.silos)} silos" if len(self.silos) > 1 else "the only silo"
+        spared = any(each.outcome == "not_asked" for each in self.participation)
+        rounds = f"each of {len(numbers)} rounds" if len(numbers) > 1 else "the only round"
+        if not numbers:
+            return f"complete: {who} answered"
+        asked = ", where it was asked" if spared else ""
+        return f"complete: {who} took part in {rounds}{asked}"
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -251,6 +268,12 @@ class RunResult:
         if self.rounds:
             written["history"] = place / "history.csv"
             self.history.to_csv(written["history"])
+        if self.participation:
+            import pandas as pd
+
+            written["participation"] = place / "participation.csv"
+            rows = [each.to_json() for each in self.participation]
+            pd.DataFrame(rows).to_csv(written["participation"], index=False)
         written["silos"] = place / "silos.csv"
         self.silos.frame.to_csv(written["silos"])
         files = dict(self.kept)
@@ -292,6 +315,7 @@ class RunResult:
             "run_id": self.run_id,
             "status": self.status,
             "reason": self.reason,
+            "sentence": self.sentence,
             "notes": list(self.notes),
             "silos": silos,
             "metrics": dict(self.metrics),

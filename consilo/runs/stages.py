@@ -25,6 +25,7 @@ from consilo.errors import (
     RunCancelled,
     RunNotResumable,
     RunSuperseded,
+    ServiceAway,
     TransportError,
 )
 from consilo.jobs.causes import AWAY
@@ -37,6 +38,7 @@ from consilo.metrics.words import in_short
 from consilo.protocols.conclude import CONCLUDE_S
 from consilo.protocols.contract_check import ContractCheck
 from consilo.record.chain import in_utc
+from consilo.record.participation import Part, parts_of
 from consilo.record.run_record import RunRecord
 from consilo.runs.checkpoint import keep_checkpoint, read_checkpoint
 from consilo.runs.conversation import Conversation
@@ -56,6 +58,8 @@ def silent(text: str) -> None:
     """Tell nobody."""
 
 
+_NOT_OVER = (TransportError, ServiceAway)
+"""What cuts a run off that others can go on with, rather than ends it."""
 _CANCELLED_S = 2.0  # silos hear of a cancellation too, but nobody waits for one that is at work
 
 
@@ -110,6 +114,7 @@ class Stages:
         self.reports: dict[str, CheckReport] = {}
         self.marks: dict[str, str] = {}
         self.rounds: list[Mapping[str, Any]] = []
+        self.parts: list[Part] = []
         self.seconds: dict[str, float] = {}
         self._clock = clock
         self._now = now
@@ -158,6 +163,7 @@ class Stages:
             self._require_going_on(entries)
             self._note_resumed(entries)
             self.patience.go_on(entries)
+            self._take_parts(entries)
         else:
             self.record = self._talk.keep_record(
                 directory / "record.jsonl",
@@ -333,13 +339,14 @@ class Stages:
 
         A second call, after one that failed half way, ends the run as the first one said.
         Where messages cannot travel no silo can be told of an end, and there is none: the record
-        stays open, and the run can be gone on with from its last checkpoint.
+        stays open, and the run can be gone on with from its last checkpoint. So it is where the
+        tracker stays away.
 
         Args:
             error: what ended it early; None for a run that went through.
             extra: further entries of the summary: model, mlflow, prefect, …
         """
-        if isinstance(error, TransportError) and self._ending is None:
+        if isinstance(error, _NOT_OVER) and self._ending is None:
             self._settle()
             status, reason = self._verdict(error)
             self._talk.note_replies()
@@ -367,6 +374,7 @@ class Stages:
             seconds=dict(self.seconds),
             exchanges=tuple(self.exchanges),
             rounds=tuple(self.rounds),
+            participation=self._all_parts(status),
             params=self._trained(),
             extra=extra,
             notes=tuple(self.notes),
@@ -457,6 +465,13 @@ class Stages:
                 "may differ from those of a run that was not interrupted"
             )
 
+    def _take_parts(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Know the silos' parts in the rounds that the run's former processes have done."""
+        told = {e["body"]["round"]: e["body"] for e in entries if e["kind"] == "round"}
+        for number in sorted(told):  # the record of a release before tells less
+            for each in told[number].get("participation", ()):
+                self.parts.append(Part.from_json({**each, "round": number}))
+
     def _end_round(self, payload: Mapping[str, Any], **said: Any) -> None:
         """Write a round down, and then where a process that comes later can go on.
 
@@ -468,7 +483,9 @@ class Stages:
             payload: where the training stands.
             said: the round's entry in the record.
         """
-        self.record.add("round", **said)
+        parts = self._parts_of(said["round"], said["silos"])
+        self.parts = [each for each in self.parts if each.round != said["round"]] + parts
+        self.record.add("round", **said, participation=[each.brief() for each in parts])
         self._talk.note_replies()
         self._write_checkpoint(payload)
 
@@ -499,6 +516,38 @@ class Stages:
         state: Mapping[str, Any] = kept["state"]
         return state
 
+    def _parts_of(self, number: int, took: Mapping[str, Mapping[str, Any]]) -> list[Part]:
+        """Return each silo's part in a round, given whose update counts."""
+        fed = self._talk.fed
+        absent = {name: each for name, each in self.faults.items() if name not in self.reports}
+        absent |= {n: self.faults[n] for n, each in self.reports.items() if not each.passed}
+        absent |= fed.left
+        here = set(fed.cohort())
+        for name in set(self.silos) - here - set(absent):
+            absent[name] = fed.why_away(name)
+        return parts_of(
+            number,
+            took,
+            self.exchanges,
+            silos=self.silos,
+            checked=[n for n in self.silos if self.outcomes[n].contract == "passed"],
+            absent=absent,
+            weighed=self.weighs_by_rows,
+            told=next((each for each in self.rounds if each["round"] == number), {}),
+        )
+
+    @property
+    def weighs_by_rows(self) -> bool:
+        """Whether a silo's update counts by the number of its rows."""
+        return False
+
+    def _all_parts(self, status: RunStatus) -> tuple[Part, ...]:
+        """Return each silo's part in each round; of a failed run also in the unfinished one."""
+        done = {each.round for each in self.parts}
+        begun = {each.round for each in self.exchanges if each.round} - done
+        unfinished = sorted(begun) if status == "failed" else ()
+        return (*self.parts, *(p for number in unfinished for p in self._parts_of(number, {})))
+
     def _require(self, admitted: Sequence[str], absent: Mapping[str, Fault]) -> None:
         """Raise a `RunFailed` unless the run can go on with those who keep the contract."""
         self.job.cohort_quorum.require(
@@ -523,7 +572,7 @@ class Stages:
         if error is not None:
             kind = type(error).__name__
             reason = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
-            if isinstance(error, TransportError):
+            if isinstance(error, _NOT_OVER) and self._ending is None:
                 reason += f"; the run is not over: --resume {self.run_id} goes on with it"
             return "failed", f"{kind}: {reason}"
         missing = [

@@ -52,7 +52,13 @@ def ending(summary: Mapping[str, Any], console: Console) -> None:
     """Print how it ended, and why."""
     status = str(summary.get("status"))
     colour = {"complete": "green", "degraded": "yellow"}.get(status, "red")
-    console.print(f"[bold {colour}]{status}[/] ", summary.get("reason") or "", soft_wrap=True)
+    console.print(f"[bold {colour}]{status}[/] ", _sentence(summary), soft_wrap=True)
+
+
+def _sentence(summary: Mapping[str, Any]) -> str:
+    """Return how the run ended, without the status that it begins with."""
+    told = str(summary.get("sentence") or summary.get("reason") or "")
+    return told.removeprefix(f"{summary.get('status')}: ")
 
 
 def _print(console: Console, title: str, items: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ MLflow charts, dashboards and tests read them from here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 POOL = "consilo"
 """The Prefect work pool whose process workers run deployments."""
@@ -54,6 +55,8 @@ TAG_STATUS = "status"
 TAG_REASON = "reason"
 TAG_WAITING = "waiting"
 """For whom the run waits and until when; empty once it goes on."""
+TAG_PARTICIPATION = "participation"
+"""How often silos took part in rounds, and how often not."""
 TAG_JOB = "job"
 TAG_JOB_DIGEST = "job_digest"
 TAG_CONTRACT = "contract"
@@ -103,6 +106,7 @@ CONTRACT_FILE = "contract.json"
 REPORTS_FILE = "contract_reports.json"
 VERDICTS_FILE = "contract_verdicts.json"
 PARTICIPATION_FILE = "participation.json"
+ROUNDS_FILE = "participation_by_round.json"
 SUMMARY_FILE = "summary.json"
 STATISTICS_FILE = "statistics.json"
 MATCH_FILE = "match.json"
@@ -115,6 +119,7 @@ HEATMAP_PLOT = "plots/participation.png"
 # Keys of Prefect artifacts: lower case, digits and dashes.
 CONTRACTS_ARTIFACT = "contract-verdicts"
 PARTICIPATION_ARTIFACT = "participation"
+ROUNDS_ARTIFACT = "participation-by-round"
 METRICS_ARTIFACT = "metrics"
 SUMMARY_ARTIFACT = "run-summary"
 STATISTICS_ARTIFACT = "column-statistics"
@@ -130,6 +135,13 @@ def global_metric(name: str) -> str:
 def silo_metric(silo: str, name: str) -> str:
     """Return the name of one silo's metric."""
     return f"silo/{silo}/{name}"
+
+
+def ending_of(status: str, reason: str) -> Literal["FINISHED", "FAILED", "KILLED"]:
+    """Return how the MLflow run of a run ends that ended so; one without an end was killed."""
+    if reason.startswith("RunCancelled") or status not in ("complete", "degraded", "failed"):
+        return "KILLED"
+    return "FAILED" if status == "failed" else "FINISHED"
 
 
 def tag(tags: Mapping[str, str], name: str) -> str:

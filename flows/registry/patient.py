@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from consilo.errors import ServiceFailed
+from consilo.errors import ServiceAway
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +36,7 @@ class Patient:
         uri: the server's address.
         stopped: set by who wants the run to end; nothing is waited for then.
         say: told once when the server is away, and once when it is back.
-        patience_s: how long it may be away.
+        patience_s: how long it may be away; `PATIENCE_S` unless said.
         require: asked before each call; raises where the run is no longer ours to write about.
     """
 
@@ -47,14 +47,14 @@ class Patient:
         *,
         stopped: threading.Event | None = None,
         say: Callable[[str], None] = log.warning,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
         require: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._uri = uri
         self._stopped = stopped or threading.Event()
         self._say = say
-        self._patience_s = patience_s
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._require = require
 
     def __getattr__(self, name: str) -> Any:
@@ -82,16 +82,16 @@ class Patient:
         """Return once the server answers.
 
         Raises:
-            ServiceFailed: where it is away for too long, or the run shall end.
+            ServiceAway: where it is away for too long, or the run shall end.
         """
         began = time.monotonic()
         if not self._answers():
             self._say(f"MLflow at {self._uri} is away; the run waits for it")
         while not self._answers():
             if self._stopped.wait(_LOOK_S):
-                raise ServiceFailed(f"MLflow at {self._uri} is away, and the run ends") from None
+                raise ServiceAway(f"MLflow at {self._uri} is away, and the run ends") from None
             if time.monotonic() - began > self._patience_s:
-                raise ServiceFailed(
+                raise ServiceAway(
                     f"MLflow at {self._uri} has been away for {self._patience_s:.0f} s; start it "
                     "again ('consilo up'), then go on with the run ('--resume')"
                 ) from None

@@ -5,30 +5,51 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from consilo.record.participation import OUTCOMES
 from consilo.runs.curves import SHOWN
 from consilo.runs.outcome import RunResult
 
+_COLOURS = {
+    "trained": "#2a6f97",
+    "late": "#f4a261",
+    "dropped": "#d9d9d9",
+    "refused": "#6d597a",
+    "rejected": "#c1121f",
+    "unused": "#a8dadc",
+    "left_out": "#8d99ae",
+    "not_asked": "#ffffff",
+}
+
 
 def participation(result: RunResult, path: Path) -> None:
-    """Draw who took part in which round, a row per silo."""
+    """Draw what became of each silo in which round, a row per silo."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-    numbers = [int(each["round"]) for each in result.rounds]
+    became = {(each.round, each.silo): each.outcome for each in result.participation}
+    numbers = sorted({number for number, _ in became})
     silos = list(result.silos)
-    took = [
-        [1 if number in result.silos[silo].rounds else 0 for number in numbers] for silo in silos
-    ]
-    height = 1.2 + 0.28 * len(silos)
-    figure = Figure(figsize=(max(4.0, 1.8 + 0.3 * len(numbers)), height), layout="constrained")
+    took = [[OUTCOMES.index(became[number, silo]) for number in numbers] for silo in silos]
+    height = 1.6 + 0.28 * len(silos)
+    figure = Figure(figsize=(max(5.0, 1.8 + 0.3 * len(numbers)), height), layout="constrained")
     axes = figure.add_subplot(1, 1, 1)
-    colours = ListedColormap(["#d9d9d9", "#2a6f97"])
-    axes.imshow(took, aspect="auto", cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(
+        took,
+        aspect="auto",
+        cmap=ListedColormap(list(_COLOURS.values())),
+        vmin=-0.5,
+        vmax=len(OUTCOMES) - 0.5,
+        interpolation="nearest",
+    )
+    found = [each for each in OUTCOMES if each in set(became.values())]
+    marks = [Patch(color=_COLOURS[each], label=each.replace("_", " ")) for each in found]
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8)
     every = max(1, math.ceil(len(numbers) / 20))
     axes.set_xticks(range(0, len(numbers), every), [str(each) for each in numbers[::every]])
     axes.set_yticks(range(len(silos)), silos)
     axes.set_xlabel("round")
-    axes.set_title("took part (blue)", fontsize=9)
+    axes.set_title("what became of each silo", fontsize=9)
     figure.savefig(path, dpi=110)
 
 

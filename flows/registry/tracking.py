@@ -23,6 +23,7 @@ from consilo.contracts.report import CheckReport, Finding
 from consilo.horizontal.statistics import Summary
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange
+from consilo.record.participation import counted
 from consilo.runs.outcome import RunResult, SiloOutcome
 from consilo.runs.stages import Stages
 from flows.registry import names
@@ -225,9 +226,16 @@ class Tracker:
                     result.plot().savefig(folder / names.CURVES_PLOT, dpi=110)
                 if compared(result):
                     comparison(result, folder / names.COMPARISON_PLOT)
-                participation(result, folder / names.HEATMAP_PLOT)
+                if result.participation:
+                    participation(result, folder / names.HEATMAP_PLOT)
             table = json.dumps(participation_table(result), indent=1)
             (folder / names.PARTICIPATION_FILE).write_text(table, encoding="utf-8")
+            if result.participation:
+                rows = [each.to_json() for each in result.participation]
+                by_round = {"columns": [*rows[0]], "data": [[*each.values()] for each in rows]}
+                content = json.dumps(by_round)
+                (folder / names.ROUNDS_FILE).write_text(content, encoding="utf-8")
+                self._tables.append(names.ROUNDS_FILE)
             self.client.log_artifacts(self.run_id, str(folder))
         # What makes the file a table in the MLflow UI and for `mlflow.load_table`.
         paths = [*self._tables, names.PARTICIPATION_FILE]
@@ -236,12 +244,15 @@ class Tracker:
 
     def tag_result(self, result: RunResult) -> None:
         """Tag the run with how it ended, and say so in its description."""
+        parts = result.participation
         note = self.client.get_run(self.run_id).data.tags.get(_DESCRIPTION, "")
-        told = f"**{result.status}** {result.reason}\n\n{note}"
+        sentence = result.sentence.removeprefix(f"{result.status}: ")
+        told = f"**{result.status}** {sentence}\n\n{note}"
         self.tag(
             {
                 names.TAG_STATUS: result.status,
                 names.TAG_REASON: result.reason,
+                **({names.TAG_PARTICIPATION: counted(parts)} if parts else {}),
                 _DESCRIPTION: told,
             }
         )

@@ -40,8 +40,6 @@ from flows.tending.servers import ask
 MOST_ADOPTED = 3
 """How often a run is gone on with by itself; then a person is asked."""
 _NOT_FINAL = ("RUNNING", "PENDING", "SCHEDULED", "PAUSED", "CANCELLING")
-_ENDINGS = {"complete": "FINISHED", "degraded": "FINISHED", "failed": "FAILED"}
-_CANCELLED = "RunCancelled"
 _OURS_TO_TIDY = tuple(sorted(set(STATE) - {"prefect", "mlflow", "superlink"}))
 _PAGE = 200
 _UNREADABLE = "unreadable"
@@ -261,9 +259,7 @@ def _mlflow_runs(uri: str, runs: Mapping[str, RunState], act: bool) -> Iterator[
         run = runs.get(name)
         if not name or (run is not None and not run.status) or (run is not None and run.is_owned):
             continue  # not a run of ours, or one that is not over
-        ended = "KILLED"
-        if run is not None and _CANCELLED not in run.reason:
-            ended = _ENDINGS.get(run.status, "KILLED")
+        ended = "KILLED" if run is None else names.ending_of(run.status, run.reason)
         what = "is shown as running, and its run has ended"
         if act:
             ask(f"{api}/runs/update", {"run_id": each["info"]["run_id"], "status": ended})

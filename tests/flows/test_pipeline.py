@@ -25,10 +25,11 @@ from prefect.client.schemas.filters import (
 from prefect.logging.handlers import APILogWorker
 from prefect.states import Failed, Running, State
 
+from consilo.machine.processes import free_port
 from consilo.record import run_record as record
 from consilo.record.traces import traces_of
 from flows.pipeline import pipeline
-from flows.registry import names
+from flows.registry import names, patient
 from flows.registry.tracking import Tracker
 from flows.services.connection import connecting
 from flows.shown import close_died, flow_run
@@ -233,6 +234,7 @@ def test_params_files_and_lineage_are_there(complete):
         names.CONTRACT_FILE,
         names.REPORTS_FILE,
         names.PARTICIPATION_FILE,
+        names.ROUNDS_FILE,
         names.SUMMARY_FILE,
         "record.jsonl",
         "plots",
@@ -292,6 +294,40 @@ def test_an_outage_that_lasts_fails_the_run(federation):
     assert again.summary["status"] == "complete", again.summary["reason"]
     assert again.run_id == ended.run_id  # of MLflow
     assert flow_run_of(ended.flow_run_id).state.is_failed()
+
+
+def test_a_resume_of_what_has_ended_closes_what_its_process_left_open(federation):
+    # It was refused, and the MLflow run and the flow run stayed RUNNING for ever.
+    first = run(federation)
+    run_id = first.summary["run_id"]
+    first.client.update_run(first.run_id, status="RUNNING")  # its process died before it told
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(first.flow_run_id, Running(), force=True)
+    ended = run(federation, resume=run_id)
+    assert ended.state.is_failed()
+    assert "has ended (complete), its silos answer it no more" in ended.state.message
+    found = first.client.get_run(first.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name.endswith(" · complete")
+    assert flow_run_of(first.flow_run_id).state.is_crashed()
+    assert federation.finished[-1] == (False, "RunNotResumable")
+
+
+def test_a_run_that_finds_no_tracker_closes_what_it_has_opened_and_is_not_over(
+    federation, monkeypatch
+):
+    monkeypatch.setattr(patient, "PATIENCE_S", 1.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri, federation.tracking_uri = federation.tracking_uri, f"http://127.0.0.1:{free_port()}"
+    state = run(federation)
+    assert state.state.is_failed()
+    assert "MLflow at" in state.state.message
+    assert federation.finished == [(False, "ServiceAway")]
+    (place,) = (federation.home / "runs").iterdir()
+    assert record.read(place / "record.jsonl")[-1]["kind"] == "interrupted"
+    federation.tracking_uri = uri
+    monkeypatch.undo()
+    assert run(federation, resume=place.name).summary["status"] == "complete"
 
 
 def test_a_run_is_extended_as_a_new_one_that_leads_back_to_it(federation):
@@ -400,6 +436,26 @@ def test_contract_verdicts_are_a_table_in_mlflow(degraded, tmp_path):
     tags = degraded.client.get_run(degraded.run_id).data.tags
     shown = {each["path"] for each in json.loads(tags["mlflow.loggedArtifacts"])}
     assert shown == {names.VERDICTS_FILE, names.PARTICIPATION_FILE}
+
+
+def test_each_silos_part_in_each_round_is_a_table_a_picture_and_a_tag(complete, tmp_path):
+    found = complete.client.get_run(complete.run_id)
+    assert found.data.tags[names.TAG_PARTICIPATION] == "trained 6 of 6"
+    told = "**complete** all 3 silos took part in each of 2 rounds"
+    assert found.data.tags["mlflow.note.content"].startswith(told)
+    tables = json.loads(found.data.tags["mlflow.loggedArtifacts"])
+    assert {"path": names.ROUNDS_FILE, "type": "table"} in tables
+    path = complete.client.download_artifacts(complete.run_id, names.ROUNDS_FILE, str(tmp_path))
+    table = json.loads(Path(path).read_text())
+    rows = [dict(zip(table["columns"], each, strict=True)) for each in table["data"]]
+    assert [(each["round"], each["silo"]) for each in rows[:2]] == [(1, "anna"), (1, "berta")]
+    assert all(each["epsilon"] and each["weight"] and each["bytes_up"] for each in rows)
+    picked = ArtifactFilterFlowRunId(any_=[complete.flow_run_id])
+    with get_client(sync_client=True) as client:
+        shown = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=picked))
+    (by_round,) = [each for each in shown if each.key == names.ROUNDS_ARTIFACT]
+    assert by_round.description == "Round by round: trained 6 of 6"
+    assert "all 3 silos took part" in complete.summary["sentence"]
 
 
 def test_each_silos_dataset_has_a_digest_of_its_own(complete):
