@@ -65,8 +65,8 @@ privacy:
   allow_reproducible: no         # noise that whoever knows the job's seed can take away
   exact_statistics: yes          # no: means, class counts, histograms, figures of merit leave
                                  # with noise only
-  # max_epsilon: 10.0            # in one run
-  # max_delta: 1.0e-3
+  # max_epsilon: 10.0            # in one run; unless said, these where the section wants noise
+  # max_delta: 1.0e-3            # (or the ε of the largest budget)
   # budgets:                     # all runs together, by data set; "*" is every other one
   #   "*":
   #     epsilon: 10.0            # within window_days; without that key, for ever
@@ -161,6 +161,11 @@ class Leaving(Config):
     min_rows: int | None = Field(default=None, ge=1)
 
 
+MOST_EPSILON, MOST_DELTA = 10.0, 1e-3
+"""Of one run, where a policy wants noise and says no limit: of more ε, or δ, noise hides nothing.
+Where a budget has a larger ε, that ε."""
+
+
 class PrivacyRules(Config):
     """What differential privacy must be.
 
@@ -168,8 +173,8 @@ class PrivacyRules(Config):
         required: what is computed from rows leaves only with it: updates, statistics, figures of
             merit, what crosses to other silos. Exempt are one bit of a contract check, the number
             of rows, and matches, which ``matching`` admits.
-        max_epsilon: of one run; None sets no limit.
-        max_delta: of one run; None sets no limit.
+        max_epsilon: of one run; None is `MOST_EPSILON` where the section wants noise, else no end.
+        max_delta: of one run; None is `MOST_DELTA` where the section wants noise, else no end.
         allow_reproducible: whether a job may key the noise by its own seed.
         exact_statistics: whether sums over rows may leave exactly: moments, class counts,
             histograms, figures of merit; if not, only those of jobs that pay for them, with
@@ -231,7 +236,7 @@ class PrivacyRules(Config):
             return ""
         asked, price = job.privacy, field.rows.price
         if asked is not None and asked.pays(price):
-            return self._fault_of(asked)
+            return self._fault_of(asked) or self._fault_of_part(asked, field)
         if self.is_wanted:
             if price == "epsilon":
                 return "this silo's policy wants differential privacy, the job has none"
@@ -254,16 +259,31 @@ class PrivacyRules(Config):
             )
         if asked.reproducible and not self.allow_reproducible:
             return "this silo's policy allows no reproducible noise"
-        for name, found, limit in (
-            ("ε", asked.epsilon, self.max_epsilon),
-            ("δ", asked.delta, self.max_delta),
-        ):
-            if limit is not None and found > limit:
-                return (
-                    f"this silo's policy allows {name} up to {limit:g} in one run, the job asks "
-                    f"for {found:g}"
-                )
+        epsilon, delta = self.max_epsilon, self.max_delta
+        if self.is_wanted:
+            epsilon = self._most_epsilon if epsilon is None else epsilon
+            delta = MOST_DELTA if delta is None else delta
+        return _above("ε", asked.epsilon, epsilon) or _above("δ", asked.delta, delta)
+
+    @property
+    def _most_epsilon(self) -> float:
+        return max([MOST_EPSILON, *(each.epsilon for each in self.budgets.values())])
+
+    def _fault_of_part(self, asked: Privacy, field: AskedField) -> str:
+        """Return why a sum that may not leave exactly would leave all but exactly."""
+        sums = {Disclosure.STATISTIC, Disclosure.METRIC} & field.disclosures
+        if self.is_wanted or self.exact_statistics or not sums:
+            return ""
+        part: float = getattr(asked, field.rows.price)
+        return _above("ε", part, MOST_EPSILON) or _above("δ", asked.delta, MOST_DELTA)
+
+
+def _above(name: str, found: float, limit: float | None) -> str:
+    if limit is None or found <= limit:
         return ""
+    return (
+        f"this silo's policy allows {name} up to {limit:g} in one run, the job asks for {found:g}"
+    )
 
 
 class EvaluationRules(Config):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import marshal
 import stat
 import struct
@@ -28,7 +29,14 @@ from consilo.transports.flower.bundle import (
 )
 from consilo.wire.payload import canonical_json
 from consilo.wire.signing import public_hex
-from silos.gate.bundles import Decisions, approve, declared, reject, require_approved
+from silos.gate.bundles import (
+    Decisions,
+    approve,
+    bundles,
+    declared,
+    reject,
+    require_approved,
+)
 
 AUTHOR, COORDINATOR = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 CLASSES = (Disclosure.METRIC, Disclosure.UPDATE)
@@ -105,6 +113,11 @@ def code_that_writes(place: Path) -> bytes:
         {"net2.py": b"x = 1 # \r raise SystemExit\n"},
         {"net2.py": "x = 1  # \u202e }\u2066if admin\u2069 \u2066 begin\n".encode()},
         {"net2.py": b"x = 1\x1b[8m\n"},
+        {"net2.py": "def approve\u3164():\n    pass\n".encode()},
+        {"net2.py": "x\ufe0f = 1\n".encode()},
+        {"net2.py": "word = 'a\u00adb\U000e0041'\n".encode()},
+        {"net2.py": "\U0001d4eeval('1')\n".encode()},
+        {"net2.py": "x = f\"{\uff45val('1')}\"\n".encode()},
         {"net.py": None},
     ],
     ids="+".join,
@@ -119,6 +132,47 @@ def test_nothing_but_source_and_a_known_frame_is_a_bundle(silo, changes) -> None
         admit(silo, content)
     with pytest.raises(Refused):
         keep_bundle(content, silo / "elsewhere")
+
+
+def test_words_and_names_of_any_language_are_text(silo: Path) -> None:
+    """Greek letters are names of mathematics; superscripts and ligatures stand in words for people.
+
+    What is no Python cannot run, and is text where its words read as they are.
+    """
+    text = "σ = 1  # σ² \ufb01ts; größe\nµm = 'm² ½'\n".replace("µ", "μ")
+    assert read_label(build_bundle({"net.py": text.encode()})) is not None
+    assert read_label(build_bundle({"net.py": "σ = (\n".encode()})) is not None
+    with pytest.raises(JobInvalid, match="not plain text"):
+        build_bundle({"net.py": "x = (\n\uff45val\n".encode()})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"disclosures": [["metric"]]},
+        {"disclosures": [None]},
+        {"signer": 0},
+        {"signer": ["a"]},
+        {"signature": {}},
+        {"files": ["net.py"]},
+        {"package": None},
+    ],
+    ids=str,
+)
+def test_a_label_of_any_types_is_refused_and_listed(silo: Path, changes) -> None:
+    """One such bundle, which anybody may send, and the operator saw no bundle any more."""
+    label = Label.of({"net.py": NET}, CLASSES, None)
+    told = vars(label) | {"files": dict(label.files), "disclosures": sorted(label.disclosures)}
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            said = json.dumps(told | changes).encode()
+            new.writestr(name, said if name == "BUNDLE.json" else old.read(name))
+    content = target.getvalue()
+    with pytest.raises(BundleNotApproved, match="label"):
+        admit(silo, content)
+    (listed,) = [each for each in bundles(silo) if each.digest == bundle_hash(content)]
+    assert "label" in listed.fault
 
 
 def test_a_changed_frame_alone_is_nobodys(silo: Path) -> None:

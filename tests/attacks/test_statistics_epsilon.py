@@ -7,6 +7,7 @@ import pytest
 
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.statistics import _templates
+from silos.gate.policy import TEMPLATE
 
 POLICY = (
     attacker.STRICT.replace("min_cohort: 5", "min_cohort: 2")
@@ -57,3 +58,31 @@ def test_what_is_paid_and_within_them_leaves(tmp_path) -> None:
             assert header.status == "ok", header.reason
             assert fields.keys() & {"moments", "tally"}
     assert attacker.reserved(silo) == 2
+
+
+@pytest.mark.parametrize(
+    "wants",
+    ["required: yes", "max_epsilon: 1.0", "max_delta: 1.0e-4", "exact_statistics: no"],
+)
+@pytest.mark.parametrize("kind", ["epsilon", "delta"])
+def test_noise_that_hides_nothing_is_none_where_a_policy_says_no_limit(
+    tmp_path, wants, kind
+) -> None:
+    """ε 1 at δ 0.99 has a fifth of the noise that hides a row; at ε 200 a count is seen exactly."""
+    key = wants.partition(":")[0]
+    policy = "\n".join(
+        f"  {wants}" if line.split(":")[0].strip(" #") == key else line
+        for line in TEMPLATE.splitlines()
+    )
+    silo = attacker.make(tmp_path, policy)
+    much = {"epsilon": 400.0, "delta": 1e-5, "statistics_epsilon": 200.0}
+    if kind == "delta":
+        much = {"epsilon": 1.0, "delta": 0.99, "statistics_epsilon": 0.5}
+    for question in (("statistics", "moments"), ("statistics", "histogram")):
+        job = clinic.job(privacy=much)
+        header, fields = attacker.ask(silo, *question, ASKED[question], job, attest=True)
+        assert set(fields) <= {"rows"}, header.reason
+    if wants != "exact_statistics: no":
+        header, _ = attacker.ask(silo, "fedavg", "train", attacker.model(), job, attest=True)
+        assert header.status == "fault"
+    assert silo.account.ledger.entries() == []

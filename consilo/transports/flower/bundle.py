@@ -18,6 +18,8 @@ import io
 import json
 import re
 import stat
+import tokenize
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -73,8 +75,12 @@ release before coordinators send it, so that version N of a silo answers version
 """
 _VERSION = re.compile(rb'^version = "([0-9]+(?:\.[0-9A-Za-z]+)*)"$', re.MULTILINE)
 _HIDING = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    # What is shown as nothing: some of it may stand in a name, which then looks like another.
+    r"\xad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufffb"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_WORD, _PREFIX = re.compile(r"\w+"), re.compile("[A-Za-z]*")
 _LABEL = "BUNDLE.json"
 
 
@@ -115,6 +121,11 @@ class Label:
     def _said(self) -> list[Any]:
         return [self.package, self.files, self.disclosures, self.signer]
 
+    def _is_well_typed(self) -> bool:
+        """Return whether what was read is of the types that are declared; anybody may write it."""
+        texts = (self.package, self.signer, self.signature, *self.disclosures)
+        return isinstance(self.files, dict) and all(isinstance(each, str) for each in texts)
+
     @classmethod
     def read(cls, archive: zipfile.ZipFile) -> Self | None:
         """Return the label in an opened bundle; None for one without modules.
@@ -130,6 +141,8 @@ class Label:
         try:
             value = json.loads(archive.read(_LABEL), object_pairs_hook=each_once)
             label = cls(**{**value, "disclosures": tuple(value["disclosures"])})
+            if not label._is_well_typed():
+                raise TypeError
             texts = {name: archive.read(name) for name in modules}
             found = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
             tops = "+".join(sorted({_top(name) for name in modules}))
@@ -316,13 +329,33 @@ def _top(name: str) -> str:
 def _is_plain_text(content: bytes) -> bool:
     """Return whether a text reads as it runs: UTF-8, nothing that hides or reorders what is shown.
 
-    Controls but tab and line end are out, and those of bidirectional text (CVE-2021-42574).
+    Controls but tab and line end are out, those of bidirectional text (CVE-2021-42574), what is
+    shown as nothing, and names that Python reads as others (PEP 3131: NFKC), as one of letterlike
+    signs that runs as ``eval``.
     """
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    return _HIDING.search(text.replace("\r\n", "\n")) is None
+    if _HIDING.search(text.replace("\r\n", "\n")) is not None:
+        return False
+    return text.isascii() or all(map(_reads_as_it_is, _names(text)))
+
+
+def _names(text: str) -> Iterator[str]:
+    """Yield the names in a text; of one that is no Python, which cannot run, all words."""
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.NAME:
+                yield token.string
+            elif token.type == tokenize.STRING and "f" in _PREFIX.match(token.string)[0].lower():
+                yield from _WORD.findall(token.string)  # expressions may stand in it
+    except (tokenize.TokenError, SyntaxError):
+        yield from _WORD.findall(text)
+
+
+def _reads_as_it_is(name: str) -> bool:
+    return unicodedata.normalize("NFKC", name) == name
 
 
 def _is_module(name: str) -> bool:
