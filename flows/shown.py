@@ -67,7 +67,9 @@ def close_ended(tracking_uri: str, experiment: str, directory: Path) -> None:
         directory: of the run; its record says how it ended. One that does not is left as it is.
     """
     path = directory / "record.jsonl"
-    last = read(path)[-1] if path.is_file() else {"kind": ""}
+    if not path.is_file():
+        return
+    last = read(path)[-1]
     if last["kind"] != "closed":
         return
     close_died(tracking_uri, experiment, directory.name)

@@ -348,10 +348,15 @@ def _names(text: str) -> Iterator[str]:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.NAME:
                 yield token.string
-            elif token.type == tokenize.STRING and "f" in _PREFIX.match(token.string)[0].lower():
+            elif token.type == tokenize.STRING and _is_f_string(token.string):
                 yield from _WORD.findall(token.string)  # expressions may stand in it
     except (tokenize.TokenError, SyntaxError):
         yield from _WORD.findall(text)
+
+
+def _is_f_string(literal: str) -> bool:
+    prefix = _PREFIX.match(literal)
+    return prefix is not None and "f" in prefix[0].lower()
 
 
 def _reads_as_it_is(name: str) -> bool:
