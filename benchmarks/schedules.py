@@ -50,12 +50,13 @@ def main() -> int:
             failures.append(seed)
             print(f"seed {seed}: {played.violation}", file=sys.stderr)
     minutes = (time.process_time() - started) / 60.0
-    noticed = {name: first_failure(plant, most=MOST) for name, plant in PLANTS.items()}
+    plants = sorted(PLANTS)[: 1 if chosen.size == "smoke" else None]
+    noticed = {name: first_failure(PLANTS[name], most=MOST) for name in plants}
     figures = {
         "schedules_per_cpu_minute": number / minutes,
         "failures": len(failures),
         "planted_found": sum(seed is not None for seed in noticed.values()),
-        "planted": len(PLANTS),
+        "planted": len(plants),
         **{f"seeds_{n}": seed + 1 for n, seed in noticed.items() if seed is not None},
     }
     Report("schedules", chosen.size, load, figures).show(as_json=chosen.json)

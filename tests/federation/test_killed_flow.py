@@ -79,6 +79,7 @@ def _rounds(run: Path) -> list[dict]:
     return [each["body"] for each in read(record) if each["kind"] == "round"]
 
 
+@pytest.mark.slow
 def test_a_stopped_flow_loses_its_run_which_goes_on_by_itself(demo: KeptDemo) -> None:
     """A process that stands still would hold its run for ever, and wake beside whoever took it."""
     runs = demo.home / "runs"
