@@ -4,7 +4,8 @@ The holder has the file locked, which ends with it, and stirs: every two seconds
 Whoever wants the lease gets it at once where the holder has died. Where it lives and has not
 stirred for `LEASE_S` seconds (it was stopped, or its machine hardly runs it) it is killed first: a
 process that woke beside its successor would go on with what is no longer its own. One that stirs
-keeps the lease. Times are of the machine's own clock, which no one can set.
+keeps the lease. Who lets go of it takes its number out of the file, so that nobody ends it for
+what another holds. Times are of the machine's own clock, which no one can set.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ LEASE_S = 15.0
 BEAT_S = 2.0
 _LOOK_S = 0.05
 _DYING_S = 5.0
+_LOOKED_AT_S = 1.0
+"""For less than this a file is locked by who only looks whether it is (`is_held`)."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -38,7 +41,7 @@ class Holder:
     """Who holds a lease, as its file says.
 
     Args:
-        pid: its process id; 0 where the file does not say.
+        pid: its process id; 0 where the file does not say, or it has let go.
         started: when the process began, in ticks since the machine did.
         boot: of the machine, since its start.
         beat: when it stirred last, in seconds of the machine's clock.
@@ -121,6 +124,8 @@ def leased(path: Path, *, lease_s: float = LEASE_S, **about: str) -> Iterator[No
         finally:
             stopped.set()
             thread.join()
+            with contextlib.suppress(OSError):
+                _stir(file.fileno(), replace(ours, pid=0))
 
 
 def started(pid: int) -> int:
@@ -134,14 +139,16 @@ def started(pid: int) -> int:
 
 
 def _take(path: Path, file: int, lease_s: float) -> None:
-    first = None
+    first, began = None, time.monotonic()
     while not _locked(file):
         other = holder(path)
         first = first or other
         stirs = other.pid and other.beat > first.beat
-        if stirs or not other.is_here or (other.pid == os.getpid()):
+        if other.is_here and (stirs or other.pid == os.getpid()):
             raise Held(other.pid, other.since)
-        if other.still_s >= lease_s:
+        if not other.is_here and time.monotonic() - began >= _LOOKED_AT_S:
+            raise Held(other.pid, other.since)
+        if other.is_here and other.still_s >= lease_s:
             _end(other, file)
             return
         time.sleep(_LOOK_S)

@@ -1,9 +1,11 @@
 """A lease is one process's at a time; one that hangs is ended before another has it."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,3 +91,25 @@ def test_nobody_else_is_killed_who_got_the_number_of_a_holder(tmp_path: Path) ->
         bystander.kill()
         bystander.wait(10)
     assert process.returncode == -signal.SIGKILL
+
+
+def test_who_let_go_of_it_is_not_ended_for_what_another_holds(tmp_path: Path) -> None:
+    path = tmp_path / "owner.json"
+    with leased(path, run="study"):
+        pass
+    assert holder(path).about == {"run": "study"}
+    assert not holder(path).is_here
+
+
+def test_who_only_looks_at_it_keeps_nobody_from_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / "owner.json"
+    with holding_it(path) as process:
+        process.kill()
+        process.wait(10)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as `is_held` does, for a moment
+        timer = threading.Timer(0.2, fcntl.flock, (file, fcntl.LOCK_UN))
+        timer.start()
+        with leased(path):
+            assert holder(path).pid == os.getpid()
+        timer.join()
