@@ -7,8 +7,9 @@ log, answers or matches.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ _REMEMBERED = (
     *("*.db", "*.db-*", "*.jsonl", "*.key", "*.key.*", "*.crt", "*.lock", "*.log"),
     *("runs", "replies", "secrets", "matches", "models", "scores", "flwr", "bundles", "cache"),
     *("gx", "sketches", "bundles.yaml", "partners.yaml", "coordinator.yaml", "node.yaml"),
+    *("forgotten.json", "given-up.json"),
 )
+"""Names in a silo's directory; what its data sources name is data, whatever it is called."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,33 @@ def _keep_contract(ref: str, beside: Path, place: Path) -> Contract:
 
 def copy_silo(source: Path, to: Path) -> None:
     """Copy a silo's data, mapping and policy; of what keys its held-out rows a made-up root."""
-    shutil.copytree(source, to, ignore=shutil.ignore_patterns(*_REMEMBERED), symlinks=False)
+    words = read_yaml(source / "silo.yaml")
+    data = {Path(each).parts[0] for each in _texts(words.get("data")) if Path(each).parts}
+
+    def remembered(folder: str, names: Sequence[str]) -> set[str]:
+        if Path(folder) != source:
+            return set()
+        return {
+            name
+            for name in names
+            if any(fnmatch(name, each) for each in _REMEMBERED)
+            and not any(fnmatch(name, each) for each in data)
+        }
+
+    shutil.copytree(source, to, ignore=remembered, symlinks=False)
     file = to / "silo.yaml"
-    words = _reachable(read_yaml(file), source)
+    words = _reachable(words, source)
     write_atomic(file, to_yaml(words).encode())
     write_made_up_root(to, str(words["name"]))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in the words of a YAML file."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
 
 
 def _reachable(value: Any, source: Path) -> Any:

@@ -10,7 +10,7 @@ import yaml
 from consilo.contracts.contract import SHIPPED, Contract
 from consilo.jobs.job import Job
 from flows.demo.demo_data import write_hospitals
-from flows.rehearsal.copies import prepare
+from flows.rehearsal.copies import copy_silo, prepare
 from flows.rehearsal.place import Place
 from silos.gate.policy import Policy
 from silos.silo import Silo
@@ -60,3 +60,21 @@ def test_a_copy_has_a_silos_data_and_nothing_that_it_remembers(tmp_path: Path) -
     assert made.job.privacy is not None
     assert made.job.privacy.reproducible
     assert {each: each.read_bytes() for each in theirs.rglob("*") if each.is_file()} == before
+
+
+def test_what_a_data_source_names_is_copied_whatever_it_is_called(tmp_path: Path) -> None:
+    hospital = write_hospitals(tmp_path / "theirs", count=3, seed=0)[0].directory
+    words = yaml.safe_load((hospital / "silo.yaml").read_text())
+    words["data"] = {
+        "rows": {"type": "sqlite", "path": "images.db", "table": "measures"},
+        "more": {"type": "csv", "path": ["exports/runs/2024.csv", "visits-*.log"]},
+    }
+    (hospital / "silo.yaml").write_text(yaml.safe_dump(words))
+    data = ("images.db", "exports/runs/2024.csv", "visits-1.log")
+    for name in (*data, "ledger.db", "state.db-wal", "node.log", "signing.key"):
+        (hospital / name).parent.mkdir(parents=True, exist_ok=True)
+        (hospital / name).write_bytes(b"")
+    copy_silo(hospital, tmp_path / "copy")
+    assert all((tmp_path / "copy" / each).exists() for each in data)
+    left = {each.name for each in (tmp_path / "copy").iterdir()}
+    assert not left & {"ledger.db", "state.db-wal", "node.log", "signing.key"}
