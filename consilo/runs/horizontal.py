@@ -25,6 +25,7 @@ from consilo.jobs.causes import REFUSALS
 from consilo.jobs.horizontal import Horizontal
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
+from consilo.jobs.quorum import Awaited
 from consilo.kernel.loop import Exchange
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Checkpoint, Publish
@@ -372,7 +373,11 @@ class Run(AnalyticsRun):
         fed.silos = tuple(sorted({*fed.silos, *self._benched} - fed.left.keys()))
         done = 0 if self.state is None else self.state.round
         self._benched = benched(
-            self.exchanges, done + 1, silos=fed.silos, quorum=self.job.cohort_quorum
+            self.exchanges,
+            done + 1,
+            silos=fed.silos,
+            here=fed.cohort(),
+            holds=Awaited(self.job.cohort_quorum, fed.num_examples),
         )
         fed.left |= {name: not_connected(why) for name, why in self._benched.items()}
         fed.silos = tuple(name for name in fed.silos if name not in fed.left)

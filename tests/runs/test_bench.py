@@ -3,7 +3,7 @@
 import clinic
 import pytest
 
-from consilo.jobs.quorum import Quorum
+from consilo.jobs.quorum import Awaited, Quorum
 from consilo.kernel.headers import Header
 from consilo.kernel.loop import Exchange
 from consilo.record.run_record import read
@@ -19,6 +19,11 @@ def exchanges(text, silo="b"):
         for number, each in enumerate(text, 1)
         if each != "-"
     ]
+
+
+def left_out(text, number, quorum, *, here=("a", "b"), rows=None):
+    holds = Awaited(quorum, rows or {})
+    return benched(exchanges(text), number, silos=("a", "b"), here=here, holds=holds)
 
 
 @pytest.mark.parametrize(
@@ -38,20 +43,23 @@ def exchanges(text, silo="b"):
 )
 def test_the_third_time_costs_two_rounds_and_each_further_one_twice_as_many(text, again):
     number = len(text) + 1
-    found = benched(exchanges(text), number, silos=("a", "b"), quorum=Quorum(1))
+    found = left_out(text, number, Quorum(1))
     if not again:
         assert found == {}
     else:
         assert list(found) == ["b"]
         assert f"asked again in round {again}" in found["b"]
-        assert not benched(exchanges(text), again, silos=("a", "b"), quorum=Quorum(1))
+        assert not left_out(text, again, Quorum(1))
 
 
 def test_nobody_is_left_out_whom_the_quorum_needs():
-    flaps = exchanges("hahaha")
-    assert benched(flaps, 7, silos=("a", "b"), quorum=Quorum(1))
-    assert not benched(flaps, 7, silos=("a", "b"), quorum=Quorum(2))
-    assert not benched(flaps, 7, silos=("a", "b"), quorum=Quorum(1, mandatory=("b",)))
+    flaps, rows = "hahaha", {"a": 50, "b": 50}
+    assert left_out(flaps, 7, Quorum(1))
+    assert not left_out(flaps, 7, Quorum(2))
+    assert not left_out(flaps, 7, Quorum(1, mandatory=("b",)))
+    assert left_out(flaps, 7, Quorum(1, 0.5), rows=rows)
+    assert not left_out(flaps, 7, Quorum(1, 0.6), rows=rows)
+    assert not left_out(flaps, 7, Quorum(1), here=("b",))  # for want of others
 
 
 def test_a_run_leaves_it_out_says_why_and_takes_it_back(tmp_path):
