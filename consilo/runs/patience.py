@@ -152,7 +152,8 @@ class Patience:
                     f"{lost}",
                     missing=lost.missing,
                 ) from lost
-            if self._clock() - tried >= pause and enough(self._online()):
+            here = self._online()  # at each look: it also raises where the run shall stop
+            if self._clock() - tried >= pause and enough(here):
                 return
             self._sleep(min(LOOK_S, left))
 

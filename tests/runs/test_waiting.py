@@ -279,6 +279,32 @@ def test_a_run_that_waits_can_be_cancelled(tmp_path):
     assert read(tmp_path / "record.jsonl")[-1]["body"]["reason"].startswith("RunCancelled")
 
 
+def test_a_run_that_waits_long_between_two_tries_can_be_cancelled_at_once(tmp_path):
+    time, hosts = Time(), silos()
+    north = answerer(hosts["north"])
+
+    def crashes(parcel):
+        header = Header.decode(parcel.header)
+        if header.verb == "train":
+            fault = Fault("crashed", "its process died")
+            return fault_parcel(silo="north", step_id=header.step_id, fault=fault)
+        return north(parcel)
+
+    hosts["north"] = crashes
+    run = opened(clinic.job(quorum=WAITS), hosts, tmp_path, time, {})
+    online, cancelled_at = run._transport.online, time() + 600
+
+    def until_cancelled():
+        if time() >= cancelled_at:
+            raise RunCancelled("somebody cancelled the flow run")
+        return online()
+
+    run._transport.online = until_cancelled
+    with pytest.raises(RunCancelled):
+        run_all(run)
+    assert time() - cancelled_at <= 1
+
+
 def test_a_run_that_only_asks_waits_too(tmp_path):
     time = Time()
     spread = {"name": "spread", "kind": "analytics", "contract": "clinic@1", "quorum": WAITS}
