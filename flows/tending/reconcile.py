@@ -16,6 +16,7 @@ became of its run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import time
@@ -105,12 +106,17 @@ def reconcile(home: Path, *, prefect_api: str, tracking_uri: str, act: bool) -> 
     runs = list(runs_in(home))
     found = list(_hung_owners(home, runs, act=act))
     for each in runs:
-        if each.kind == _UNREADABLE:
+        try:
+            if each.kind == _UNREADABLE:
+                raise RecordTampered(each.reason)
+            if not each.status and each.kind and not each.is_owned:
+                found.append(_cut_off(home, each, prefect_api, act=act))
+        except RecordTampered:
             todo = f"put back {home / 'runs' / each.name} from a backup, or take it away"
             found.append(Finding("run", each.name, "has no whole record", todo=todo))
-        elif not each.status and each.kind and not each.is_owned:
-            found.append(_cut_off(home, each, prefect_api, act=act))
-    found += _asked(_mlflow_runs, tracking_uri, {each.name: each for each in runs}, act)
+        except RunNotResumable:  # somebody goes on with it, or has ended it, since we looked
+            continue
+    found += _asked(_mlflow_runs, tracking_uri, home, {each.name: each for each in runs}, act)
     found += _asked(_pauses, prefect_api)
     if act:
         for name in _OURS_TO_TIDY:
@@ -151,7 +157,8 @@ def _cut_off(home: Path, run: RunState, api: str, *, act: bool) -> Finding:
         return Finding("run", run.name, what, done="it is ended as failed")
     flow_run = _flow_run(api, run.owner)
     if act and flow_run is not None:
-        _close(api, flow_run, f"its process died; run {run.name} is not over")
+        with contextlib.suppress(OSError):  # the next look does it
+            _close(api, flow_run, f"its process died; run {run.name} is not over")
     what = f"was cut off at {run.time}, after '{run.kind}'"
     by_hand = (
         f"go on with it ({_command(home, run, flow_run)}), or give it up "
@@ -165,7 +172,11 @@ def _cut_off(home: Path, run: RunState, api: str, *, act: bool) -> Finding:
         return Finding(
             "run", run.name, what, done=f"'consilo up --dir {home} --worker' goes on with it"
         )
-    further = _adopt(api, flow_run, run.name, times)
+    try:
+        further = _adopt(api, flow_run, run.name, times)
+    except OSError as cause:  # its deployment was deleted, say
+        what = f"{what}; no other flow run could be made ({cause})"
+        return Finding("run", run.name, what, todo=by_hand)
     if further["state"]["type"] not in _NOT_FINAL:
         return Finding(
             "run", run.name, f"{what}; flow run {further['name']} could not go on", todo=by_hand
@@ -176,7 +187,10 @@ def _cut_off(home: Path, run: RunState, api: str, *, act: bool) -> Finding:
 def _story(home: Path, run: str) -> tuple[Mapping[str, Any], int]:
     """Return the body of a record's first line, and how often the run was gone on with."""
     content = (home / "runs" / run / "record.jsonl").read_bytes()
-    opened: Mapping[str, Any] = json.loads(content.partition(b"\n")[0])["body"]
+    try:
+        opened: Mapping[str, Any] = json.loads(content.partition(b"\n")[0])["body"]
+    except (ValueError, KeyError, TypeError):
+        raise RecordTampered(f"{run}: its record's first line is no entry") from None
     return opened, content.count(_RESUMED)
 
 
@@ -244,7 +258,9 @@ def _command(home: Path, run: RunState, flow_run: Mapping[str, Any] | None) -> s
     return f"'{shlex.join(words)}'"
 
 
-def _mlflow_runs(uri: str, runs: Mapping[str, RunState], act: bool) -> Iterator[Finding]:
+def _mlflow_runs(
+    uri: str, home: Path, runs: Mapping[str, RunState], act: bool
+) -> Iterator[Finding]:
     """End MLflow runs that are shown as running though their runs have ended."""
     api = f"{uri}/api/2.0/mlflow"
     experiments = ask(f"{api}/experiments/search", {"max_results": _PAGE}).get("experiments", [])
@@ -259,6 +275,8 @@ def _mlflow_runs(uri: str, runs: Mapping[str, RunState], act: bool) -> Iterator[
         run = runs.get(name)
         if not name or (run is not None and not run.status) or (run is not None and run.is_owned):
             continue  # not a run of ours, or one that is not over
+        if run is None and (home / "runs" / name).exists():
+            continue  # it began since we looked
         ended = "KILLED" if run is None else names.ending_of(run.status, run.reason)
         what = "is shown as running, and its run has ended"
         if act:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from typer import Typer
@@ -25,6 +29,7 @@ from flows.registry import names
 from flows.services.owning import owning
 from flows.tending import reconcile as reconciling
 from flows.tending.reconcile import end_run, reconcile
+from flows.tending.servers import ask
 
 app = Typer()
 app.command()(status)
@@ -156,6 +161,68 @@ def test_a_record_that_says_nothing_hinders_nothing(
     place.mkdir()
     (place / "record.jsonl").write_bytes(content)
     assert sorted(each.name for each in disk(home, act=True)) == [*told, "study-2"]
+
+
+def test_one_run_that_cannot_be_settled_hinders_no_other(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(home, "study-1")
+    damaged = home / "runs" / "study-1" / "record.jsonl"
+    damaged.write_bytes(b"no" + damaged.read_bytes())  # its last line is whole
+    begin(home, "study-2", flow_run="gone")  # of a deployment that was deleted
+    died = {"id": "gone", "name": "heart", "deployment_id": "d", "parameters": {}, "tags": []}
+
+    def answers(url: str, body: Any = None) -> Any:
+        if url.endswith("/flow_runs/gone"):
+            return {**died, "state": {"type": "CRASHED"}}
+        if url.endswith("create_flow_run"):
+            raise HTTPError(url, 404, "Not Found", Message(), None)
+        return []
+
+    monkeypatch.setattr(reconciling, "ask", answers)
+    found = reconcile(home, prefect_api="http://p/api", tracking_uri="", act=True)
+    assert [each.name for each in found] == ["study-1", "study-2"]
+    assert found[0].what == "has no whole record"
+    assert "no other flow run could be made (HTTP Error 404" in found[1].what
+    assert "--resume study-2" in found[1].todo
+
+
+def test_a_run_that_begins_while_somebody_looks_is_not_ended_in_mlflow(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    def answers(url: str, body: Any = None) -> Any:
+        if url.endswith("/runs/search"):
+            begin(home, "study-1")
+            tags = {"study-1": names.TAG_RUN, "elsewhere": names.TAG_RUN}
+            listed = [{"tags": [{"key": key, "value": name}]} for name, key in tags.items()]
+            return {"runs": [{"info": {"run_id": "m"}, "data": each} for each in listed]}
+        if url.endswith("/runs/update"):
+            ended.append(body)
+        return {}
+
+    monkeypatch.setattr(reconciling, "ask", answers)
+    found = reconcile(home, prefect_api="", tracking_uri="http://m", act=True)
+    assert [each.name for each in found] == ["elsewhere"]
+    assert len(ended) == 1
+
+
+@pytest.mark.parametrize("answer", ["no JSON", '{"a": 1', ""])
+def test_a_server_that_breaks_its_answer_off_is_one_that_does_not_answer(answer: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        content = f"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{answer}" if answer else "?\r\n"
+
+        def serve() -> None:
+            with server.accept()[0] as one:
+                one.recv(4096)
+                one.sendall(content.encode())
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(OSError, match="gave no whole answer"):
+            ask(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        thread.join(5)
 
 
 @pytest.mark.flow
