@@ -74,7 +74,7 @@ def job_of(width: int, rounds: int, silos: int) -> Job:
             "model": {"name": "consilo.learners.tabular:MLP", "args": {"hidden": [width, width]}},
             "outputs": 2,
             "protocol": {"name": "fedavg", "rounds": rounds},
-            "local": {"batch_size": 4, "steps": 1, "optimizer": "sgd", "lr": 0.001},
+            "local": {"batch_size": 5, "steps": 1, "optimizer": "sgd", "lr": 0.001},
             "quorum": {"min_silos": silos, "deadline": 600.0},
         }
     )

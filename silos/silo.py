@@ -38,6 +38,7 @@ from silos.gate.matchmaking import Matchmaking
 from silos.gate.partners import Partner
 from silos.gate.policy import Policy
 from silos.gate.same_rows import SameRows
+from silos.gate.shares import Shares
 from silos.gate.standings import Standings
 from silos.kept.accounts import Accounts
 from silos.kept.ledger import Ledger
@@ -119,6 +120,7 @@ class Silo:
             self.matches,
             self.history,
             Standings(config.name, self.letters, store, self.history),
+            Shares(self.rows, store),
             signing_keys=signing_keys,
             bundle=bundle,
             asks_people=asks_people,

@@ -75,20 +75,52 @@ def sides(
     if named is not None and named.column is not None:
         require_split(contract, named)
         return _by_column(frame[named.column], contract.columns[named.column], named)
-    if contract.subject is not None:
-        found = subjects_of(frame, contract, key)
-    else:
-        found = numbers(frame, contract.table, key)
-    if named is None or named.folds is None or named.fold is None:
-        return (found < _at(evaluation.holdout)).astype(np.int8)
-    within = found >= _at((named.fold - 1) / named.folds)
-    if named.fold < named.folds:
-        within &= found < _at(named.fold / named.folds)
+    found, (low, high) = unit_numbers(frame, contract, key), _ends(evaluation)
+    within = found >= np.uint64(low)
+    if high < 2**64:
+        within &= found < np.uint64(high)
     return within.astype(np.int8)
 
 
-def _at(share: float) -> np.uint64:
-    return np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+def unit_numbers(frame: pd.DataFrame, contract: Contract, key: bytes) -> Words:
+    """Return what decides of each row by itself on which side it is: its subject's, or its own.
+
+    Args:
+        frame: canonical rows, or any part of them.
+        contract: what they obey.
+        key: 32 bytes of the silo.
+
+    Raises:
+        SchemaDrift: where a row has no subject.
+    """
+    if contract.subject is not None:
+        return subjects_of(frame, contract, key)
+    return numbers(frame, contract.table, key)
+
+
+def ends_of(evaluation: Evaluation) -> frozenset[int] | None:
+    """Return the numbers at which a job's rows change sides: one, or a fold's two.
+
+    0 is a share of which no number is below; None where a column says which rows are held out.
+    """
+    named = evaluation.named
+    if isinstance(evaluation.split, str) or (named is not None and named.column is not None):
+        return None
+    low, high = _ends(evaluation)
+    return frozenset({low, high} - {2**64} - ({0} if high else set()))
+
+
+def _ends(evaluation: Evaluation) -> tuple[int, int]:
+    """Return from which number on rows are held out, and below which: 2**64 for all above."""
+    named = evaluation.named
+    if named is None or named.folds is None or named.fold is None:
+        return 0, _at(evaluation.holdout)
+    above = _at(named.fold / named.folds) if named.fold < named.folds else 2**64
+    return _at((named.fold - 1) / named.folds), above
+
+
+def _at(share: float) -> int:
+    return min(int(share * 2.0**64), 2**64 - 1)
 
 
 def numbers(frame: pd.DataFrame, columns: tuple[Column, ...], key: bytes) -> Words:

@@ -65,6 +65,14 @@ class Moments:
         m2 = self.m2 + other.m2 + delta**2 * self.count * other.count / safe
         return Moments(count, mean, m2)
 
+    def of_at_least(self, least: int) -> Moments:
+        """Return the same without columns of fewer values, as if these had none.
+
+        The mean of one value is that value, however many rows have none.
+        """
+        told = (self.count >= least).astype(np.float64)
+        return Moments(self.count * told, self.mean * told, self.m2 * told)
+
     def to_payload(self) -> dict[str, Floats]:
         """Return the moments as arrays by name."""
         return {"count": self.count, "mean": self.mean, "m2": self.m2}
@@ -209,11 +217,12 @@ class Statistics(Protocol[None]):
             if encoding.classes:
                 codes = class_codes(block[encoding.targets[0]].to_numpy(object), encoding.classes)
                 counts += np.bincount(codes, minlength=len(encoding.classes))
+        least = silo.permitted.floors.get(STATISTIC, 1)
         return {
-            "moments": {} if part is None else part.to_payload(),
+            "moments": {} if part is None else part.of_at_least(least).to_payload(),
             "classes": {"counts": counts} if encoding.classes else {},
             "rows": training.count,
-            **({"target": target.to_payload()} if of_target else {}),
+            **({"target": target.of_at_least(least).to_payload()} if of_target else {}),
             **_left_out(silo, training),
         }
 

@@ -278,7 +278,7 @@ def train_locally(
         hooks: what the protocol adds to the training.
     """
     learner, rows = loaded(silo, message.payload)
-    silo.require_floor(Disclosure.UPDATE, rows.num_train)
+    silo.require_floor(Disclosure.UPDATE, _num_used(silo.job, rows))
     figures_here: Mapping[str, Any] = {}
     if silo.job.privacy is None:
         figures_here = judged(silo, learner, rows, curves=False)
@@ -312,6 +312,17 @@ def train_locally(
         **figures_here,
         **extra,
     }
+
+
+def _num_used(job: Job, rows: Rows) -> int:
+    """Return of how many rows, or subjects, an update is made at most: those of the round's steps.
+
+    Under privacy any may be in any step, and noise hides which.
+    """
+    plan = plan_of(job)
+    if job.privacy is not None or plan.steps is None:
+        return rows.num_train
+    return min(rows.num_train, plan.steps * plan.batch_size)
 
 
 def judged(

@@ -20,6 +20,7 @@ from consilo.contracts.contract import Contract
 from consilo.errors import BundleNotApproved, Refused
 from consilo.jobs.job import Job
 from consilo.jobs.joint import JointJob
+from consilo.jobs.table_job import TableJob
 from consilo.kernel.headers import (
     MAX_LIFE_S,
     Header,
@@ -38,7 +39,9 @@ from silos.gate.bundles import declared
 from silos.gate.history import History
 from silos.gate.identity import Identity
 from silos.gate.matchmaking import Matchmaking
+from silos.gate.partners import Partner
 from silos.gate.policy import Circumstances, Policy
+from silos.gate.shares import Shares
 from silos.gate.standings import Standings
 from silos.kept.ledger import Ledger
 from silos.kept.run_state import RunState
@@ -87,6 +90,7 @@ class Guard:
         matches: its halves of matches.
         history: what it has said, and whether it still remembers.
         standings: what it and its partners keep of each other's logs.
+        shares: which shares of its rows jobs have held out.
         signing_keys: whose requests are taken; None takes those of ``coordinator.yaml``.
         bundle: the packed code that this process may run; None in process, where the caller has
             imported it already.
@@ -107,6 +111,7 @@ class Guard:
     matches: Matchmaking
     history: History
     standings: Standings
+    shares: Shares
     signing_keys: Sequence[str] | None = None
     bundle: Path | None = None
     asks_people: bool = True
@@ -134,7 +139,7 @@ class Guard:
         """
         use = self._use(header, job, contract, asked)
         try:
-            permitted = self._permit(header, job, contract, asked, use.num_rows)
+            permitted = self._permit(header, job, contract, asked, use)
             consent, state = use.consent_counts(), use.consent_state()
         except Refused as cause:
             audit.asked(self.log, header, "refused", cause)
@@ -268,7 +273,7 @@ class Guard:
             raise Refused("the run of this request has ended: it is an old one", code="replayed")
 
     def _permit(
-        self, header: Header, job: Job, contract: Contract, asked: Asked, rows: Callable[[], int]
+        self, header: Header, job: Job, contract: Contract, asked: Asked, use: _Use
     ) -> Permitted:
         manifest = header.manifest
         stated = Manifest.of(header.run_id, job, contract, manifest.bundle)
@@ -276,7 +281,7 @@ class Guard:
             raise Refused(
                 "job or contract are not those that the request's manifest names", code="manifest"
             )
-        if self.asks_people and self._use(header, job, contract, asked).uses_rows:
+        if self.asks_people and use.uses_rows:
             require_agreed(self.directory, contract)
         signer = ""
         if self.bundle is not None and header.wire >= 2:
@@ -291,7 +296,7 @@ class Guard:
                 )
         hour_ago, day_ago = self.now() - 3600.0, self.now() - 86_400.0
         step, run = header.step_id, header.run_id
-        return self.policy.permit(
+        permitted = self.policy.permit(
             header,
             job,
             asked,
@@ -299,16 +304,20 @@ class Guard:
                 now=self.now(),
                 attested=self._attested(header),
                 asked_last_hour=self.store.count_requests(since=hour_ago),
-                rows=rows,
+                rows=use.num_rows,
                 signer=signer,
                 judged_in_run=self.store.count_judged(since=day_ago, but=step, run_id=run),
                 judged_last_day=self.store.count_judged(since=day_ago, but=step),
             ),
         )
+        if isinstance(job, TableJob) and use.rows == "part":
+            near = self.shares.too_near(job, use.contract, asked, permitted)
+            permitted = replace(permitted, withheld={**permitted.withheld, **near})
+        return permitted
 
     def _permit_again(self, header: Header, job: Job, contract: Contract, asked: Asked) -> None:
         use = self._use(header, job, contract, asked)
-        permitted = self._permit(header, job, contract, asked, use.num_rows)
+        permitted = self._permit(header, job, contract, asked, use)
         given = self.store.permit(header.step_id)
         if given is None or given.consents != use.consent_state():
             raise Refused(
@@ -323,14 +332,20 @@ class Guard:
     def _attested(self, header: Header) -> frozenset[str]:
         """Return the cohort's members that have signed this very run with a key we have pinned.
 
+        One key is one member, by whatever names it is pinned.
+
         Whoever states in other runs what it holds of our log counts where it is stated here too.
         """
         partners = self.identity.counting()
-        found = {}
-        for name in set(header.cohort) & set(partners) - {self.name}:
+        found: dict[str, Partner] = {}
+        keys = {self.identity.public}
+        for name in sorted(set(header.cohort) & set(partners) - {self.name}):
             word, known = header.attestations.get(name, ""), partners[name]
-            if attests(known.signing_key, header.manifest, name, word):
+            if known.signing_key not in keys and attests(
+                known.signing_key, header.manifest, name, word
+            ):
                 found[name] = known
+                keys.add(known.signing_key)
         return frozenset(self.standings.stated(header, found))
 
 

@@ -150,16 +150,24 @@ class MatchLog:
                     code="queries",
                 )
             for row in earlier:
-                if row["dataset"] == question.dataset and row["recipe"] == question.recipe_hash:
-                    self._require_unlike(question, row, rules)
+                self._require_unlike(question, row, rules)
 
     def _require_unlike(
         self, question: MatchQuestion, row: dict[str, Any], rules: MatchingRules
     ) -> None:
+        """Raise `Refused` where the set is nearly an earlier one, under whatever recipe and name.
+
+        Keys that another recipe makes may all be others, for the same people: then their number
+        tells. The same number is taken for the same people.
+        """
         if row["set_digest"] == question.set_digest:
             return
         before = np.frombuffer(row["sketch"], "<u8").astype(np.uint64)
-        if sketch_distance(before, question.sketch) < rules.refuse_similar:
+        distance = sketch_distance(before, question.sketch)
+        if row["dataset"] == question.dataset and row["recipe"] != question.recipe_hash:
+            more = abs(row["own"] - question.num_entities) / max(row["own"], 1)
+            distance = min(distance, more or distance)
+        if distance < rules.refuse_similar:
             raise Refused(
                 "this silo's people are nearly, but not quite, those of an earlier match with the "
                 "same partner; the two answers would tell of single people",

@@ -12,7 +12,7 @@ import hmac
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS strangers (
 CREATE TABLE IF NOT EXISTS permits (
     step_id TEXT PRIMARY KEY, run_id TEXT, at REAL, judged INTEGER, consents TEXT, withheld TEXT);
 CREATE INDEX IF NOT EXISTS permits_by_time ON permits (at);
+CREATE TABLE IF NOT EXISTS cuts (of TEXT, cut TEXT, least INTEGER, PRIMARY KEY (of, cut));
 CREATE TABLE IF NOT EXISTS concluded (run_id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS owners (run_id TEXT PRIMARY KEY, number INTEGER, at REAL);
 CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value REAL);
@@ -248,6 +249,8 @@ class Store:
     def note_permit(self, step_id: str, permit: Permit, *, run_id: str, at: float) -> None:
         """Keep under which conditions a step was allowed, the newest; for a day.
 
+        Where a model was judged once in the step, that stays: its verb may ask for more besides.
+
         Args:
             step_id: which.
             permit: the conditions.
@@ -258,7 +261,12 @@ class Store:
         row = (step_id, run_id, at, int(permit.judged), permit.consents, withheld)
         with self._open() as database:
             database.execute("DELETE FROM permits WHERE at < ?", (at - _DAY_S,))
-            database.execute("INSERT OR REPLACE INTO permits VALUES (?, ?, ?, ?, ?, ?)", row)
+            database.execute(
+                "INSERT INTO permits VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (step_id) DO UPDATE SET"
+                " run_id = excluded.run_id, at = excluded.at, consents = excluded.consents,"
+                " withheld = excluded.withheld, judged = max(judged, excluded.judged)",
+                row,
+            )
 
     def permit(self, step_id: str) -> Permit | None:
         """Return the conditions under which a step was allowed; None where none are kept."""
@@ -281,6 +289,29 @@ class Store:
             query, values = f"{query} AND run_id = ?", (*values, run_id)
         with self._open() as database:
             return int(database.execute(query, values).fetchone()[0])
+
+    def cuts(self, of: str) -> dict[int, int]:
+        """Return at which numbers rows were held out so far, and for which least number of rows.
+
+        Args:
+            of: which rows.
+        """
+        with self._open() as database:
+            query = "SELECT cut, least FROM cuts WHERE of = ?"
+            return {int(cut): least for cut, least in database.execute(query, (of,))}
+
+    def keep_cuts(self, of: str, known: Mapping[int, int], new: Mapping[int, int]) -> bool:
+        """Keep more of them, for ever; False, and nothing kept, where ``known`` are not all now."""
+        with self._open() as database:
+            database.execute("DELETE FROM cuts WHERE 0")  # begins the transaction
+            rows = database.execute("SELECT cut, least FROM cuts WHERE of = ?", (of,))
+            if {int(cut): least for cut, least in rows} != known:
+                return False
+            database.executemany(
+                "INSERT OR REPLACE INTO cuts VALUES (?, ?, ?)",
+                [(of, str(cut), least) for cut, least in new.items()],
+            )
+        return True
 
     def conclude(self, run_id: str) -> None:
         """Remember that a run has ended."""

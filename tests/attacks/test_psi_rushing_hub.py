@@ -6,15 +6,21 @@ The one that is deceived is an honest `Side`; the other does what it likes with 
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from consilo.errors import Refused
+from consilo.jobs.match import MatchQuestion
+from consilo.jobs.recipe import Recipe
 from consilo.matching import group
-from consilo.matching.entities import Values
+from consilo.matching.entities import Values, people, sketch
 from consilo.matching.side import Side, turns_name, values_name
+from silos.gate.matchmaking import Matchmaking
+from silos.gate.policy import MatchingRules
 
 PEOPLE = [f"patient-{n}" for n in range(60)]
 GUESSES = ["patient-42", *(f"nonsense-{n}" for n in range(59))]
@@ -189,3 +195,47 @@ def test_a_commitment_is_for_one_turn_of_one_run(pair):
     assert len(others) == 5
     assert liar.side._commitment(0, "hub", bytes(32), tags) == made
     assert turns_name("hub") != turns_name("spoke")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"name": "the same under another name"},
+        {"parts": [{"column": "mail", "steps": ["trim", "upper"]}]},
+        {"duplicates": "same"},
+    ],
+    ids=str,
+)
+def test_another_recipe_does_not_make_nearly_the_same_people_others(tmp_path, keys) -> None:
+    """The check compared matches of one recipe only, and the coordinator writes the recipe."""
+    matches = Matchmaking(
+        tmp_path,
+        MatchingRules(min_set_size=10, queries_per_partner=9),
+        lambda dataset, purpose: "",
+        lambda: datetime(2026, 11, 27, tzinfo=UTC),
+    )
+
+    def begin(run: str, mails: range, key: dict) -> None:
+        recipe = Recipe.model_validate([{"parts": [{"column": "mail"}], **key}])
+        frame = pd.DataFrame({"mail": [f"{number}@example.org" for number in mails]})
+        found = people(frame, recipe, shard_key=b"run")
+        drawn, whole = sketch(found.keys[0], b"key of the silo")
+        question = MatchQuestion(
+            run_id=run,
+            handle="joint",
+            partners=("bank",),
+            recipe_hash=recipe.hash,
+            contract="people@1",
+            dataset="people",
+            purpose="research",
+            num_entities=found.num_entities,
+            sketch=drawn,
+            set_digest=whole,
+        )
+        matches.begin_match(question)
+
+    begin("first", range(500), {})
+    with pytest.raises(Refused, match="single people"):
+        begin("second", range(499), keys)
+    begin("third", range(500), keys)
+    begin("fourth", range(400), keys)

@@ -13,6 +13,7 @@ from silos.gate.guard import Guard
 from silos.gate.history import History
 from silos.gate.identity import Identity
 from silos.gate.policy import Policy
+from silos.gate.shares import Shares
 from silos.gate.standings import Standings
 from silos.kept.accounts import Accounts
 from silos.kept.ledger import Ledger
@@ -95,6 +96,7 @@ class Host:
             None,
             self.history,
             Standings(name, self.letters, store, self.history),
+            Shares(self.rows, store),
             signing_keys=(coordinator,),
             asks_people=False,
             now=now,

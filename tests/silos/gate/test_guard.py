@@ -188,6 +188,25 @@ def test_a_cohort_that_is_not_attested_to_by_pinned_keys_is_none(silo: Silo, cas
     assert refusal(silo, request("train", cohort=cohort, attestations=attestations)) == "cohort"
 
 
+def test_a_key_that_is_pinned_under_two_names_is_one_member(tmp_path: Path) -> None:
+    policy = TEMPLATE.replace("min_cohort: 2", "min_cohort: 3")
+    west = Ed25519PrivateKey.generate()
+    for number, key in enumerate((SOUTH, west)):
+        pinned = {"south": public_hex(SOUTH), "west": public_hex(key)}
+        partners = {name: Partner(signing_key=each) for name, each in pinned.items()}
+        silo = make(tmp_path / str(number), policy=policy, partners=partners)
+        manifest = Manifest.of("run", clinic.job(), clinic.contract(), "")
+        told = {
+            name: attestation(each, manifest, name)
+            for name, each in (("south", SOUTH), ("west", key))
+        }
+        cohort = ("north", "south", "west")
+        ask(silo, request("train", cohort=cohort, attestations=told))
+        decided = log(silo)[0]
+        assert decided["decision"] == ("allowed" if number else "refused")
+        assert number or decided["code"] == "cohort"
+
+
 def test_only_confirmed_partners_count_where_the_policy_says_so(tmp_path: Path) -> None:
     policy = TEMPLATE.replace("partners: pinned", "partners: confirmed")
     assert refusal(make(tmp_path / "a", policy=policy), request("train")) == "cohort"

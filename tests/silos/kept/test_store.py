@@ -5,7 +5,7 @@ import pytest
 
 from consilo.kernel.roles import kept_number
 from consilo.wire.parcel import Parcel
-from silos.kept.store import Store
+from silos.kept.store import Permit, Store
 
 
 @pytest.fixture
@@ -57,3 +57,12 @@ def test_threads_that_come_at_once_agree(store):
         each.join()
     assert len(set(found)) == 1
     assert store.count_requests(since=9.0) == 3
+
+
+def test_a_step_that_judged_a_model_stays_one(tmp_path):
+    """Its verb, or code of a bundle behind the wall, may ask the gate for more, and less exact."""
+    store = Store(tmp_path)
+    for at, judged in ((1.0, True), (2.0, False)):
+        store.note_permit("step", Permit(judged, "", frozenset({str(at)})), run_id="run", at=at)
+    assert store.count_judged(since=1.5, but="", run_id="run") == 1
+    assert store.permit("step") == Permit(True, "", frozenset({"2.0"}))

@@ -1,0 +1,131 @@
+"""Which shares of the rows jobs have held out here, so that no two of them tell single rows apart.
+
+A row's side is its own number held against a job's share (`consilo.horizontal.holdout`). A share
+that is moved by a hair moves one row, and two exact updates, one before and one after, differ by
+that row's gradient, whatever number of rows each is made of. So the silo keeps the ends of the
+shares and folds that exact answers were made of, and takes another one only where no row, or as
+many rows as the policy's ``min_rows`` of what leaves, lie between it and its neighbours. The same
+holds for the rows that one job drops for a missing feature and another does not.
+
+It holds for what a job's settings move. What else makes two answers differ by a row, such as a row
+that came in between, only differential privacy hides: see docs/threat-model.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from consilo.contracts.contract import Contract
+from consilo.errors import IncompatibleJob, Refused, SchemaDrift
+from consilo.horizontal.features import Encoding
+from consilo.horizontal.holdout import PURPOSE, Words, ends_of, unit_numbers
+from consilo.jobs.table_job import TableJob
+from consilo.kernel.verbs import Asked, FromRows, Permitted
+from silos.kept.store import Store
+from silos.rows.tables import Tables
+
+_BLOCK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a silo's guard asks before an exact answer is made.
+
+    Args:
+        rows: the silo's tables.
+        store: what it remembers.
+    """
+
+    rows: Tables
+    store: Store
+
+    def too_near(
+        self, job: TableJob, contract: Contract, asked: Asked, permitted: Permitted
+    ) -> dict[str, str]:
+        """Return which optional fields are not to leave, and why; keep the job's share.
+
+        Args:
+            job: over the silo's own rows.
+            contract: what they obey.
+            asked: what its verb would let leave.
+            permitted: what of it, and of how many rows it must be made.
+
+        Raises:
+            Refused: where this share and an earlier one tell few rows apart.
+        """
+        ends, floors = ends_of(job.evaluation), _floors(job, asked, permitted)
+        most = max(floors.values(), default=1)
+        if ends is None or most < 2:
+            return {}
+        drops = job.features.missing == "drop"
+        kind, other = (f"{contract.digest}/{each}" for each in (drops, not drops))
+        while True:
+            known = self.store.cuts(kind)
+            if all(known.get(each, 0) >= most for each in ends):
+                return {}
+            try:
+                numbers = self._numbers(job, contract)
+                few = _between(numbers, ends, known.keys())
+                if not known and self.store.cuts(other):
+                    changed = job.changed(features={"missing": "mean" if drops else "drop"})
+                    dropped = abs(len(self._numbers(changed, contract)) - len(numbers))
+                    few = min(few, dropped or few)
+            except (IncompatibleJob, SchemaDrift):  # nothing that is made of rows leaves
+                return {}
+            near = {name: _said(least) for name, least in floors.items() if few < least}
+            optional = {each.name for each in asked.fields if each.optional}
+            for name, why in near.items():
+                if name not in optional:
+                    raise Refused(why, code="group")
+            least = max((least for name, least in floors.items() if name not in near), default=1)
+            if least < 2:
+                return near
+            new = {each: max(least, known.get(each, 0)) for each in ends}
+            if self.store.keep_cuts(kind, known, new):
+                return near
+
+    def _numbers(self, job: TableJob, contract: Contract) -> Words:
+        """Return the numbers of the rows that a job may learn from, sorted, equal ones once."""
+        frame = self.rows.frame(contract, purpose=job.purpose)
+        encoding, key = Encoding.plan(contract, job), self.store.lasting(PURPOSE)
+        found = [np.zeros(0, np.uint64)]
+        for start in range(0, len(frame), _BLOCK_ROWS):
+            block = encoding.usable(frame.iloc[start : start + _BLOCK_ROWS])
+            found.append(unit_numbers(block, contract, key))
+        return np.unique(np.concatenate(found))
+
+
+def _floors(job: TableJob, asked: Asked, permitted: Permitted) -> dict[str, int]:
+    """Return of how many rows each field must be made that would leave exactly."""
+    return {
+        each.name: max(permitted.floors.get(disclosure, 1) for disclosure in each.disclosures)
+        for each in asked.fields
+        if each.name not in permitted.withheld
+        and each.rows not in (FromRows.NONE, FromRows.CHECKED, FromRows.MATCH)
+        and not (job.privacy is not None and job.privacy.pays(each.rows.price))
+    }
+
+
+def _between(numbers: Words, ends: Collection[int], known: Collection[int]) -> float:
+    """Return the fewest rows, but none, between an end and one beside it; infinity without any."""
+    places = sorted({*ends, *known})
+    found = np.searchsorted(numbers, np.array(places, np.uint64))
+    counts = [
+        int(after - before)
+        for (low, before), (high, after) in pairwise(zip(places, found, strict=True))
+        if low in ends or high in ends
+    ]
+    return min((each for each in counts if each), default=math.inf)
+
+
+def _said(least: int) -> str:
+    return (
+        f"fewer than {least} of this silo's rows lie between this job's share of the rows and one "
+        "that was asked before, so that two exact answers would tell of them; use the same share, "
+        "or one that differs by more, or a job with privacy"
+    )

@@ -1,0 +1,159 @@
+"""Rows read back from exact answers that are made of enough rows each, by a setting of the job.
+
+Neighbours of `rows_by_evaluate.py` and `split_instability.py`: a batch of one row, a column of one
+value, a share that is moved by a hair.
+"""
+
+from __future__ import annotations
+
+import attacker
+import clinic
+import numpy as np
+import pytest
+
+from consilo.horizontal.features import Encoding
+from consilo.horizontal.holdout import PURPOSE, unit_numbers
+from consilo.horizontal.statistics import _templates
+from silos.gate.policy import TEMPLATE
+from silos.proposals import onboard
+
+CONTRACT = clinic.contract()
+WHOLE = {"batch_size": 1000, "steps": 1, "lr": 1.0}
+
+
+@pytest.fixture
+def silo(tmp_path):
+    return attacker.make(tmp_path, TEMPLATE)
+
+
+def train(silo, **changes):
+    job = clinic.job(**{"local": WHOLE, **changes})
+    return attacker.ask(silo, "fedavg", "train", attacker.model(job), job, attest=True)
+
+
+def statistics(silo, contract=CONTRACT, **changes):
+    job = clinic.job(**changes)
+    asked = _templates(Encoding.plan(contract, job), moments=True, target=False)
+    return attacker.ask(silo, "statistics", "moments", asked, job, contract, attest=True)
+
+
+def share(silo, rows: int) -> float:
+    """A share of the rows of which just so many have numbers below it."""
+    key = silo.secrets.lasting(PURPOSE)
+    numbers = np.sort(unit_numbers(silo.rows.frame(CONTRACT), CONTRACT, key)).astype(float)
+    return float((numbers[rows - 1] + numbers[rows]) / 2**65)
+
+
+def fold(folds: int, number: int) -> dict:
+    return {"split": {"folds": folds, "fold": number}}
+
+
+@pytest.mark.parametrize(
+    "few", [{"batch_size": 1, "steps": 1}, {"batch_size": 2, "steps": 2}], ids=str
+)
+def test_an_update_is_made_of_as_many_rows_as_its_floor(silo, few) -> None:
+    """A step on one row is its gradient: the row itself, times that of the bias."""
+    header, fields = train(silo, local={**few, "lr": 1.0})
+    assert (header.code, fields) == ("too_few_rows", {})
+    for enough in ({"batch_size": 5, "steps": 1}, {"batch_size": 2, "epochs": 1}):
+        assert train(silo, local=enough)[0].status == "ok"
+
+
+def test_the_mean_of_one_value_is_not_told(tmp_path) -> None:
+    """However many rows have none in that column."""
+    rows = clinic.frame(500, missing=0)
+    rows.loc[4:, "age"] = np.nan
+    contract = clinic.contract(
+        clinic.CONTRACT.replace("nullable_share: 0.9", "nullable_share: 1.0")
+    )
+    silo = attacker.make(tmp_path, TEMPLATE, rows, agreed=False)
+    onboard.confirm(tmp_path, contract, contract.digest)
+    header, fields = statistics(silo, contract)
+    assert header.status == "ok", header.reason
+    assert [float(each[0]) for each in fields["moments"].values()] == [0.0, 0.0, 0.0]
+    assert fields["moments"]["count"][1] == fields["rows"] > 300
+
+
+@pytest.mark.parametrize(
+    ("ask", "fault"),
+    [(train, "too_few_rows"), (statistics, "refused")],
+    ids=["train", "moments"],
+)
+def test_no_two_shares_tell_single_rows_apart(silo, ask, fault) -> None:
+    """Before and after a share was moved by a hair, two sums differed by one row's part."""
+    assert ask(silo, evaluation={"holdout": share(silo, 8)})[0].status == "ok"
+    for rows in (7, 9, 12, 4):
+        header, fields = ask(silo, evaluation={"holdout": share(silo, rows)})
+        assert (header.code, fields) == (fault, {}), rows
+    # The same rows again, or many others: neither tells of few.
+    assert ask(silo, evaluation={"holdout": share(silo, 8) * (1 + 1e-12)})[0].status == "ok"
+    assert ask(silo, evaluation={"holdout": share(silo, 16)})[0].status == "ok"
+    # Between two that are taken lies none that is near to one of them; all rows are a share, too.
+    assert ask(silo, evaluation={"holdout": share(silo, 12)})[0].code == fault
+    assert ask(silo, evaluation={"holdout": 1e-30})[0].status == "ok"
+    assert ask(silo, evaluation={"holdout": share(silo, 3)})[0].code == fault
+
+
+def test_figures_of_a_larger_floor_are_left_out_and_the_rest_is_answered(tmp_path) -> None:
+    policy = TEMPLATE.replace("metric: yes", "metric: {min_rows: 7}")
+    silo = attacker.make(tmp_path, policy)
+    told = []
+    for rows in (7, 12, 7, 17, 12):
+        header, fields = train(silo, evaluation={"holdout": share(silo, rows)})
+        assert header.status == "ok", header.reason
+        told.append("tally" in fields)
+    assert told == [True, False, True, False, False]
+
+
+def test_nor_do_a_share_and_a_fold(silo) -> None:
+    half = share(silo, 18)
+    assert train(silo, evaluation={"holdout": half})[0].status == "ok"
+    told = {}
+    for folds in range(2, 9):
+        for number in range(1, folds + 1):
+            told[folds, number] = train(silo, evaluation=fold(folds, number))[0].code
+    assert {"too_few_rows", ""} == set(told.values())
+    key = silo.secrets.lasting(PURPOSE)
+    numbers = np.sort(unit_numbers(silo.rows.frame(CONTRACT), CONTRACT, key))
+    ends = np.array(
+        [half]
+        + [
+            end
+            for (folds, number), code in told.items()
+            if not code
+            for end in ((number - 1) / folds, number / folds)
+            if end < 1
+        ]
+    )
+    places = np.searchsorted(numbers.astype(float) / 2**64, np.unique(ends))
+    between = np.diff(places)
+    assert between[between > 0].min() >= 5
+
+
+def test_rows_that_lack_a_feature_are_not_told_apart_by_dropping_them(tmp_path) -> None:
+    rows = clinic.frame(60, missing=0)
+    rows.loc[:2, "age"] = np.nan
+    silo = attacker.make(tmp_path / "few", TEMPLATE, rows)
+    assert train(silo)[0].status == "ok"
+    header, _ = train(silo, features={"missing": "drop"})
+    assert header.code == "too_few_rows"
+    rows.loc[:5, "age"] = np.nan
+    silo = attacker.make(tmp_path / "many", TEMPLATE, rows)
+    for missing in ("drop", "mean", "indicator", "drop"):
+        assert train(silo, features={"missing": missing})[0].status == "ok"
+
+
+def test_it_goes_by_the_policys_floors_and_by_exact_answers(tmp_path) -> None:
+    policy = TEMPLATE.replace("update: yes", "update: {min_rows: 1}")
+    silo = attacker.make(
+        tmp_path / "open", policy.replace("statistic: yes", "statistic: {min_rows: 1}")
+    )
+    private = attacker.make(tmp_path / "private", TEMPLATE)
+    privacy = {"epsilon": 5.0, "delta": 1e-5}
+    for rows in (8, 9, 10):
+        assert train(silo, evaluation={"holdout": share(silo, rows)})[0].status == "ok"
+        held_out = {"holdout": share(private, rows)}
+        header, _ = train(private, evaluation=held_out, privacy=privacy)
+        assert header.status == "ok", header.reason
+    assert train(private, evaluation={"holdout": share(private, 8)})[0].status == "ok"
+    assert train(private, evaluation={"holdout": share(private, 9)})[0].code == "too_few_rows"
