@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from mlflow import MlflowClient
@@ -67,7 +68,7 @@ def close_ended(tracking_uri: str, experiment: str, directory: Path) -> None:
         directory: of the run; its record says how it ended. One that does not is left as it is.
     """
     path = directory / "record.jsonl"
-    last = read(path)[-1] if path.is_file() else {"kind": ""}
+    last: Mapping[str, Any] = read(path)[-1] if path.is_file() else {"kind": ""}
     if last["kind"] != "closed":
         return
     close_died(tracking_uri, experiment, directory.name)
