@@ -20,6 +20,7 @@ ConsiloError
 │   ├── SiloMisconfigured   a file that a silo's people wrote is invalid
 │   ├── SiloOutdated        a silo's release does not know what the job asks
 │   ├── ReplyInvalid        an answer does not match what its verb declares
+│   │   └── UpdateRejected  an update is unlike those of the rounds before, and cannot count
 │   ├── SiloFailed          the computation failed in the silos: the job's code, or their software
 │   └── QuorumLost          silos are away, late or gone
 ├── TransportError
@@ -173,6 +174,10 @@ class SiloOutdated(RunFailed):
 
 class ReplyInvalid(RunFailed):
     """A silo's answer does not match what its verb declares."""
+
+
+class UpdateRejected(ReplyInvalid):
+    """A silo's update is what was declared, and cannot be honest work: it is not counted."""
 
 
 class SiloFailed(RunFailed):

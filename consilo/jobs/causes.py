@@ -21,6 +21,7 @@ from consilo.errors import (
     SiloOutdated,
     SourceUnreadable,
     TooFewRows,
+    UpdateRejected,
 )
 from consilo.wire.parcel import Fault
 
@@ -30,6 +31,8 @@ REFUSALS = ("refused", TOO_FEW_ROWS, "bundle_not_approved", "budget_exhausted")
 """Codes of faults by which a silo says no: asked again in the same run, it would say so again."""
 AWAY = ("unreachable", "deadline", "crashed")
 """Codes of faults of a silo that may answer when it is back."""
+BAD_UPDATE = "bad_update"
+"""A fault's code: an update is unlike those of the rounds before, and not counted."""
 MOST_LINES = 20
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
@@ -115,6 +118,13 @@ CAUSES = (
         ("invalid_reply",),
         "an answer that is not what was declared came from",
         "Look at the code of the job's model and protocol, and at the versions of Consilo",
+    ),
+    Cause(
+        UpdateRejected,
+        (BAD_UPDATE,),
+        "an update that cannot be honest work came from",
+        "Look at the learning rate and at the data there; 'reduce: {outliers: keep}' counts such "
+        "updates",
     ),
     Cause(
         SiloFailed,

@@ -249,6 +249,11 @@ class ReduceSpec(Config):
     )
     args: Args = Field(default_factory=dict, description="the rule's settings, by name")
     secure: bool = Field(False, description="the coordinator sees the sum only")
+    outliers: Literal["reject", "keep"] = Field(
+        "reject",
+        description="reject: an update whose norm explodes beside those of the rounds before, that "
+        "is zero where none was, or that repeats one of the silo's, is not counted; keep: it is",
+    )
     codec: Literal["none"] = "none"
 
     @model_validator(mode="after")
@@ -397,6 +402,7 @@ _YOUNG = (
     ("evaluation", "split", 3),
     ("match", "max_ambiguous", 3),
     ("reduce", "args", 3),
+    ("reduce", "outliers", 3),
     ("quorum", "on_loss", 3),
     ("quorum", "for", 3),
     ("", "continues", 3),
@@ -509,6 +515,11 @@ class Job(Config):
     def is_secure(self) -> bool:
         """Whether the coordinator sees sums only."""
         return False
+
+    @property
+    def judges_updates(self) -> bool:
+        """Whether an update counts only that is like those of the rounds before."""
+        return True
 
     @property
     def code(self) -> tuple[str, ...]:

@@ -92,6 +92,11 @@ class ModelJob(TableJob):
         return self.reduce.secure
 
     @property
+    def judges_updates(self) -> bool:
+        """What ``reduce.outliers`` says."""
+        return self.reduce.outliers == "reject"
+
+    @property
     def code(self) -> tuple[str, ...]:
         """Model, bottom model, loss, metrics, optimisers and algorithm."""
         spec = self.protocol

@@ -16,8 +16,8 @@ from typing import Any, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
-from consilo.errors import ConsiloError, MessagesLost, ReplyInvalid
-from consilo.jobs.causes import not_asked
+from consilo.errors import ConsiloError, MessagesLost, ReplyInvalid, UpdateRejected
+from consilo.jobs.causes import BAD_UPDATE, not_asked
 from consilo.jobs.job import Job
 from consilo.jobs.quorum import Deadline
 from consilo.kernel import brief
@@ -47,6 +47,7 @@ from consilo.kernel.steps import (
     Stream,
 )
 from consilo.kernel.under_way import UnderWay
+from consilo.kernel.updates import Updates
 from consilo.kernel.verbs import Verb
 from consilo.wire.parcel import Arrival, Fault, Parcel, Transport
 from consilo.wire.payload import digest, pack_pieces, unpack
@@ -119,6 +120,7 @@ class Kernel:
         owner: gives the number of the process that owns the run; see `consilo.kernel.owner`.
         now: the time in seconds since 1970.
         pace: how long answers took, in this run and in those before.
+        updates: judges the updates that silos answer.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class Kernel:
         owner: Callable[[], int] = lambda: 0,
         now: Callable[[], float] = time.time,
         pace: Pace | None = None,
+        updates: Updates | None = None,
     ) -> None:
         self._transport = transport
         self._run_id = run_id
@@ -157,6 +160,7 @@ class Kernel:
         self._observe = observe
         self._publish = publish
         self._pace = Pace() if pace is None else pace
+        self._updates = Updates() if updates is None else updates
         self._like = kind_of(job)
 
     def drive(
@@ -475,10 +479,22 @@ class Kernel:
             header = stated
             if header.status == "fault":
                 return None, header.fault, header
-            if header.step_id != Header.decode(request.header).step_id:
+            asked = Header.decode(request.header)
+            if header.step_id != asked.step_id:
                 raise ReplyInvalid("the reply answers another step than the one that was asked")
             fields = unpack(arrival.parcel.body)
-            verb.check(fields, {**step.payload, **step.own.get(arrival.silo, {})})
+            payload = {**step.payload, **step.own.get(arrival.silo, {})}
+            verb.check(fields, payload)
+            self._updates.require_like(
+                verb,
+                fields,
+                payload,
+                silo=arrival.silo,
+                round=asked.round,
+                step=asked.scope.split("/")[1],
+            )
+        except UpdateRejected as cause:
+            return None, Fault(BAD_UPDATE, str(cause)), header
         except ConsiloError as cause:
             return None, Fault("invalid_reply", str(cause)), header
         return Reply(arrival.silo, fields, header.seconds), None, header

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
-from consilo.jobs.causes import REFUSALS, not_asked
+from consilo.jobs.causes import BAD_UPDATE, REFUSALS, not_asked
 from consilo.kernel.loop import Exchange
 from consilo.wire.parcel import Fault
 
@@ -42,7 +42,7 @@ STALE = "stale"
 _TO_COME = Fault("deadline", "its answer is still to come")
 _UNUSED = Fault("unused", "the round was not finished")
 _LEFT_OUT = ("contract", "source", "configuration", "version")
-_REJECTED = ("invalid_reply", STALE, "diverged")
+_REJECTED = ("invalid_reply", BAD_UPDATE, STALE, "diverged")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from consilo.kernel.federation import Federation
 from consilo.kernel.loop import Exchange, Kernel, Party
 from consilo.kernel.pace import FILE as PACE
 from consilo.kernel.pace import Pace
+from consilo.kernel.updates import Updates
 from consilo.protocols.conclude import CONCLUDE_S, Conclude
 from consilo.record.chain import in_utc
 from consilo.record.heads import SiloHeads
@@ -91,6 +92,7 @@ class Conversation:
 
     def take(self, job: Job, silos: Sequence[str]) -> None:
         """Go on about another job, with these silos only."""
+        self.updates = Updates(judges=job.judges_updates)
         self.job = job
         left = {name: not_connected(why) for name, why in self.absent.items()}
         self.fed = Federation(
@@ -116,6 +118,7 @@ class Conversation:
             owner=lambda: 0 if self.record is None else self.record.owner,
             now=self._now,
             pace=self._pace,
+            updates=self.updates,
         )
 
     @property

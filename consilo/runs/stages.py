@@ -494,6 +494,7 @@ class Stages:
             "state": payload,
             "reports": json.dumps(self.rounds),
             "num_examples": dict(self._talk.fed.num_examples),
+            "updates": json.dumps(self._talk.updates.to_payload()),
         }
         keep_checkpoint(self.directory, kept)
 
@@ -512,6 +513,7 @@ class Stages:
         if kept is None:
             return None
         self.rounds = json.loads(kept["reports"])
+        self._talk.updates.take(json.loads(kept.get("updates", "{}")))
         self._talk.fed.num_examples.update(kept["num_examples"])
         state: Mapping[str, Any] = kept["state"]
         return state

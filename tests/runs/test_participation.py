@@ -152,6 +152,8 @@ def test_answers_that_are_taken_as_they_come_weigh_by_how_late_they_are():
         ("bundle_not_approved", "refused"),
         ("too_few_rows", "refused"),
         ("invalid_reply", "rejected"),
+        ("bad_update", "rejected"),
+        ("stale", "rejected"),
         ("diverged", "rejected"),
         ("contract", "left_out"),
         ("version", "left_out"),

@@ -1,0 +1,145 @@
+"""Judges updates by those of the rounds before: one that cannot be honest work is not counted.
+
+What a verb declares (names, shapes, finite numbers) is checked before. Here an update is held
+against the run's own history, which is wide where it is short, so that silos that differ are safe:
+
+- *exploding*: its norm is above the median of the accepted ones of the rounds before by more than
+  `LEAST_FACTOR`, and by more than `DEVIATIONS` robust deviations of their logarithms (median
+  absolute deviation, times 1.4826; Huber 1981). With fewer than `LEAST_KNOWN` of them only a norm
+  above `FIRST_FACTOR` times that of the model (plus 1) is refused.
+- *zero*: nothing is in it though rows are told, and no accepted update was so.
+- *replayed*: the silo sent the same numbers in a round before.
+
+An update is judged by rounds before its own only. So it does not matter who answers first, a step
+that is asked again is judged alike, and a run that died goes on from its checkpoint with the same
+history.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from consilo.errors import UpdateRejected
+from consilo.kernel.verbs import Disclosure, Verb
+
+LEAST_FACTOR = 100.0
+DEVIATIONS = 10.0
+LEAST_KNOWN = 4
+FIRST_FACTOR = 1e15
+ROUNDS_KEPT = 32
+_BLOCK = 1 << 16
+Known = dict[str, dict[int, dict[str, tuple[float, float]]]]
+
+
+class Updates:
+    """The norms of the updates that a run has counted.
+
+    Args:
+        judges: whether any is refused; else nothing is looked at.
+    """
+
+    def __init__(self, *, judges: bool = True) -> None:
+        self.judges = judges
+        self._known: Known = {}  # kind of update → round → silo → (sum of squares, sum)
+
+    def require_like(
+        self,
+        verb: Verb,
+        fields: Mapping[str, Any],
+        payload: Mapping[str, Any],
+        *,
+        silo: str,
+        round: int,
+        step: str,
+    ) -> None:
+        """Raise `UpdateRejected` where an answer's update cannot count; else note it.
+
+        Args:
+            verb: what was asked; it declares which fields are updates.
+            fields: the answer, which is what the verb declares.
+            payload: what was asked with.
+            silo: who answered.
+            round: in which round it was asked; before the rounds nothing is judged.
+            step: which question of the round.
+        """
+        if not self.judges or not round:
+            return
+        rows = fields.get("num_examples", 1)
+        for name, field in verb.replies.items():
+            if field.kind != "tensors" or field.disclosure != Disclosure.UPDATE:
+                continue
+            if field.where_asked or not fields.get(name) or not rows:
+                continue
+            sums = _sums(fields[name])
+            kind = f"{verb.name}.{name}.{step}"
+            self._judge(kind, sums, payload.get(field.like, {}), silo, round)
+            self._known.setdefault(kind, {}).setdefault(round, {})[silo] = sums
+            for old in [each for each in self._known[kind] if each <= round - ROUNDS_KEPT]:
+                del self._known[kind][old]
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return the history in plain values, for a checkpoint."""
+        return {
+            kind: {
+                str(number): {silo: list(sums) for silo, sums in told.items()}
+                for number, told in rounds.items()
+            }
+            for kind, rounds in self._known.items()
+        }
+
+    def take(self, value: Mapping[str, Any]) -> None:
+        """Take the history that `to_payload` told."""
+        self._known = {
+            kind: {
+                int(number): {silo: (sums[0], sums[1]) for silo, sums in told.items()}
+                for number, told in rounds.items()
+            }
+            for kind, rounds in value.items()
+        }
+
+    def _judge(
+        self, kind: str, sums: tuple[float, float], like: Any, silo: str, round: int
+    ) -> None:
+        before = {n: told for n, told in self._known.get(kind, {}).items() if n < round}
+        norms = [math.sqrt(squares) for told in before.values() for squares, _ in told.values()]
+        norm = math.sqrt(sums[0])
+        if not norm:
+            if norms and all(norms):
+                raise UpdateRejected("zero: the update changes nothing, and states rows")
+            return
+        for number, told in before.items():
+            if told.get(silo) == sums:
+                raise UpdateRejected(f"replayed: the update is that of round {number}")
+        limit = _limit([each for each in norms if each], like)
+        if norm > limit:
+            raise UpdateRejected(
+                f"exploding: the update's norm is above {limit:.3g}, the most that the updates "
+                "of the rounds before let one expect"
+            )
+
+
+def _limit(norms: list[float], like: Any) -> float:
+    """Return the largest norm that is taken for honest work."""
+    if len(norms) < LEAST_KNOWN:
+        return FIRST_FACTOR * (1 + math.sqrt(_sums(like)[0]))
+    logs = [math.log(each) for each in norms]
+    middle = median(logs)
+    spread = 1.4826 * median(abs(each - middle) for each in logs)
+    return math.exp(min(middle + max(math.log(LEAST_FACTOR), DEVIATIONS * spread), 700.0))
+
+
+def _sums(arrays: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the sum of squares and the sum over arrays, block by block in float64."""
+    squares = total = 0.0
+    for array in arrays.values():
+        flat = np.asarray(array).reshape(-1)
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK].astype(np.float64)
+            squares += float(block @ block)
+            total += float(block.sum())
+    return squares, total

@@ -1,0 +1,186 @@
+"""Updates that cannot be honest work are not counted, and it is said why."""
+
+from __future__ import annotations
+
+import clinic
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consilo.errors import UpdateRejected
+from consilo.horizontal.fedavg import FedAvg
+from consilo.kernel.headers import Header, ReplyHeader
+from consilo.kernel.updates import LEAST_KNOWN, Updates
+from consilo.protocols.dispatch import answerer
+from consilo.record.run_record import read
+from consilo.runs.horizontal import run_all
+from consilo.wire import params as tree
+from consilo.wire.parcel import Parcel
+from consilo.wire.payload import pack, unpack
+
+KEY = Ed25519PrivateKey.generate()
+TRAIN = FedAvg.verbs()["train"]
+ROUNDS = {"protocol": {"name": "fedavg", "rounds": 4}}
+
+
+def changing(host, change, rounds):
+    """A silo whose update is changed on its way, in some rounds."""
+    answer, sent = answerer(host), {}
+
+    def reply(parcel):
+        made = answer(parcel)
+        header = Header.decode(parcel.header)
+        if header.verb != "train" or ReplyHeader.decode(made.header).status != "ok":
+            return made
+        fields = dict(unpack(made.body))
+        sent[header.round] = fields["delta"]
+        if header.round in rounds:
+            fields["delta"] = change(fields["delta"], sent)
+        return Parcel(made.header, pack(fields))
+
+    return reply
+
+
+def times(factor):
+    return lambda delta, sent: {n: v * np.float32(factor) for n, v in delta.items()}
+
+
+BAD = {
+    "exploding": times(1e5),
+    "zero": times(0.0),
+    "replayed": lambda delta, sent: sent[1],
+    "not finite": times(np.nan),
+    "another shape": lambda delta, sent: {n: v.reshape(-1)[:1] for n, v in delta.items()},
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_update_is_not_counted_and_it_is_said_why(kind, tmp_path):
+    hosts = clinic.hosts(clinic.frames(30, 20, 40))
+    others = {name: hosts[name] for name in ("east", "south")}
+    answers = {**others, "north": changing(hosts["north"], BAD[kind], (3,))}
+    with np.errstate(invalid="ignore"):
+        result = run_all(clinic.run_of(clinic.job(**ROUNDS), answers, tmp_path / "bad", key=KEY))
+    assert result.status == "degraded"
+    assert result.silos["north"].rounds == (1, 2, 4)
+    (bad,) = [each for each in result.participation if each.outcome == "rejected"]
+    assert (bad.round, bad.silo) == (3, "north")
+    if kind in ("exploding", "zero", "replayed"):
+        assert bad.code == "bad_update"
+        assert bad.reason.startswith(f"{kind}: ")
+        assert f"missed round 3: {kind}: " in result.reason
+    else:
+        assert bad.code == "invalid_reply"
+    line = next(
+        e["body"] for e in read(tmp_path / "bad" / "record.jsonl")
+        if e["kind"] == "round" and e["body"]["round"] == 3
+    )  # fmt: skip
+    assert line["faults"] == {"north": bad.code}
+
+
+def test_a_job_may_keep_them(tmp_path):
+    hosts = clinic.hosts(clinic.frames(30, 20, 40))
+    answers = {**hosts, "north": changing(hosts["north"], BAD["zero"], (3,))}
+    job = clinic.job(**ROUNDS, reduce={"outliers": "keep"})
+    assert job.young_keys() == {"reduce.outliers": 3}
+    result = run_all(clinic.run_of(job, answers, tmp_path, key=KEY))
+    assert result.status == "complete", result.reason
+
+
+def test_where_the_quorum_needs_it_the_run_says_so(tmp_path):
+    hosts = clinic.hosts(clinic.frames(30, 20))
+    answers = {**hosts, "north": changing(hosts["north"], BAD["exploding"], (3, 4))}
+    job = clinic.job(**ROUNDS, quorum={"min_silos": 2})
+    result = run_all(clinic.run_of(job, answers, tmp_path, key=KEY))
+    assert result.reason.startswith(
+        "UpdateRejected: round 3: an update that cannot be honest work came from north"
+    )
+    assert "'reduce: {outliers: keep}' counts such updates" in result.reason
+
+
+def test_a_run_that_died_judges_as_if_it_had_not(tmp_path):
+    def made(name):
+        hosts = clinic.hosts(clinic.frames(30, 20, 40))
+        return {**hosts, "north": changing(hosts["north"], BAD["exploding"], (3,))}, tmp_path / name
+
+    job = clinic.job(**ROUNDS)
+    whole = run_all(clinic.run_of(job, *made("whole"), key=KEY))
+    answers, place = made("died")
+    died = clinic.run_of(job, answers, place, key=KEY)
+    died.admit()
+    died.standardize()
+    died.train_round()
+    died.train_round()
+    again = run_all(clinic.run_of(job, answers, place, key=KEY, resume=True))
+    assert again.silos["north"].rounds == whole.silos["north"].rounds == (1, 2, 4)
+    assert tree.digest(again.params) == tree.digest(whole.params)
+
+
+# The judge itself.
+
+
+def update(norm, rows=10):
+    return {"delta": {"w": np.array([norm, 0.0], np.float64)}, "num_examples": rows}
+
+
+def told(updates, silo, round, fields):
+    asked = {"params": {"w": np.zeros(2)}}
+    updates.require_like(TRAIN, fields, asked, silo=silo, round=round, step="0")
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(1e-3, 1e-1), min_size=3, max_size=3, unique=True),
+        min_size=1,
+        max_size=6,
+        unique_by=tuple,
+    )
+)
+def test_silos_whose_norms_differ_a_hundredfold_are_all_counted(rounds):
+    updates, seen = Updates(), set()
+    for number, norms in enumerate(rounds, start=1):
+        for silo, norm in zip("abc", norms, strict=True):
+            if (silo, norm) not in seen:
+                told(updates, silo, number, update(norm))
+            seen.add((silo, norm))
+
+
+def test_the_same_question_again_is_judged_alike():
+    updates = Updates()
+    for number in (1, 2, 3):
+        for _ in range(2):
+            told(updates, "a", number, update(float(number)))
+
+
+def test_an_honest_silo_without_rows_and_a_model_that_has_converged_are_no_bad_ones():
+    updates = Updates()
+    told(updates, "a", 1, update(1.0))
+    told(updates, "b", 2, update(0.0, rows=0))
+    with pytest.raises(UpdateRejected, match="zero"):
+        told(updates, "b", 2, update(0.0))
+    still = Updates()
+    for number in (1, 2, 3):
+        told(still, "a", number, update(0.0))
+
+
+def test_with_little_history_the_bound_is_wide():
+    updates = Updates()
+    for number in range(1, LEAST_KNOWN + 1):
+        told(updates, "a", number, update(1.0 + number))
+        if number < LEAST_KNOWN:
+            told(updates, "b", number + 1, update(1e9 + number))
+            updates._known["train.delta.0"][number + 1].pop("b")
+    with pytest.raises(UpdateRejected, match="exploding"):
+        told(updates, "b", LEAST_KNOWN + 1, update(1e9))
+    told(updates, "b", LEAST_KNOWN + 1, update(90.0))
+
+
+def test_the_history_outlives_its_process():
+    updates, other = Updates(), Updates()
+    told(updates, "a", 1, update(0.1 + 0.2))
+    other.take(updates.to_payload())
+    with pytest.raises(UpdateRejected, match="replayed: the update is that of round 1"):
+        told(other, "a", 2, update(0.1 + 0.2))
+    told(other, "b", 2, update(0.1 + 0.2))  # another silo may come to the same
