@@ -57,7 +57,7 @@ def test_a_scheduled_run_comes_by_itself_trains_and_registers(demo: KeptDemo) ->
     code, told = status(demo.home)
     assert code == 1
     worker = told["services"][3]
-    assert (worker["name"], worker["state"], worker["since"]) == ("worker", "none", None)
+    assert (worker["name"], worker["state"], worker.get("since")) == ("worker", "none", None)
     assert "no worker of the pool 'consilo' is online" in told["wrong"][0]
 
     before = versions(demo)

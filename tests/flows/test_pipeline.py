@@ -435,7 +435,7 @@ def test_contract_verdicts_are_a_table_in_mlflow(degraded, tmp_path):
     }
     tags = degraded.client.get_run(degraded.run_id).data.tags
     shown = {each["path"] for each in json.loads(tags["mlflow.loggedArtifacts"])}
-    assert shown == {names.VERDICTS_FILE, names.PARTICIPATION_FILE}
+    assert {names.VERDICTS_FILE, names.PARTICIPATION_FILE} <= shown
 
 
 def test_each_silos_part_in_each_round_is_a_table_a_picture_and_a_tag(complete, tmp_path):

@@ -34,7 +34,7 @@ def test_people_see_that_it_waits_and_it_goes_on(federation):
     seen: dict[str, str] = {}
 
     def look() -> None:
-        wanted = FlowRunFilter(name=FlowRunFilterName(any_=["toy-model · 1 · waiting"]))
+        wanted = FlowRunFilter(name=FlowRunFilterName(like_="· waiting"))
         try:
             with get_client(sync_client=True) as client:
                 end = time.monotonic() + 200
@@ -42,7 +42,7 @@ def test_people_see_that_it_waits_and_it_goes_on(federation):
                     time.sleep(0.1)
             mlflow = MlflowClient(federation.tracking_uri)
             experiment = mlflow.get_experiment_by_name("toy-model")
-            (run,) = mlflow.search_runs([experiment.experiment_id])
+            run = mlflow.search_runs([experiment.experiment_id])[0]  # the newest
             seen["name"] = run.info.run_name
             seen["tag"] = run.data.tags.get(names.TAG_WAITING, "")
         finally:
@@ -56,7 +56,7 @@ def test_people_see_that_it_waits_and_it_goes_on(federation):
     watcher.join(timeout=5)
     summary = state.result(raise_on_failure=False)
     assert summary["status"] == "complete", summary["reason"]
-    assert seen["name"] == "toy-model · 1 · waiting"
+    assert seen["name"].endswith(" · waiting")
     assert seen["tag"].startswith("waiting for clara until ")
     kinds = [each["kind"] for each in read(Path(summary["record"]))]
     assert kinds.index("waiting") < kinds.index("went_on") < kinds.index("standardized")
@@ -67,7 +67,7 @@ def test_people_see_that_it_waits_and_it_goes_on(federation):
         shown = client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
         )
-        assert client.read_flow_run(flow_run_id).name == "toy-model · 1 · complete"
+        assert client.read_flow_run(flow_run_id).name.endswith(" · complete")
     told = [str(each.data) for each in shown if each.key == names.WAITING_ARTIFACT]
     assert len(told) == 2
     assert any("clara: unreachable" in each for each in told)

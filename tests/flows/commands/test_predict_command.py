@@ -54,7 +54,14 @@ def test_a_local_run_tells_its_progress_and_keeps_what_it_made(ran):
     assert "round 2 of 2" in told
     assert summary["model"] == {"path": str(study / "out" / "model")}
     assert Path(summary["record"]).is_file()
-    assert set(summary["kept"]) == {"summary", "model", "history", "silos", "record"}
+    assert set(summary["kept"]) == {
+        "summary",
+        "model",
+        "history",
+        "silos",
+        "participation",
+        "record",
+    }
     assert "no baselines" in summary["notes"][-1]
 
 

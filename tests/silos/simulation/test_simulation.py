@@ -172,7 +172,7 @@ def test_a_result_answers_for_rows_shows_tables_and_keeps_its_files(folder, tmp_
     inputs = np.concatenate([np.nan_to_num(number), hot], axis=1)
     logit = inputs @ result.params["weight"][0] + result.params["bias"][0]
     np.testing.assert_allclose(answers, 1 / (1 + np.exp(-logit)), rtol=1e-4)
-    assert set(written) == {"summary", "model", "history", "silos", "record"}
+    assert set(written) == {"summary", "model", "history", "silos", "participation", "record"}
     assert verify(state / "record.jsonl")["status"] == result.status
     assert json.loads((state / "summary.json").read_text())["model"] == written["model"]
     assert len(result.plot().axes) == 3
