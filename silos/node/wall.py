@@ -23,6 +23,7 @@ import numpy as np
 from consilo.errors import BudgetExhausted, ConsiloError, ModelDiverged, Refused, ReplyInvalid
 from consilo.horizontal.holdout import PURPOSE as HELD_OUT
 from consilo.kernel import roles
+from consilo.kernel.letters import relay_statement
 from consilo.kernel.roles import SiloHost
 from consilo.kernel.verbs import Field, declared_field
 from consilo.kernel.view import MANIFEST
@@ -202,6 +203,8 @@ class _Bounds:
             bound.arguments["purpose"] = self._question.job.purpose
         for name, value in bound.arguments.items():
             bound.arguments[name] = self._checked(role, name, value)
+        if method == "sign_relay" and not self._is_own_statement(bound.arguments.get("value")):
+            raise Refused("a worker introduces this silo in its own run alone", code="worker")
         if role == "run_state" and bound.arguments["name"] == MANIFEST and method != "kept":
             own = self._question.header.manifest.digest.encode()
             if bound.arguments.get("content") != own:
@@ -210,6 +213,16 @@ class _Bounds:
         if (role, method) == ("secrets", "secret"):
             return hmac.digest(found, f"worker/{self._bundle}/{self._scope}".encode(), "sha256")
         return found
+
+    def _is_own_statement(self, value: Any) -> bool:
+        """Return whether a statement is what `consilo.kernel.letters` says of this silo, here.
+
+        With another run's the coordinator could pass for this silo there: in a match, say.
+        """
+        header = self._question.header
+        told = relay_statement(header, self._host.name, "")
+        key = value.get("key") if isinstance(value, dict) else None
+        return isinstance(key, str) and {**value, "key": ""} == told
 
     def _checked(self, role: str, name: str, value: Any) -> Any:
         """Return an argument, which is of this question or of this bundle."""
