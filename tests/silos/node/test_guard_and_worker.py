@@ -224,6 +224,11 @@ BEYOND = {
     "another run's history": lambda h: h.account.reserved("other"),
     "a model that the job does not name": lambda h: h.parts.part("other"),
     "a match that the job does not name": lambda h: h.matches.match("other", purpose="x"),
+    "the part of a model that is named anywhere in the job": lambda h: h.parts.part(JOB.name),
+    "a match that is named anywhere in the job": lambda h: h.matches.match(
+        JOB.name, purpose=JOB.purpose
+    ),
+    "to replace another model's part": lambda h: h.parts.keep_part(JOB.name, b"x", {}),
     "to introduce this silo in another run": lambda h: h.letters.sign_relay(
         relay_statement(replace(question().header, run_id="match"), "north", KEY)
     ),
