@@ -445,7 +445,7 @@ def figures_path() -> Path:
     def ask(there: bool, *, sigma: float, clipping: bool = True) -> Floats:
         features = np.array([[0.0]] * 8 + [[1e9]] * there, np.float32)
         data = Arrays(features, np.zeros(len(features), np.int64))
-        sums = clipped_sums(silo, learner, data)
+        sums = clipped_sums(silo, learner, data, places=secret("places"))
         if there and not clipping:
             sums["log_loss_sum"] = sums["log_loss_sum"] + 1e9
         stream = secret("figures")
@@ -477,7 +477,9 @@ def subject_figures_path() -> Path:
         features = np.where(people.codes < 8, 0.0, 1e9).astype(np.float32)[:, None]
         data = Arrays(features, np.zeros(len(features), np.int64))
         weights = people.weights if weighted else None
-        sums = clipped_sums(silo, learner, data, weights, num_units=people.count)
+        sums = clipped_sums(
+            silo, learner, data, weights, num_units=people.count, places=secret("places")
+        )
         tally = noisy_tally(sums, bounds, people.count, sigma, secret("figures"))
         names = ("correct", "log_loss_sum", "scores_0", "scores_1")
         return np.concatenate([np.atleast_1d(tally[name]) / bounds[name] for name in names])

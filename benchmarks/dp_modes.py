@@ -121,10 +121,15 @@ class Ghost:
         )
 
     def add(
-        self, losses: RowLosses, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()
+        self,
+        losses: RowLosses,
+        num_rows: int,
+        *,
+        places: Tensor | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         """Add the clipped gradients of some rows, which fill the batch."""
-        assert not num_spare
+        assert places is None
         assert not sizes
         self._wrapped.enable_hooks()
         found = losses(self._wrapped)

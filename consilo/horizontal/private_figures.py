@@ -35,6 +35,7 @@ from consilo.kernel.verbs import Disclosure
 from consilo.kernel.view import SiloView
 from consilo.learners.torch_learner import Arrays, TorchLearner
 from consilo.metrics import MAX_LOGIT, NOISE, NUM_BINS, TaskKind, metrics_of, row_log_losses
+from consilo.privacy.dpsgd import drawn_places
 from consilo.privacy.noise import SecretStream, add_gaussian, noise_std
 from consilo.wire.params import digest
 
@@ -49,6 +50,8 @@ FIGURES_OF: Mapping[str, tuple[str, ...]] = {
 }
 """Task → the figures that a private job may have: those that its clipped sums determine."""
 _BLOCK = 4096
+_SPARE_TO = 64
+"""The number of places is a multiple of it, so that it seldom changes with that of the rows."""
 
 
 def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[str, Any]:
@@ -87,8 +90,16 @@ def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[
         fingerprint=mark.hexdigest(),
         admit=lambda history: admit([*continued(silo), *history], privacy),
     )
-    sums = clipped_sums(silo, learner, rows.test, weights, num_units=rows.num_test)
-    tally = noisy_tally(sums, bounds, rows.num_test, sigma, silo.noise(mark.hexdigest()))
+    stream = silo.noise(mark.hexdigest())
+    sums = clipped_sums(
+        silo,
+        learner,
+        rows.test,
+        weights,
+        num_units=rows.num_test,
+        places=stream.child("places"),
+    )
+    tally = noisy_tally(sums, bounds, rows.num_test, sigma, stream)
     found = {"metrics": metrics_of(tally), "tally": tally}
     return {name: found[name] for name in wanted}
 
@@ -164,6 +175,7 @@ def clipped_sums(
     weights: Floats | None = None,
     *,
     num_units: int | None = None,
+    places: SecretStream,
 ) -> dict[str, Floats]:
     """Return the clipped sums over the rows of ``data``.
 
@@ -173,8 +185,9 @@ def clipped_sums(
         data: rows.
         weights: what each counts, those of one subject 1 together; None is 1 each.
         num_units: how many rows, or subjects, are public; by default those of ``data``.
+        places: secret; in which places of the batches the rows are computed.
     """
-    outputs = _outputs(learner, data.features)
+    outputs = _outputs(learner, data.features, places)
     kind = learner.task.kind
     return _sums(silo, kind, outputs, np.asarray(data.targets), weights, num_units=num_units)
 
@@ -259,32 +272,43 @@ def _sums(
     return sums
 
 
-def _outputs(learner: TorchLearner, features: Any) -> Floats:
+def _outputs(learner: TorchLearner, features: Any, places: SecretStream) -> Floats:
     """Return a model's outputs as float64, values in the target's units; raises nothing.
 
     What is not finite counts as 0, as the model itself would give it.
 
     A model that is not Consilo's own sees one row at a time: what mixes the rows of a batch would
-    let one row move the sums by more than their noise hides.
+    let one row move the sums by more than their noise hides. So would a batch in the rows' own
+    order, in which one more moves those after it to other places, with other last bits: see
+    `consilo.privacy.dpsgd`. Places are random here too, and those left over hold zeros.
     """
     if isinstance(learner, LearnerApart):
         found = np.nan_to_num(learner.outputs(features), nan=0.0, posinf=0.0, neginf=0.0)
         return learner.task.in_own_units(found)
     own = type(learner.model).__module__.partition(".")[0] == "consilo"
     size, was_training = (_BLOCK if own else 1), learner.model.training
+    count = -(-len(features) // _SPARE_TO) * _SPARE_TO
+    taken = drawn_places(count, places)
+    held = np.argsort(taken)  # of each place its row
     learner.model.eval()
     try:
         with torch.no_grad():
             parts = [
-                learner.forward(
-                    learner.model,
-                    torch.from_numpy(np.array(features[start : start + size], np.float32)),
-                ).numpy()
-                for start in range(0, len(features), size)
+                learner.forward(learner.model, _placed(features, held[start : start + size]))
+                for start in range(0, count, size)
             ]
     finally:
         learner.model.train(was_training)
     shape = (0, learner.task.num_classes) if learner.task.kind == "multiclass" else (0,)
-    found = np.concatenate(parts) if parts else np.zeros(shape)
-    found = np.nan_to_num(found.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    made = np.concatenate([each.numpy() for each in parts]) if parts else np.zeros(shape)
+    found = made.astype(np.float64)[taken[: len(features)]]
+    found = np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
     return learner.task.in_own_units(found)
+
+
+def _placed(features: Any, rows: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Return rows by number, in their order; zeros for those that there are not."""
+    batch = torch.zeros((len(rows), *features.shape[1:]))
+    there = np.flatnonzero(rows < len(features))
+    batch[torch.from_numpy(there)] = torch.from_numpy(np.array(features[rows[there]], np.float32))
+    return batch

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from consilo.errors import Refused
+from consilo.kernel.headers import Header
 from consilo.kernel.view import SiloView
 from consilo.wire.json_text import each_once
 from consilo.wire.payload import canonical_json
@@ -45,6 +46,17 @@ _WINDOW = 1024
 _MAX_INTRODUCTION = 2048
 _NONCE = bytes(12)
 """A key is used for one envelope only."""
+
+
+def relay_statement(header: Header, silo: str, key: str) -> dict[str, str]:
+    """Return what a silo signs to introduce itself: in which run, with which public key."""
+    return {
+        "run": header.run_id,
+        "manifest": header.manifest.digest,
+        "protocol": header.protocol,
+        "silo": silo,
+        "key": key,
+    }
 
 
 class Mailbox:
@@ -165,14 +177,7 @@ class Mailbox:
         self._silo.keep(self._name, canonical_json(self._open_state()))
 
     def _statement(self, name: str, key: str) -> dict[str, str]:
-        header = self._silo.header
-        return {
-            "run": header.run_id,
-            "manifest": header.manifest.digest,
-            "protocol": header.protocol,
-            "silo": name,
-            "key": key,
-        }
+        return relay_statement(self._silo.header, name, key)
 
     def _checked(self, name: str, introduction: Envelope) -> str:
         try:

@@ -60,15 +60,21 @@ class ClippedSums(Protocol):
     """
 
     def add(
-        self, losses: RowLosses, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()
+        self,
+        losses: RowLosses,
+        num_rows: int,
+        *,
+        places: Tensor | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         """Add the clipped gradients of some rows, or groups of rows.
 
         Args:
             losses: of ``num_rows`` rows.
             num_rows: how many.
-            num_spare: the last so many fill the batch up to a fixed size, and add nothing.
-            sizes: of the groups, whose rows lie together; without it each row is one.
+            places: int64: which of them count; the others fill the batch, and add nothing. None is
+                all of them.
+            sizes: of the groups, whose rows lie together in ``places``; without it each row is one.
 
         Raises:
             NotBookable: where this way is not exact for what the model's forward just did.
@@ -141,9 +147,9 @@ class _Used:
     gradient: Tensor | None = None
     rows: list[tuple[nn.Parameter, Tensor]] | None = None
 
-    def keep(self, num_rows: int) -> None:
-        """Forget all rows but the first so many."""
-        self.inputs, self.gradient = self.inputs[:num_rows], _gradient(self)[:num_rows]
+    def keep(self, places: Tensor) -> None:
+        """Forget all rows but these."""
+        self.inputs, self.gradient = self.inputs[places], _gradient(self)[places]
 
     def blank(self, rows: Tensor) -> None:
         """Make the gradients of some rows zero, whatever they are: what times 0 would be NaN.
@@ -193,7 +199,12 @@ class BookKeeping:
             self._handles.append(layer.register_forward_hook(self._note))
 
     def add(
-        self, losses: RowLosses, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()
+        self,
+        losses: RowLosses,
+        num_rows: int,
+        *,
+        places: Tensor | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         """Add the clipped gradients of some rows."""
         if sizes:
@@ -202,9 +213,11 @@ class BookKeeping:
         try:
             total = losses(self._model).sum()
             self._differentiate(total, num_rows)
-            for used in self._used:
-                used.keep(num_rows - num_spare)
-            factors, unusable = _factors(self._norms(num_rows - num_spare), self._max_norm)
+            if places is not None:
+                num_rows = len(places)
+                for used in self._used:
+                    used.keep(places)
+            factors, unusable = _factors(self._norms(num_rows), self._max_norm)
             if unusable is not None:
                 for used in self._used:
                     used.blank(unusable)
@@ -422,7 +435,12 @@ class HookedRows:
         )
 
     def add(
-        self, losses: RowLosses, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()
+        self,
+        losses: RowLosses,
+        num_rows: int,
+        *,
+        places: Tensor | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         """Add the clipped gradients of some rows, or groups of rows."""
         total = losses(self._wrapped).sum()
@@ -431,9 +449,11 @@ class HookedRows:
             # need no gradient; torch mentions it, Opacus does not use them.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             backward(total)
-        self.clip(num_rows, num_spare=num_spare, sizes=sizes)
+        self.clip(num_rows, places=places, sizes=sizes)
 
-    def clip(self, num_rows: int, *, num_spare: int = 0, sizes: Sequence[int] = ()) -> None:
+    def clip(
+        self, num_rows: int, *, places: Tensor | None = None, sizes: Sequence[int] = ()
+    ) -> None:
         """Clip and sum what the backward pass left in ``grad_sample``."""
         rows = []
         for parameter in self._parameters:
@@ -441,7 +461,8 @@ class HookedRows:
             found = torch.cat(held) if isinstance(held, list) else held
             if found is None:  # the forward did not use it
                 found = parameter.new_zeros((num_rows, *parameter.shape))
-            rows.append(found.reshape(num_rows, -1)[: num_rows - num_spare])
+            flat = found.reshape(num_rows, -1)
+            rows.append(flat if places is None else flat[places])
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
         summed = clipped_groups if sizes else _clipped_rows

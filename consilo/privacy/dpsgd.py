@@ -16,12 +16,19 @@ One that has k rows so moves a step by no more than one that has a single row.
 What the guarantee covers: the parameters after the fit, and whether there are any. So the training
 loss is not reported; a row whose loss or gradient is not finite adds nothing, and what is not
 finite is noticed after the noise; what a model is tried with before the fit are made-up rows; and a
-model whose buffers change while training is refused. Batches have one size, filled up with rows
-that add nothing, so that no row's rounding depends on how many others were drawn. A subject's rows
-are in one batch: which whole subjects fill it depends on how many rows those before them have, as a
-row's place in its batch depends on those before it; its size does not, which is of the job alone.
-What a model
-draws, such as dropout's masks, is secret, so that it is as likely for whichever rows there are.
+model whose buffers change while training is refused.
+
+Rounding: the last bit of a row's output depends on the row's place in its batch, since a matrix
+product treats the rows of a tile and those beside it differently; and weights can be chosen that
+make of a last bit whether a row's gradient points one way or the other. So nobody's place may
+depend on who else was drawn. A step has a fixed number of places in batches of one size, of the job
+and the number of rows alone; each row takes one at random, by secret numbers, and made-up rows that
+add nothing fill the others. That is a random way to put rows into places of which the others' part
+is the same, whether one row more is there or not: it takes a place that a made-up row would fill.
+For each such way one row moves the sum by its own clipped gradient, and what holds for each holds
+for their mixture. There are so many places that more rows are drawn once in 10**18 steps; those
+over are left out. A subject takes a place for as many rows as the job lets one have. What a model
+draws, such as dropout's masks, is secret, and belongs to the place.
 
 Differences from the paper: Poisson sampling as the accountants assume, not fixed-size batches;
 the noise is on a grid (see `consilo.privacy.noise`). An optimiser with momentum or adaptive steps
@@ -146,7 +153,8 @@ class DPHook(FitHook):
         self._stream = stream
         self._source = source
         self._steps_taken = 0
-        self._batch = 0
+        self._num_places, self._places_a_batch = 0, 0
+        self._places: SecretStream | None = None
         self._sums: ClippedSums | None = None
         self._noise: SecretStream | None = None
         self._buffers: Params = {}
@@ -181,8 +189,10 @@ class DPHook(FitHook):
         session.batches = drawn if self._subjects is None else _rows_of(drawn, self._subjects)
         self._buffers = _buffers(session.model)
         self._noise = self._stream.child("noise", question)
-        self._batch = _physical_batch(session.plan.batch_size, self.max_physical_batch)
-        self._batch = max(self._batch, self._most_rows)
+        self._places = self._stream.child("places", question)
+        self._num_places, self._places_a_batch = _num_places(
+            self._num_units(session), self.sample_rate, self.max_physical_batch // self._most_rows
+        )
         secret_draws = self._stream.child("draws", question)
         if self._source is None:
             grouped = self._subjects is not None
@@ -211,48 +221,66 @@ class DPHook(FitHook):
         from consilo.privacy.clipping import HookedRows, NotBookable
 
         parameters = list(session.parameters().values())
-        try:
-            sums = self._clipped(session, rows)
-        except NotBookable:
-            # The forward took another way than for the rows that were tried before the fit.
-            assert self._sums is not None
-            self._sums.close()
-            self._sums = HookedRows(session.model, parameters, self.max_grad_norm)
-            sums = self._clipped(session, rows)
+        if self._source is not None:
+            sums = self._source.sums(session, self._units(rows))
+        else:
+            assert self._places is not None
+            places = drawn_places(self._num_places, self._places)
+            try:
+                sums = self._clipped(session, rows, places)
+            except NotBookable:
+                # The forward took another way than for the rows that were tried before the fit.
+                assert self._sums is not None
+                self._sums.close()
+                self._sums = HookedRows(session.model, parameters, self.max_grad_norm)
+                sums = self._clipped(session, rows, places)
         self._release(parameters, sums, self.sample_rate * self._num_units(session))
         self._steps_taken += 1
 
-    def _clipped(self, session: FitSession, rows: Indices) -> list[Tensor]:
-        if self._source is not None:
-            units = [rows[at : at + 1] for at in range(len(rows))]
-            if self._subjects is not None and len(rows):
-                units = np.split(rows, np.flatnonzero(np.diff(self._subjects[rows])) + 1)
-            return self._source.sums(session, units)
-        assert self._sums is not None
-        for part, sizes in self._parts(rows):
-            spare = self._batch - len(part)
-            filled = np.concatenate([part, np.repeat(part[-1:], spare)])
-            losses = _losses(session, session.batch(filled))
-            self._sums.add(losses, self._batch, num_spare=spare, sizes=sizes)
-        return self._sums.take()
+    def _units(self, rows: Indices) -> list[Indices]:
+        """Return what was drawn: single rows, or those of each subject, which lie together."""
+        starts = np.flatnonzero(np.diff(self._whose(rows))) + 1
+        return np.split(rows, starts) if len(rows) else []
 
-    def _parts(self, rows: Indices) -> Iterator[tuple[Indices, tuple[int, ...]]]:
-        """Yield each batch's rows, and how many its subjects have: none is in two batches."""
+    def _whose(self, rows: Indices) -> Indices:
+        """Return of each row the number of its unit, from 0 in the order that they have."""
         if self._subjects is None:
-            for start in range(0, len(rows), self._batch):
-                yield rows[start : start + self._batch], ()
-            return
-        whose = self._subjects[rows]
-        if not len(rows):
-            return
-        start, sizes = 0, list[int]()
-        for end in np.append(np.flatnonzero(np.diff(whose)) + 1, len(rows)).tolist():
-            if end - start > self._batch:
-                yield rows[start : start + sum(sizes)], tuple(sizes)
-                start, sizes = start + sum(sizes), []
-            sizes.append(end - start - sum(sizes))
-        if sizes:
-            yield rows[start:], tuple(sizes)
+            return np.arange(len(rows))
+        return np.append([0], np.cumsum(np.diff(self._subjects[rows]) != 0))[: len(rows)]
+
+    def _clipped(self, session: FitSession, rows: Indices, places: Indices) -> list[Tensor]:
+        """Return the sum of the units' clipped gradients, each in its place.
+
+        Args:
+            session: the fit.
+            rows: of the units that were drawn, those of one together.
+            places: the first unit's, the second's, and so on; of the last ones there may be none.
+        """
+        import torch
+
+        assert self._sums is not None
+        width, size = self._most_rows, self._places_a_batch
+        whose = self._whose(rows)
+        rows, whose = rows[whose < len(places)], whose[whose < len(places)]
+        within = np.arange(len(rows)) - np.searchsorted(whose, whose)
+        batches = places[whose] // size
+        others = [
+            each.repeat(size * width, *[1] * (each.ndim - 1)) for each in _made_up(session, 1)
+        ]
+        for number in range(self._num_places // size):
+            here = np.flatnonzero(batches == number)
+            at = (places[whose[here]] - number * size) * width + within[here]
+            batch, where = [each.clone() for each in others], torch.from_numpy(at)
+            for whole, part in zip(batch, session.batch(rows[here]), strict=True):
+                whole[where] = part
+            sizes = () if self._subjects is None else np.unique(whose[here], return_counts=True)[1]
+            self._sums.add(
+                _losses(session, (batch[0], batch[1])),
+                size * width,
+                places=where,
+                sizes=tuple(map(int, sizes)),
+            )
+        return self._sums.take()
 
     def _num_units(self, session: FitSession) -> int:
         """Return how many rows, or subjects, there are."""
@@ -290,13 +318,27 @@ def _groups(sizes: list[int]) -> Iterator[slice]:
     yield slice(start, len(sizes))
 
 
-def _physical_batch(batch_size: int, most: int) -> int:
-    """Return how many rows a batch is filled up to: of the job's settings alone, never of rows.
+def drawn_places(count: int, stream: SecretStream) -> Indices:
+    """Return the numbers below ``count`` in a random order."""
+    return np.argsort(stream.uniform(count), kind="stable").astype(np.int64)
 
-    A fifth more than are expected, so that most steps need no batch more, in batches of equal size.
+
+def _num_places(num_units: int, sample_rate: float, most: int) -> tuple[int, int]:
+    """Return how many places a step has, and a batch: of what is public alone, never of rows.
+
+    More units are drawn with a probability of exp(-42) at most (Bernstein's inequality).
+
+    Args:
+        num_units: rows, or subjects.
+        sample_rate: of each.
+        most: of a batch; less than 1 counts as 1.
     """
-    wanted = batch_size * 1.2
-    return min(most, -8 * (-math.ceil(wanted / math.ceil(wanted / most)) // 8))
+    mean = sample_rate * num_units
+    spare = 14.0 + math.sqrt(196.0 + 84.0 * mean)
+    wanted = max(1, min(num_units, math.ceil(mean + spare)))
+    batches = math.ceil(wanted / max(1, most))
+    size = math.ceil(wanted / batches)
+    return batches * size, size
 
 
 def _clipped_sums(session: FitSession, max_norm: float, *, grouped: bool) -> ClippedSums:

@@ -129,10 +129,15 @@ def part_of_model(silo: SiloView, model: str) -> Part:
         Refused: where there is none, or it was trained for another purpose.
     """
     part = Part.from_bytes(silo.role(PARTS).part(model))
-    if part.purpose != silo.job.purpose:
+    require_purpose(part, silo.job.purpose)
+    return part
+
+
+def require_purpose(part: Part, purpose: str) -> None:
+    """Raise `Refused` where a model was trained for another purpose."""
+    if part.purpose != purpose:
         raise Refused(
-            f"the model '{model}' was trained for the purpose '{part.purpose}', not for "
-            f"'{silo.job.purpose}'",
+            f"the model '{part.model}' was trained for the purpose '{part.purpose}', not for "
+            f"'{purpose}'",
             code="purpose",
         )
-    return part

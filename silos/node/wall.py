@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hmac
 import inspect
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,13 +21,17 @@ import numpy as np
 
 from consilo.errors import BudgetExhausted, ConsiloError, ModelDiverged, Refused, ReplyInvalid
 from consilo.horizontal.holdout import PURPOSE as HELD_OUT
+from consilo.jobs.joint import JointJob
+from consilo.jobs.scoring import Scoring
 from consilo.kernel import roles
+from consilo.kernel.letters import relay_statement
 from consilo.kernel.roles import SiloHost
 from consilo.kernel.verbs import Field, declared_field
 from consilo.kernel.view import MANIFEST
 from consilo.privacy.account import Charge
 from consilo.protocols.dispatch import Question
 from consilo.protocols.names import NAMES, find_protocol
+from consilo.vertical.parts import Part, require_purpose
 from consilo.vertical.roles import ModelParts
 from silos.gate.bundles import declared
 from silos.node.apart import Units
@@ -181,7 +184,7 @@ class _Bounds:
         self._bundle = bundle
         part = question.job.part(question.contract, host.name)
         self._contracts = (question.contract, part)
-        self._text = json.dumps(question.job.to_json())
+        self._handle, self._models = _named_by(question)
         header = question.header
         # A split network's start (`SplitPart._seed`) and the salt of a part's reference
         # (`consilo.vertical.parts`) are the same in all steps of a run; nothing else needs a key
@@ -202,14 +205,30 @@ class _Bounds:
             bound.arguments["purpose"] = self._question.job.purpose
         for name, value in bound.arguments.items():
             bound.arguments[name] = self._checked(role, name, value)
+        if method == "sign_relay" and not self._is_own_statement(bound.arguments.get("value")):
+            raise Refused("a worker introduces this silo in its own run alone", code="worker")
+        if method == "keep_part" and bound.arguments["model"] != self._question.header.run_id:
+            raise Refused("a worker keeps the part of its own run's model", code="worker")
         if role == "run_state" and bound.arguments["name"] == MANIFEST and method != "kept":
             own = self._question.header.manifest.digest.encode()
             if bound.arguments.get("content") != own:
                 raise Refused("a worker's run is its own", code="worker")
         found = function(*bound.args, **bound.kwargs)
+        if (role, method) == ("parts", "part"):
+            require_purpose(Part.from_bytes(found), self._question.job.purpose)
         if (role, method) == ("secrets", "secret"):
             return hmac.digest(found, f"worker/{self._bundle}/{self._scope}".encode(), "sha256")
         return found
+
+    def _is_own_statement(self, value: Any) -> bool:
+        """Return whether a statement is what `consilo.kernel.letters` says of this silo, here.
+
+        With another run's the coordinator could pass for this silo there: in a match, say.
+        """
+        header = self._question.header
+        told = relay_statement(header, self._host.name, "")
+        key = value.get("key") if isinstance(value, dict) else None
+        return isinstance(key, str) and {**value, "key": ""} == told
 
     def _checked(self, role: str, name: str, value: Any) -> Any:
         """Return an argument, which is of this question or of this bundle."""
@@ -224,8 +243,8 @@ class _Bounds:
             "contract": lambda: value in self._contracts,
             "job": lambda: value == job,
             "header": lambda: value == Named(header.step_id),
-            "handle": lambda: isinstance(value, str) and json.dumps(value) in self._text,
-            "model": lambda: value == header.run_id or json.dumps(value) in self._text,
+            "handle": lambda: isinstance(value, str) and value == self._handle,
+            "model": lambda: value in self._models,
             "account": lambda: value in {self._host.rows.dataset(c) for c in self._contracts},
             "charge": lambda: (
                 isinstance(value, Charge)
@@ -236,6 +255,17 @@ class _Bounds:
         if name in same and not same[name]():
             raise Refused(f"a worker asks for another {name} than its own", code="worker")
         return header if name == "header" else value
+
+
+def _named_by(question: Question) -> tuple[str, frozenset[str]]:
+    """Return the match that a job is over, and the models whose parts it may use.
+
+    What else a job's text names counts for nothing: the coordinator writes it.
+    """
+    job, run = question.job, question.header.run_id
+    handle = job.holders.match if isinstance(job, JointJob) else ""
+    scored = job.protocol.args.get("model") if isinstance(job, Scoring) else run
+    return handle, frozenset({run, str(scored)})
 
 
 def _is_declaration(value: Any) -> bool:

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from consilo.errors import JobInvalid
+from consilo.horizontal import private_figures
+from consilo.horizontal.subjects import Subjects
 from consilo.learners.tabular import MLP
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitPlan, TorchLearner
+from consilo.privacy import dpsgd
 from consilo.privacy.clipping import BookKeeping, ClippedSums, HookedRows
 from consilo.privacy.dpsgd import DPHook
 from consilo.privacy.noise import ARITHMETIC, SecretStream
@@ -88,12 +91,11 @@ def by_functorch(model: nn.Module, norm: float) -> ClippedSums:
 
 def total(sums: ClippedSums, features: Tensor, labels: Tensor) -> Tensor:
     """The clipped sum of rows, in a batch that is filled up to one size."""
-    spare = ROWS - len(features)
-    at = [*range(len(features)), *[len(features) - 1] * spare]
+    at = [min(place, len(features) - 1) for place in range(ROWS)]
     sums.add(
         lambda model: functional.cross_entropy(model(features[at]), labels[at], reduction="none"),
         ROWS,
-        num_spare=spare,
+        places=torch.arange(len(features)),
     )
     return torch.cat([each.reshape(-1) for each in sums.take()])
 
@@ -190,6 +192,105 @@ def test_the_noise_pays_for_what_arithmetic_adds() -> None:
         data, FitPlan(batch_size=8, steps=1), rng=rng, hooks=(hook,)
     )
     assert stds[0] == pytest.approx(5e-3, rel=0.02)
+
+
+def betraying(inputs: int, hidden: tuple[int, int], seed: int) -> MLP:
+    """A perceptron whose outputs are the last bits of sums, a billion times as large.
+
+    All of its first neurons are alike, and each of its second ones takes one of them from another.
+    """
+    model, rng = MLP(inputs, 1, hidden=hidden), np.random.default_rng(seed)
+    first, second, last = (each for each in model.layers if isinstance(each, nn.Linear))
+    with torch.no_grad():
+        first.weight[:] = torch.from_numpy(rng.normal(size=inputs) * 3e3)
+        first.bias.fill_(2e4)
+        second.weight.zero_()
+        second.bias.zero_()
+        for row in second.weight:
+            one, other = rng.integers(0, hidden[0], 2)
+            row[one] += 1e6
+            row[other] -= 1e6
+        last.weight.fill_(1e3)
+        last.bias.fill_(-1.0)
+    return model
+
+
+def as_if(left_out: int | None, order: np.ndarray) -> np.ndarray:
+    """Places in which all others are where they are with one row more, whose place is free."""
+    return order if left_out is None else np.delete(order, left_out)
+
+
+@pytest.mark.parametrize("rows_a_subject", [None, 3])
+@pytest.mark.parametrize("hidden", [(5, 5), (10, 4), (32, 32)], ids=str)
+@pytest.mark.parametrize("inputs", [5, 7, 13, 30])
+def test_a_row_more_moves_no_other_to_a_place_where_it_is_rounded_otherwise(
+    monkeypatch, inputs, hidden, rows_a_subject
+) -> None:
+    """In the rows' own order one of 200 moved the sum by 5.5 times the norm of clipping.
+
+    The last bit of a matrix product depends on the place in the batch. In random places it does
+    so as well, but whether a row is there or not, the others have the same ones.
+    """
+    rng, left_out = np.random.default_rng(inputs), 7
+    count = 60 if rows_a_subject is None else 20
+    width = rows_a_subject or 1
+    features = rng.normal(size=(count * width, inputs)).astype(np.float32)
+    labels = rng.integers(0, 2, len(features))
+    codes = np.repeat(np.arange(count), width)
+
+    def sums(without: int | None) -> Tensor:
+        order = np.random.default_rng(1).permutation(count)
+        monkeypatch.setattr(dpsgd, "drawn_places", lambda *_: as_if(without, order))
+        monkeypatch.setattr(dpsgd, "_num_places", lambda *_: (count, count // 2))
+        kept = codes != without
+        whose = None if rows_a_subject is None else Subjects.of(codes[kept]).codes
+        hook = Spy(
+            sigma=1.0,
+            max_grad_norm=1.0,
+            sample_rate=1.0,
+            stream=SecretStream(bytes(32), "x"),
+            subjects=whose,
+            max_rows_per_subject=width,
+        )
+        TorchLearner(betraying(inputs, hidden, inputs), Task.of("binary")).fit(
+            Arrays(features[kept], labels[kept]),
+            FitPlan(batch_size=count, steps=1, lr=1e-30),
+            rng=np.random.default_rng(0),
+            hooks=(hook,),
+        )
+        return hook.sums
+
+    assert float((sums(None) - sums(left_out)).norm()) <= LIMIT
+
+
+def test_places_are_random_and_as_many_as_can_be_drawn() -> None:
+    stream = SecretStream(bytes(32), "places")
+    first, second = (dpsgd.drawn_places(1000, stream) for _ in range(2))
+    assert sorted(first) == list(range(1000))
+    assert 0 <= (first == second).sum() < 10
+    for units, rate in ((40, 1.0), (400, 0.08), (100_000, 0.01), (3, 0.5), (1, 1.0)):
+        places, batch = dpsgd._num_places(units, rate, 256)
+        assert places % batch == 0
+        assert batch <= 256
+        assert places >= min(units, rate * units + 9 * (rate * units) ** 0.5)
+        assert places <= max(units, 1.2 * 256) + batch
+
+
+def test_figures_are_of_outputs_in_random_places_too(monkeypatch) -> None:
+    """Of a model that tells last bits, one row more changed others' outputs."""
+    rng, count, left_out = np.random.default_rng(0), 192, 7
+    features = rng.normal(size=(count, 30)).astype(np.float32)
+    learner = TorchLearner(betraying(30, (5, 5), 2), Task.of("binary"))
+    order = np.random.default_rng(1).permutation(count)
+
+    def outputs(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+        monkeypatch.setattr(private_figures, "drawn_places", lambda *_: places)
+        return private_figures._outputs(learner, rows, SecretStream(bytes(32), "places"))
+
+    whole = outputs(features, order)
+    free = np.append(as_if(left_out, order), order[left_out])
+    others = outputs(np.delete(features, left_out, axis=0), free)
+    np.testing.assert_array_equal(np.delete(whole, left_out), others)
 
 
 @pytest.mark.parametrize("norm", [0.0, 1e-13, 1e13, float("nan"), float("inf")])

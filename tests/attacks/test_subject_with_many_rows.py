@@ -174,7 +174,7 @@ def test_subjects_of_one_row_each_are_rows() -> None:
     assert one.steps == other.steps
 
 
-def test_steps_and_rate_are_of_subjects_and_no_subject_is_in_two_batches() -> None:
+def test_steps_and_rate_are_of_subjects_and_each_has_a_place_of_its_own() -> None:
     features = np.ones((60, 2), np.float32)
     codes = np.repeat(np.arange(20), 3)
     _, report = fitted(codes, features, most=3, steps=None, epochs=2)
@@ -183,11 +183,11 @@ def test_steps_and_rate_are_of_subjects_and_no_subject_is_in_two_batches() -> No
         sigma=1.0, max_grad_norm=1.0, sample_rate=0.5, stream=SecretStream(bytes(32), "x"),
         subjects=codes, max_rows_per_subject=3,
     )  # fmt: skip
-    hook._batch = 8
-    parts = list(hook._parts(np.arange(60)))
-    assert all(len(part) == sum(sizes) <= 8 for part, sizes in parts)
-    assert sum(len(sizes) for _, sizes in parts) == 20
-    assert {size for _, sizes in parts for size in sizes} == {3}
+    assert [each.tolist() for each in hook._units(np.arange(9))] == [
+        [0, 1, 2],
+        [3, 4, 5],
+        [6, 7, 8],
+    ]
     with pytest.raises(JobInvalid, match="more than 2"):
         DPHook(
             sigma=1.0, max_grad_norm=1.0, sample_rate=0.5, stream=SecretStream(bytes(32), "x"),

@@ -235,8 +235,7 @@ def test_a_model_in_processes_apart_sees_standardised_targets_too():
     seen = [unit["targets"] for what, unit in apart.asked if what == "gradient"]
     assert max(np.abs(each).max() for each in seen) < 10
     # Figures are in the target's own units, as those of a model in this process.
-    assert np.allclose(
-        _outputs(learner_apart(job, encoding, apart, plain.parameters(), target), data.features),
-        _outputs(plain, data.features),
-    )
-    assert abs(_outputs(plain, data.features).mean() - 1e6) < 1000
+    elsewhere = learner_apart(job, encoding, apart, plain.parameters(), target)
+    found = _outputs(plain, data.features, stream)
+    assert np.allclose(_outputs(elsewhere, data.features, stream), found)
+    assert abs(found.mean() - 1e6) < 1000

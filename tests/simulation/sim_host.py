@@ -6,6 +6,7 @@ import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
+import clinic
 from sim_tiny import REPORT
 
 from consilo.record.chain import Chain, in_utc
@@ -26,6 +27,8 @@ POLICY = Policy(
     min_cohort=1,
 )
 
+ROWS = clinic.frame(100)
+
 
 class Rows:
     """A hundred rows that keep every contract."""
@@ -33,8 +36,11 @@ class Rows:
     def check(self, contract, *, purpose=""):
         return REPORT
 
+    def frame(self, contract, *, purpose=""):
+        return ROWS
+
     def num_rows(self, contract, purpose="", *, subjects=False):
-        return 100
+        return len(ROWS)
 
     def dataset(self, contract):
         return "data"

@@ -18,6 +18,7 @@ import warm_silo
 
 from consilo.errors import BudgetExhausted, ConsiloError, Refused, ReplyInvalid, SchemaDrift
 from consilo.kernel.headers import Header, Manifest
+from consilo.kernel.letters import relay_statement
 from consilo.kernel.verbs import Disclosure
 from consilo.privacy.account import Charge
 from consilo.protocols.dispatch import Question
@@ -199,6 +200,7 @@ def tell(silo: Silo, acts: Callable[[RemoteSilo], object], asked: Question | Non
     return found[0]
 
 
+KEY = "0" * 64
 CHARGE = Charge("run", question().header.step_id, "m", "dp_sgd", 1.0, 0.5, 10, 40)
 BEYOND = {
     "another run's secret": lambda h: h.secrets.secret("other"),
@@ -222,6 +224,24 @@ BEYOND = {
     "another run's history": lambda h: h.account.reserved("other"),
     "a model that the job does not name": lambda h: h.parts.part("other"),
     "a match that the job does not name": lambda h: h.matches.match("other", purpose="x"),
+    "the part of a model that is named anywhere in the job": lambda h: h.parts.part(JOB.name),
+    "a match that is named anywhere in the job": lambda h: h.matches.match(
+        JOB.name, purpose=JOB.purpose
+    ),
+    "to replace another model's part": lambda h: h.parts.keep_part(JOB.name, b"x", {}),
+    "to introduce this silo in another run": lambda h: h.letters.sign_relay(
+        relay_statement(replace(question().header, run_id="match"), "north", KEY)
+    ),
+    "to introduce it by another protocol": lambda h: h.letters.sign_relay(
+        relay_statement(replace(question().header, protocol="psi"), "north", KEY)
+    ),
+    "to introduce another silo": lambda h: h.letters.sign_relay(
+        relay_statement(question().header, "south", KEY)
+    ),
+    "to sign more": lambda h: h.letters.sign_relay(
+        {**relay_statement(question().header, "north", KEY), "more": 1}
+    ),
+    "to sign words": lambda h: h.letters.sign_relay("words"),
     "to end a run": lambda h: h.gate.conclude("run"),
     "to sign": lambda h: h.gate.sign(None, None, {}),
     "to verify": lambda h: h.gate.verify(None),
@@ -238,6 +258,12 @@ def test_a_worker_asks_for_nothing_beyond_its_question(silo: Silo, way: str) -> 
     found = tell(silo, BEYOND[way])
     assert isinstance(found, Refused), found
     assert silo.account.ledger.run_charges("run") == []
+
+
+def test_a_worker_introduces_its_silo_in_its_own_run(silo: Silo) -> None:
+    statement = relay_statement(question().header, "north", KEY)
+    signed = tell(silo, lambda host: host.letters.sign_relay(statement))
+    assert signed == silo.letters.sign_relay(statement)
 
 
 def test_a_worker_has_a_key_of_its_own_and_never_the_runs_secret(silo: Silo) -> None:
