@@ -347,10 +347,13 @@ def _run(
             resume=order.resume,
         )
     except BaseException as error:
+        connection.finish(False, type(error).__name__)
         if isinstance(error, RunNotResumable):
             place = connection.home / "runs" / order.run_id
-            close_ended(connection.tracking_uri, experiment, place)
-        connection.finish(False, type(error).__name__)
+            try:
+                close_ended(connection.tracking_uri, experiment, place)
+            except Exception as away:  # whoever tends the directory ends what they show
+                get_run_logger().warning("how it ended is not shown: %s", type(away).__name__)
         raise
 
 

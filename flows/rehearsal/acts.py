@@ -109,7 +109,7 @@ def _bad_line(fault: Fault, there: Standing, silo: str) -> Undo:
     way = there.links[silo]
     way.weather = {
         "cut": Weather(is_cut=True),
-        "lose packets": Weather(loss=min(fault.amount or 0.2, 0.9)),
+        "lose packets": Weather(loss=fault.amount or 0.2),
         "narrow": Weather(bytes_per_s=fault.amount or 32_000.0),
     }[fault.what]
 

@@ -53,6 +53,9 @@ FITS: Mapping[str, tuple[str, ...]] = {
 }
 """What is done → to which parts it can be."""
 
+EXPLODING = 1e30
+"""By what a poisoned update that is a number is too large."""
+_MOST_LOSS = 0.9
 _WHEN = re.compile(r"before|during round ([1-9][0-9]*)|after")
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
@@ -81,7 +84,10 @@ class Fault(Config):
         None, ge=0, description="'90 s', 'at once', or 'for good': until the run has ended"
     )
     amount: float | None = Field(
-        None, gt=0, description="of lose packets: the share; of narrow: bytes a second"
+        None,
+        gt=0,
+        description="of lose packets: the share, 0.9 at most; of narrow: bytes a second; of "
+        "poison: 1e30, by which updates are too large, else they are no numbers",
     )
     promise: Promise = Field(
         "by quorum",
@@ -103,7 +109,18 @@ class Fault(Config):
             )
         if self.silo is not None and self.part != "silo":
             raise ValueError(f"silo: the part is '{self.part}'; leave it out")
+        if wrong := self._amount_fault():
+            raise ValueError(f"amount: {wrong}, found {self.amount:g}")
         return self
+
+    def _amount_fault(self) -> str:
+        if self.amount is None or self.what == "narrow":
+            return ""
+        if self.what == "lose packets":
+            return "" if self.amount <= _MOST_LOSS else f"expected a share up to {_MOST_LOSS}"
+        if self.what == "poison":
+            return "" if self.amount == EXPLODING else f"expected {EXPLODING:g}, or none"
+        return f"'{self.what}' has none; leave it out"
 
     @property
     def round(self) -> int | None:
@@ -138,7 +155,7 @@ CATALOGUE: tuple[Fault, ...] = (
     _known("silo-clock", "silo", "shift clock", when="before"),
     _known("silo-release-before", "silo", "release before", when="before", promise="survives"),
     _known("update-nan", "silo", "poison", when="before"),
-    _known("update-exploding", "silo", "poison", when="before", amount=1e30),
+    _known("update-exploding", "silo", "poison", when="before", amount=EXPLODING),
     _known("checkpoint-corrupted", "pipeline", "corrupt checkpoint", promise="survives"),
     _known("contract-broken", "silo", "break contract"),
     _known("budget-exhausted", "silo", "exhaust budget"),

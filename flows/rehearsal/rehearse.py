@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from consilo.errors import ServiceFailed
+from consilo.errors import ConfigInvalid, ServiceFailed
 from flows.rehearsal.copies import Rehearsed
 from flows.rehearsal.deployed import by_worker, run_deployed
 from flows.rehearsal.disks import mount, of_our_own, why_not
@@ -49,8 +49,14 @@ def rehearse(
         told: told each survival as it is known.
 
     Raises:
+        ConfigInvalid: where a fault names a silo that there is not.
         ServiceFailed: where the federation does not come up, or the undisturbed run fails.
     """
+    unknown = [each for each in faults if each.silo and each.silo not in rehearsed.silos]
+    if unknown:
+        there_are = ", ".join(rehearsed.silos)
+        told_of = [f"{each.name}: no silo '{each.silo}'; there are {there_are}" for each in unknown]
+        raise ConfigInvalid("--faults", told_of)
     if not why_not() and any(each.what == "fill disk" for each in faults):
         of_our_own()
         for folder in (at.disk, *rehearsed.silos.values()):

@@ -14,7 +14,7 @@ from flows.rehearsal.faults import Fault
 
 Kind = Literal["horizontal", "vertical", "asynchronous"]
 NOT_POSSIBLE = "not possible here"
-_NO_REASON = ("ended without a result", "Traceback")
+_NO_REASON = ("ended without a result", "Traceback", "see the coordinator's log")
 
 
 @dataclass(frozen=True)

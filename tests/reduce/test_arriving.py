@@ -12,6 +12,12 @@ from consilo.wire import params as tree
 
 KEY = Ed25519PrivateKey.generate()
 SIZES = (60, 50, 40, 40)
+FAST = ("east", "north", "south")
+SLOW_WEST = [
+    *([name, number] for number in range(1, 7) for name in FAST),
+    *(["east", 7], ["north", 7], ["west", 1], ["south", 7], ["east", 8], ["north", 8]),
+]
+"""Who answers, and to which round's question, where three answers make a round; eight rounds."""
 
 
 def job(rounds=6, protocol=None, **changes):
@@ -108,17 +114,23 @@ def test_a_run_that_died_asks_the_same_again_and_its_record_replays(tmp_path):
 
 
 def test_privacy_is_paid_by_the_number_of_answers(tmp_path):
-    slow = {"west": 0.3, "east": 0.01, "north": 0.01, "south": 0.01}
-    silos = hosts()
-    private = job(8, {"buffer": 3}, privacy={"epsilon": 5.0, "delta": 1e-3})
-    run = clinic.run_of(private, silos, tmp_path, key=KEY, wrap=lambda t: Paced(t, slow))
+    silos, made = hosts(), []
+    privacy = {"epsilon": 5.0, "delta": 1e-3, "accountant": "rdp"}
+    private = job(8, {"buffer": 3}, privacy=privacy)
+
+    def wrap(inner):
+        made.append(Paced(inner, script=[*SLOW_WEST]))
+        return made[0]
+
+    run = clinic.run_of(private, silos, tmp_path, key=KEY, wrap=wrap)
+    made[0].follow(run)
     result = finished(run)
     assert result.status == "complete", result.reason
     answers = {name: 0 for name in silos}
     for each in arrivals(tmp_path).values():
         for name, _ in each:
             answers[name] += 1
-    assert answers["west"] < 8
+    assert answers == {"east": 8, "north": 8, "south": 7, "west": 1}
     assert {n: len(host.spends["r1"]) for n, host in silos.items()} == answers
     assert result.silos["west"].epsilon < result.silos["east"].epsilon <= 5.0
 
@@ -141,14 +153,21 @@ def test_an_answer_that_is_too_stale_is_recorded_and_not_used(tmp_path):
 
 def test_a_silo_that_is_spared_at_the_end_is_asked_where_nobody_else_answers(tmp_path):
     # All that is under way fails in the last round, and the slow one was not asked for it.
-    slow = {"west": 0.3, "east": 0.01, "north": 0.01, "south": 0.01}
-    lost = {(name, 12) for name in ("east", "north", "south")}
-    some = job(12, {"buffer": 3}, quorum={"min_silos": 1})
-    run = clinic.run_of(
-        some, hosts(), tmp_path, key=KEY, wrap=lambda t: Paced(t, slow, faults=lost)
-    )
+    later = [[name, number] for number in range(9, 13) for name in FAST]
+    script = [*SLOW_WEST, *later, ["west", 12]]
+    made, some = [], job(12, {"buffer": 3}, quorum={"min_silos": 1})
+
+    def wrap(inner):
+        made.append(Paced(inner, script=script, faults={(name, 12) for name in FAST}))
+        return made[0]
+
+    run = clinic.run_of(some, hosts(), tmp_path, key=KEY, wrap=wrap)
+    made[0].follow(run)
     assert finished(run).status == "degraded"
-    assert [name for name, _ in arrivals(tmp_path)[12]] == ["west"]
+    came = arrivals(tmp_path)
+    assert came[7][-1] == ["west", 1]
+    assert came[12] == [["west", 12]]
+    assert not script
 
 
 def test_a_silo_that_was_gone_is_back_at_the_next_round(tmp_path):

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo.errors import CoordinatorUnreachable, RecordTampered, RunNotResumable
 from consilo.record import chain
 from consilo.record.run_record import read, verify
-from consilo.runs.checkpoint import CHECKPOINT, read_checkpoint
+from consilo.runs.checkpoint import CHECKPOINT, keep_checkpoint, read_checkpoint
 from consilo.wire import params as tree
 from consilo.wire.payload import pack, unpack
 
@@ -240,6 +240,20 @@ def test_a_checkpoint_that_is_damaged_is_not_gone_on_from(at, tmp_path):
     assert [each["kind"] for each in read(record)].count("checkpoint_damaged") == 1
 
 
+def test_damage_of_the_name_of_a_checkpoints_hash_is_damage(tmp_path):
+    keep_checkpoint(tmp_path, {"state": {"round": 1}, "reports": "[]", "num_examples": {}})
+    place = tmp_path / CHECKPOINT
+    content = bytearray(place.read_bytes())
+    at = content.index(b"sha256")
+    assert read_checkpoint(tmp_path)["state"] == {"round": 1}
+    for letter in range(at, at + len(b"sha256")):
+        content[letter] ^= 1
+        place.write_bytes(content)
+        with pytest.raises(RecordTampered, match="not as it was written"):
+            read_checkpoint(tmp_path)
+        content[letter] ^= 1
+
+
 def test_a_checkpoint_of_a_release_that_wrote_no_hash_is_gone_on_from(tmp_path):
     hosts = silos()
     died = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY)
@@ -248,7 +262,7 @@ def test_a_checkpoint_of_a_release_that_wrote_no_hash_is_gone_on_from(tmp_path):
     died.train_round()
     place = tmp_path / "died" / CHECKPOINT
     kept = unpack(place.read_bytes())
-    del kept["sha256"]
+    del kept["sha256"], kept["updates"]  # it knew neither
     place.write_bytes(pack(kept))
     run = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY, resume=True)
     assert run.rounds_left == 3

@@ -15,6 +15,8 @@ from typing import BinaryIO
 _MARK = b"\xef\xbb\xbf"
 _NARROW = ("ascii", "utf-8", "cp125", "iso8859", "mac-")
 """Begin Python's names of encodings in which every byte of ASCII is the letter that it is there."""
+_TWICE = ("mac-arabic", "mac-farsi")
+"""In these other bytes are quotes and separators too, for text from right to left."""
 
 
 class Rest(io.RawIOBase):
@@ -53,7 +55,7 @@ def can_cut(encoding: str) -> bool:
     (True, False)
     """
     name = codecs.lookup(encoding).name
-    return name.startswith(_NARROW) and name != "utf-8-sig"
+    return name.startswith(_NARROW) and name not in ("utf-8-sig", *_TWICE)
 
 
 @dataclass(frozen=True)

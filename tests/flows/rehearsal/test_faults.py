@@ -10,7 +10,10 @@ from consilo.contracts.contract import SHIPPED
 from consilo.errors import ConfigInvalid
 from consilo.jobs.job import Job
 from flows.rehearsal.acts import ACTS
+from flows.rehearsal.copies import Rehearsed
 from flows.rehearsal.faults import CATALOGUE, FITS, Fault, chosen
+from flows.rehearsal.place import Place
+from flows.rehearsal.rehearse import rehearse
 from flows.rehearsal.survival import can_miss, chosen_silo, is_kept, promise_of
 
 WANTED = {
@@ -61,6 +64,9 @@ def test_a_person_writes_faults_of_their_own(tmp_path: Path) -> None:
         ("{name: a, part: mlflow, silo: north, what: kill}", "leave it out"),
         ("{name: flow-killed, part: mlflow, what: kill}\n  - flow-killed", "there twice"),
         ("{name: a, part: silo, what: kill, wen: before}", "when"),
+        ("{name: a, part: silo, what: kill, amount: 3}", "'kill' has none"),
+        ("{name: a, part: silo, what: lose packets, amount: 20}", "a share up to 0.9, found 20"),
+        ("{name: a, part: silo, what: poison, amount: 5}", "expected 1e[+]30, or none, found 5"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, line: str, told: str) -> None:
@@ -68,6 +74,17 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, line: str, told: str) ->
     file.write_text(f"faults:\n  - {line}\n")
     with pytest.raises(ConfigInvalid, match=told):
         chosen(str(file))
+
+
+def test_a_fault_of_a_silo_that_there_is_not_is_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    job = Job.load(SHIPPED / "jobs" / "heart.yaml")
+    rehearsed = Rehearsed(job, tmp_path / "job.yaml", {"north": tmp_path / "north"}, "made up")
+    fault = Fault(name="line gone", part="silo", silo="nord", what="cut")
+    with pytest.raises(ConfigInvalid, match="line gone: no silo 'nord'; there are north"):
+        rehearse(Place(tmp_path), rehearsed, [fault], lambda text: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_must_come_of_a_fault_is_what_the_jobs_quorum_says() -> None:
@@ -98,6 +115,7 @@ def test_what_must_come_of_a_fault_is_what_the_jobs_quorum_says() -> None:
         ("refuses", "failed", "QuorumLost: …", None, 0, True),
         ("refuses", "failed", "", None, 0, False),  # nobody knows why
         ("refuses", "failed", "the pipeline ended without a result (exit code 1)", None, 0, False),
+        ("refuses", "failed", "TypeError: see the coordinator's log", None, 0, False),
         ("refuses", "degraded", "", True, 0, True),  # better than promised
         ("refuses", "degraded", "", False, 0, False),  # it took what it should refuse
     ],

@@ -5,6 +5,7 @@ import io
 import threading
 from datetime import UTC, datetime
 from decimal import Decimal
+from encodings.aliases import aliases
 
 import pandas as pd
 import pyarrow as pa
@@ -90,6 +91,19 @@ def test_a_line_of_too_many_fields_in_any_piece_is_told(tmp_path, monkeypatch, f
     (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n" * 400 + fault + "1,2\n" * 400)
     with pytest.raises(SourceUnreadable, match=r"a line has \d fields where 2 are expected"):
         read(tmp_path / "t.csv")
+
+
+def test_where_other_bytes_are_quotes_too_nothing_is_cut(tmp_path, monkeypatch):
+    raw = b"a,b\n" + b"1,2\n" * 100 + b"\xa2x\ny\xa2,3\n" * 60
+    (tmp_path / "t.csv").write_bytes(raw)
+    monkeypatch.setattr(csv_form, "TEXT_BLOCK", 64)
+    found = read(tmp_path / "t.csv", encoding="mac-arabic")
+    assert found["a"].to_pylist() == ["1"] * 100 + ["x\ny"] * 60
+    narrow = [each for each in aliases.values() if each.startswith(("cp125", "iso8859", "mac_"))]
+    cut = {name for name in (*narrow, "mac_arabic", "mac_farsi") if can_cut(name)}
+    assert len(cut) > 25
+    for name in cut:
+        assert not any(bytes([byte]).decode(name, "replace").isascii() for byte in range(128, 256))
 
 
 def test_a_text_that_cannot_be_cut_is_left_as_one(tmp_path):
