@@ -18,6 +18,7 @@ history.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
@@ -33,7 +34,9 @@ LEAST_KNOWN = 4
 FIRST_FACTOR = 1e15
 ROUNDS_KEPT = 32
 _BLOCK = 1 << 16
-Known = dict[str, dict[int, dict[str, tuple[float, float]]]]
+_Print = tuple[float, float, int]
+"""Sum of squares and sum of an update's numbers, and the CRC-32 of their bytes."""
+Known = dict[str, dict[int, dict[str, _Print]]]
 
 
 class Updates:
@@ -45,7 +48,7 @@ class Updates:
 
     def __init__(self, *, judges: bool = True) -> None:
         self.judges = judges
-        self._known: Known = {}  # kind of update → round → silo → (sum of squares, sum)
+        self._known: Known = {}  # kind of update → round → silo → print
 
     def require_like(
         self,
@@ -75,7 +78,7 @@ class Updates:
                 continue
             if field.where_asked or not fields.get(name) or not rows:
                 continue
-            sums = _sums(fields[name])
+            sums = _print(fields[name])
             kind = f"{verb.name}.{name}.{step}"
             self._judge(kind, sums, payload.get(field.like, {}), silo, round)
             self._known.setdefault(kind, {}).setdefault(round, {})[silo] = sums
@@ -96,17 +99,15 @@ class Updates:
         """Take the history that `to_payload` told."""
         self._known = {
             kind: {
-                int(number): {silo: (sums[0], sums[1]) for silo, sums in told.items()}
+                int(number): {silo: (sums[0], sums[1], int(sums[2])) for silo, sums in told.items()}
                 for number, told in rounds.items()
             }
             for kind, rounds in value.items()
         }
 
-    def _judge(
-        self, kind: str, sums: tuple[float, float], like: Any, silo: str, round: int
-    ) -> None:
+    def _judge(self, kind: str, sums: _Print, like: Any, silo: str, round: int) -> None:
         before = {n: told for n, told in self._known.get(kind, {}).items() if n < round}
-        norms = [math.sqrt(squares) for told in before.values() for squares, _ in told.values()]
+        norms = [math.sqrt(squares) for told in before.values() for squares, *_ in told.values()]
         norm = math.sqrt(sums[0])
         if not norm:
             if norms and all(norms):
@@ -126,20 +127,21 @@ class Updates:
 def _limit(norms: list[float], like: Any) -> float:
     """Return the largest norm that is taken for honest work."""
     if len(norms) < LEAST_KNOWN:
-        return FIRST_FACTOR * (1 + math.sqrt(_sums(like)[0]))
+        return FIRST_FACTOR * (1 + math.sqrt(_print(like)[0]))
     logs = [math.log(each) for each in norms]
     middle = median(logs)
     spread = 1.4826 * median(abs(each - middle) for each in logs)
     return math.exp(min(middle + max(math.log(LEAST_FACTOR), DEVIATIONS * spread), 700.0))
 
 
-def _sums(arrays: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the sum of squares and the sum over arrays, block by block in float64."""
-    squares = total = 0.0
+def _print(arrays: Mapping[str, Any]) -> _Print:
+    """Return the print of an update, block by block in float64."""
+    squares, total, check = 0.0, 0.0, 0
     for array in arrays.values():
         flat = np.asarray(array).reshape(-1)
         for start in range(0, flat.size, _BLOCK):
+            check = zlib.crc32(np.ascontiguousarray(flat[start : start + _BLOCK]).data, check)
             block = flat[start : start + _BLOCK].astype(np.float64)
             squares += float(block @ block)
             total += float(block.sum())
-    return squares, total
+    return squares, total, check

@@ -372,13 +372,15 @@ class Run(AnalyticsRun):
             fed.left.pop(name, None)
         fed.silos = tuple(sorted({*fed.silos, *self._benched} - fed.left.keys()))
         done = 0 if self.state is None else self.state.round
-        self._benched = benched(
-            self.exchanges,
-            done + 1,
-            silos=fed.silos,
-            here=fed.cohort(),
-            holds=Awaited(self.job.cohort_quorum, fed.num_examples),
-        )
+        self._benched = {}
+        if done < self.job.protocol.rounds:  # the model at the end is judged by all
+            self._benched = benched(
+                self.exchanges,
+                done + 1,
+                silos=fed.silos,
+                here=fed.cohort(),
+                holds=Awaited(self.job.cohort_quorum, fed.num_examples),
+            )
         fed.left |= {name: not_connected(why) for name, why in self._benched.items()}
         fed.silos = tuple(name for name in fed.silos if name not in fed.left)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,12 @@ from flows.rehearsal.faults import Fault
 from flows.rehearsal.standing import Standing
 from flows.services.federation import Addresses
 from flows.services.launch import can_go_on
+from flows.tending.servers import ask
 
 _BEGINS_WITHIN_S, _ENDS_WITHIN_S = 120.0, 300.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _NAME = "rehearsal"
+_ANSWERS_S = 20.0  # on a machine that runs a whole federation
 
 
 def by_worker(fault: Fault) -> bool:
@@ -75,7 +75,7 @@ def begin(there: Standing) -> tuple[str, Path]:
 def submit(there: Standing) -> str:
     """Ask Prefect for a run of the job by the worker; return the flow run's id."""
     api = Addresses.load(there.home).prefect_api
-    flow = _ask(f"{api}/flows/", {"name": "pipeline"})["id"]
+    flow = ask(f"{api}/flows/", {"name": "pipeline"}, within_s=_ANSWERS_S)["id"]
     deployment = {
         "name": _NAME,
         "flow_id": flow,
@@ -85,10 +85,10 @@ def submit(there: Standing) -> str:
         "work_queue_name": "default",
         "enforce_parameter_schema": False,
     }
-    made = _ask(f"{api}/deployments/", deployment)["id"]
+    made = ask(f"{api}/deployments/", deployment, within_s=_ANSWERS_S)["id"]
     parameters = {"job": str(there.rehearsed.file)}
     asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    return str(_ask(f"{api}/deployments/{made}/create_flow_run", asked)["id"])
+    return str(ask(f"{api}/deployments/{made}/create_flow_run", asked, within_s=_ANSWERS_S)["id"])
 
 
 def await_end(there: Standing, flow_run: str, look: Callable[[], None]) -> Mapping[str, Any]:
@@ -98,16 +98,9 @@ def await_end(there: Standing, flow_run: str, look: Callable[[], None]) -> Mappi
     while time.monotonic() < deadline:
         there.watch.look()
         look()
-        state: Mapping[str, Any] = _ask(f"{api}/flow_runs/{flow_run}")["state"]
+        state: Mapping[str, Any] = ask(f"{api}/flow_runs/{flow_run}", within_s=_ANSWERS_S)["state"]
         if state["type"] in _FINAL:
             return state
         time.sleep(0.2)
     told = f"the flow run had not ended after {_ENDS_WITHIN_S:.0f} s"
     return {"type": "STUCK", "name": "Stuck", "message": told}
-
-
-def _ask(url: str, body: Any = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20.0) as answer:
-        return json.load(answer)

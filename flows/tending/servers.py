@@ -11,7 +11,7 @@ from typing import Any
 WITHIN_S = 5.0
 
 
-def ask(url: str, body: Mapping[str, Any] | None = None) -> Any:
+def ask(url: str, body: Mapping[str, Any] | None = None, *, within_s: float = WITHIN_S) -> Any:
     """Return a server's answer in JSON; with a body it is a POST.
 
     Raises:
@@ -20,7 +20,7 @@ def ask(url: str, body: Mapping[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=WITHIN_S) as answer:
+        with urllib.request.urlopen(request, timeout=within_s) as answer:
             return json.loads(answer.read() or b"null")
     except (HTTPException, ValueError) as cause:  # neither is an OSError
         raise OSError(f"{url} gave no whole answer ({type(cause).__name__})") from None

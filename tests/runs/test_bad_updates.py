@@ -184,3 +184,13 @@ def test_the_history_outlives_its_process():
     with pytest.raises(UpdateRejected, match="replayed: the update is that of round 1"):
         told(other, "a", 2, update(0.1 + 0.2))
     told(other, "b", 2, update(0.1 + 0.2))  # another silo may come to the same
+
+
+def test_other_numbers_of_the_same_size_and_sum_are_no_replay():
+    """Updates of signs, of which many have equal norms and sums."""
+    updates = Updates()
+    first = {"delta": {"w": np.array([0.1, -0.1], np.float32)}, "num_examples": 10}
+    told(updates, "a", 1, first)
+    told(updates, "a", 2, {**first, "delta": {"w": np.array([-0.1, 0.1], np.float32)}})
+    with pytest.raises(UpdateRejected, match="that of round 1"):
+        told(updates, "a", 3, first)
