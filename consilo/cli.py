@@ -9,7 +9,9 @@ plain text: Rich, with its Markdown, would take as long to import as all the res
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
 from collections import UserDict
 from importlib.metadata import EntryPoint, entry_points
@@ -121,21 +123,69 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line; a user's error is one message and exit code 1, never a traceback."""
+    """Run the command line; a user's error is one message and exit code 1, never a traceback.
+
+    With ``--json`` each exit prints one document: that of the command or, where it comes to none,
+    ``status`` (failed, refused or cancelled), ``error`` (the kind), ``reason`` and, of what can be
+    gone on with, the command that does it (``resume``).
+    """
     collect_seldom()
     os.umask(0o077)  # what a command writes is its user's; what is handed on says its mode
+    as_json = "--json" in sys.argv[1:]
     try:
+        if as_json:
+            signal.signal(signal.SIGTERM, _terminated)
+            raise SystemExit(_without_messages(build()))
         build()()
     except ConsiloError as error:
         from consilo.printable import printable_lines
 
-        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
+        reason = printable_lines(str(error))
+        print(f"error: {reason}", file=sys.stderr)
+        if as_json:
+            _tell("failed", type(error).__name__, reason, error.resume)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        if as_json:
+            _tell("cancelled", "Stopped", "the command was stopped (Ctrl-C)")
+        raise SystemExit(_INTERRUPTED) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
+    except Exception as error:
+        if as_json:
+            _tell("failed", type(error).__name__, f"a fault of the program: {error}")
+        raise
+
+
+_INTERRUPTED, _TERMINATED = 130, 143
+
+
+def _terminated(*_: Any) -> None:
+    raise SystemExit(_TERMINATED)
+
+
+def _without_messages(app: typer.Typer) -> int:
+    """Run the application and return its exit code; wrong usage is told as a document, too."""
+    try:
+        code = app(standalone_mode=False)
+    except SystemExit as ending:
+        if ending.code == _TERMINATED:
+            _tell("cancelled", "Stopped", "the command was told to end (SIGTERM)")
+        raise
+    except click.ClickException as error:
+        error.show()
+        _tell("refused", "Usage", error.format_message())
+        return error.exit_code
+    if code == _INTERRUPTED:  # typer makes an exit code of Ctrl-C
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _tell(status: str, error: str, reason: str, resume: str = "") -> None:
+    """Print the document of a command that comes to no other."""
+    told = {"status": status, "error": error, "reason": reason}
+    print(json.dumps({**told, "resume": resume} if resume else told), flush=True)
 
 
 def _first_sentence(command: click.Command) -> str:

@@ -45,6 +45,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 class ConsiloError(Exception):
     """Any error that Consilo raises on purpose; the command line prints it without a traceback."""
 
+    resume = ""
+    """What a person types to go on with what failed; empty where that cannot be."""
+
 
 class InvalidInput(ConsiloError):
     """Something a person wrote is wrong.

@@ -74,10 +74,12 @@ class Launched:
             )
             going = going.again()
         further = f"; go on with it: {self.command}" if can_go_on(self.record) else ""
-        raise ServiceFailed(
+        failed = ServiceFailed(
             f"the pipeline ended without a result ({going.service.ending}){further}; the end of "
             f"{going.service.log}:\n{going.service.last_lines()}"
         )
+        failed.resume = self.command if further else ""
+        raise failed
 
     def _follow(self, say: Say, look: Callable[[], None]) -> dict[str, Any] | None:
         """Return the summary when the process has ended; None where it left none."""
