@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -75,12 +76,14 @@ def test_a_command_that_is_stopped_prints_that(tmp_path, number, code):
     os.mkfifo(tmp_path / "contract.yaml")
     waits = [*COMMAND, "job", "validate", "contract.yaml", "--json"]  # a pipe nobody writes to
     process = subprocess.Popen(waits, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    for _ in range(200):
-        time.sleep(0.1)
-        with open(f"/proc/{process.pid}/wchan", encoding="utf-8") as place:
-            if "fifo" in place.read():
-                break
+    end, writer = time.monotonic() + 60, None
+    while writer is None:  # it can be opened once the command has begun to read
+        assert time.monotonic() < end
+        time.sleep(0.05)
+        with contextlib.suppress(OSError):
+            writer = os.open(tmp_path / "contract.yaml", os.O_WRONLY | os.O_NONBLOCK)
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
+    os.close(writer)
     assert process.returncode == code
     assert json.loads(out)["status"] == "cancelled"
