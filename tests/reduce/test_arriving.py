@@ -26,16 +26,6 @@ def job(rounds=6, protocol=None, **changes):
     )
 
 
-def finished(run):
-    run.admit()
-    if run.state is None:
-        run.standardize()
-    while run.rounds_left:
-        run.train_round()
-    run.evaluate()
-    return run.close()
-
-
 def hosts():
     return clinic.hosts(clinic.frames(*SIZES))
 
@@ -45,7 +35,7 @@ def test_a_slow_silo_holds_nobody_up_and_its_rows_count(tmp_path):
     run = clinic.run_of(
         job(30, {"buffer": 3}), hosts(), tmp_path / "a", key=KEY, wrap=lambda t: Paced(t, slow)
     )
-    result = finished(run)
+    result = clinic.finished(run)
     assert result.status == "complete", result.reason
     came = arrivals(tmp_path / "a")
     late = [(number, asked) for number, each in came.items() for n, asked in each if n == "west"]
@@ -69,13 +59,13 @@ def replayed(came, directory, **changes):
 
     run = clinic.run_of(job(len(came), **changes), hosts(), directory, key=KEY, wrap=wrap)
     made[0].follow(run)
-    return finished(run)
+    return clinic.finished(run)
 
 
 def test_the_recorded_order_of_arrival_replays_to_the_same_bits(tmp_path):
     slow = {"west": 0.15, "east": 0.01, "north": 0.02, "south": 0.03}
     run = clinic.run_of(job(8), hosts(), tmp_path / "a", key=KEY, wrap=lambda t: Paced(t, slow))
-    result = finished(run)
+    result = clinic.finished(run)
     again = replayed(arrivals(tmp_path / "a"), tmp_path / "b")
     assert again.status == result.status == "complete"
     assert arrivals(tmp_path / "b") == arrivals(tmp_path / "a")
@@ -92,7 +82,7 @@ def test_a_run_that_died_asks_the_same_again_and_its_record_replays(tmp_path):
 
     run = clinic.run_of(job(8), silos, tmp_path / "a", key=KEY, wrap=cut)
     with pytest.raises(CoordinatorUnreachable):
-        finished(run)
+        clinic.finished(run)
     out = dict(run.state.pending["out"])
     assert out, "nobody was under way"
     on = Paced(None, slow)
@@ -103,7 +93,7 @@ def test_a_run_that_died_asks_the_same_again_and_its_record_replays(tmp_path):
 
     run = clinic.run_of(job(8), silos, tmp_path / "a", key=KEY, wrap=go_on, resume=True)
     assert run.rounds_left
-    result = finished(run)
+    result = clinic.finished(run)
     assert result.status == "complete", result.reason
     asked = {(silo, number): step for silo, number, step in died[0].asked}
     twice = [each for each in on.asked if each[:2] in asked]
@@ -124,7 +114,7 @@ def test_privacy_is_paid_by_the_number_of_answers(tmp_path):
 
     run = clinic.run_of(private, silos, tmp_path, key=KEY, wrap=wrap)
     made[0].follow(run)
-    result = finished(run)
+    result = clinic.finished(run)
     assert result.status == "complete", result.reason
     answers = {name: 0 for name in silos}
     for each in arrivals(tmp_path).values():
@@ -144,7 +134,7 @@ def test_an_answer_that_is_too_stale_is_recorded_and_not_used(tmp_path):
         key=KEY,
         wrap=lambda t: Paced(t, slow),
     )
-    finished(run)
+    clinic.finished(run)
     entries = [each["body"] for each in read(tmp_path / "record.jsonl") if each["kind"] == "round"]
     assert any(each["stale"].get("west", {}).get("late", 0) > 1 for each in entries)
     for each in entries:
@@ -163,7 +153,7 @@ def test_a_silo_that_is_spared_at_the_end_is_asked_where_nobody_else_answers(tmp
 
     run = clinic.run_of(some, hosts(), tmp_path, key=KEY, wrap=wrap)
     made[0].follow(run)
-    assert finished(run).status == "degraded"
+    assert clinic.finished(run).status == "degraded"
     came = arrivals(tmp_path)
     assert came[7][-1] == ["west", 1]
     assert came[12] == [["west", 12]]
@@ -178,7 +168,7 @@ def test_a_silo_that_was_gone_is_back_at_the_next_round(tmp_path):
         key=KEY,
         wrap=lambda t: Paced(t, {"east": 0.01}, faults={("east", 1)}),
     )
-    result = finished(run)
+    result = clinic.finished(run)
     used = [each for some in arrivals(tmp_path).values() for each in some if each[0] == "east"]
     assert ["east", 1] not in used
     assert used
@@ -192,7 +182,7 @@ def test_a_late_answer_is_taken_into_the_round_in_which_it_comes(tmp_path):
         quorum={"min_silos": 2, "deadline": 1.0, "late": "next_round"},
     )
     run = clinic.run_of(late, hosts(), tmp_path, key=KEY, wrap=lambda t: Paced(t, slow))
-    result = finished(run)
+    result = clinic.finished(run)
     assert result.status == "complete", result.reason
     came = arrivals(tmp_path)
     assert all(len(each) >= 2 for each in came.values())

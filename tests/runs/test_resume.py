@@ -29,20 +29,10 @@ def job(**changes):
     return clinic.job(privacy=PRIVATE, protocol=protocol, **changes)
 
 
-def finished(run):
-    run.admit()
-    if run.state is None:
-        run.standardize()
-    while run.rounds_left:
-        run.train_round()
-    run.evaluate()
-    return run.close()
-
-
 @pytest.mark.parametrize("rounds", [0, 1, 3])
 def test_it_ends_with_the_same_model_and_the_same_cost(rounds, tmp_path):
     whole_silos, silos_ = silos(), silos()
-    whole = finished(clinic.run_of(job(), whole_silos, tmp_path / "whole", key=KEY))
+    whole = clinic.finished(clinic.run_of(job(), whole_silos, tmp_path / "whole", key=KEY))
     died = clinic.run_of(job(), silos_, tmp_path / "died", key=KEY)
     died.admit()
     if rounds:
@@ -54,7 +44,7 @@ def test_it_ends_with_the_same_model_and_the_same_cost(rounds, tmp_path):
         file.write(b'{"body":{"half a li')  # the machine stopped as it wrote
     run = clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True)
     assert run.rounds_left == 4 - rounds
-    result = finished(run)
+    result = clinic.finished(run)
     assert result.status == "complete"
     assert tree.digest(result.params) == tree.digest(whole.params)
     for name, each in result.silos.items():
@@ -91,12 +81,12 @@ class Cut:
 
 def test_a_run_whose_superlink_went_is_not_over_and_says_how_to_go_on(tmp_path):
     # It was closed as failed, and --resume refused a run whose end no silo could have been told.
-    whole = finished(clinic.run_of(job(), silos(), tmp_path / "whole", key=KEY))
+    whole = clinic.finished(clinic.run_of(job(), silos(), tmp_path / "whole", key=KEY))
     hosts = silos()
     cut = tmp_path / "cut"
     run = clinic.run_of(job(), hosts, cut, key=KEY, wrap=lambda inner: Cut(inner, 6))
     with pytest.raises(CoordinatorUnreachable) as caught:
-        finished(run)
+        clinic.finished(run)
     assert run.rounds_left < 4
     result = run.close(caught.value)
     assert result.status == "failed"
@@ -106,7 +96,7 @@ def test_a_run_whose_superlink_went_is_not_over_and_says_how_to_go_on(tmp_path):
     assert read(record)[-1]["kind"] == "interrupted"
     with pytest.raises(RecordTampered, match="never closed"):
         verify(record)
-    on = finished(clinic.run_of(job(), hosts, tmp_path / "cut", key=KEY, resume=True))
+    on = clinic.finished(clinic.run_of(job(), hosts, tmp_path / "cut", key=KEY, resume=True))
     assert on.status == "complete", on.reason
     assert tree.digest(on.params) == tree.digest(whole.params)
     assert [on.silos[n].epsilon for n in on.silos] == [whole.silos[n].epsilon for n in whole.silos]
@@ -136,7 +126,7 @@ def test_a_run_that_goes_on_on_other_hardware_says_so(tmp_path):
     record = tmp_path / "died" / "record.jsonl"
     elsewhere(record)
     clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True)  # and dies again
-    result = finished(clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True))
+    result = clinic.finished(clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True))
     assert result.status == "complete"
     note, _ = result.to_json()["notes"]  # the other says that a private job has no figures
     assert "(was Abacus 3), torch" in note
@@ -156,7 +146,7 @@ def test_a_record_of_before_that_names_no_hardware_can_be_gone_on_with(tmp_path)
     del opened["hardware"]
     line, _ = chain.linked(0, "2026-01-01T00:00:00Z", "opened", opened, chain.START)
     run.record.path.write_bytes(line)
-    result = finished(clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True))
+    result = clinic.finished(clinic.run_of(job(), silos_, tmp_path / "died", key=KEY, resume=True))
     assert result.status == "complete"
     assert not any("last bits may differ" in note for note in result.notes)
 
@@ -186,7 +176,7 @@ def _dies(*_):
 
 
 def test_what_has_ended_or_is_another_job_cannot_go_on(tmp_path):
-    ended = finished(clinic.run_of(job(), silos(), tmp_path / "ended", key=KEY))
+    ended = clinic.finished(clinic.run_of(job(), silos(), tmp_path / "ended", key=KEY))
     assert ended.status == "complete"
     with pytest.raises(RunNotResumable, match=r"has ended \(complete\)"):
         clinic.run_of(job(), silos(), tmp_path / "ended", key=KEY, resume=True)
@@ -211,7 +201,7 @@ def test_a_record_that_was_edited_is_not_gone_on_with(tmp_path):
 def test_a_checkpoint_that_is_damaged_is_not_gone_on_from(at, tmp_path):
     # A bit of it that was turned gave another model, complete and without a word.
     whole_silos, hosts = silos(), silos()
-    whole = finished(clinic.run_of(job(), whole_silos, tmp_path / "whole", key=KEY))
+    whole = clinic.finished(clinic.run_of(job(), whole_silos, tmp_path / "whole", key=KEY))
     died = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY)
     died.admit()
     died.standardize()
@@ -225,7 +215,7 @@ def test_a_checkpoint_that_is_damaged_is_not_gone_on_from(at, tmp_path):
         read_checkpoint(tmp_path / "died")
     run = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY, resume=True)
     assert run.rounds_left == 4
-    result = finished(run)
+    result = clinic.finished(run)
     assert result.status == "complete", result.reason
     assert tree.digest(result.params) == tree.digest(whole.params)
     assert {n: each.epsilon for n, each in result.silos.items()} == {
@@ -266,4 +256,4 @@ def test_a_checkpoint_of_a_release_that_wrote_no_hash_is_gone_on_from(tmp_path):
     place.write_bytes(pack(kept))
     run = clinic.run_of(job(), hosts, tmp_path / "died", key=KEY, resume=True)
     assert run.rounds_left == 3
-    assert finished(run).status == "complete"
+    assert clinic.finished(run).status == "complete"

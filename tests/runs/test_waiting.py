@@ -216,12 +216,7 @@ def test_without_the_key_a_run_fails_at_once(tmp_path):
     assert time.sleeps == 0
 
 
-@pytest.mark.parametrize("left", [1000.0, -5.0])
-def test_a_process_that_died_while_it_waited_goes_on_waiting_for_what_is_left(tmp_path, left):
-    time, hosts = Time(), silos()
-    job = clinic.job(quorum=WAITS)
-    run = opened(job, hosts, tmp_path, time, {"north": ("train 2", 1e9)})
-
+def killed_while_it_waits(run):
     def killed(seconds):
         raise KeyboardInterrupt
 
@@ -232,6 +227,14 @@ def test_a_process_that_died_while_it_waited_goes_on_waiting_for_what_is_left(tm
     run.train_round()
     with pytest.raises(KeyboardInterrupt):
         run.train_round()
+
+
+@pytest.mark.parametrize("left", [1000.0, -5.0])
+def test_a_process_that_died_while_it_waited_goes_on_waiting_for_what_is_left(tmp_path, left):
+    time, hosts = Time(), silos()
+    job = clinic.job(quorum=WAITS)
+    run = opened(job, hosts, tmp_path, time, {"north": ("train 2", 1e9)})
+    killed_while_it_waits(run)
     lost = time()
     time.now += 7200.0 - left
     resumed = opened(job, hosts, tmp_path, time, {"north": (0.0, 1e12)}, resume=True)
@@ -245,17 +248,7 @@ def test_one_whose_silos_are_back_when_it_is_resumed_is_as_if_nothing_was(tmp_pa
     job = clinic.job(privacy=PRIVATE, quorum=WAITS)
     whole = run_all(opened(job, whole_silos, tmp_path / "whole", time, {}))
     run = opened(job, hosts, tmp_path / "died", time, {"north": ("train 2", 1e9)})
-
-    def killed(seconds):
-        raise KeyboardInterrupt
-
-    run.patience._sleep = killed
-    run.check_all()
-    run.admit()
-    run.standardize()
-    run.train_round()
-    with pytest.raises(KeyboardInterrupt):
-        run.train_round()
+    killed_while_it_waits(run)
     result = run_all(opened(job, hosts, tmp_path / "died", time, {}, resume=True))
     assert result.status == "complete", result.reason
     assert tree.digest(result.params) == tree.digest(whole.params)

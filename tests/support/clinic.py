@@ -18,6 +18,7 @@ from consilo.jobs.job import Job, merged
 from consilo.kernel.loop import Party
 from consilo.protocols.dispatch import answerer
 from consilo.runs.horizontal import Run
+from consilo.runs.outcome import RunResult
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Answer, Transport
 from silos.simulation.in_memory import InMemorySilo
@@ -135,3 +136,14 @@ def trained(job: Job, answers: Mapping[str, Any], directory: Path, **settings: A
     while run.rounds_left:
         run.train_round()
     return run
+
+
+def finished(run: Run) -> RunResult:
+    """Do what is left of a run, and close it; what goes wrong is raised."""
+    run.admit()
+    if run.state is None:
+        run.standardize()
+    while run.rounds_left:
+        run.train_round()
+    run.evaluate()
+    return run.close()
