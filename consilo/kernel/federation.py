@@ -23,6 +23,7 @@ class Federation:
         left: silo → why it is not asked any more; for the message of a run that fails.
         standing: silo → why it may not take part at this moment, such as ``suspended``; empty for
             one that may.
+        met: who was there when that was last looked at.
     """
 
     silos: tuple[str, ...]
@@ -32,6 +33,7 @@ class Federation:
     num_examples: dict[str, int] = field(default_factory=dict)
     left: dict[str, Fault] = field(default_factory=dict)
     standing: Callable[[str], str] = lambda silo: ""
+    met: tuple[str, ...] = ()
 
     def why_away(self, silo: str) -> Fault:
         """Return why a silo cannot be asked now."""
@@ -42,4 +44,5 @@ class Federation:
     def cohort(self) -> tuple[str, ...]:
         """Return who may take part and is connected now, in a fixed order."""
         connected = set(self.online())
-        return tuple(name for name in self.silos if name in connected)
+        self.met = tuple(name for name in self.silos if name in connected)
+        return self.met

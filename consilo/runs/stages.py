@@ -524,8 +524,8 @@ class Stages:
         absent = {name: each for name, each in self.faults.items() if name not in self.reports}
         absent |= {n: self.faults[n] for n, each in self.reports.items() if not each.passed}
         absent |= fed.left
-        here = set(fed.cohort())
-        for name in set(self.silos) - here - set(absent):
+        # Nobody is asked anew whether silos are there: at an end it may be that nothing travels.
+        for name in set(self.silos) - set(fed.met) - set(absent):
             absent[name] = fed.why_away(name)
         return parts_of(
             number,

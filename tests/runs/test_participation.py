@@ -8,11 +8,13 @@ import clinic
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from consilo.errors import CoordinatorUnreachable, RunCancelled
 from consilo.kernel.headers import Header, fault_parcel
 from consilo.protocols.dispatch import answerer
 from consilo.record.participation import OUTCOMES, outcome_of, parts_of
 from consilo.record.run_record import read
 from consilo.runs.horizontal import run_all
+from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Fault
 from flows.registry.plots import participation as drawn
 
@@ -163,3 +165,35 @@ def test_answers_that_are_taken_as_they_come_weigh_by_how_late_they_are():
 )
 def test_each_fault_has_an_outcome(code, outcome):
     assert outcome_of(Fault(code, "")) == outcome
+
+
+@pytest.mark.parametrize("error", [RunCancelled("by hand"), CoordinatorUnreachable("away")])
+def test_a_round_is_told_though_nobody_can_be_asked_who_is_there(tmp_path, error):
+    class Broken(LocalTransport):
+        """Nothing travels any more once an answer of the second round has come."""
+
+        gone = False
+
+        def online(self):
+            if self.gone:
+                raise error
+            return super().online()
+
+        def exchange(self, parcels, *, deadline_s):
+            for arrival in super().exchange(parcels, deadline_s=deadline_s):
+                yield arrival
+                if Header.decode(parcels[arrival.silo].header).round == 2:
+                    self.gone = True
+                    raise error
+
+    hosts = clinic.hosts(clinic.frames(30, 20))
+    answers = {name: answerer(host) for name, host in hosts.items()}
+    run = clinic.run_of(clinic.job(), answers, tmp_path, key=KEY, wrap=lambda _: Broken(answers))
+    run.admit()
+    run.standardize()
+    run.train_round()
+    with pytest.raises(type(error)):
+        run.train_round()
+    result = run.close(error)
+    assert result.status == "failed"
+    assert {each.round for each in result.participation} == {1, 2}
