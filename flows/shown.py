@@ -18,18 +18,6 @@ from consilo.record.run_record import read
 from flows.registry import names
 from flows.registry.tracking import run_of
 
-STATUSES = (
-    "running",
-    "waiting",
-    "complete",
-    "degraded",
-    "failed",
-    "cancelled",
-    "refused",
-    "died",
-)
-"""Tags of a flow run of which it has one at a time."""
-
 
 def flow_run() -> UUID:
     """Return the id of the flow run that this code is part of."""
@@ -43,7 +31,7 @@ def rename(flow_run_id: UUID, name: str, *, tags: Sequence[str]) -> None:
     """Give a flow run a name, and tags besides those that it was started with."""
     with get_client(sync_client=True) as client:
         known = client.read_flow_run(flow_run_id).tags
-        kept = [each for each in known if each not in STATUSES]
+        kept = [each for each in known if each not in names.STATUSES]
         client.update_flow_run(flow_run_id, name=name, tags=list(dict.fromkeys([*kept, *tags])))
 
 
@@ -116,6 +104,5 @@ def close_died(tracking_uri: str, experiment: str, run_id: str) -> None:
                 prefect.set_task_run_state(each.id, crashed, force=True)
         if died.state is None or not died.state.is_final():
             prefect.set_flow_run_state(died.id, crashed, force=True)
-            name = died.name.rpartition(" · ")[0] or died.name
-            tags = [*(each for each in died.tags if each not in STATUSES), "died"]
-            prefect.update_flow_run(died.id, name=f"{name} · died", tags=tags)
+            name, tags = names.of_died(died.name, died.tags)
+            prefect.update_flow_run(died.id, name=name, tags=tags)

@@ -5,7 +5,7 @@ MLflow charts, dashboards and tests read them from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 POOL = "consilo"
@@ -196,3 +196,26 @@ def declared(metrics: Iterable[str], silos: Iterable[str]) -> frozenset[str]:
     for silo in silos:
         names |= {silo_metric(silo, each) for each in (*own, *SILO_METRICS)}
     return frozenset(names)
+
+
+STATUSES = (
+    "running",
+    "waiting",
+    "complete",
+    "degraded",
+    "failed",
+    "cancelled",
+    "refused",
+    "died",
+)
+"""Tags of a flow run of which it has one at a time."""
+
+
+def of_died(name: str, tags: Sequence[str]) -> tuple[str, list[str]]:
+    """Return name and tags of a flow run whose process died, given those that it had.
+
+    >>> of_died("heart · 3 · running", ["job:heart", "running"])
+    ('heart · 3 · died', ['job:heart', 'died'])
+    """
+    bare = name.rpartition(" · ")[0] or name
+    return f"{bare} · died", [*(each for each in tags if each not in STATUSES), "died"]

@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 
 from flows.registry import names
-from flows.tending.servers import ask
+from flows.tending.servers import ask, end_died
 
 _ALIVE = ["RUNNING", "PENDING", "CANCELLING"]
 
@@ -35,10 +35,7 @@ def end_dead(api: str, *, pool: str = names.POOL) -> list[str]:
         host, _, pid = str(each["infrastructure_pid"] or "").rpartition(":")
         if host != socket.gethostname() or not pid.isdigit() or _lives(int(pid)):
             continue
-        message = f"its process ({pid}) died, with its worker"
-        state = {"type": "CRASHED", "name": "Crashed", "message": message}
-        # Forced: orchestration would let a run that is Cancelling go nowhere else.
-        ask(f"{api}/flow_runs/{each['id']}/set_state", {"state": state, "force": True})
+        end_died(api, each, f"its process ({pid}) died, with its worker")
         ended.append(str(each["name"]))
     return ended
 

@@ -36,7 +36,7 @@ from flows.registry import names
 from flows.services.owning import OWNER, owning
 from flows.services.place import STATE
 from flows.tending.findings import Finding
-from flows.tending.servers import ask
+from flows.tending.servers import ask, end_died
 
 MOST_ADOPTED = 3
 """How often a run is gone on with by itself; then a person is asked."""
@@ -244,8 +244,7 @@ def _flow_run(api: str, flow_run_id: str) -> dict[str, Any] | None:
 def _close(api: str, flow_run: Mapping[str, Any], message: str) -> None:
     """Let Prefect know that a flow run's process has died, where it shows it as running."""
     if flow_run["state"]["type"] in ("RUNNING", "PENDING"):
-        state = {"type": "CRASHED", "name": "Crashed", "message": message}
-        ask(f"{api}/flow_runs/{flow_run['id']}/set_state", {"state": state, "force": True})
+        end_died(api, flow_run, message)
 
 
 def _is_cancelled(flow_run: Mapping[str, Any]) -> bool:

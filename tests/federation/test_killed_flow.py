@@ -44,7 +44,9 @@ def test_a_killed_run_is_gone_on_with(demo: KeptDemo) -> None:
     tags = {"flow_runs": {"tags": {"all_": ["died"]}}}
     (died,) = httpx.post(f"{api}/flow_runs/filter", json=tags, timeout=10).json()
     assert died["state"]["type"] == "CRASHED"
-    assert summary["prefect"]["flow_run_id"] in died["state"]["message"]
+    # By the run that goes on with it, or by the coordinator that is up, whoever looked first.
+    assert died["state"]["message"].startswith("its process died; ")
+    assert died["name"].endswith(" · died")
     assert "round 1:" not in done.stderr
     assert verify(runs / run / "record.jsonl")["status"] == "degraded"
     # The last round before may have died before its checkpoint: done again, to the same model.
