@@ -33,7 +33,7 @@ from consilo.kernel.owner import SUPERSEDED, owner_in
 from consilo.kernel.protocol import RowsUsed
 from consilo.kernel.verbs import Asked, Permitted
 from consilo.protocols.names import declaration_of
-from consilo.record.chain import Chain
+from consilo.record.chain import START, Chain
 from silos.gate import audit
 from silos.gate.bundles import declared
 from silos.gate.history import History
@@ -186,7 +186,8 @@ class Guard:
             self._note_stranger(partial(audit.answered, self.log, reply, fields))
             head = self.log.head
         else:
-            head = audit.answered(self.log, reply, fields)
+            spent = self.ledger.head
+            head = audit.answered(self.log, reply, fields, ledger="" if spent == START else spent)
         word = ""
         if header is not None:
             if reply.status == "ok":
@@ -306,7 +307,7 @@ class Guard:
                 asked_last_hour=self.store.count_requests(since=hour_ago),
                 rows=use.num_rows,
                 signer=signer,
-                judged_in_run=self.store.count_judged(since=day_ago, but=step, run_id=run),
+                judged_in_run=self.store.count_judged(since=0.0, but=step, run_id=run),
                 judged_last_day=self.store.count_judged(since=day_ago, but=step),
             ),
         )
