@@ -311,6 +311,8 @@ class Guard:
                 judged_last_day=self.store.count_judged(since=day_ago, but=step),
             ),
         )
+        if isinstance(job, TableJob) and use.uses_rows and permitted.wants_privacy:
+            _require_uncounted(job, contract)
         if isinstance(job, TableJob) and use.rows == "part":
             near = self.shares.too_near(job, use.contract, asked, permitted)
             permitted = replace(permitted, withheld={**permitted.withheld, **near})
@@ -407,6 +409,18 @@ class _Use:
         if self.rows == "all":
             return self.contract
         return self.job.part(self.contract, self.guard.name)
+
+
+def _require_uncounted(job: TableJob, contract: Contract) -> None:
+    """Raise `Refused` where the number of rows, told exactly, would count those with a feature."""
+    lacking = [each for each in contract.features if contract.columns[each].nullable_share > 0]
+    if job.features.missing == "drop" and lacking:
+        raise Refused(
+            "this silo's policy wants differential privacy, and how many rows are learnt from is "
+            f"told exactly: without those that lack '{lacking[0]}', say, it would tell how many "
+            "do; use features.missing 'mean' or 'indicator'",
+            code="privacy",
+        )
 
 
 def addressed(header: Header, name: str) -> None:

@@ -295,26 +295,26 @@ class Store:
         with self._open() as database:
             return int(database.execute(query, values).fetchone()[0])
 
-    def cuts(self, of: str) -> dict[int, int]:
-        """Return at which numbers rows were held out so far, and for which least number of rows.
+    def cuts(self, of: str) -> dict[str, int]:
+        """Return how rows were held out so far, and for which least number of rows.
 
         Args:
             of: which rows.
         """
         with self._open() as database:
             query = "SELECT cut, least FROM cuts WHERE of = ?"
-            return {int(cut): least for cut, least in database.execute(query, (of,))}
+            return dict(database.execute(query, (of,)).fetchall())
 
-    def keep_cuts(self, of: str, known: Mapping[int, int], new: Mapping[int, int]) -> bool:
+    def keep_cuts(self, of: str, known: Mapping[str, int], new: Mapping[str, int]) -> bool:
         """Keep more of them, for ever; False, and nothing kept, where ``known`` are not all now."""
         with self._open() as database:
             database.execute("DELETE FROM cuts WHERE 0")  # begins the transaction
             rows = database.execute("SELECT cut, least FROM cuts WHERE of = ?", (of,))
-            if {int(cut): least for cut, least in rows} != known:
+            if dict(rows.fetchall()) != known:
                 return False
             database.executemany(
                 "INSERT OR REPLACE INTO cuts VALUES (?, ?, ?)",
-                [(of, str(cut), least) for cut, least in new.items()],
+                [(of, cut, least) for cut, least in new.items()],
             )
         return True
 
