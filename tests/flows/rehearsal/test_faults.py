@@ -83,7 +83,7 @@ def test_a_fault_of_a_silo_that_there_is_not_is_refused_before_anything_starts(
     rehearsed = Rehearsed(job, tmp_path / "job.yaml", {"north": tmp_path / "north"}, "made up")
     fault = Fault(name="line gone", part="silo", silo="nord", what="cut")
     with pytest.raises(ConfigInvalid, match="line gone: no silo 'nord'; there are north"):
-        rehearse(Place(tmp_path), rehearsed, [fault], lambda text: None)
+        rehearse(Place(tmp_path), rehearsed, [(fault,)], lambda text: None)
     assert list(tmp_path.iterdir()) == []
 
 
