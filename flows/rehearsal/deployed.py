@@ -49,7 +49,7 @@ def run_deployed(
             return {**summary, "status": "failed", "reason": told, "resume": "--resume"}
         time.sleep(0.2)
     await_end(there, flow_run, look)
-    found = ended(record)
+    found = ended(record, there.rehearsed.silos)
     return {**summary, "status": found.status, "reason": found.reason}
 
 

@@ -86,7 +86,7 @@ def _undisturbed(there: Standing) -> Ended:
         raise ServiceFailed(
             f"the job fails without any fault: {summary['reason']}; nothing to rehearse"
         )
-    return ended(Path(summary["record"]))
+    return ended(Path(summary["record"]), there.rehearsed.silos)
 
 
 @dataclass
@@ -143,7 +143,8 @@ def _tried(there: Standing, faults: tuple[Fault, ...], twin: Ended, scale: float
             words.append("gone on with by --resume")
             summary = there.run(look, follow, resume=summary["run_id"])
     orphans = there.orphans()
-    runs = [ended(each) for each in _records(there) if each not in known]
+    silos = there.rehearsed.silos
+    runs = [ended(each, silos) for each in _records(there) if each not in known]
     trial = _Trial(strikes, summary, runs, words, missing, orphans)
     return _survival(there, twin, trial, scale)
 

@@ -7,6 +7,7 @@ silos' rows, with each silo missing where the record says that it was.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +25,10 @@ from consilo.record.run_record import read
 from consilo.runs.kinds import way_of
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Arrival, Parcel, Transport, not_connected
-from consilo.wire.payload import digest
+from consilo.wire.payload import pack, unpack
 from flows.rehearsal.copies import Rehearsed, copy_silo
 from flows.rehearsal.order import Order, Round
+from silos.kept.model_parts import read_part
 from silos.simulation.simulation import acquainted
 
 
@@ -35,7 +37,7 @@ class Ended:
     """What a run came to.
 
     Args:
-        params: SHA-256 of the model, or over those of its parts; empty where there is none.
+        params: SHA-256 of the model, or of its parts in all silos; empty where there is none.
         epsilon: silo → ε that was spent; None without privacy.
         rounds: round → who took part.
         checked: who kept the contract.
@@ -76,8 +78,17 @@ class Ended:
         return (self.rounds, self.checked, self.counted, self.judged, self.order)
 
 
-def ended(record: Path) -> Ended:
-    """Return what a run came to, as its record says."""
+_OWN = ("model", "salt")
+"""What of a silo's part of a model is another one in each run: its run, and what hides it."""
+
+
+def ended(record: Path, silos: Mapping[str, Path]) -> Ended:
+    """Return what a run came to, as its record says.
+
+    Args:
+        record: of the run.
+        silos: name → directory, where parts of vertical models are.
+    """
     rounds: dict[int, frozenset[str]] = {}
     checked: set[str] = set()
     rows: dict[str, int] = {}
@@ -105,13 +116,20 @@ def ended(record: Path) -> Ended:
                 if "arrivals" in body:
                     order[int(body["round"])] = Round.of(body)
             case "evaluated" if "parts" in body:  # a vertical model, which all of them keep
-                params = digest(body["parts"]) if body["parts"] else ""
+                params = _model_in(record.parent.name, {n: silos[n] for n in body["parts"]})
                 found["judged"] = frozenset(body["parts"])
             case "evaluated":
                 found["judged"] = frozenset(body["rows"])
             case "closed":
                 found |= {key: body[key] for key in ("status", "reason", "metrics")}
     return Ended(params, epsilon, rounds, frozenset(checked), rows=rows, order=order, **found)
+
+
+def _model_in(run: str, silos: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of all that is learnt in the silos' parts of a model."""
+    parts = {name: unpack(read_part(directory, run)) for name, directory in silos.items()}
+    learnt = {n: {k: v for k, v in each.items() if k not in _OWN} for n, each in parts.items()}
+    return hashlib.sha256(pack(learnt)).hexdigest() if learnt else ""
 
 
 class Attended:
@@ -183,7 +201,7 @@ def replay(rehearsed: Rehearsed, before: Ended, place: Path) -> Ended:
     """
     key = Ed25519PrivateKey.generate()
     modules: Sequence[Path] = (rehearsed.file.parent,)
-    job = rehearsed.job
+    job, run_id = rehearsed.job, uuid.uuid4().hex
     try:
         copies = {name: place / "silos" / name for name in rehearsed.silos}
         for name, directory in rehearsed.silos.items():
@@ -201,14 +219,14 @@ def replay(rehearsed: Rehearsed, before: Ended, place: Path) -> Ended:
             Contract.load(job.contract, search=list(modules)),
             Attended(inner, before, now),
             silos=tuple(copies),
-            directory=place / "run",
-            run_id=uuid.uuid4().hex,
+            directory=place / run_id,
+            run_id=run_id,
             key=key,
             parties={name: Party(host.signing_key) for name, host in hosts.items()},
             search_path=modules,
         )
         state.append(run)
         way_of(job).whole(run)
-        return ended(place / "run" / "record.jsonl")
+        return ended(place / run_id / "record.jsonl", copies)
     finally:
         shutil.rmtree(place, ignore_errors=True)
