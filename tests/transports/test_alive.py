@@ -12,10 +12,11 @@ import pytest
 from consilo.errors import TransportError
 from consilo.machine.processes import Supervisor, free_port
 from consilo.membership import keys
-from consilo.transports.flower.alive import Alive
+from consilo.transports.flower.alive import IDLE_S, Alive
 from consilo.transports.flower.bundle import build_bundle
+from consilo.transports.flower.calls import KEPT_S
 from consilo.transports.flower.doorbell import Bell
-from consilo.transports.flower.fleet import _HEARTBEAT_INTERVAL_S, FleetLink
+from consilo.transports.flower.fleet import _HEARTBEAT_EVERY_S, _HEARTBEAT_INTERVAL_S, FleetLink
 from consilo.transports.flower.superlink import Registry, start_superlink
 from consilo.transports.flower.transport import FlowerTransport
 from consilo.wire.parcel import Parcel
@@ -121,6 +122,10 @@ def _starts(node: FleetLink) -> bool:
     except TransportError:  # the server has not seen yet that the other one's line is closed
         return False
     return True
+
+
+def test_a_node_that_computes_keeps_a_connection_from_heartbeat_to_heartbeat() -> None:
+    assert 1.2 * _HEARTBEAT_EVERY_S < KEPT_S < IDLE_S
 
 
 def test_a_connection_that_the_server_closed_says_nothing_of_its_node() -> None:

@@ -373,7 +373,8 @@ def main() -> None:
         def run(app: Any, **options: Any) -> None:
             http = partial(Connection, limits=limits, crowd=Crowd(limits), closed=alive.closed)
             options.update(access_log=False, timeout_graceful_shutdown=2, http=http)
-            options.update(timeout_keep_alive=IDLE_S)
+            # Whose connection it is must not be for a header to say.
+            options.update(timeout_keep_alive=IDLE_S, proxy_headers=False)
             server = Impatient(uvicorn.Config(app, **options))
             certificate.server = server
             for name in ("uvicorn.error", "asyncio"):  # a line for whatever a stranger sends
