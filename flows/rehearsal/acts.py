@@ -281,7 +281,8 @@ def _lose_machine(fault: Fault, there: Standing, silo: str) -> Undo:
         there.kill(service, held=True)
         service.process.wait(10.0)
     there.service("pipeline").process.wait(10.0)
-    shutil.rmtree(there.home)
+    while there.home.exists():  # what looks after it may still write there
+        shutil.rmtree(there.home, ignore_errors=True)
     backup.restore(archive, there.home)
     for service in parts:
         there.start_again(service)

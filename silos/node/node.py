@@ -380,8 +380,8 @@ class Node:
             retry=retry_if_exception_type(TransportError),
             wait=_BACK_OFF,
             before_sleep=_tell(
-                "not online yet, next try in %.0f s: %s (not gone yet: after an "
-                "unclean end the coordinator waits 20 s)"
+                "not online yet, next try in %.0f s: %s (not gone yet: another process has this "
+                "silo's key, or its machine was lost less than 20 s ago)"
             ),
         ):
             if isinstance(cause, NotAuthorised) and stay_known(self._folder) == "removed":
