@@ -10,10 +10,10 @@ processes that a service manager starts again a second after they died, and a st
 its robust mean. Consilo: the same job with ``min_silos: 2`` and the same deadline.
 
 A model is right where all rounds are done, all its numbers are finite, and its loss over all rows
-is within a tenth of that of the undisturbed run; Consilo's is held to what its rehearsal asks,
+is within a quarter of that of the undisturbed run; Consilo's is held to what its rehearsal asks,
 which is more: the bits that those who were there make.
 
-    PEER.FAULT.ended    1 where the run ended by itself with a model, within five minutes
+    PEER.FAULT.ended    1 where the run ended by itself with a model, within seven minutes
     PEER.FAULT.right    1 where it is right
     PEER.FAULT.alone    1 where nobody had to ask for the run, or for its end, again
     PEER.FAULT.seconds  until it ended, from its start; the limit where it did not
@@ -74,7 +74,7 @@ from flows.services.watch import Watch  # noqa: E402
 
 SILOS, ROUNDS, FEWEST, TIMEOUT_S = 3, 3, 2, 60
 SCALE = 1 / 3
-LIMIT_S = 300.0
+LIMIT_S = 420.0
 NOT_THERE = {
     "silo-dead-after": "Flower's run ends with its last training round",
     "silo-disk-full": "a SuperNode writes nothing",
@@ -90,7 +90,7 @@ NOT_THERE = {
 """Faults of the rehearsal that have no counterpart in stock Flower → why."""
 _STRUCK = "east"
 _LOOK_S, _STATUS_EVERY_S, _ONLINE_S = 0.1, 8.0, 120.0
-_LOSS_TOLERANCE = 0.1
+_LOSS_TOLERANCE = 0.25
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ class StockFlower:
         told = f"{self.rounds_done} of {ROUNDS} rounds" + (f", {status}" if status else "")
         if not ended and not status:
             told += ", not over"
-        if ended and not right:
+        if ended:
             told += f", loss {loss:.3g}"
         return Fate(ended, right, ended, seconds, told), loss
 
@@ -420,8 +420,8 @@ def chosen_faults(chosen: Namespace) -> list[Fault]:
     """Return the faults that are played."""
     there = [each for each in CATALOGUE if each.name not in NOT_THERE]
     if chosen.faults:
-        wanted = chosen.faults.split(",")
-        return [each for each in there if each.name in wanted]
+        known = {each.name: each for each in there}
+        return [known[name] for name in chosen.faults.split(",")]
     names = sized(chosen, full=None, quick=("silo-dead-during", "flow-killed"), smoke=())
     return [each for each in there if names is None or each.name in names]
 
