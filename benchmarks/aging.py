@@ -46,7 +46,8 @@ def growth_percent(seen: Sequence[Seen], value: Callable[[Seen], float]) -> floa
     processes = sorted({each.process for each in half})
     if len(half) - len(processes) < 2 or oldest_s <= 0:
         return 0.0
-    ages, values = np.array([each.age_s for each in half]), np.array([value(e) for e in half])
+    ages = np.array([each.age_s for each in half], float)
+    values = np.array([value(each) for each in half], float)
     whose = np.array([processes.index(each.process) for each in half])
     for place in range(len(processes)):
         mine = whose == place

@@ -1,4 +1,4 @@
-"""Runs that people start take turns: so many at once, in the order of asking; a full queue says so."""
+"""Runs that people start take turns, in the order of asking; a full queue says so."""
 
 from __future__ import annotations
 
