@@ -19,7 +19,7 @@ from pathlib import Path
 
 from consilo.kernel.standing import Standing
 from consilo.machine.database import open_database
-from consilo.machine.files import make_directory, rely_on, write_new
+from consilo.machine.files import erase, make_directory, rely_on, write_new
 from consilo.wire.parcel import Parcel
 
 _TABLES = """
@@ -42,16 +42,25 @@ _STANDINGS = """
 CREATE TABLE IF NOT EXISTS standings (
     silo TEXT PRIMARY KEY, key TEXT, lines INTEGER, head TEXT, signature TEXT, states INTEGER);
 """
+_ONLY_NEWEST = "DELETE FROM {0} WHERE rowid <= (SELECT max(rowid) FROM {0}) - ?"
 _KEPT_REPLIES = 16
 _KEPT_BYTES = 1 << 30
 _FILE_BYTES = 1 << 20
 _WRITING_S = 600.0
 _DAY_S = 86_400.0
 _OWNERS_S = 30 * _DAY_S
+_KEPT_ENDS = 10_000
+_KEPT_NUMBERS = 1_000
+_LASTING_RUNS = ("matching",)
+"""Names of secrets that look like those of runs, and are of no run."""
 _STRANGERS_WITHIN_S = 600.0
 _STRANGERS_LINES = 40
 """So many lines are written in so many seconds about requests that nobody vouches for: 4 MiB a
 day at most."""
+
+
+def _secret_name(run_id: str) -> str:
+    return hashlib.sha256(run_id.encode()).hexdigest()[:32]
 
 
 def lasting_secret(root: bytes, purpose: str) -> bytes:
@@ -319,9 +328,15 @@ class Store:
         return True
 
     def conclude(self, run_id: str) -> None:
-        """Remember that a run has ended."""
+        """Remember that a run has ended, of the newest 10,000, and erase its secret.
+
+        Were it asked anything once its end is forgotten, it would be another run to us: with
+        another secret, so that all it asks has other noise and a price of its own.
+        """
         with self._open() as database:
             database.execute("INSERT OR IGNORE INTO concluded VALUES (?)", (run_id,))
+            database.execute(_ONLY_NEWEST.format("concluded"), (_KEPT_ENDS,))
+        self._erase_secrets([run_id])
 
     def is_concluded(self, run_id: str) -> bool:
         """Return whether a run has ended."""
@@ -340,20 +355,27 @@ class Store:
     def note_owner(self, run_id: str, number: int, *, at: float) -> int:
         """Keep the number of a run's owner, and return the largest that was kept; for 30 days.
 
+        A run that asked nothing for so long, and whose end nobody told, loses its secret too.
+
         Args:
             run_id: which run.
             number: of who asks.
             at: when, in seconds since 1970.
         """
         with self._open() as database:
-            database.execute("DELETE FROM owners WHERE at < ?", (at - _OWNERS_S,))
+            lapsed = database.execute(
+                "DELETE FROM owners WHERE at < ? AND run_id <> ? RETURNING run_id",
+                (at - _OWNERS_S, run_id),
+            ).fetchall()
             database.execute(
                 "INSERT INTO owners VALUES (:run, :number, :at) ON CONFLICT (run_id)"
                 " DO UPDATE SET number = max(number, :number), at = :at",
                 {"run": run_id, "number": number, "at": at},
             )
             query = "SELECT number FROM owners WHERE run_id = ?"
-            return int(database.execute(query, (run_id,)).fetchone()[0])
+            largest = int(database.execute(query, (run_id,)).fetchone()[0])
+        self._erase_secrets([each for (each,) in lapsed])
+        return largest
 
     def number(self, key: str) -> float | None:
         """Return the number kept under ``key``; None where there is none."""
@@ -362,13 +384,14 @@ class Store:
         return None if row is None else float(row[0])
 
     def keep_number(self, key: str, value: float) -> None:
-        """Keep a number under ``key``, in place of one that was there."""
+        """Keep a number under ``key``, in place of one that was there; the newest 1,000."""
         with self._open() as database:
             database.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (key, value))
+            database.execute(_ONLY_NEWEST.format("numbers"), (_KEPT_NUMBERS,))
 
     def secret(self, run_id: str) -> bytes:
         """Return the run's 32 secret bytes, made at the first call, mode 0600."""
-        return self._secret(hashlib.sha256(run_id.encode()).hexdigest()[:32])
+        return self._secret(_secret_name(run_id))
 
     def lasting(self, purpose: str) -> bytes:
         """Return 32 bytes for one purpose, derived from the silo's own secret, in every run alike.
@@ -376,6 +399,12 @@ class Store:
         That secret is ``secrets/silo.key``, made at the first call; no run's name leads to it.
         """
         return lasting_secret(self._secret("silo"), purpose)
+
+    def _erase_secrets(self, runs: Sequence[str]) -> None:
+        """Erase the secrets of runs that are over."""
+        for run in runs:
+            if run not in _LASTING_RUNS:
+                erase(self._secrets / f"{_secret_name(run)}.key")
 
     def _secret(self, name: str) -> bytes:
         path = self._secrets / f"{name}.key"

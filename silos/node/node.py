@@ -55,6 +55,7 @@ from consilo.errors import (
 from consilo.machine.environment import QUIET, is_plain
 from consilo.machine.files import tidy
 from consilo.machine.forks import spawn
+from consilo.machine.logs import turn_over_own
 from consilo.machine.reaper import become_subreaper, descendants
 from consilo.membership.keys import load_silo_key
 from consilo.printable import PrintableFormatter, printable_lines
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("consilo.node")
 
 _PRELOAD_S = 180.0
+_LOG_EVERY_S = 60.0
 _WALL = ("silos.node.wall", "silos.node.worker")
 ANSWERER = "silos.silo:answerer"
 """Opens the silo and answers a message behind its guard: `silos.silo.answerer`."""
@@ -240,6 +242,7 @@ class Node:
         self._answerer = answerer
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._lines: list[Line] = []
+        self._log_at = 0.0
         self._new_key_at = 0.0
 
     def run(self) -> None:
@@ -295,8 +298,20 @@ class Node:
             finally:
                 line.done()
 
+    def _turn_log_over(self) -> None:
+        """Look once a minute whether the file that we write to has grown too large."""
+        if time.monotonic() < self._log_at:
+            return
+        self._log_at = time.monotonic() + _LOG_EVERY_S
+        try:
+            turn_over_own()
+        except OSError as cause:
+            log.warning("the log has grown large and cannot be turned over: %s", cause)
+
     def _note(self, word: str) -> None:
         """Act on what the keeper says."""
+        if word == TICK:
+            self._turn_log_over()
         if word == enrol.CERTIFICATE and len(self._lines) == 1:
             self._lines[0].link.show(self._folder / enrol.CERTIFICATE)
             log.info("a renewed certificate is shown from now on")
