@@ -91,7 +91,7 @@ def test_without_probabilities_the_mean_of_the_drawn_would_be_biased():
         reduced = combine(WeightedMean(), {n: (values[n], ROWS[n]) for n in names})
         found.append(float(reduced.means["delta"]["w"][0]))
     error = np.std(found) / math.sqrt(len(found))
-    assert abs(np.mean(found) - full.means["delta"]["w"][0]) > 10 * error
+    assert abs(np.mean(found) - full.means["delta"]["w"][0]) > 5 * error
 
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda each: each.by)
