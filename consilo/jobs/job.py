@@ -413,6 +413,7 @@ _YOUNG = (
     ("quorum", "on_loss", 3),
     ("quorum", "for", 3),
     ("", "continues", 3),
+    ("", "cohort", 3),
     ("protocol", "buffer", 3),
     ("protocol", "max_staleness", 3),
     ("quorum", "late", 3),
