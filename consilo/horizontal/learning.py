@@ -244,6 +244,7 @@ def prepaid(
         fingerprint=fingerprint,
         admit=lambda history: admit([*spent, *history], privacy, silo.kept_number),
         step_id=_prepaid_id(silo),
+        pays_ahead=True,
     )
     return sigma, rate, [*spent, *history]
 

@@ -17,7 +17,7 @@ from consilo.horizontal.holdout import require_split
 from consilo.horizontal.learning import learner_of
 from consilo.horizontal.scaling import TargetMode, target_mode
 from consilo.horizontal.training import Training, TrainState
-from consilo.jobs.job import Job
+from consilo.jobs.job import MOST_RATE, Job
 from consilo.jobs.model_job import ModelJob
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.protocol import Protocol
@@ -89,6 +89,7 @@ def plan(
             attempt(faults, "model", lambda: check_private(built.model))
     if encoding is not None and job.privacy is not None:
         faults += _privacy_faults(job, contract, encoding)
+        faults += _noise_faults(job)
     if learner is not None and protocol is not None and not faults:
         hooks = protocol.hooks() if isinstance(protocol, Training) else ()
         faults += rehearse_training(
@@ -289,6 +290,20 @@ def _privacy_faults(job: TableJob, contract: Contract, encoding: Encoding) -> li
     if asked and job.features.standardize in ("global", "silo") and encoding.open_ended:
         faults.append(f"privacy.statistics_epsilon: {unbounded(contract, encoding)}")
     return faults
+
+
+def _noise_faults(job: ModelJob) -> list[str]:
+    """Return why the noise of a private step alone would make updates that nobody counts."""
+    local, privacy = job.local, job.privacy
+    if privacy is None or local.optimizer.lower() != "sgd":
+        return []
+    size = local.lr * privacy.max_grad_norm
+    if size <= MOST_RATE:
+        return []
+    return [
+        f"local.lr: a step of sgd is as long as lr times privacy.max_grad_norm, {size:.3g}, and no "
+        f"update of more than {MOST_RATE:g} is taken for honest work; lower one of the two"
+    ]
 
 
 def out_of_reach(job: TableJob) -> list[str]:

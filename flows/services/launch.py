@@ -96,6 +96,7 @@ class Launched:
                 break
             look()
             time.sleep(0.2)
+        self.service.stop()  # lets go of its guard: whoever runs many would keep a pipe of each
         if not self.result.exists():
             return None
         summary: dict[str, Any] = json.loads(self.result.read_text())
