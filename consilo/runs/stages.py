@@ -531,6 +531,9 @@ class Stages:
         # Nobody is asked anew whether silos are there: at an end it may be that nothing travels.
         for name in set(self.silos) - set(fed.met) - set(absent):
             absent[name] = fed.why_away(name)
+        unfinished: dict[str, Any] = (
+            {} if fed.drawn is None else {"cohort": {"drawn": sorted(fed.drawn)}}
+        )
         return parts_of(
             number,
             took,
@@ -539,7 +542,7 @@ class Stages:
             checked=[n for n in self.silos if self.outcomes[n].contract == "passed"],
             absent=absent,
             weighed=self.weighs_by_rows,
-            told=next((each for each in self.rounds if each["round"] == number), {}),
+            told=next((each for each in self.rounds if each["round"] == number), unfinished),
         )
 
     @property
