@@ -104,6 +104,9 @@ def ended(record: Path) -> Ended:
     return Ended(params, epsilon, rounds, frozenset(checked), rows=rows, **found)
 
 
+_NO_DEADLINE_S = 86_400.0
+
+
 class Attended:
     """A transport over which a silo is missing where it was missing before.
 
@@ -123,10 +126,14 @@ class Attended:
         return self._inner.online()
 
     def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
-        """Yield what the silos answer that were there, and that the others are not connected."""
+        """Yield what the silos answer that were there, and that the others are not connected.
+
+        Who was there is there however long it takes: on a machine that is busy the run that is done
+        again would else be one in which others are missing.
+        """
         for name, parcel in parcels.items():
             if self._was_there(Header.decode(parcel.header)):
-                yield from self._inner.exchange({name: parcel}, deadline_s=deadline_s)
+                yield from self._inner.exchange({name: parcel}, deadline_s=_NO_DEADLINE_S)
             else:
                 yield Arrival(name, None, not_connected(), 0.0)
 
