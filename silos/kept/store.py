@@ -216,7 +216,7 @@ class Store:
             )
 
     def note_request(self, step_id: str, *, at: float) -> None:
-        """Count a step that was allowed, once; those older than a day are forgotten.
+        """Count a step that was allowed, when it last was; those older than a day are forgotten.
 
         Args:
             step_id: which.
@@ -224,7 +224,7 @@ class Store:
         """
         with self._open() as database:
             database.execute("DELETE FROM requests WHERE at < ?", (at - _DAY_S,))
-            database.execute("INSERT OR IGNORE INTO requests VALUES (?, ?)", (step_id, at))
+            database.execute("INSERT OR REPLACE INTO requests VALUES (?, ?)", (step_id, at))
 
     def count_requests(self, *, since: float) -> int:
         """Return how many steps were allowed since a time, in seconds since 1970."""
@@ -258,7 +258,8 @@ class Store:
     def note_permit(self, step_id: str, permit: Permit, *, run_id: str, at: float) -> None:
         """Keep under which conditions a step was allowed, the newest; for a day.
 
-        Where a model was judged once in the step, that stays: its verb may ask for more besides.
+        Where a model was judged once in the step, that stays: its verb may ask for more besides,
+        and counts for as long as its run may ask.
 
         Args:
             step_id: which.
@@ -269,7 +270,11 @@ class Store:
         withheld = "\n".join(sorted(permit.withheld))
         row = (step_id, run_id, at, int(permit.judged), permit.consents, withheld)
         with self._open() as database:
-            database.execute("DELETE FROM permits WHERE at < ?", (at - _DAY_S,))
+            database.execute(
+                "DELETE FROM permits WHERE at < ? AND (NOT judged OR run_id IN"
+                " (SELECT run_id FROM concluded))",
+                (at - _DAY_S,),
+            )
             database.execute(
                 "INSERT INTO permits VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (step_id) DO UPDATE SET"
                 " run_id = excluded.run_id, at = excluded.at, consents = excluded.consents,"
@@ -288,7 +293,7 @@ class Store:
         """Return how many steps judged a model since a time.
 
         Args:
-            since: seconds since 1970.
+            since: seconds since 1970; those of runs that have ended are kept for a day.
             but: a step that is not counted.
             run_id: of this run alone; None is all.
         """
@@ -299,26 +304,26 @@ class Store:
         with self._open() as database:
             return int(database.execute(query, values).fetchone()[0])
 
-    def cuts(self, of: str) -> dict[int, int]:
-        """Return at which numbers rows were held out so far, and for which least number of rows.
+    def cuts(self, of: str) -> dict[str, int]:
+        """Return how rows were held out so far, and for which least number of rows.
 
         Args:
             of: which rows.
         """
         with self._open() as database:
             query = "SELECT cut, least FROM cuts WHERE of = ?"
-            return {int(cut): least for cut, least in database.execute(query, (of,))}
+            return dict(database.execute(query, (of,)).fetchall())
 
-    def keep_cuts(self, of: str, known: Mapping[int, int], new: Mapping[int, int]) -> bool:
+    def keep_cuts(self, of: str, known: Mapping[str, int], new: Mapping[str, int]) -> bool:
         """Keep more of them, for ever; False, and nothing kept, where ``known`` are not all now."""
         with self._open() as database:
             database.execute("DELETE FROM cuts WHERE 0")  # begins the transaction
             rows = database.execute("SELECT cut, least FROM cuts WHERE of = ?", (of,))
-            if {int(cut): least for cut, least in rows} != known:
+            if dict(rows.fetchall()) != known:
                 return False
             database.executemany(
                 "INSERT OR REPLACE INTO cuts VALUES (?, ?, ?)",
-                [(of, str(cut), least) for cut, least in new.items()],
+                [(of, cut, least) for cut, least in new.items()],
             )
         return True
 

@@ -76,6 +76,8 @@ log = logging.getLogger("consilo.node")
 _PRELOAD_S = 180.0
 _LOG_EVERY_S = 60.0
 _WALL = ("silos.node.wall", "silos.node.worker")
+ANSWERER = "silos.silo:answerer"
+"""Opens the silo and answers a message behind its guard: `silos.silo.answerer`."""
 _ACTIVATE_LONGEST_S = 10.0
 _BACK_OFF = wait_exponential_jitter(exp_base=1.5, max=_ACTIVATE_LONGEST_S)
 """A second, half as much again each time, and up to a second by chance."""
@@ -96,10 +98,19 @@ class Warm:
         folder: the silo's.
         config: what to load, and the limits of a message.
         alone: nothing else runs below this process, so whatever is left there is ours to end.
+        answerer: ``module:function`` that opens the silo and answers.
     """
 
-    def __init__(self, folder: Path, config: NodeConfig, *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: NodeConfig,
+        *,
+        alone: bool = False,
+        answerer: str = ANSWERER,
+    ) -> None:
         self._alone = alone
+        self._answerer = answerer
         self._folder = folder
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,7 +132,7 @@ class Warm:
         Raises:
             ServiceFailed: where the preload fails.
         """
-        modules = [*self._config.preload, *_WALL, self._config.answerer.partition(":")[0]]
+        modules = [*self._config.preload, *_WALL, self._answerer.partition(":")[0]]
         self._process, self._channel = spawn(
             "silos.node.warm",
             modules,
@@ -149,7 +160,7 @@ class Warm:
         job = {
             "silo": str(self._folder),
             "bundle": str(bundle),
-            "answerer": self._config.answerer,
+            "answerer": self._answerer,
             "memory_limit_mib": limits.memory_mib,
             "wall_limit_s": limits.wall_s,
             "sandbox": sandbox,
@@ -225,9 +236,10 @@ class Warm:
 class Node:
     """Answers one message after the other."""
 
-    def __init__(self, folder: Path, config: NodeConfig) -> None:
+    def __init__(self, folder: Path, config: NodeConfig, answerer: str = ANSWERER) -> None:
         self._folder = folder
         self._config = config
+        self._answerer = answerer
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._lines: list[Line] = []
         self._log_at = 0.0
@@ -249,7 +261,7 @@ class Node:
         enrol.promote(self._folder)
         state = stay_known(self._folder, greet=True)
         keeper = Keeper(self._folder, self._config, self._events)
-        with Warm(self._folder, self._config, alone=True) as warm:
+        with Warm(self._folder, self._config, alone=True, answerer=self._answerer) as warm:
             warm.start()
             try:
                 self._go_online(state)
@@ -383,8 +395,8 @@ class Node:
             retry=retry_if_exception_type(TransportError),
             wait=_BACK_OFF,
             before_sleep=_tell(
-                "not online yet, next try in %.0f s: %s (not gone yet: after an "
-                "unclean end the coordinator waits 20 s)"
+                "not online yet, next try in %.0f s: %s (not gone yet: another process has this "
+                "silo's key, or its machine was lost less than 20 s ago)"
             ),
         ):
             if isinstance(cause, NotAuthorised) and stay_known(self._folder) == "removed":
@@ -431,14 +443,25 @@ def _tell(text: str) -> Callable[[RetryCallState], None]:
     return tell
 
 
-def run_node(folder: Path) -> int:
+def run_node(folder: Path, *, answerer: str = ANSWERER) -> int:
     """Run the node of the silo in ``folder`` until SIGTERM or Ctrl-C; return the exit code.
+
+    Args:
+        folder: the silo's.
+        answerer: what answers in place of the silo's own guard, to try a federation with a silo
+            that does not keep to the rules; no file says so, and the log does.
 
     Raises:
         ConsiloError: where it cannot run.
     """
     folder = folder.resolve()
     config = NodeConfig.load(folder)
+    if answerer != ANSWERER:
+        log.warning(
+            "started with --answerer %s, which answers in place of this silo's guard: NOTHING THAT "
+            "ITS POLICY SAYS HOLDS. Only trials and rehearsals are started so",
+            answerer,
+        )
     os.environ.update(QUIET)
     os.environ["FLWR_HOME"] = str(folder / "flwr")
     become_subreaper()
@@ -447,7 +470,7 @@ def run_node(folder: Path) -> int:
             signal.signal(number, _stop)
     try:
         with alone(folder):
-            Node(folder, config).run()
+            Node(folder, config, answerer).run()
     except TransportError as cause:
         log.error("%s", cause)
         return STRUCK_OFF_EXIT
@@ -472,13 +495,19 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -I -m silos.node", description="Run the node of one silo."
     )
     parser.add_argument("--dir", type=Path, required=True, help="the silo's folder")
+    parser.add_argument(
+        "--answerer",
+        default=ANSWERER,
+        metavar="MODULE:FUNCTION",
+        help="for trials only: what answers in place of the silo's guard",
+    )
     options = parser.parse_args(arguments)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return run_node(options.dir)
+        return run_node(options.dir, answerer=options.answerer)
     except ConsiloError as cause:
         sys.stderr.write(f"{printable_lines(str(cause))}\n")
         return 1

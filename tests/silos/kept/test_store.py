@@ -68,6 +68,26 @@ def test_a_step_that_judged_a_model_stays_one(tmp_path):
     assert store.permit("step") == Permit(True, "", frozenset({"2.0"}))
 
 
+def test_judgements_of_a_run_count_until_it_ends(tmp_path):
+    store, day = Store(tmp_path), 86_400.0
+    for run, step in (("long", "a"), ("ended", "b")):
+        store.note_permit(step, Permit(judged=True), run_id=run, at=0.0)
+    store.conclude("ended")
+    store.note_permit("c", Permit(), run_id="long", at=2 * day)
+    store.note_permit("d", Permit(), run_id="long", at=4 * day)
+    assert store.count_judged(since=0.0, but="", run_id="long") == 1
+    assert store.permit("b") is None
+    assert store.permit("c") is None
+
+
+def test_a_step_that_is_allowed_again_counts_in_the_hour_in_which_it_is(tmp_path):
+    """Else all steps of a day could be asked again in any later hour."""
+    store = Store(tmp_path)
+    for at in (0.0, 5000.0):
+        store.note_request("step", at=at)
+    assert store.count_requests(since=4000.0) == 1
+
+
 def test_a_run_that_has_ended_leaves_no_secret_and_one_that_nobody_ended_lapses(store, tmp_path):
     month = 31 * 86_400.0
     secrets = {run: store.secret(run) for run in ("ended", "left", "at work", "matching")}
