@@ -394,7 +394,7 @@ def our_fates(faults: Sequence[Fault]) -> dict[str, Fate]:
         file.write_text(to_yaml(job.to_json()))
         rehearsed = prepare(file, at, None, rounds=None)
         struck = [
-            f.model_copy(update={"silo": _STRUCK if f.part == "silo" else None}) for f in faults
+            (f.model_copy(update={"silo": _STRUCK if f.part == "silo" else None}),) for f in faults
         ]
         fates = {}
         began = [time.monotonic()]
