@@ -182,18 +182,9 @@ def _started_otherwise(there: Standing, silo: str, argv: Sequence[str]) -> Undo:
 
 def _poison(fault: Fault, there: Standing, silo: str) -> Undo:
     """Let a silo's node sign updates that are not finite, or 1e30 times too large."""
-    file = there.rehearsed.silos[silo] / "node.yaml"
-    before = file.read_bytes()
     lie = "not_finite" if fault.amount is None else "exploding"
-    words = {**read_yaml(file), "answerer": f"flows.rehearsal.poison:{lie}"}
-    write_atomic(file, to_yaml(words).encode())
-    undo_start = _started_otherwise(there, silo, there.service("silo", silo).argv)
-
-    def undo() -> None:
-        write_atomic(file, before)
-        undo_start()
-
-    return undo
+    argv = [*there.service("silo", silo).argv, "--answerer", f"flows.rehearsal.poison:{lie}"]
+    return _started_otherwise(there, silo, argv)
 
 
 def _corrupt_checkpoint(fault: Fault, there: Standing, silo: str) -> Undo:

@@ -93,7 +93,10 @@ class Federation:
         folder = self.root / name
         self.nodes[name] = self.supervisor.start(
             name,
-            [self.python, "-I", "-m", "silos.node", "--dir", str(folder)],
+            [
+                *(self.python, "-I", "-m", "silos.node", "--dir", str(folder)),
+                *("--answerer", "test_answerer:answerer"),
+            ],
             log=folder / "node.log",
             env=child_environment(home=folder / "flwr", CONSILO_TEST_MARK=self.mark),
         )
@@ -142,7 +145,6 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
                 node = {
                     "name": name,
                     "superlink": link.address,
-                    "answerer": "test_answerer:answerer",
                     "preload": [],
                 }
                 (folder / "node.yaml").write_text(yaml.safe_dump(node))
