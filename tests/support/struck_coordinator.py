@@ -50,11 +50,13 @@ class Deed:
         prepare: makes the folder as it is before.
         act: what is struck; done again it has nothing left to do, or does the rest.
         look: what is there, for whoever comes later; it raises where something does not open.
+        beside: what lives while it acts, in processes that strace does not follow.
     """
 
     prepare: Callable[[Path], None]
     act: Callable[[Path], None]
     look: Callable[[Path], Any]
+    beside: Callable[[Path], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
 # A run; its silos are in another process, which nobody strikes.
@@ -69,9 +71,12 @@ def made_run(place: Path) -> None:
     (place / "keys.json").write_text(json.dumps(keys))
 
 
+_way: list[socket.socket] = []
+
+
 @contextlib.contextmanager
 def silos(place: Path) -> Iterator[socket.socket]:
-    """Yield a way to the silos in ``place``, whose process ends with it."""
+    """Let the silos in ``place`` answer at the other end of `_way`, in a process of their own."""
     ours, theirs = socket.socketpair()
     child = os.fork()
     if not child:
@@ -86,6 +91,7 @@ def silos(place: Path) -> Iterator[socket.socket]:
         except BaseException:  # the other end is closed
             os._exit(0)
     theirs.close()
+    _way[:] = [ours]
     try:
         yield ours
     finally:
@@ -94,7 +100,7 @@ def silos(place: Path) -> Iterator[socket.socket]:
 
 
 def run(place: Path) -> None:
-    with silos(place) as way, way.makefile("rwb") as stream:
+    with _way[0].makefile("rwb") as stream:
 
         def asked(name: str) -> Callable[[Parcel], Parcel]:
             def answer(parcel: Parcel) -> Parcel:
@@ -230,7 +236,7 @@ def restored_seen(place: Path) -> Any:
 
 
 DEEDS = {
-    "run": Deed(made_run, run, run_seen),
+    "run": Deed(made_run, run, run_seen, silos),
     "admit": Deed(made_home, admit, members_seen),
     "suspend": Deed(admitted, suspend, members_seen),
     "give-up": Deed(made_home, give_up, members_seen),
@@ -257,7 +263,8 @@ def main(home: Path, name: str, call: str, first: int, stride: int) -> None:
     base.mkdir()
     assert in_child(lambda: deed.prepare(base))
     shutil.copytree(base, place)
-    assert in_child(lambda: deed.act(place))
+    with deed.beside(place):
+        assert in_child(lambda: deed.act(place))
     print(json.dumps(seen(deed, place)), flush=True)
     shutil.rmtree(place)
     for how in ("signal=KILL", "error=ENOSPC", "error=EIO"):
@@ -265,14 +272,16 @@ def main(home: Path, name: str, call: str, first: int, stride: int) -> None:
         while met:
             shutil.copytree(base, place)
             at = f"{how}:when={number}"
-            killed, went_well = struck(lambda: deed.act(place), call, at)
+            with deed.beside(place):
+                killed, went_well = struck(lambda: deed.act(place), call, at)
             if how == "signal=KILL":
                 met, most = killed, number
             else:
                 met = number + stride < most
             told = {"how": how, "number": number, "killed": killed, "went_well": went_well}
             told["there"] = seen(deed, place)
-            told["again"] = in_child(lambda: deed.act(place))
+            with deed.beside(place):
+                told["again"] = in_child(lambda: deed.act(place))
             told["after"] = seen(deed, place)
             print(json.dumps(told), flush=True)
             shutil.rmtree(place)
