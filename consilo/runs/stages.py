@@ -422,6 +422,9 @@ class Stages:
         if ending["model"]:
             self.record.add("model", **ending["model"])
         self.record.close(**ending["said"])
+        # Where the disk failed a writer, it may have failed it in taking its file away, too.
+        tidy(self.directory)
+        tidy(self.directory.parent, below=False)
 
     def builder(self) -> Callable[[], Scored] | None:
         """Return what makes the trained model, usable by itself; None where there is none here."""
