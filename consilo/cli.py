@@ -42,8 +42,9 @@ class Command(TyperCommand):
         """
         order = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(list(args))[2]
         for each in order:
-            one = isinstance(each, click.Option) and not each.multiple and not each.count
-            if one and order.count(each) > 1 and not (each.is_flag and not each.secondary_opts):
+            if not isinstance(each, click.Option) or each.multiple or each.count:
+                continue
+            if order.count(each) > 1 and not (each.is_flag and not each.secondary_opts):
                 name = each.opts[0]
                 raise click.BadOptionUsage(name, f"{name} is given twice; it takes one value", ctx)
         return super().parse_args(ctx, args)
