@@ -9,15 +9,17 @@ the number of paths. Above what is stated, it proves that the statement is wrong
 proves nothing: so few answers cannot show more than ``most_that_can_be_shown``.
 
 The same is done to copies that are broken on purpose, and must be caught: their noise is off, their
-clipping is off, or their scale is exact.
+clipping is off, their scale is exact, or their rows are computed in the order of the table.
 
     bookkeeping_*, rows_*, hooks_*, functorch_*, poisson_*, moments_*, histogram_*, scale_*
     figures_*, cut_layer_*
+    places_*: a model that gives a row another gradient in each place of the batch
     dp_sgd_subject_*, statistics_subject_*, figures_subject_*: a person with 40 rows, or without
     PATH_stated                    ε of a path, at δ 1e-5
     PATH_lower                     lower bound of what it spends
     PATH_noise_off_lower           of the copy without noise
     PATH_clipping_off_lower        of the copy without clipping
+    PATH_in_order_lower            of the copy whose places are those of the table
     PATH_clipped_per_row_lower     of the copy that clips a subject's rows one by one
     PATH_weights_off_lower         of the copy in which each row of a subject counts as one
     scale_exact_lower              of the copy whose own scale is exact
@@ -222,6 +224,72 @@ def training_path(make: Callable[[], nn.Module], *, rate: float = 1.0, steps: in
             "clipping_off": partial(ask, sigma=sigma, kind=Unclipped),
         },
     )
+
+
+PLACES = 32
+"""Of a batch; both tables fill two of them, or all but one place."""
+
+
+class ByPlace(Linear):
+    """A linear layer whose input has another sign in each place of the batch.
+
+    The last bit of a matrix product depends on a row's place, and weights can be chosen that make
+    of it which way the row's gradient points (`tests/attacks/test_clipping_underflow.py`). Which
+    places are rounded otherwise depends on the machine; here they are the same on all.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits."""
+        turned: Tensor = super().forward(features * signs(len(features))[:, None])
+        return turned
+
+
+def signs(number: int) -> Tensor:
+    """Return for each place of a batch 1 or -1."""
+    bits = np.random.default_rng(0).integers(0, 2, PLACES)
+    return torch.from_numpy(2.0 * bits[np.arange(number) % PLACES] - 1.0).float()
+
+
+class InOrder(DPHook):
+    """Broken: the first row that is drawn has the first place, the second the second."""
+
+    def _clipped(self, session: FitSession, rows: Any, places: Any) -> list[Tensor]:
+        return super()._clipped(session, rows, np.arange(len(places)))
+
+
+def places_path() -> Path:
+    """Return DP-SGD where a row more could move the others to other places of the batch.
+
+    All gradients point one way where each row is in its own place; with one row less, those after
+    it are in their neighbours'.
+    """
+    sigma = noise_multiplier(target_epsilon=EPSILON, delta=DELTA, sample_rate=1.0, steps=1)
+    features = np.zeros((2 * PLACES, 4), np.float32)
+    features[:, 0] = 1e3 * signs(len(features)).numpy()
+
+    def ask(there: bool, *, kind: type[DPHook]) -> Floats:
+        rows = features if there else np.delete(features, 3, axis=0)
+        model = ByPlace()
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+        learner = TorchLearner(model, Task.of("binary"))
+        hook = kind(
+            sigma=sigma,
+            max_grad_norm=NORM,
+            sample_rate=1.0,
+            stream=secret("audit"),
+            max_physical_batch=PLACES,
+        )
+        plan = FitPlan(batch_size=len(rows), steps=1, lr=1e-12)
+        data = Arrays(rows, np.ones(len(rows), np.int64))
+        learner.fit(data, plan, rng=np.random.default_rng(0), hooks=[hook])
+        moved = [value.reshape(-1) for value in learner.parameters().values()]
+        return np.concatenate(moved).astype(np.float64) * len(rows) / plan.lr
+
+    def without_noise(there: bool) -> Floats:
+        return np.eye(5)[0] * there  # the first weight, in which all gradients lie
+
+    return Path(partial(ask, kind=DPHook), without_noise, {"in_order": partial(ask, kind=InOrder)})
 
 
 MANY = 40
@@ -503,6 +571,7 @@ PATHS: Mapping[str, Callable[[], Path]] = {
     "moments": moments_path,
     "histogram": histogram_path,
     "scale": scale_path,
+    "places": places_path,
     "figures": figures_path,
     "cut_layer": cut_layer_path,
     "dp_sgd_subject": subject_training_path,

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from report import Report, columns, load_now, options, say, sized
@@ -177,7 +178,7 @@ def stock(folder: Path, hospitals: Sequence[Hospital], rounds: int) -> Cost:
             for hospital in hospitals:
                 silo = folder / hospital.name
                 silo.mkdir()
-                _write_arrays(hospital, silo / "rows.npz")
+                write_arrays(hospital, silo / "rows.npz")
                 registry.register(hospital.name, load_or_create_silo_key(silo / "silo.key"))
                 names[hospital.name] = silo
                 _start_stock_node(supervisor, hospital.name, silo, address, authority)
@@ -225,11 +226,16 @@ def _start_stock_node(
     )
 
 
+def copy_app(folder: Path) -> None:
+    """Copy the app that stock Flower runs."""
+    shutil.copytree(_STOCK_APP, folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def _submit(
     folder: Path, address: str, authority: Authority, marks: Path, rounds: int, silos: int
 ) -> None:
     app, home = folder / "app", folder / "user"
-    shutil.copytree(_STOCK_APP, app, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_app(app)
     home.mkdir()
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "stock"\n\n[superlink.stock]\naddress = "{address}"\n'
@@ -273,12 +279,18 @@ def _stock_rounds(marks: Path, rounds: int, services: Sequence[Service]) -> Cost
     return Cost(wall_s, overhead_s, cpu_s[-1] - cpu_s[1])
 
 
-def _write_arrays(hospital: Hospital, path: Path) -> None:
+def write_arrays(hospital: Hospital, path: Path) -> None:
+    """Write what a stock client trains on, as ``features`` and ``labels``."""
+    np.savez(path, **arrays_of(hospital))
+
+
+def arrays_of(hospital: Hospital) -> dict[str, np.ndarray[Any, Any]]:
+    """Return a silo's rows as a stock client has them."""
     contract, job = Contract.load("breast_cancer@1"), job_of(1, SILOS)
     encoding = Encoding.plan(contract, job)
     raw = encoding.raw_numeric(hospital.rows)
     features = encoding.features(hospital.rows, Scale.of_moments(raw.mean(0), raw.var(0)))
-    np.savez(path, features=features, labels=encoding.target(hospital.rows))
+    return {"features": features, "labels": encoding.target(hospital.rows)}
 
 
 def measure(folder: Path, chosen: argparse.Namespace, load: float) -> Report:

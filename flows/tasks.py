@@ -14,6 +14,7 @@ from prefect.tasks import Task
 from consilo.errors import TransportError
 from consilo.jobs.model_job import ModelJob
 from consilo.metrics.words import in_short
+from consilo.reduce.draw import in_words
 from consilo.wire import params as tree
 from consilo.wire.parcel import Fault
 from flows import artifacts
@@ -95,7 +96,12 @@ def train_round(session: Session, number: int) -> None:
     session.tracker.log_round(report, session.run.exchanges, seconds=seconds)
     told = in_short(report["metrics"])
     get_run_logger().info(
-        "round %d: %d silos, %.1f s; before it: %s", number, len(report["silos"]), seconds, told
+        "round %d: %d silos%s, %.1f s; before it: %s",
+        number,
+        len(report["silos"]),
+        in_words(report.get("cohort", {})),
+        seconds,
+        told,
     )
 
 

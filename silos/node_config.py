@@ -21,7 +21,6 @@ class NodeConfig(Config):
 
     name: SiloName
     superlink: str = Field(description="host:port of the coordinator")
-    answerer: str = "silos.silo:answerer"
     preload: tuple[str, ...] = PRELOAD
     refresh_s: float = Field(
         default=60.0, gt=0, description="how often the coordinator's list of members is fetched"

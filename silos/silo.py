@@ -101,12 +101,12 @@ class Silo:
         )
         ledger = Ledger(directory / "ledger.db")
         same_rows = SameRows(self.rows, ledger, Sketches(state or directory / "sketches"), audit)
-        self.account = Accounts(ledger, policy.privacy.budgets, same_rows)
         self.letters = Identity(directory, partners, only_confirmed=policy.partners == "confirmed")
+        self.history = History(directory, audit, self.letters, ledger)
+        self.account = Accounts(ledger, policy.privacy.budgets, same_rows, self.history)
         self.matches = Matchmaking(directory, policy.matching, self.rows.fingerprint, now)
         self.parts = ModelParts(directory, audit)
         self.released = Released(directory, statistics_leave=policy.statistics_leave)
-        self.history = History(directory, audit, self.letters, self.account.ledger)
         self.gate = Guard(
             config.name,
             directory,

@@ -12,7 +12,7 @@ import torch._dynamo
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, FedMedian
 
 client = ClientApp()
 server = ServerApp()
@@ -47,18 +47,19 @@ def train(message: Message, context: Context) -> Message:
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(features[rows]), labels[rows]).backward()
         optimizer.step()
+    lie = float(context.node_config.get("lie", 1.0))
+    told = {name: value * lie for name, value in model.state_dict().items()}
     metrics = {"num-examples": len(labels), "seconds": time.perf_counter() - started}
-    content = RecordDict(
-        {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord(metrics)}
-    )
+    content = RecordDict({"arrays": ArrayRecord(told), "metrics": MetricRecord(metrics)})
     return Message(content=content, reply_to=message)
 
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run FedAvg, and note when each round has ended."""
+    """Run the strategy, note when each round has ended, and keep the model."""
     config = context.run_config
     silos = int(config["silos"])
+    fewest = int(config["min-silos"]) or silos
     slowest = [0.0]
 
     def note(number: int, arrays: ArrayRecord) -> None:
@@ -69,14 +70,19 @@ def main(grid: Grid, context: Context) -> None:
         slowest[0] = max(float(reply["metrics"]["seconds"]) for reply in replies)
         return MetricRecord({"slowest": slowest[0]})
 
-    FedAvg(
+    strategy = {"FedAvg": FedAvg, "FedMedian": FedMedian}[str(config["strategy"])]
+    result = strategy(
         fraction_evaluate=0.0,
-        min_train_nodes=silos,
-        min_available_nodes=silos,
+        min_train_nodes=fewest,
+        min_available_nodes=fewest,
         train_metrics_aggr_fn=metrics,
     ).start(
         grid=grid,
         initial_arrays=ArrayRecord(model_of(int(config["inputs"])).state_dict()),
         num_rounds=int(config["rounds"]),
+        timeout=float(config["timeout"]),
         evaluate_fn=note,
     )
+    if config["result"]:
+        arrays = {n: v.numpy() for n, v in result.arrays.to_torch_state_dict().items()}
+        np.savez(str(config["result"]), **arrays)

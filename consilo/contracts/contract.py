@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -202,13 +202,13 @@ class Contract(Config):
         directories = [*search, SHIPPED]
         name, version = reference["name"], int(reference["version"])
         others = []
-        for path in _candidates(directories, name, version):
-            held = _peek(path)
+        for path, value in _candidates(directories, name, version):
+            held = (value.get("name"), value.get("version")) if isinstance(value, Mapping) else None
             if held == (name, version):
-                return cls._read(path)
+                return cls.parse(value, where=str(path))
             if held is None or held[0] != name or not isinstance(held[1], int):
-                # Wrong in a way that reading it explains best.
-                cls._read(path)
+                # Wrong in a way that parsing it explains best.
+                cls.parse(value, where=str(path))
             content = f"{held[0]}@{held[1]}" if held else "no contract"
             others.append(f"{path} holds {content}, not {name}@{version}")
         raise ContractInvalid(str(ref_or_path), others or [_not_found(name, directories)])
@@ -233,17 +233,15 @@ def _rule_faults(value: Any) -> list[str]:
     return unknown_columns(rules, [str(name) for name in columns])
 
 
-def _candidates(directories: Sequence[Path], name: str, version: int) -> list[Path]:
+def _candidates(directories: Sequence[Path], name: str, version: int) -> Iterator[tuple[Path, Any]]:
+    """Yield the files that may be a contract of this name, and what each says."""
     files = (f"{name}@{version}.yaml", f"{name}.yaml")
     places = [place for each in directories for place in (each / "contracts", each)]
-    paths = [place / file for place in places for file in files if (place / file).is_file()]
-    return [path for path in paths if not _is_job_or_mapping(path)]
-
-
-def _is_job_or_mapping(path: Path) -> bool:
-    """Return whether a file beside the contracts refers to one instead of being one."""
-    value = read_yaml(path, error=ContractInvalid)
-    return isinstance(value, Mapping) and "contract" in value
+    for path in [place / file for place in places for file in files if (place / file).is_file()]:
+        value = read_yaml(path, error=ContractInvalid)
+        # A job or a mapping beside the contracts refers to one instead of being one.
+        if not (isinstance(value, Mapping) and "contract" in value):
+            yield path, value
 
 
 def _is_contract(path: Path) -> bool:
@@ -252,11 +250,6 @@ def _is_contract(path: Path) -> bool:
     except ContractInvalid:
         return False
     return isinstance(value, Mapping) and {"name", "version", "columns"} <= value.keys()
-
-
-def _peek(path: Path) -> tuple[Any, Any] | None:
-    value = read_yaml(path, error=ContractInvalid)
-    return (value.get("name"), value.get("version")) if isinstance(value, Mapping) else None
 
 
 def _not_found(name: str, directories: Sequence[Path]) -> str:

@@ -22,6 +22,30 @@ def made_up_frame(
     target: str,
     num_rows: int,
 ) -> pd.DataFrame:
+    """Return the rows of `made_up_columns` as a table, codes as the objects that they are."""
+    import pandas as pd
+
+    columns = made_up_columns(
+        contract,
+        numeric=numeric,
+        categories=categories,
+        classes=classes,
+        target=target,
+        num_rows=num_rows,
+    )
+    series = {name: pd.Series(values, dtype=values.dtype) for name, values in columns.items()}
+    return pd.DataFrame(series, index=range(num_rows))
+
+
+def made_up_columns(
+    contract: Contract,
+    *,
+    numeric: Sequence[str],
+    categories: Sequence[str],
+    classes: Sequence[Any],
+    target: str,
+    num_rows: int,
+) -> dict[str, np.ndarray[Any, Any]]:
     """Return rows that keep the contract's types, ranges and codes; the same each time.
 
     Numbers without a range are standard normal, or as far beyond the one end that there is.
@@ -33,25 +57,26 @@ def made_up_frame(
         classes: of the target, each in turn; none where it is among the numbers.
         target: its column.
         num_rows: how many.
-    """
-    import pandas as pd
 
+    Returns:
+        Column → float64, or objects for codes and classes; shape (num_rows,).
+    """
     rng = np.random.default_rng(0)
-    frame: dict[str, Any] = {
+    made: dict[str, Any] = {
         name: _values(contract.columns[name], num_rows, rng) for name in numeric
     }
     for name in categories:
         codes: Any = contract.columns[name].allowed
-        frame[name] = _of(codes, rng.integers(len(codes), size=num_rows))
+        made[name] = _of(codes, rng.integers(len(codes), size=num_rows))
     if classes:
-        frame[target] = _of(classes, np.arange(num_rows) % len(classes))
-    return pd.DataFrame(frame, index=range(num_rows))
+        made[target] = _of(classes, np.arange(num_rows) % len(classes))
+    return made
 
 
-def _of(codes: Any, places: np.ndarray[Any, Any]) -> Any:
-    import pandas as pd
-
-    return pd.Series([codes[place] for place in places], dtype=object)
+def _of(codes: Any, places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    found = np.empty(len(places), object)
+    found[:] = [codes[place] for place in places]
+    return found
 
 
 def _values(column: Column, size: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:

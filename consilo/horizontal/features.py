@@ -6,7 +6,7 @@ Numbers are standardised, booleans become 0 and 1, a category becomes one column
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from consilo.contracts.contract import Column, Contract
-from consilo.contracts.made_up import made_up_frame
+from consilo.contracts.made_up import made_up_columns
 from consilo.errors import IncompatibleJob, SchemaDrift
 from consilo.jobs.job import Job
 from consilo.jobs.table_job import TableJob
@@ -120,11 +120,17 @@ class Encoding:
         Returns:
             float32, shape (rows, len(inputs)).
         """
-        raw = self.raw_numeric(frame)
+        codes = {name: frame[name].to_numpy(dtype=object) for name in self.categories}
+        return self._inputs_of(self.raw_numeric(frame), codes, scale)
+
+    def _inputs_of(
+        self, raw: Floats, written: Mapping[str, np.ndarray[Any, Any]], scale: Scale
+    ) -> np.ndarray[Any, Any]:
+        """Return the inputs of rows, of their numbers and their codes as they are written."""
         standard = (raw - scale.mean) / scale.deviation
         parts = [np.where(np.isnan(raw), 0.0, standard)]
         for name, values in self.categories.items():
-            codes = class_codes(frame[name].to_numpy(dtype=object), values)
+            codes = class_codes(written[name], values)
             parts.append((codes[:, None] == np.arange(len(values))).astype(np.float64))
         if self.indicators:
             places = [self.numeric.index(name) for name in self.indicators]
@@ -134,7 +140,7 @@ class Encoding:
     def raw_numeric(self, frame: pd.DataFrame) -> Floats:
         """Return the numeric columns as they are, missing as NaN: float64, (rows, numeric)."""
         columns = [frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in self.numeric]
-        return np.column_stack(columns) if columns else np.empty((len(frame), 0))
+        return _stacked(columns, len(frame))
 
     def target(self, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
         """Return the targets.
@@ -147,18 +153,48 @@ class Encoding:
             SchemaDrift: where a row has no target, or one outside the contract's classes.
         """
         if self.classes:
-            codes = class_codes(frame[self.targets[0]].to_numpy(dtype=object), self.classes)
+            return self._targets_of([frame[self.targets[0]].to_numpy(dtype=object)])
+        return self._targets_of(
+            [frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in self.targets]
+        )
+
+    def _targets_of(self, columns: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        if self.classes:
+            codes = class_codes(columns[0], self.classes)
             if (codes < 0).any():
                 raise SchemaDrift(
                     f"column '{self.targets[0]}': {int((codes < 0).sum())} rows have a target that "
                     "is missing or not among the contract's allowed values"
                 )
             return codes
-        columns = [frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in self.targets]
         values = np.column_stack(columns)  # float64: of a large offset float32 keeps too little
         if np.isnan(values).any():
             raise SchemaDrift(f"columns {', '.join(self.targets)}: rows have no target")
         return values[:, 0] if len(self.targets) == 1 else values
+
+    def made_up(self, contract: Contract, *, num_rows: int = 8) -> Arrays:
+        """Return encoded rows that nobody has (`consilo.contracts.made_up`), scaled as a silo's.
+
+        Args:
+            contract: what the rows keep to.
+            num_rows: at least; every class is there twice or more.
+        """
+        size = max(num_rows, 2 * len(self.classes), 2)
+        made = made_up_columns(
+            contract,
+            numeric=(*self.numeric, *(() if self.classes else self.targets)),
+            categories=tuple(self.categories),
+            classes=self.classes,
+            target=self.targets[0] if self.targets else "",
+            num_rows=size,
+        )
+        raw = _stacked([made[name] for name in self.numeric], size)
+        scale = Scale.of_moments(raw.mean(axis=0), raw.var(axis=0)) if raw.size else Scale.unit(0)
+        targets = [made[name] for name in self.targets]
+        blank = np.zeros(size, np.float32)
+        return Arrays(
+            self._inputs_of(raw, made, scale), self._targets_of(targets) if targets else blank
+        )
 
     def usable(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the rows that can be learnt from: all but those without a label.
@@ -298,24 +334,5 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def made_up(contract: Contract, encoding: Encoding, *, num_rows: int = 8) -> Arrays:
-    """Return encoded rows that nobody has (`consilo.contracts.made_up`), scaled as a silo's are.
-
-    Args:
-        contract: what the rows keep to.
-        encoding: how they become inputs and targets; every class is there twice or more.
-        num_rows: at least.
-    """
-    table = made_up_frame(
-        contract,
-        numeric=(*encoding.numeric, *(() if encoding.classes else encoding.targets)),
-        categories=tuple(encoding.categories),
-        classes=encoding.classes,
-        target=encoding.targets[0] if encoding.targets else "",
-        num_rows=max(num_rows, 2 * len(encoding.classes), 2),
-    )
-    raw = encoding.raw_numeric(table)
-    scale = Scale.of_moments(raw.mean(axis=0), raw.var(axis=0)) if raw.size else Scale.unit(0)
-    blank = np.zeros(len(table), np.float32)
-    targets = encoding.target(table) if encoding.targets else blank
-    return Arrays(encoding.features(table, scale), targets)
+def _stacked(columns: Sequence[np.ndarray[Any, Any]], num_rows: int) -> Floats:
+    return np.column_stack(columns) if columns else np.empty((num_rows, 0))

@@ -161,9 +161,14 @@ def private_fit(
         silo.kept_number,
         job,
         rate=rate,
-        steps=steps * job.protocol.rounds,
+        steps=steps * job.most_rounds,
         besides=besides,
     )
+
+    def within(history: Sequence[HistoryRow]) -> None:
+        require_round(silo)
+        admit(history, privacy, silo.kept_number)
+
     history = silo.reserve(
         "dp_sgd",
         sigma=sigma,
@@ -171,8 +176,8 @@ def private_fit(
         steps=steps,
         rows=units,
         fingerprint=fingerprint,
-        ahead=steps * max(0, job.protocol.rounds - silo.header.round),
-        admit=lambda history: admit(history, privacy, silo.kept_number),
+        ahead=steps * max(0, job.most_rounds - silo.header.round),
+        admit=within,
     )
     epsilon, bound = run_epsilon(history, privacy, silo.kept_number)
     keep_ahead(
@@ -180,11 +185,28 @@ def private_fit(
         history,
         (sigma, rate, steps),
         privacy.delta,
-        rounds=job.protocol.rounds - silo.header.round,
+        rounds=job.most_rounds - silo.header.round,
     )
     hook = _hook(silo, sigma, rate, fingerprint, subjects)
     report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
     return report, {"epsilon": epsilon, "epsilon_bound": bound}
+
+
+def require_round(silo: SiloView) -> None:
+    """Raise `BudgetExhausted` where a silo has been in as many rounds as its job allows.
+
+    Counted are the rounds that its ledger has booked for this run: noise is calibrated for no more.
+    """
+    job = ModelJob.of(silo.job)
+    if job.draws is None or job.draws.most_rounds is None:
+        return
+    booked = silo.account.reserved(silo.header.run_id)
+    done = sum(plain(name) == "dp_sgd" for name, _ in booked)
+    if done >= job.most_rounds:
+        raise BudgetExhausted(
+            f"{done} rounds of this run are booked here, and cohort.most_rounds allows "
+            f"{job.most_rounds}: its noise is calibrated for no more"
+        )
 
 
 def prepaid(
@@ -222,6 +244,7 @@ def prepaid(
         fingerprint=fingerprint,
         admit=lambda history: admit([*spent, *history], privacy, silo.kept_number),
         step_id=_prepaid_id(silo),
+        pays_ahead=True,
     )
     return sigma, rate, [*spent, *history]
 

@@ -20,6 +20,7 @@ from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.learning import learner_apart, learner_of, plan_of, private_fit
 from consilo.horizontal.scaling import scaled_rows
 from consilo.horizontal.tally import tally
+from consilo.jobs.cohort import By
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel.federation import Federation
@@ -31,6 +32,8 @@ from consilo.learners.threads import computing
 from consilo.learners.torch_learner import FitHook, TorchLearner
 from consilo.reduce import Reduce, Reduced
 from consilo.reduce.arriving import Arriving
+from consilo.reduce.draw import Draw, Kept, after, begin, draw
+from consilo.reduce.drawn_mean import DrawnMean
 from consilo.reduce.mean import WeightedMean, finish, fold
 from consilo.wire.params import Params, check_finite, num_bytes, select, subtract
 
@@ -50,6 +53,7 @@ class TrainState:
         target: what standardises a regression's target; None where it is learnt as it is.
         pending: the questions that are under way after ``round`` rounds; empty where a round ends
             with all of its answers.
+        cohort: what the next draw depends on, where rounds are asked of silos that are drawn.
     """
 
     params: Params
@@ -60,6 +64,7 @@ class TrainState:
     buffers: Params = field(default_factory=dict)
     target: Scale | None = None
     pending: Mapping[str, Any] = field(default_factory=dict)
+    cohort: Kept = field(default_factory=dict)
 
     def to_payload(self) -> dict[str, Any]:
         """Return the state as values that `consilo.wire.payload.pack` takes."""
@@ -73,6 +78,7 @@ class TrainState:
         }
         state |= {"buffers": self.buffers} if self.buffers else {}
         state |= {"pending": dict(self.pending)} if self.pending else {}
+        state |= {"cohort": dict(self.cohort)} if self.cohort else {}
         return state if self.target is None else {**state, "target": self.target.to_payload()}
 
     @classmethod
@@ -87,6 +93,7 @@ class TrainState:
             buffers=dict(value.get("buffers", {})),
             target=Scale.from_payload(value["target"]) if "target" in value else None,
             pending=value.get("pending", {}),
+            cohort=value.get("cohort", {}),
         )
 
 
@@ -124,6 +131,7 @@ TRAINING = (
     "reduce*",
     "protocol.rounds",
     "continues*",
+    "cohort",
 )
 """What training over silos with the same columns reads of a job, whatever the algorithm."""
 
@@ -144,6 +152,8 @@ class Training(Protocol[TrainState]):
     asks_apart = True
     reduces: ClassVar[bool] = True
     """False where the protocol combines the vectors itself, so that no rule of a job applies."""
+    cohorts: ClassVar[tuple[By, ...]] = ("uniform", "rows", "availability", "poisson")
+    """By which draws of a round's silos `combine` is right; one of your own counts for two only."""
     search_path: tuple[Path, ...] = ()
     """Where the job's own modules lie at the coordinator, who sets it."""
 
@@ -186,16 +196,22 @@ class Training(Protocol[TrainState]):
             vectors = dict(self.vectors)
             if state.buffers:
                 vectors["buffers"] = vectors.get("delta", "num_examples")
-            reduced = yield from self._round(fed, state, vectors)
+            drawn = draw_of(self.job, state, fed)
+            fed.drawn = None if drawn is None else frozenset(drawn.names)
+            reduced = yield from self._round(fed, state, vectors, drawn)
             buffers = less(state.buffers, reduced.means["buffers"]) if state.buffers else {}
             with computing(self.job.local.threads):
                 state = self.combine(fed, state, reduced)
-            state = replace(state, buffers=buffers, round=state.round + 1, pending=reduced.pending)
+            kept = state.cohort if drawn is None else self._kept(fed, state, drawn, reduced)
+            done = state.round + 1
+            state = replace(
+                state, buffers=buffers, round=done, pending=reduced.pending, cohort=kept
+            )
             check_finite(
                 {**state.params, **buffers}, where=f"global model after round {state.round}"
             )
             yield Publish("round", {**report(state, reduced.replies), **reduced.told})
-            del reduced  # its mean is a model
+            del reduced, drawn  # its mean is a model
             yield Checkpoint(state)
         return state
 
@@ -205,9 +221,26 @@ class Training(Protocol[TrainState]):
         return Arriving(enough=None, max_staleness=LATE_ROUNDS) if late else None
 
     def _round(
-        self, fed: Federation, state: TrainState, vectors: Mapping[str, str | None]
+        self,
+        fed: Federation,
+        state: TrainState,
+        vectors: Mapping[str, str | None],
+        drawn: Draw | None,
     ) -> Generator[Step, Any, Reduced]:
         """Ask for a round's vectors and combine them."""
+        if drawn is not None:
+            by_mean = isinstance(self.reduce, WeightedMean)
+            rule = DrawnMean(drawn, convex=("buffers",)) if by_mean else self.reduce
+            reduced = yield from rule(
+                fed.cohort(),
+                "train",
+                self.request(state),
+                vectors=vectors,
+                quorum=fed.job.cohort_quorum,
+            )
+            cohort = {"drawn": list(drawn.names), "of": len(drawn.rows), **reduced.told}
+            cohort |= {"done": list(drawn.done)} if drawn.done else {}
+            return replace(reduced, told={"cohort": cohort})
         arriving = self.arriving()
         if arriving is None:
             return (
@@ -231,10 +264,43 @@ class Training(Protocol[TrainState]):
             )
         )
 
+    def _kept(self, fed: Federation, state: TrainState, drawn: Draw, reduced: Reduced) -> Kept:
+        """Return what the next draw depends on."""
+        assert self.job.draws is not None
+        before = _drawn_before(state, fed)
+        return after(self.job.draws, before, drawn, answered=set(reduced.replies), gone=fed.said_no)
+
     @verb("train", replies=TRAIN_REPLIES)
     def train(self, silo: SiloView, message: Message) -> Mapping[str, Any]:
         """Evaluate the global model on the silo's held-out rows, then train it on the others."""
         return train_locally(silo, message, self.hooks())
+
+
+def draw_of(job: ModelJob, state: TrainState, fed: Federation) -> Draw | None:
+    """Return who is asked in the round after a state; None where a job asks all.
+
+    Args:
+        job: with its seed and the section ``cohort``.
+        state: where the training stands.
+        fed: before the first round: who may take part, and their rows.
+    """
+    if job.draws is None:
+        return None
+    return draw(
+        job.draws,
+        _drawn_before(state, fed),
+        round=state.round + 1,
+        seed=job.seed,
+        always=job.quorum.mandatory,
+        least=job.quorum.min_silos,
+    )
+
+
+def _drawn_before(state: TrainState, fed: Federation) -> Kept:
+    """Return what draws depend on: who told their rows before the first round is who is drawn."""
+    if state.cohort:
+        return state.cohort
+    return begin({n: fed.num_examples[n] for n in fed.silos if n in fed.num_examples})
 
 
 def request(state: TrainState) -> dict[str, Any]:

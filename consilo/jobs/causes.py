@@ -29,6 +29,8 @@ TOO_FEW_ROWS = "too_few_rows"
 """A fault's code: a policy's floor of rows, or of people in common, is not reached."""
 REFUSALS = ("refused", TOO_FEW_ROWS, "bundle_not_approved", "budget_exhausted")
 """Codes of faults by which a silo says no: asked again in the same run, it would say so again."""
+FOR_GOOD = (*REFUSALS, "contract")
+"""Faults after which a silo is not asked again in the same run: it has said no."""
 AWAY = ("unreachable", "deadline", "crashed")
 """Codes of faults of a silo that may answer when it is back."""
 BAD_UPDATE = "bad_update"
@@ -145,6 +147,8 @@ CAUSES = (
 _BY_CODE = {code: each for each in CAUSES for code in each.codes}
 _FAILED, _SILENT = _BY_CODE["failed"], CAUSES[-1]
 _NOT_ASKED = "not_asked"
+NOT_DRAWN = "not_drawn"
+"""A fault's code: a silo was not in the cohort that was drawn for a round."""
 
 
 def failure(where: str, why: str, missing: Mapping[str, Fault]) -> RunFailed:
@@ -158,6 +162,7 @@ def failure(where: str, why: str, missing: Mapping[str, Fault]) -> RunFailed:
         missing: silo → why it gave no answer.
     """
     groups: dict[str, list[str]] = {}
+    missing = {name: fault for name, fault in missing.items() if fault.code != NOT_DRAWN}
     for name, fault in sorted(missing.items()):
         if fault.code != _NOT_ASKED:
             groups.setdefault(cause_of(fault).told, []).append(name)
@@ -182,6 +187,11 @@ def cause_of(fault: Fault) -> Cause:
 def not_asked() -> Fault:
     """Return why a silo gave no answer that nobody wanted one of."""
     return Fault(_NOT_ASKED, "not asked in this step")
+
+
+def not_drawn() -> Fault:
+    """Return why a silo has no part in a round that was asked of others."""
+    return Fault(NOT_DRAWN, "not drawn for this round")
 
 
 def shortened(text: str) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from consilo.config import Config
 from consilo.finding_words import Form
+from consilo.jobs.cohort import CohortSpec
 from consilo.jobs.model_job import ModelJob
 
 JobRunName = Annotated[str, Form("[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", "a run's name")]
@@ -38,7 +39,16 @@ class Horizontal(ModelJob):
         description="the run that this one is the rest of: it goes on from that one's last model, "
         "and privacy.epsilon is what both cost together; 'consilo job extend' writes it",
     )
+    cohort: CohortSpec | None = Field(
+        None,
+        description="which silos a round is asked of, drawn anew for each; all, unless said",
+    )
     kind_since: ClassVar[int] = 1
+
+    @property
+    def draws(self) -> CohortSpec | None:
+        """What ``cohort`` says."""
+        return self.cohort
 
     @property
     def earlier_runs(self) -> tuple[str, ...]:
@@ -63,6 +73,35 @@ class Horizontal(ModelJob):
             raise ValueError(
                 "continues: with privacy, 'features.standardize: silo' asks for each silo's scale "
                 "once a run, which would be another one and be paid again; start a new run"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _draws_enough(self) -> Self:
+        spec, quorum = self.cohort, self.quorum
+        if spec is None:
+            return self
+        named = len(quorum.mandatory)
+        if spec.size is not None and spec.size < max(quorum.min_silos, named):
+            needed = max(quorum.min_silos, named)
+            raise ValueError(
+                f"cohort.size: of {spec.size} silos no round can have the {needed} that quorum "
+                "wants (min_silos, mandatory); the quorum is one of those that are drawn"
+            )
+        if spec.most_rounds is not None and named and spec.most_rounds < self.protocol.rounds:
+            raise ValueError(
+                f"cohort.most_rounds: {quorum.mandatory[0]} is mandatory, which is to be in each "
+                f"of {self.protocol.rounds} rounds; found {spec.most_rounds}"
+            )
+        if spec.most_rounds is not None and self.continues is not None and self.privacy is not None:
+            raise ValueError(
+                "cohort.most_rounds: a private run that goes on with another pays for its rounds "
+                "at once, and cannot know who has how many left; start a new run"
+            )
+        if quorum.late == "next_round":
+            raise ValueError(
+                "quorum.late: a late answer would count in a round that was drawn of others, with "
+                "the weight of another draw; with a cohort use drop or wait"
             )
         return self
 

@@ -33,6 +33,11 @@ _PURPOSE = Form(
 _PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 DottedPath = Annotated[str, Form(_PATH, "module:Name, such as my_model:Net")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MOST_RATE = 1e12
+"""No larger step makes an update that is taken for honest work (`consilo.kernel.updates`)."""
+MOST_STEPS = 10**9
+"""The fastest step takes 0.05 ms: no silo waits the 14 hours of so many for one answer."""
+Rate = Annotated[float, Field(gt=0, le=MOST_RATE, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 LEAST_NORM, MOST_NORM = 1e-12, 1e12
 """Between these, clipping to a norm is exact in float64, and its noise is no extreme float32."""
@@ -101,10 +106,10 @@ class ProtocolSpec(Config):
         "vertical_linear, vertical_split, vertical_trees; scoring: vertical_score",
     )
     rounds: int = Field(10, ge=1, le=100_000)
-    server_lr: Positive | None = Field(None, description="server learning rate (FedOpt family)")
+    server_lr: Rate | None = Field(None, description="server learning rate (FedOpt family)")
     betas: tuple[Share, Share] | None = Field(None, description="moment decays (FedAdam, FedYogi)")
-    tau: Positive | None = Field(None, description="adaptivity (FedOpt family)")
-    mu: float | None = Field(None, ge=0, description="proximal weight (FedProx)")
+    tau: Rate | None = Field(None, description="adaptivity (FedOpt family)")
+    mu: float | None = Field(None, ge=0, le=MOST_RATE, description="proximal weight (FedProx)")
     optimizer: DottedPath | None = Field(None, description="fedopt: a torch optimiser's path")
     strategy: DottedPath | None = Field(None, description="flower: a strategy's path")
     buffer: int | None = Field(
@@ -132,12 +137,14 @@ class Local(Config):
     """What one silo computes in one round."""
 
     batch_size: int = Field(32, ge=1)
-    steps: int | None = Field(None, ge=1, description="mini-batches a round")
-    epochs: int | None = Field(None, ge=1, description="passes over the silo's rows a round")
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="mini-batches a round")
+    epochs: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="passes over the silo's rows a round"
+    )
     optimizer: str = Field("sgd", description="a torch.optim name or module:Class")
-    lr: Positive = 0.01
+    lr: Rate = 0.01
     momentum: Share = 0.0
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=MOST_RATE)
     args: Args = Field(default_factory=dict, description="the optimiser's other settings")
     threads: int = Field(
         1,
@@ -406,6 +413,7 @@ _YOUNG = (
     ("quorum", "on_loss", 3),
     ("quorum", "for", 3),
     ("", "continues", 3),
+    ("", "cohort", 3),
     ("protocol", "buffer", 3),
     ("protocol", "max_staleness", 3),
     ("quorum", "late", 3),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 
 from consilo.errors import JobInvalid
+from consilo.jobs.cohort import CohortSpec
 from consilo.jobs.job import (
     DottedPath,
     Local,
@@ -70,6 +71,18 @@ class ModelJob(TableJob):
     def rounds_to_do(self) -> int:
         """How many rounds a run does by itself."""
         return self.protocol.rounds + 1 - self.first_round
+
+    @property
+    def draws(self) -> CohortSpec | None:
+        """How the silos of a round are drawn; None where it is asked of all."""
+        return None
+
+    @property
+    def most_rounds(self) -> int:
+        """In how many rounds a silo takes part at most, over all runs that are gone on with."""
+        draws = self.draws
+        capped = None if draws is None else draws.most_rounds
+        return self.protocol.rounds if capped is None else min(capped, self.protocol.rounds)
 
     @property
     def algorithm(self) -> str:

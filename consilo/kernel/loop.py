@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, MessagesLost, ReplyInvalid, UpdateRejected
-from consilo.jobs.causes import BAD_UPDATE, not_asked
+from consilo.jobs.causes import BAD_UPDATE, FOR_GOOD
 from consilo.jobs.job import Job
 from consilo.jobs.quorum import Deadline
 from consilo.kernel import brief
@@ -257,16 +257,11 @@ class Kernel:
             self._pace.note(paces[arrival.silo], arrival.seconds)
             yield reply
             del arrival, reply  # or it is held until the next one is here
+        fed.said_no |= {name: each for name, each in faults.items() if each.code in FOR_GOOD}
         if step.quorum is not None:
             where = f"round {place.round}" if place.round else f"'{step.verb}' before the rounds"
-            absent = {**fed.left, **faults}
-            connected = set(fed.online())
-            for name in fed.silos:
-                if name not in answered and name not in absent:
-                    absent[name] = not_asked() if name in connected else fed.why_away(name)
-            step.quorum.require(
-                answered, missing=absent, num_examples=fed.num_examples, where=where
-            )
+            absent = fed.others(answered, faults)
+            step.quorum.require(answered, missing=absent, num_examples=fed.rows, where=where)
 
     def _send(
         self, step: Send, place: _Place, fed: Federation, under_way: UnderWay[_Came]

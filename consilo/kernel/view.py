@@ -36,6 +36,8 @@ from consilo.privacy.unit import named
 
 MANIFEST = "manifest"
 """Under this name a silo keeps which manifest the run has here."""
+_PAYS_AHEAD = "pays-ahead"
+"""Under this name it keeps that steps of the run are paid for ahead."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,7 @@ class SiloView:
         ahead: int = 0,
         admit: Admit = lambda history: None,
         step_id: str = "",
+        pays_ahead: bool = False,
     ) -> list[HistoryRow]:
         """Reserve this step's privacy cost before a row is used; return the run's history with it.
 
@@ -263,12 +266,17 @@ class SiloView:
             ahead: like steps that the run will ask for later.
             admit: what the run itself allows, given the history.
             step_id: names what is paid for; this step, unless said.
+            pays_ahead: later steps of the run use it without paying, each once.
 
         Raises:
             BudgetExhausted: where the data set's budget or the run cannot pay.
+            Refused: with ``pays_ahead``, where it was reserved before and the run's state is gone:
+                nobody knows then which steps have used it.
         """
         unit: Unit = "record" if self.job.privacy is None else self.job.privacy.unit
         mechanism = named(mechanism, unit)
+        if pays_ahead:
+            self._require_state_since(mechanism, (sigma, sample_rate, steps))
         terms = f"{mechanism}/{sigma!r}/{sample_rate!r}/{steps}/{fingerprint}"
         key = self.secrets.secret(self.header.run_id)
         charge = Charge(
@@ -283,3 +291,15 @@ class SiloView:
             ahead,
         )
         return self.account.reserve(self.rows.dataset(self.contract), charge, admit)
+
+    def _require_state_since(self, mechanism: str, row: HistoryRow) -> None:
+        """Hold a use that is paid ahead against the run's state, which must have seen it begin."""
+        if self.kept(_PAYS_AHEAD) is not None:
+            return
+        if (mechanism, row) in self.account.reserved(self.header.run_id):
+            raise Refused(
+                "this silo has paid for this run's steps, and no longer holds which of them it has "
+                "done: a run's state goes after 30 days without use; start a new run",
+                code="order",
+            )
+        self.keep(_PAYS_AHEAD, b"begun")

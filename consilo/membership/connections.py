@@ -102,11 +102,21 @@ class Connection(HttpToolsProtocol):
     Args:
         limits: what it is given.
         crowd: the others.
+        closed: told of each that has closed: whose it was, and whether its side closed it.
         settings: uvicorn's own.
     """
 
-    def __init__(self, *, limits: Limits, crowd: Crowd, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        crowd: Crowd,
+        closed: Callable[[tuple[str, int], bool], None] = lambda peer, by_peer: None,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
+        self._closed = closed
+        self._is_ours_to_close = False
         self.peer = ""
         self._limits = limits
         self._crowd = crowd
@@ -134,13 +144,26 @@ class Connection(HttpToolsProtocol):
         self._stop_watching()
         self._leave()
         super().connection_lost(exc)
+        if self.client is not None:
+            self._closed(self.client, not self._is_ours_to_close)
 
     def drop(self) -> None:
         """Close the connection at once, whatever has come."""
+        self._is_ours_to_close = True
         self._stop()
         self._stop_watching()
         self._leave()
         self.transport.abort()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that nothing came over for long."""
+        self._is_ours_to_close = True
+        super().timeout_keep_alive_handler()
+
+    def shutdown(self) -> None:
+        """Close the connection, since the server ends."""
+        self._is_ours_to_close = True
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Count what comes, and read it."""

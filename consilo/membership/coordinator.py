@@ -69,6 +69,18 @@ class Keep(Config):
     checkpoints_days: int = Field(default=30, ge=1, description="of runs that have ended")
     logs_days: int = Field(default=30, ge=1, description="of pipelines, in logs/")
     results_days: int = Field(default=30, ge=1, description="summaries of pipelines, in results/")
+    flow_runs_days: int = Field(
+        default=90, ge=1, description="that have ended: in Prefect, with their logs and artifacts"
+    )
+
+
+class Queue(Config):
+    """How many runs that people start with ``consilo job run`` a coordinator takes."""
+
+    at_once: int = Field(default=4, ge=1, le=100, description="a process of 0.6 GB each")
+    waiting: int = Field(
+        default=100, ge=0, le=10_000, description="for their turn; others are refused"
+    )
 
 
 class Reachable(Config):
@@ -80,6 +92,7 @@ class Reachable(Config):
     prefect_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
     mlflow_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
     keep: Keep = Field(default=Keep(), description="how long what lapses is kept")
+    queue: Queue = Field(default=Queue(), description="how many runs it takes")
 
     @property
     def address(self) -> str:

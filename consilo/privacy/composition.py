@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from consilo.privacy.accounting import HistoryRow, spent
+from consilo.privacy.renyi import compute_rdp, epsilon_of
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -35,13 +36,7 @@ def moments(*, sigma: float, sample_rate: float) -> Floats:
 
     Takes up to 0.1 s; they are kept for the process, and the ledger keeps them for longer.
     """
-    from opacus.accountants import RDPAccountant
-    from opacus.accountants.analysis.rdp import compute_rdp
-
-    found = compute_rdp(
-        q=sample_rate, noise_multiplier=sigma, steps=1, orders=RDPAccountant.DEFAULT_ALPHAS
-    )
-    vector = np.asarray(found, np.float64)
+    vector = np.array(compute_rdp(sample_rate=sample_rate, sigma=sigma, steps=1), np.float64)
     vector.flags.writeable = False
     return vector
 
@@ -50,16 +45,10 @@ def by_renyi(total: Floats, delta: float) -> float:
     """Return the ε at ``delta`` that the summed moments ``total`` bound; 0 where all are 0."""
     if not total.any():
         return 0.0
-    from opacus.accountants import RDPAccountant
-    from opacus.accountants.analysis.rdp import get_privacy_spent
-
     with warnings.catch_warnings():
         # The bound holds at the largest and smallest order too, it is only not the tightest.
         warnings.filterwarnings("ignore", message="Optimal order is the")
-        epsilon, _ = get_privacy_spent(
-            orders=RDPAccountant.DEFAULT_ALPHAS, rdp=list(total), delta=delta
-        )
-    return max(0.0, float(epsilon))
+        return max(0.0, epsilon_of(total, delta))
 
 
 def by_prv(rows: Sequence[HistoryRow], delta: float) -> float:

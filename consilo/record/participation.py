@@ -9,12 +9,20 @@ from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
-from consilo.jobs.causes import BAD_UPDATE, REFUSALS, not_asked
+from consilo.jobs.causes import AWAY, BAD_UPDATE, NOT_DRAWN, REFUSALS, not_asked, not_drawn
 from consilo.kernel.loop import Exchange
 from consilo.wire.parcel import Fault
 
 Outcome = Literal[
-    "trained", "late", "dropped", "refused", "rejected", "unused", "left_out", "not_asked"
+    "trained",
+    "late",
+    "dropped",
+    "refused",
+    "rejected",
+    "unused",
+    "left_out",
+    "not_asked",
+    "not_drawn",
 ]
 OUTCOMES: tuple[Outcome, ...] = (
     "trained",
@@ -25,6 +33,7 @@ OUTCOMES: tuple[Outcome, ...] = (
     "unused",
     "left_out",
     "not_asked",
+    "not_drawn",
 )
 """What became of a silo in a round:
 
@@ -36,6 +45,7 @@ OUTCOMES: tuple[Outcome, ...] = (
     unused     it answered, and the round was not finished
     left_out   its data or files broke the contract, before the rounds
     not_asked  the protocol did not choose it
+    not_drawn  it was not in the cohort that was drawn for the round
 """
 STALE = "stale"
 """The code of an answer that came too many rounds late to count."""
@@ -60,7 +70,8 @@ class Part:
         approved: whether it let what was asked happen: no refusal of its policy or its people.
         num_examples: rows, or subjects, that its update was made of; 0 where there is none.
         weight: its share of the rows of all whose update counts, over √(1 + rounds that it is
-            late); None where nothing is weighed.
+            late); of a drawn cohort what its update was multiplied by; None where nothing is
+            weighed.
         seconds: from asking to the answer, over the round's steps.
         silo_seconds: of these, the silo's own computing.
         bytes_down: sent to it.
@@ -122,11 +133,16 @@ def parts_of(
         weighed: whether updates count by their rows.
         told: the round's report, where answers are taken as they arrive: which ones were, when
             they were asked (``arrivals``), which came too late (``stale``) or are still to come
-            (``late``).
+            (``late``); where silos are drawn: who was, and how they weigh (``cohort``).
     """
+    cohort = told.get("cohort", {})
+    weights = cohort.get("weights", {})
+    undrawn = set(silos) - set(cohort["drawn"]) if cohort else set()
     absent = {**absent, **{name: _TO_COME for name in told.get("late", ())}}
     for name, each in told.get("stale", {}).items():
         absent[name] = Fault(STALE, f"its answer was late by {each['late']} rounds; it is paid for")
+    spared = {n for n in undrawn if n not in absent or absent[n].code in AWAY}
+    absent |= dict.fromkeys(spared, not_drawn())
     behind = {name: number - asked for name, asked in told.get("arrivals", ())}
     mine: dict[str, list[Exchange]] = {name: [] for name in silos}
     for each in exchanges:
@@ -153,7 +169,9 @@ def parts_of(
                 checked=name in checked,
                 approved=name in checked and (fault is None or fault.code not in REFUSALS),
                 num_examples=count,
-                weight=share / rows if weighed and rows and name in took else None,
+                weight=weights.get(name, share / rows)
+                if weighed and rows and name in took
+                else None,
                 seconds=round(sum(each.seconds for each in asked), 3),
                 silo_seconds=round(sum(each.silo_seconds for each in asked), 3),
                 bytes_down=sum(each.bytes_down for each in asked),
@@ -168,6 +186,8 @@ def outcome_of(fault: Fault) -> Outcome:
     """Return what becomes of a silo that gave this fault for an answer."""
     if fault.code == not_asked().code:
         return "not_asked"
+    if fault.code == NOT_DRAWN:
+        return "not_drawn"
     if fault.code == "deadline":
         return "late"
     if fault.code in REFUSALS:

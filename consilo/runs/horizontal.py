@@ -20,8 +20,8 @@ from consilo.horizontal.features import Scale, class_names
 from consilo.horizontal.learning import learner_of
 from consilo.horizontal.scaling import scale_of_target
 from consilo.horizontal.statistics import Summary
-from consilo.horizontal.training import TrainState
-from consilo.jobs.causes import REFUSALS
+from consilo.horizontal.training import TrainState, draw_of
+from consilo.jobs.causes import FOR_GOOD
 from consilo.jobs.horizontal import Horizontal
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
@@ -34,11 +34,12 @@ from consilo.metrics.figures import called
 from consilo.models.folder import Scored
 from consilo.protocols.continuation import Continuation
 from consilo.protocols.names import name_of
+from consilo.reduce.draw import begin
 from consilo.runs.analytics import AnalyticsRun
 from consilo.runs.bench import benched
 from consilo.runs.continued import Stood, require_continuable, stood
 from consilo.runs.forecast import Forecast, forecast, link_rates, probe, traffic
-from consilo.runs.outcome import RunResult, RunStatus
+from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome
 from consilo.runs.plan import first_state, passes_of, plan
 from consilo.runs.stages import Say, silent
 from consilo.wire import params as tree
@@ -47,8 +48,6 @@ from consilo.wire.parcel import Fault, Transport, not_connected
 
 PROBED_FROM_BYTES = 10_000_000
 """A smaller model costs its links less than the probe would."""
-FOR_GOOD = (*REFUSALS, "contract")
-"""Faults after which a silo is not asked again in the same run: it has said no."""
 
 
 class Run(AnalyticsRun):
@@ -228,7 +227,7 @@ class Run(AnalyticsRun):
                 },
                 params=tree.digest({**state.params, **state.buffers}),
                 **({"benched": dict(self._benched)} if self._benched else {}),
-                **{key: report[key] for key in ("arrivals", "stale", "late") if key in report},
+                **{key: report[key] for key in _TOLD if key in report},
             )
         return report
 
@@ -329,6 +328,10 @@ class Run(AnalyticsRun):
         moments = None if of is None else Scale.of_moments(of.mean, of.variance)
         target = scale_of_target(self.contract, self._target_mode, moments)
         self.state = self._first_state(self._scale(summary), target)
+        if self.job.draws is not None:  # from now on, whoever comes and goes
+            fed = self._talk.fed
+            told = {name: summary.rows[name] for name in fed.silos if name in summary.rows}
+            self.state = replace(self.state, cohort=begin(told))
         if target is not None:
             self.notes.append(_learnt(self.encoding.targets, target))
 
@@ -373,13 +376,17 @@ class Run(AnalyticsRun):
         fed.silos = tuple(sorted({*fed.silos, *self._benched} - fed.left.keys()))
         done = 0 if self.state is None else self.state.round
         self._benched = {}
+        fed.drawn = None
         if done < self.job.protocol.rounds:  # the model at the end is judged by all
+            drawn = None if self.state is None else draw_of(self.job, self.state, fed)
+            if drawn is not None:
+                fed.drawn = frozenset(drawn.names)
             self._benched = benched(
                 self.exchanges,
                 done + 1,
-                silos=fed.silos,
+                silos=[each for each in fed.silos if fed.drawn is None or each in fed.drawn],
                 here=fed.cohort(),
-                holds=Awaited(self.job.cohort_quorum, fed.num_examples),
+                holds=Awaited(self.job.cohort_quorum, fed.rows),
             )
         fed.left |= {name: not_connected(why) for name, why in self._benched.items()}
         fed.silos = tuple(name for name in fed.silos if name not in fed.left)
@@ -424,6 +431,12 @@ class Run(AnalyticsRun):
             mine = [r for r in self.rounds if name in r["silos"]]
             took = tuple(int(r["round"]) for r in mine)
             faults = faulty.get(name, [])
+            # Who was not chosen has missed nothing.
+            spared = {r["round"] for r in self.rounds if _is_spared(name, r)}
+            drawn = self.job.draws is None or not self.rounds or len(spared) < len(self.rounds)
+            if not mine and not drawn and outcome.contract == "passed":
+                self.outcomes[name] = self._never_drawn(name, outcome, faults)
+                continue
             if not mine:
                 if self.summary is not None and only_asked and name in self.summary.rows:
                     count = self.summary.rows[name]
@@ -448,8 +461,6 @@ class Run(AnalyticsRun):
                 for each in (r["silos"], r.get("stale", {}))
                 if name in each
             ][-1]
-            # A protocol may choose whom it asks; who was not chosen has missed nothing.
-            spared = {r["round"] for r in self.rounds if name in r.get("not_asked", ())}
             missed = [n for n in range(begun + 1, last + 1) if n not in took and n not in spared]
             absences = [f"round {_ranges(missed)}"] if missed else []
             if self.summary is not None and name not in self.summary.rows:
@@ -469,7 +480,33 @@ class Run(AnalyticsRun):
                 metrics_before=first["metrics"] if took[0] == begun + 1 else {},
             )
 
+    def _never_drawn(
+        self, name: str, outcome: SiloOutcome, faults: Sequence[Exchange]
+    ) -> SiloOutcome:
+        """Return the outcome of a silo whose turn never came, and what it missed besides."""
+        rows = 0 if self.summary is None else self.summary.rows.get(name, 0)
+        missed = []
+        if self.summary is not None and name not in self.summary.rows:
+            missed.append("the statistics, without which it is not drawn")
+        if self.evaluated is not None and name not in self.evaluated.rows:
+            missed.append("the evaluation")
+        if not missed:
+            return replace(outcome, status="not_drawn", reason="", num_examples=rows)
+        why = next((each.fault for each in reversed(faults) if each.fault is not None), None)
+        reason = self._standing(name) or ("not connected" if why is None else why.reason)
+        told = f"missed {' and '.join(missed)}: {reason}"
+        return replace(outcome, status="dropped", reason=told, num_examples=rows)
 
+
+def _is_spared(silo: str, report: Mapping[str, Any]) -> bool:
+    """Return whether a round was not asked of a silo, by the protocol's choice or by a draw."""
+    if "cohort" in report:
+        return silo not in report["cohort"]["drawn"]
+    return silo in report.get("not_asked", ())
+
+
+_TOLD = ("arrivals", "stale", "late", "cohort")
+"""Of a round's report, what its line of the record says, too."""
 _WORSE = 0.05
 """Relative; by how much a model must miss a constant prediction to be called worse."""
 

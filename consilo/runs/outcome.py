@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from consilo.models.folder import Scored
     from consilo.models.scoring import Model
 
-SiloStatus = Literal["trained", "answered", "left_out", "dropped", "refused"]
+SiloStatus = Literal["trained", "answered", "left_out", "dropped", "refused", "not_drawn"]
 RunStatus = Literal["complete", "degraded", "failed"]
 
 
@@ -50,7 +50,8 @@ class SiloOutcome:
 
     Args:
         status: trained; left_out (contract); dropped (no answer); refused (its policy said no);
-            answered (gave statistics, in a run that trains nothing).
+            answered (gave statistics, in a run that trains nothing); not_drawn (its turn never
+            came).
         reason: why not, or what it missed; empty for plain success.
         contract: passed, failed or not_checked.
         rounds: the rounds whose update counted.
@@ -170,6 +171,8 @@ class RunResult:
         if not numbers:
             return f"complete: {who} answered"
         asked = ", where it was asked" if spared else ""
+        if any(each.outcome == "not_drawn" for each in self.participation):
+            return f"complete: in {rounds}, all took part who were drawn of {len(self.silos)} silos"
         return f"complete: {who} took part in {rounds}{asked}"
 
     @cached_property

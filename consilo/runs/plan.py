@@ -17,7 +17,7 @@ from consilo.horizontal.holdout import require_split
 from consilo.horizontal.learning import learner_of
 from consilo.horizontal.scaling import TargetMode, target_mode
 from consilo.horizontal.training import Training, TrainState
-from consilo.jobs.job import Job
+from consilo.jobs.job import MOST_RATE, Job
 from consilo.jobs.model_job import ModelJob
 from consilo.jobs.table_job import TableJob
 from consilo.kernel.protocol import Protocol
@@ -28,6 +28,8 @@ from consilo.privacy.accounting import least_epsilon
 from consilo.privacy.dpsgd import check_private
 from consilo.protocols.names import NAMES, find_protocol
 from consilo.reduce import Gives, Reduce
+from consilo.reduce.draw import turn
+from consilo.reduce.drawn_mean import ROWS
 from consilo.reduce.rule import rehearse, rule_of
 from consilo.runs.rehearsal import rehearse_training
 from consilo.runs.unread import unread
@@ -87,6 +89,7 @@ def plan(
             attempt(faults, "model", lambda: check_private(built.model))
     if encoding is not None and job.privacy is not None:
         faults += _privacy_faults(job, contract, encoding)
+        faults += _noise_faults(job)
     if learner is not None and protocol is not None and not faults:
         hooks = protocol.hooks() if isinstance(protocol, Training) else ()
         faults += rehearse_training(
@@ -122,6 +125,8 @@ def plan(
             )
     if protocol is not None:
         faults += _late_faults(job, protocol)
+        faults += _cohort_faults(job, protocol)
+    faults += _draw_faults(job, silos)
     faults += _quorum_faults(job, silos)
     refuse(job, faults)
     assert encoding is not None
@@ -287,6 +292,20 @@ def _privacy_faults(job: TableJob, contract: Contract, encoding: Encoding) -> li
     return faults
 
 
+def _noise_faults(job: ModelJob) -> list[str]:
+    """Return why the noise of a private step alone would make updates that nobody counts."""
+    local, privacy = job.local, job.privacy
+    if privacy is None or local.optimizer.lower() != "sgd":
+        return []
+    size = local.lr * privacy.max_grad_norm
+    if size <= MOST_RATE:
+        return []
+    return [
+        f"local.lr: a step of sgd is as long as lr times privacy.max_grad_norm, {size:.3g}, and no "
+        f"update of more than {MOST_RATE:g} is taken for honest work; lower one of the two"
+    ]
+
+
 def out_of_reach(job: TableJob) -> list[str]:
     """Return which parts of a job's ε are so small that no noise keeps any use of rows in them."""
     privacy = job.privacy
@@ -323,6 +342,78 @@ def _late_faults(job: ModelJob, protocol: Protocol[TrainState]) -> list[str]:
             "quorum.late: late answers are averaged; leave reduce.rule out, or use drop or wait"
         ]
     return []
+
+
+def _cohort_faults(job: ModelJob, protocol: Protocol[TrainState]) -> list[str]:
+    """Return why a protocol cannot train on silos that are drawn for each round."""
+    if job.draws is None:
+        return []
+    name, by = job.protocol.name, job.draws.by
+    if not isinstance(protocol, Training) or type(protocol).coordinate is not Training.coordinate:
+        other = "; of Flower's strategies, fraction_train in protocol.args chooses"
+        return [
+            f"cohort: protocol {name} says itself whom it asks, and by what silos weigh"
+            f"{other if name == 'flower' else ''}; leave cohort out"
+        ]
+    if type(protocol).arriving is not Training.arriving:
+        return [
+            f"cohort: {name} asks whoever is idle, and has no rounds that silos could be drawn "
+            "for; leave cohort out, or take fedavg or fedopt"
+        ]
+    equal = ("uniform", "availability")
+    if job.reduce.rule != "mean" and by not in equal:
+        return [
+            f"cohort.by: {job.reduce.rule} combines those who were drawn as they are, and cannot "
+            f"undo that they were drawn by {by}; use uniform or availability, or reduce.rule: mean"
+        ]
+    own = type(protocol).combine is not Training.combine
+    declared = type(protocol).cohorts is not Training.cohorts
+    allowed = equal if own and not declared else protocol.cohorts
+    faults = []
+    if by not in allowed:
+        faults.append(
+            f"cohort.by: protocol {name} combines rounds by itself, which is right for silos that "
+            f"are drawn by {' or '.join(allowed)} (its class says so by 'cohorts'); found {by}"
+        )
+    odd = [each for each in protocol.vectors.values() if each not in (None, ROWS)]
+    if odd and by != "availability" and job.reduce.rule == "mean":
+        faults.append(
+            f"cohort.by: protocol {name} weighs by '{odd[0]}', and of silos that are not drawn "
+            f"nobody knows it; weigh by {ROWS}, or alike, or use by: availability"
+        )
+    return faults
+
+
+def _draw_faults(job: ModelJob, silos: Sequence[str]) -> list[str]:
+    """Return why those who are registered are too few, or too many, for a job's draws."""
+    spec = job.draws
+    if spec is None or not silos:
+        return []
+    count, named, rounds = len(silos), len(job.quorum.mandatory), job.protocol.rounds
+    faults = []
+    if spec.size is not None and spec.size == named < count:
+        faults.append(
+            f"cohort.size: all {named} are mandatory, so that the other {count - named} are never "
+            "drawn; raise it"
+        )
+    elif spec.every is not None and (least := turn(spec, count, always=named)) > spec.every:
+        faults.append(
+            f"cohort.every: {spec.size} of {count} silos a round need {least} rounds until each "
+            f"was drawn once; found {spec.every}"
+        )
+    if spec.rate is not None and spec.rate * count < job.quorum.min_silos:
+        faults.append(
+            f"cohort.rate: of {count} silos {spec.rate * count:.3g} are drawn on the average, and "
+            f"quorum.min_silos wants {job.quorum.min_silos}; raise the rate"
+        )
+    if spec.most_rounds is not None and spec.most_rounds < rounds:
+        wanted = rounds * min(count, spec.size or (spec.rate or 1.0) * count)
+        if wanted > spec.most_rounds * count:
+            faults.append(
+                f"cohort.most_rounds: {rounds} rounds need {wanted / count:.3g} of each of {count} "
+                f"silos on the average; found {spec.most_rounds}"
+            )
+    return faults
 
 
 def _quorum_faults(job: Job, silos: Sequence[str]) -> list[str]:

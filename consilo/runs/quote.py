@@ -179,7 +179,10 @@ def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
     job, privacy = ModelJob.of(silo.job), silo.job.privacy
     assert privacy is not None
     plan = plan_of(job)
-    rate, steps = plan.sample_rate(rows), plan.num_steps(rows) * job.rounds_to_do
+    rate, steps = (
+        plan.sample_rate(rows),
+        plan.num_steps(rows) * min(job.most_rounds, job.rounds_to_do),
+    )
     if job.earlier_runs:
         price: list[HistoryRow] = [(continued_noise(silo, rate=rate, steps=steps), rate, steps)]
         if privacy.metrics_epsilon is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from consilo.config import nearest
 from consilo.contracts.contract import Contract
 from consilo.errors import ModelDiverged
-from consilo.horizontal.features import Encoding, Scale, made_up, target_ends
+from consilo.horizontal.features import Encoding, Scale, target_ends
 from consilo.horizontal.learning import learner_of, plan_of
 from consilo.horizontal.private_figures import FIGURES_OF
 from consilo.horizontal.statistics import Moments
@@ -53,7 +53,7 @@ def rehearse_training(
     """
     faults: list[str] = []
     plan = plan_of(job)
-    data = made_up(contract, encoding, num_rows=min(plan.batch_size, _MOST_ROWS))
+    data = encoding.made_up(contract, num_rows=min(plan.batch_size, _MOST_ROWS))
     of = Moments.of(data.targets.reshape(len(data), -1)) if scales_target else None
     target = None if of is None else Scale.of_moments(of.mean, of.variance)
     learner = learner_of(job, encoding, search_path, target)

@@ -40,6 +40,7 @@ from consilo.protocols.contract_check import ContractCheck
 from consilo.record.chain import in_utc
 from consilo.record.participation import Part, parts_of
 from consilo.record.run_record import RunRecord
+from consilo.reduce.draw import in_words
 from consilo.runs.checkpoint import keep_checkpoint, read_checkpoint
 from consilo.runs.conversation import Conversation
 from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome, Silos
@@ -271,17 +272,19 @@ class Stages:
         )
 
     def _require_here(self) -> None:
-        """Raise a `RunFailed` where the run waits for silos, and too few are connected.
+        """Raise a `RunFailed` where the run waits for silos, or drew them, and too few are here.
 
         So that nobody computes, or pays, for a step that cannot reach its quorum.
         """
-        if self.patience.for_s is None:
-            return
         fed = self._talk.fed
+        if self.patience.for_s is None and fed.drawn is None:
+            return
         here = fed.cohort()
         away = {n: fed.why_away(n) for n in {*fed.silos, *fed.left} if n not in here}
+        if fed.drawn is not None:
+            away = fed.others(here, away)
         self.job.cohort_quorum.require(
-            here, missing=away, num_examples=fed.num_examples, where="before the next step"
+            here, missing=away, num_examples=fed.rows, where="before the next step"
         )
 
     def _waits(self, waiting: Waiting) -> None:
@@ -309,7 +312,8 @@ class Stages:
             report = self.train_round()
             told = in_short(report["metrics"])
             number, last = report["round"], report["round"] + self.rounds_left
-            say(f"round {number} of {last}" + (f"; before it: {told}" if told else ""))
+            drawn = in_words(report.get("cohort", {}))
+            say(f"round {number} of {last}{drawn}" + (f"; before it: {told}" if told else ""))
 
     def train_round(self) -> Mapping[str, Any]:
         """Do the next round and return its report; a repeat after a fault starts it anew.
@@ -580,7 +584,7 @@ class Stages:
         missing = [
             f"{name} {each.status.replace('_', ' ')}: {each.reason}"
             for name, each in self.outcomes.items()
-            if each.status not in ("trained", "answered") or each.reason
+            if each.status not in ("trained", "answered", "not_drawn") or each.reason
         ]
         return ("degraded", "; ".join(missing)) if missing else ("complete", "")
 

@@ -44,6 +44,7 @@ def job_extend(
     from consilo.machine.processes import Supervisor
     from consilo.runs.continued import extended
     from flows.services.launch import launch
+    from flows.services.turns import turn
     from flows.services.watch import Absence
 
     home, say = directory.resolve(), teller()
@@ -56,7 +57,7 @@ def job_extend(
     parameters = {"job": str(path), "rounds": rounds, "extend": run}
     parameters |= {name: each for name, each in given.items() if each is not None}
     absence = Absence(home, say)
-    with Supervisor() as supervisor:
+    with Supervisor() as supervisor, turn(home, say, look=absence.look):
         summary = launch(supervisor, home, asked, parameters).wait(say, absence.look)
     print_summary(summary, as_json=as_json)
     raise typer.Exit(exit_code(summary))

@@ -22,8 +22,14 @@ def job_rehearse(
     job: Annotated[Path, typer.Argument(help="The job file.")],
     faults: Annotated[
         str | None,
-        typer.Option(help="Names between commas, or a YAML file; all that are known by default."),
+        typer.Option(
+            help="Names between commas (a+b: in one run), or a YAML file; all known by default."
+        ),
     ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="Try so many pairs of the faults, drawn by --seed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of pairs.")] = 0,
     silos: Annotated[
         Path | None,
         typer.Option(help="Folder of silo directories, which are copied; else rows are made up."),
@@ -52,16 +58,19 @@ def job_rehearse(
     """
     from consilo.machine.environment import quieten
     from flows.rehearsal.copies import prepare
-    from flows.rehearsal.faults import chosen
+    from flows.rehearsal.faults import together
     from flows.rehearsal.place import rehearsal_place
     from flows.rehearsal.rehearse import rehearse
 
     quieten()
-    say, wanted = teller(), chosen(faults)
+    say, wanted = teller(), together(faults, pairs=pairs, seed=seed)
 
     def told(survival: Survival) -> None:
         word = {None: "not played", True: "as promised", False: "NOT as promised"}[survival.kept]
-        say(f"{survival.fault}: {survival.status}, {word}: {survival.happened}")
+        after = "" if survival.seconds is None else f", went on after {survival.seconds:.1f} s"
+        equal = {None: "", True: ", equal", False: ", NOT equal"}[survival.equal]
+        told = f"{survival.status}{after}{equal}, {word}"
+        say(f"{survival.fault}: {told}: {survival.happened}")
 
     with rehearsal_place(keep) as place:
         rehearsed = prepare(job, place, silos, rounds=rounds)

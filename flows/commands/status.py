@@ -71,6 +71,8 @@ def _show(health: Health, runs: Outlook) -> None:
         print(f"running: {name}")
     if runs.waiting:
         print(f"{runs.waiting} flow runs wait for their turn")
+    if runs.queued:
+        print(f"{runs.queued} runs of 'consilo job run' wait for their turn")
     if runs.last is not None:
         how = runs.last.status or f"not over, after '{runs.last.kind}'"
         print(f"last run: {runs.last.name}, {how}, {runs.last.time}")

@@ -136,6 +136,7 @@ def connected(directory: Path, parameters: Mapping[str, Any]) -> Iterator[Once]:
     """Run on the federation that is up in ``directory``."""
     from consilo.machine.processes import Supervisor
     from flows.services.launch import launch
+    from flows.services.turns import turn
     from flows.services.watch import Absence
 
     home, say = directory.resolve(), teller()
@@ -143,8 +144,9 @@ def connected(directory: Path, parameters: Mapping[str, Any]) -> Iterator[Once]:
     with Supervisor() as supervisor:
 
         def once(loaded: Any, asked: Mapping[str, Any], name: str) -> dict[str, Any]:
-            running = launch(supervisor, home, loaded, {**parameters, **asked})
-            return running.wait(say, absence.look)
+            with turn(home, say, look=absence.look):
+                running = launch(supervisor, home, loaded, {**parameters, **asked})
+                return running.wait(say, absence.look)
 
         yield once
 

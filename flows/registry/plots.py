@@ -18,6 +18,7 @@ _COLOURS = {
     "unused": "#a8dadc",
     "left_out": "#8d99ae",
     "not_asked": "#ffffff",
+    "not_drawn": "#f4f4f4",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from consilo.contracts.contract import SHIPPED
 from flows.registry import names
 from flows.rehearsal.faults import Fault
+from flows.rehearsal.replay import ended
 from flows.rehearsal.standing import Standing
 from flows.services.federation import Addresses
 from flows.services.launch import can_go_on
@@ -38,19 +39,18 @@ def run_deployed(
     """
     flow_run, record = begin(there)
     follow(record)
-    state = await_end(there, flow_run, look)
-    summary = {
-        "run_id": record.parent.name,
-        "status": "failed",
-        "reason": state["message"] or f"the flow run is {state['name']}",
-        "record": str(record),
-    }
-    if state["type"] == "COMPLETED":
-        degraded = state["name"] == "Degraded"
-        summary |= {"status": "degraded" if degraded else "complete", "reason": ""}
-    elif can_go_on(record):
-        summary["resume"] = "--resume"
-    return summary
+    summary = {"run_id": record.parent.name, "record": str(record)}
+    deadline = time.monotonic() + _ENDS_WITHIN_S
+    while can_go_on(record):  # by this flow run, or by the one that goes on after its death
+        there.watch.look()
+        look()
+        if time.monotonic() > deadline:
+            told = f"nobody went on with it within {_ENDS_WITHIN_S:.0f} s"
+            return {**summary, "status": "failed", "reason": told, "resume": "--resume"}
+        time.sleep(0.2)
+    await_end(there, flow_run, look)
+    found = ended(record, there.rehearsed.silos)
+    return {**summary, "status": found.status, "reason": found.reason}
 
 
 def begin(there: Standing) -> tuple[str, Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -147,7 +149,7 @@ CATALOGUE: tuple[Fault, ...] = (
     _known("superlink-restarted", "superlink", "kill", lasts="at once", promise="survives"),
     _known("superlink-database-gone", "superlink", "wipe", lasts="at once", promise="survives"),
     _known("flow-killed", "pipeline", "kill", promise="survives"),
-    _known("worker-killed", "worker", "kill", promise="survives"),
+    _known("worker-killed", "worker", "kill", lasts="at once", promise="survives"),
     _known("prefect-down", "prefect", "kill", lasts="60 s", promise="survives"),
     _known("mlflow-down", "mlflow", "kill", lasts="60 s", promise="survives"),
     _known("silo-disk-full", "silo", "fill disk"),
@@ -191,6 +193,28 @@ def chosen(said: str | None) -> tuple[Fault, ...]:
     if findings:
         raise ConfigInvalid("--faults", findings)
     return tuple(found)
+
+
+def together(said: str | None, *, pairs: int | None, seed: int) -> tuple[tuple[Fault, ...], ...]:
+    """Return what is tried: faults one by one, or such as strike the same run.
+
+    Args:
+        said: as for `chosen`; names may be joined by ``+``.
+        pairs: how many pairs are drawn of the faults that are said; None draws none.
+        seed: of the draw.
+
+    Raises:
+        ConfigInvalid: as for `chosen`, or where there are not so many pairs.
+    """
+    if pairs is not None:
+        of = chosen(said)
+        drawn = list(itertools.combinations(of, 2))
+        if pairs > len(drawn):
+            raise ConfigInvalid("--pairs", [f"{len(of)} faults make {len(drawn)} pairs"])
+        return tuple(random.Random(seed).sample(drawn, pairs))
+    if said is None or said.endswith((".yaml", ".yml")):
+        return tuple((each,) for each in chosen(said))
+    return tuple(chosen(each.replace("+", ",")) for each in said.split(","))
 
 
 class _Written(Config):

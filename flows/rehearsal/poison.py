@@ -1,7 +1,8 @@
 """A silo that lies: its node signs updates that are not finite, or far too large.
 
-``node.yaml`` names it in place of the honest answerer. What it changes is what leaves, after all
-that an honest silo would check, as whoever has taken over an organisation's machine can.
+The node is started with it as ``--answerer``, in place of the honest one. What it changes is what
+leaves, after all that an honest silo would check, as whoever has taken over an organisation's
+machine can.
 """
 
 from __future__ import annotations

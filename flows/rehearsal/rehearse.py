@@ -17,6 +17,7 @@ from flows.rehearsal.replay import Ended, ended, replay
 from flows.rehearsal.standing import Standing, standing
 from flows.rehearsal.strike import Strike
 from flows.rehearsal.survival import (
+    EITHER,
     NOT_POSSIBLE,
     Survival,
     chosen_silo,
@@ -30,7 +31,7 @@ from flows.services.place import Say
 def rehearse(
     at: Place,
     rehearsed: Rehearsed,
-    faults: Sequence[Fault],
+    faults: Sequence[tuple[Fault, ...]],
     say: Say,
     *,
     scale: float = 1.0,
@@ -42,7 +43,8 @@ def rehearse(
     Args:
         at: where all of it is.
         rehearsed: the job, and its silos.
-        faults: what is tried, one after the other, in one federation.
+        faults: what is tried, one after the other, in one federation; those of one tuple strike
+            the same run.
         say: told what happens.
         scale: by which durations are multiplied.
         before: the Python of an environment with the release before, if there is one.
@@ -52,21 +54,22 @@ def rehearse(
         ConfigInvalid: where a fault names a silo that there is not.
         ServiceFailed: where the federation does not come up, or the undisturbed run fails.
     """
-    unknown = [each for each in faults if each.silo and each.silo not in rehearsed.silos]
+    each_one = [each for struck in faults for each in struck]
+    unknown = [each for each in each_one if each.silo and each.silo not in rehearsed.silos]
     if unknown:
         there_are = ", ".join(rehearsed.silos)
         told_of = [f"{each.name}: no silo '{each.silo}'; there are {there_are}" for each in unknown]
         raise ConfigInvalid("--faults", told_of)
-    if not why_not() and any(each.what == "fill disk" for each in faults):
+    if not why_not() and any(each.what == "fill disk" for each in each_one):
         of_our_own()
         for folder in (at.disk, *rehearsed.silos.values()):
             mount(folder)
     survivals = []
-    with standing(at, rehearsed, say, worker=any(map(by_worker, faults)), before=before) as there:
+    with standing(at, rehearsed, say, worker=any(map(by_worker, each_one)), before=before) as there:
         say("a run without any fault, which the others are held against")
         twin = _undisturbed(there)
-        for fault in faults:
-            survival = _tried(there, fault, twin, scale)
+        for struck in faults:
+            survival = _tried(there, struck, twin, scale)
             told(survival)
             survivals.append(survival)
     return survivals
@@ -83,7 +86,7 @@ def _undisturbed(there: Standing) -> Ended:
         raise ServiceFailed(
             f"the job fails without any fault: {summary['reason']}; nothing to rehearse"
         )
-    return ended(Path(summary["record"]))
+    return ended(Path(summary["record"]), there.rehearsed.silos)
 
 
 @dataclass
@@ -91,9 +94,7 @@ class _Trial:
     """A run under a fault, when it is over.
 
     Args:
-        fault: which.
-        silo: whom it struck, where it struck a silo.
-        strike: how that went.
+        strikes: each fault, and how that went.
         summary: of the run.
         runs: what it came to, and others that began meanwhile.
         words: what happened.
@@ -101,9 +102,7 @@ class _Trial:
         orphans: processes that nobody owns.
     """
 
-    fault: Fault
-    silo: str
-    strike: Strike
+    strikes: Sequence[Strike]
     summary: Mapping[str, Any]
     runs: Sequence[Ended]
     words: list[str]
@@ -111,19 +110,30 @@ class _Trial:
     orphans: int
 
 
-def _tried(there: Standing, fault: Fault, twin: Ended, scale: float) -> Survival:
-    """Run the job under one fault and return what became of it."""
-    silo = fault.silo or chosen_silo(there.rehearsed.job, twin.rows)
+def _tried(there: Standing, faults: tuple[Fault, ...], twin: Ended, scale: float) -> Survival:
+    """Run the job under one fault, or under several at once; return what became of it."""
+    strikes = _strikes(there, faults, twin, scale)
     known = set(_records(there))
-    strike = Strike(fault, there, silo, scale=scale)
-    strike.begin()
+    for strike in strikes:
+        strike.begin()
     words: list[str] = []
     missing: list[str] = []
     summary: Mapping[str, Any] = {"status": NOT_POSSIBLE, "reason": ""}
-    if not strike.not_possible:
-        begin = run_deployed if by_worker(fault) else Standing.run
-        summary = begin(there, strike.look, strike.follow)
+
+    def look() -> None:
+        for strike in strikes:
+            strike.look()
+
+    def follow(record: Path) -> None:
+        for strike in strikes:
+            strike.follow(record)
+
+    if not any(strike.not_possible for strike in strikes):
+        begin = run_deployed if any(map(by_worker, faults)) else Standing.run
+        summary = begin(there, look, follow)
+    for strike in reversed(strikes):
         strike.end()
+    if summary["status"] != NOT_POSSIBLE:
         back_s, missing = there.settle()
         if missing:
             words.append(f"never up again: {', '.join(missing)}")
@@ -131,43 +141,58 @@ def _tried(there: Standing, fault: Fault, twin: Ended, scale: float) -> Survival
             words.append(f"all were back {back_s:.0f} s after the run")
         if summary.get("resume"):
             words.append("gone on with by --resume")
-            summary = there.run(strike.look, strike.follow, resume=summary["run_id"])
+            summary = there.run(look, follow, resume=summary["run_id"])
     orphans = there.orphans()
-    runs = [ended(each) for each in _records(there) if each not in known]
-    trial = _Trial(fault, silo, strike, summary, runs, words, missing, orphans)
-    return _survival(there, twin, trial)
+    silos = there.rehearsed.silos
+    runs = [ended(each, silos) for each in _records(there) if each not in known]
+    trial = _Trial(strikes, summary, runs, words, missing, orphans)
+    return _survival(there, twin, trial, scale)
 
 
-def _survival(there: Standing, twin: Ended, trial: _Trial) -> Survival:
-    job, fault, strike, words = there.rehearsed.job, trial.fault, trial.strike, trial.words
+def _strikes(there: Standing, faults: tuple[Fault, ...], twin: Ended, scale: float) -> list[Strike]:
+    """Return the faults on their way; those of silos strike different ones, if they can."""
+    strikes: list[Strike] = []
+    for fault in faults:
+        struck = [each.silo for each in strikes if each.fault.part == "silo"]
+        silo = fault.silo or chosen_silo(there.rehearsed.job, twin.rows, struck)
+        strikes.append(Strike(fault, there, silo, scale=scale))
+    return strikes
+
+
+def _survival(there: Standing, twin: Ended, trial: _Trial, scale: float) -> Survival:
+    job, words, strikes = there.rehearsed.job, trial.words, trial.strikes
     status, reason = str(trial.summary["status"]), str(trial.summary["reason"] or "")
-    was_played = strike.has_struck and not strike.not_possible
+    not_possible = "; ".join(each.not_possible for each in strikes if each.not_possible)
+    was_played = not not_possible and all(each.has_struck for each in strikes)
     equal = None
     if was_played and status != "failed":
         equal = bool(trial.runs) and all(_is_right(there, each, twin) for each in trial.runs)
-    promise = promise_of(fault, job, twin.rows, trial.silo)
+    promise = EITHER
+    if len(strikes) == 1:
+        (strike,) = strikes
+        promise = promise_of(strike.fault, job, twin.rows, strike.silo, scale=scale)
     kept: bool | None = False
     if was_played:
         kept = not trial.missing and is_kept(
             promise, status, reason, equal=equal, orphans=trial.orphans
         )
-    elif strike.not_possible:
-        kept, status, words = None, NOT_POSSIBLE, [strike.not_possible]
+    elif not_possible:
+        kept, status, words = None, NOT_POSSIBLE, [not_possible]
     else:
         words = ["the run ended before it could strike", *words]
     if reason and status != NOT_POSSIBLE:
         words.insert(0, reason.splitlines()[0])
     everybody = set(there.rehearsed.silos)
     whole = [sum(who == everybody for who in each.rounds.values()) for each in trial.runs]
-    after_s = strike.went_on_after_s
+    after_s = [each.went_on_after_s for each in strikes if each.went_on_after_s is not None]
     return Survival(
-        fault=fault.name,
+        fault="+".join(each.fault.name for each in strikes),
         kind=kind_of(job),
-        part=trial.silo if fault.part == "silo" else fault.part,
+        part="+".join(each.where for each in strikes),
         promise=promise,
         status=status,
         rounds_lost=len(twin.rounds) - min(whole, default=0) if was_played else 0,
-        seconds=None if after_s is None else round(after_s, 1),
+        seconds=round(max(after_s), 1) if len(after_s) == len(strikes) else None,
         equal=equal,
         orphans=trial.orphans,
         kept=kept,

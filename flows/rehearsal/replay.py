@@ -7,10 +7,11 @@ silos' rows, with each silo missing where the record says that it was.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from consilo.record.run_record import read
 from consilo.runs.kinds import way_of
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Arrival, Parcel, Transport, not_connected
+from consilo.wire.payload import pack, unpack
 from flows.rehearsal.copies import Rehearsed, copy_silo
+from flows.rehearsal.order import Order, Round
+from silos.kept.model_parts import read_part
 from silos.simulation.simulation import acquainted
 
 
@@ -33,7 +37,7 @@ class Ended:
     """What a run came to.
 
     Args:
-        params: SHA-256 of the model; empty where there is none.
+        params: SHA-256 of the model, or of its parts in all silos; empty where there is none.
         epsilon: silo → ε that was spent; None without privacy.
         rounds: round → who took part.
         checked: who kept the contract.
@@ -43,6 +47,7 @@ class Ended:
         metrics: of the model.
         status: as the record says; empty where the record has no end.
         reason: why.
+        order: round → in which order answers came, where a round does not wait for all.
     """
 
     params: str
@@ -55,6 +60,7 @@ class Ended:
     metrics: Mapping[str, float]
     status: str
     reason: str
+    order: Mapping[int, Round] = field(default_factory=dict)
 
     def is_as(self, other: Ended) -> bool:
         """Return whether model and ε are the same, to the bit."""
@@ -68,15 +74,25 @@ class Ended:
 
     @property
     def participation(self) -> tuple[Any, ...]:
-        """Who was there at which step."""
-        return (self.rounds, self.checked, self.counted, self.judged)
+        """Who was there at which step, and in which order where that counts."""
+        return (self.rounds, self.checked, self.counted, self.judged, self.order)
 
 
-def ended(record: Path) -> Ended:
-    """Return what a run came to, as its record says."""
+_OWN = ("model", "salt")
+"""What of a silo's part of a model is another one in each run: its run, and what hides it."""
+
+
+def ended(record: Path, silos: Mapping[str, Path]) -> Ended:
+    """Return what a run came to, as its record says.
+
+    Args:
+        record: of the run.
+        silos: name → directory, where parts of vertical models are.
+    """
     rounds: dict[int, frozenset[str]] = {}
     checked: set[str] = set()
     rows: dict[str, int] = {}
+    order: dict[int, Round] = {}
     found: dict[str, Any] = {
         "counted": None,
         "judged": None,
@@ -97,38 +113,67 @@ def ended(record: Path) -> Ended:
                 params = body.get("params", params)
                 epsilon |= {n: each["epsilon"] for n, each in body["silos"].items()}
                 rows |= {n: int(each["num_examples"]) for n, each in body["silos"].items()}
+                if "arrivals" in body:
+                    order[int(body["round"])] = Round.of(body)
+            case "evaluated" if "parts" in body:  # a vertical model, which all of them keep
+                params = _model_in(record.parent.name, {n: silos[n] for n in body["parts"]})
+                found["judged"] = frozenset(body["parts"])
             case "evaluated":
-                found["judged"] = frozenset(body.get("rows") or ())
+                found["judged"] = frozenset(body["rows"])
             case "closed":
                 found |= {key: body[key] for key in ("status", "reason", "metrics")}
-    return Ended(params, epsilon, rounds, frozenset(checked), rows=rows, **found)
+    return Ended(params, epsilon, rounds, frozenset(checked), rows=rows, order=order, **found)
+
+
+def _model_in(run: str, silos: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of all that is learnt in the silos' parts of a model."""
+    parts = {name: unpack(read_part(directory, run)) for name, directory in silos.items()}
+    learnt = {n: {k: v for k, v in each.items() if k not in _OWN} for n, each in parts.items()}
+    return hashlib.sha256(pack(learnt)).hexdigest() if learnt else ""
 
 
 class Attended:
     """A transport over which a silo is missing where it was missing before.
 
+    Where rounds do not wait for all, answers come in the order in which they came before, too.
+
     Args:
         inner: reaches all silos.
         before: who was there.
+        now: the round that is under way.
     """
 
     takes_pieces = True
 
-    def __init__(self, inner: Transport, before: Ended) -> None:
+    def __init__(self, inner: Transport, before: Ended, now: Callable[[], int]) -> None:
         self._inner = inner
         self._before = before
+        self._order = Order(before.order, now) if before.order else None
 
     def online(self) -> tuple[str, ...]:
-        """Return the names of all silos."""
-        return self._inner.online()
+        """Return who can be asked: all silos or, in rounds that wait for nobody, who was."""
+        everybody = self._inner.online()
+        here = None if self._order is None else self._order.here
+        return everybody if here is None else tuple(n for n in everybody if n in here)
 
     def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
         """Yield what the silos answer that were there, and that the others are not connected."""
         for name, parcel in parcels.items():
-            if self._was_there(Header.decode(parcel.header)):
+            header = Header.decode(parcel.header)
+            if self._order is not None and header.round:
+                yield self._in_turn(self._order, header, parcel, deadline_s)
+            elif self._was_there(header):
                 yield from self._inner.exchange({name: parcel}, deadline_s=deadline_s)
             else:
                 yield Arrival(name, None, not_connected(), 0.0)
+
+    def _in_turn(self, order: Order, header: Header, parcel: Parcel, deadline_s: float) -> Arrival:
+        """Return what a silo answers when it is this answer's turn."""
+        with order.turn(header.silo, header.round) as is_answered:
+            if not is_answered:
+                return Arrival(header.silo, None, not_connected(), 0.0)
+            (arrival,) = self._inner.exchange({header.silo: parcel}, deadline_s=deadline_s)
+            return arrival
 
     def close(self) -> None:
         """Let go of the silos."""
@@ -156,25 +201,32 @@ def replay(rehearsed: Rehearsed, before: Ended, place: Path) -> Ended:
     """
     key = Ed25519PrivateKey.generate()
     modules: Sequence[Path] = (rehearsed.file.parent,)
-    job = rehearsed.job
+    job, run_id = rehearsed.job, uuid.uuid4().hex
     try:
         copies = {name: place / "silos" / name for name in rehearsed.silos}
         for name, directory in rehearsed.silos.items():
             copy_silo(directory, copies[name])
         hosts = acquainted(copies, place / "silos", key, tuple(modules))
         inner = LocalTransport({name: answerer(host) for name, host in hosts.items()})
+        state: list[Any] = []
+
+        def now() -> int:
+            stands = state[0].state if state else None
+            return 0 if stands is None else int(stands.round) + 1
+
         run = way_of(job).run(
             job,
             Contract.load(job.contract, search=list(modules)),
-            Attended(inner, before),
+            Attended(inner, before, now),
             silos=tuple(copies),
-            directory=place / "run",
-            run_id=uuid.uuid4().hex,
+            directory=place / run_id,
+            run_id=run_id,
             key=key,
             parties={name: Party(host.signing_key) for name, host in hosts.items()},
             search_path=modules,
         )
+        state.append(run)
         way_of(job).whole(run)
-        return ended(place / "run" / "record.jsonl")
+        return ended(place / run_id / "record.jsonl", copies)
     finally:
         shutil.rmtree(place, ignore_errors=True)

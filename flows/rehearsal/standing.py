@@ -29,7 +29,7 @@ from flows.services.launch import launch
 from flows.services.place import Say, settle_place, taken_down
 from flows.services.services import start_worker
 from flows.services.watch import Watch
-from flows.tending.dead_flow_runs import end_dead
+from flows.tending.tender import tending
 from silos.gate.bundles import approve
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class Standing:
         try:
             return running.wait(self.say, both)
         except ServiceFailed as error:
-            return {"status": "failed", "reason": str(error), "run_id": running.record.parent.name}
+            summary = {"status": "failed", "reason": str(error)}
+            return {**summary, "run_id": running.record.parent.name, "resume": error.resume}
 
     def settle(self, within_s: float = WHOLE_WITHIN_S) -> tuple[float, list[str]]:
         """Wait until all services are up and all silos online.
@@ -149,7 +150,7 @@ class Standing:
             time.sleep(0.2)
 
     def _is_back(self, silo: str, online: Mapping[str, Presence]) -> bool:
-        """Return whether a silo's newest node is online: a dead one counts for some 20 s more."""
+        """Return whether a silo's newest node is online, and not the one before it."""
         seen, began = online.get(silo), psutil.Process(self.service("silo", silo).pid).create_time()
         if seen is None or seen.state != "online":
             return False
@@ -225,18 +226,15 @@ def standing(
             place=place,
             reached_at=lambda name: f"127.0.0.1:{ways[name].port}",
         ).wait()
-        api = Addresses.load(home).prefect_api
+        addresses = Addresses.load(home)
         if worker:
-            start_worker(supervisor, home, api)
-        watch = Watch(home, supervisor, say, now_and_then=lambda: _end_dead(api))
+            start_worker(supervisor, home, addresses.prefect_api)
+        watch = Watch(home, supervisor, say)
+        # Only runs that a worker started are gone on with as under 'consilo up'.
+        tended = tending(home, supervisor, addresses, say) if worker else contextlib.nullcontext()
         try:
-            yield Standing(at, rehearsed, supervisor, ways, watch, say, before)
+            with tended:
+                yield Standing(at, rehearsed, supervisor, ways, watch, say, before)
         finally:
             for way in ways.values():
                 way.weather = FAIR
-
-
-def _end_dead(api: str) -> None:
-    """End flow runs of dead processes; a rehearsal itself goes on with their runs."""
-    with contextlib.suppress(OSError):  # the server is away, as a fault may want it
-        end_dead(api)

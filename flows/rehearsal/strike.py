@@ -35,7 +35,8 @@ class Strike:
         scale: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._fault, self._there, self._silo = fault, there, silo
+        self.fault, self.silo = fault, silo
+        self._there = there
         self._lasts_s = None if fault.lasts is None else fault.lasts * scale
         self._clock = clock
         self._record: Path | None = None
@@ -43,8 +44,14 @@ class Strike:
         self._undo: Undo | None = None
         self._struck_at: float | None = None
         self._over_at: float | None = None
+        self._opened_at: float | None = None
         self.went_on_after_s: float | None = None
         self.not_possible = ""
+
+    @property
+    def where(self) -> str:
+        """What it strikes; of a silo its name."""
+        return self.silo if self.fault.part == "silo" else self.fault.part
 
     @property
     def has_struck(self) -> bool:
@@ -53,7 +60,7 @@ class Strike:
 
     def begin(self) -> None:
         """Strike, where that is to be before the run."""
-        if self._fault.when == "before":
+        if self.fault.when == "before":
             self._strike()
 
     def follow(self, record: Path) -> None:
@@ -65,10 +72,12 @@ class Strike:
         if self._record is None:
             return
         entries, self._read = following(self._record, self._read)
+        if entries and self._opened_at is None:
+            self._opened_at = self._clock()
         rounds = [e["body"]["round"] for e in entries if e["kind"] == "round"]
         if self._struck_at is None:
             last = self._there.rehearsed.num_rounds
-            wanted = last if self._fault.round is None else self._fault.round - 1
+            wanted = last if self.fault.round is None else self.fault.round - 1
             begun = any(e["kind"] in ("standardized", "matched") for e in entries)
             if any(number >= wanted for number in rounds) or (wanted == 0 and begun):
                 self._strike()
@@ -87,10 +96,9 @@ class Strike:
 
     def _strike(self) -> None:
         self._struck_at = self._clock()
-        where = self._silo if self._fault.part == "silo" else self._fault.part
-        self._there.say(f"{self._fault.name}: {self._fault.what} {where}")
+        self._there.say(f"{self.fault.name}: {self.fault.what} {self.where}")
         try:
-            undo = act(self._fault, self._there, self._silo)
+            undo = act(self.fault, self._there, self.silo)
         except NotPossible as why:
             self.not_possible = str(why)
             return
@@ -102,4 +110,5 @@ class Strike:
     def _note_progress(self, is_further: bool) -> None:
         since = self._struck_at if self._lasts_s is None else self._over_at
         if is_further and since is not None and self.went_on_after_s is None:
-            self.went_on_after_s = self._clock() - since
+            begun = self._opened_at or since  # what a run takes to begin is not the fault's
+            self.went_on_after_s = self._clock() - max(since, begun)

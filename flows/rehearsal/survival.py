@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,11 @@ from flows.rehearsal.faults import Fault
 
 Kind = Literal["horizontal", "vertical", "asynchronous"]
 NOT_POSSIBLE = "not possible here"
+EITHER = "survives or says why"
+_PASSING = ("kill", "stop", "cut")
+"""After these a silo is as before."""
+_BACK_S = 30.0
+"""For so long a silo may take to be there again, on a machine with a whole federation."""
 _NO_REASON = ("ended without a result", "Traceback", "see the coordinator's log")
 
 
@@ -25,7 +30,8 @@ class Survival:
         fault: its name.
         kind: horizontal, vertical or asynchronous.
         part: what it struck; of a silo its name.
-        promise: survives or refuses: what the job's own quorum says of it.
+        promise: survives or refuses: what the job's own quorum says of it; of faults that strike
+            one run together ``survives or says why``.
         status: complete, degraded or failed; ``not possible here``.
         rounds_lost: in which not everybody was, or that were not done.
         seconds: from the end of the cause, or where it has none from the strike, until the run got
@@ -80,26 +86,47 @@ def can_miss(job: Job, rows: Mapping[str, int], silo: str) -> bool:
     return True
 
 
-def chosen_silo(job: Job, rows: Mapping[str, int]) -> str:
-    """Return a silo that the job's quorum can miss, if there is one; else one without labels."""
-    names = sorted(rows)
+def chosen_silo(job: Job, rows: Mapping[str, int], besides: Sequence[str] = ()) -> str:
+    """Return a silo that the job's quorum can miss, if there is one; else one without labels.
+
+    Args:
+        job: with its quorum.
+        rows: silo → how many it trains on.
+        besides: those that another fault strikes.
+    """
+    names = [name for name in sorted(rows) if name not in besides] or sorted(rows)
     label = job.holders.label_silo if isinstance(job, JointJob) else ""
     free = [name for name in names if can_miss(job, rows, name)]
     return (free or [name for name in names if name != label] or names)[0]
 
 
-def promise_of(fault: Fault, job: Job, rows: Mapping[str, int], silo: str) -> str:
-    """Return what must come of a fault: ``survives`` or ``refuses``."""
+def promise_of(
+    fault: Fault, job: Job, rows: Mapping[str, int], silo: str, *, scale: float = 1.0
+) -> str:
+    """Return what must come of a fault: ``survives`` or ``refuses``.
+
+    Args:
+        fault: which.
+        job: with its quorum.
+        rows: silo → how many it trains on.
+        silo: whom it strikes, where it strikes a silo.
+        scale: by which its duration is multiplied.
+    """
     if fault.promise != "by quorum":
         return fault.promise
-    return "survives" if fault.part != "silo" or can_miss(job, rows, silo) else "refuses"
+    if fault.part != "silo" or can_miss(job, rows, silo):
+        return "survives"
+    if fault.lasts is None or fault.what not in _PASSING:
+        return "refuses"
+    waits_s = job.quorum.patience_s or 0.0
+    return "survives" if fault.lasts * scale + _BACK_S < waits_s else "refuses"
 
 
 def is_kept(promise: str, status: str, reason: str, *, equal: bool | None, orphans: int) -> bool:
     """Return whether a run ended as it must: with the right result or, where it may, with a reason.
 
     Args:
-        promise: survives or refuses.
+        promise: survives, refuses, or ``survives or says why``.
         status: of the run.
         reason: of the run.
         equal: whether its result is the right one.
@@ -110,4 +137,4 @@ def is_kept(promise: str, status: str, reason: str, *, equal: bool | None, orpha
     if status in ("complete", "degraded"):
         return bool(equal)
     knows_why = bool(reason) and not any(each in reason for each in _NO_REASON)
-    return promise == "refuses" and knows_why
+    return promise != "survives" and knows_why

@@ -178,7 +178,7 @@ def rise(
     close_to_others(home)
     place = place or settle_place(home)
     await_free(home, place, say)
-    prefect = start_prefect(supervisor, home, port=place.prefect_port)
+    prefect = start_prefect(supervisor, home, port=place.prefect_port, keep=place.keep)
     mlflow = start_mlflow(supervisor, home, port=place.mlflow_port)
     superlink, certificate = start_link(supervisor, home, silos, say, place, reached_at)
     addresses = Addresses(

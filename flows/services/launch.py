@@ -18,6 +18,7 @@ from consilo.machine.environment import child_environment
 from consilo.machine.processes import Service, Supervisor
 from consilo.metrics.words import in_short
 from consilo.record.run_record import new_run_id
+from consilo.reduce.draw import in_words
 from flows.services.place import Say
 
 _MOST_AGAIN = 3
@@ -95,6 +96,7 @@ class Launched:
                 break
             look()
             time.sleep(0.2)
+        self.service.stop()  # lets go of its guard: whoever runs many would keep a pipe of each
         if not self.result.exists():
             return None
         summary: dict[str, Any] = json.loads(self.result.read_text())
@@ -186,7 +188,8 @@ def _line(entry: Mapping[str, Any]) -> str:
         return f"match '{body['handle']}' {how}: {body['rows']} rows"
     if kind == "round":
         faults = "".join(f", {silo} {code}" for silo, code in body["faults"].items())
-        return f"round {body['round']}: {len(body['silos'])} silos{faults}"
+        drawn = in_words(body.get("cohort", {}))
+        return f"round {body['round']}: {len(body['silos'])} silos{faults}{drawn}"
     if kind == "evaluated":
         return _evaluated(body)
     if kind == "closed":

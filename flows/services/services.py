@@ -15,6 +15,7 @@ from pathlib import Path
 
 from consilo.machine.environment import child_environment
 from consilo.machine.processes import Service, Supervisor, free_port, wait_healthy
+from consilo.membership.coordinator import Keep
 from flows.registry import names
 from flows.services.prefect_log import LOGGING
 
@@ -44,13 +45,19 @@ class Starting:
         return self.url
 
 
-def start_prefect(supervisor: Supervisor, home: Path, *, port: int | None = None) -> Starting:
+def start_prefect(
+    supervisor: Supervisor, home: Path, *, port: int | None = None, keep: Keep | None = None
+) -> Starting:
     """Start a Prefect server; `Starting.url` is its API's address.
+
+    Once an hour it deletes flow runs that have ended, with their task runs, states, logs and
+    artifacts, once they are older than they are kept; what it calls events goes after a week.
 
     Args:
         supervisor: ends it.
         home: the coordinator's directory; the server keeps its state in ``prefect`` below it.
         port: None takes a free one.
+        keep: for how long flow runs are kept.
 
     Raises:
         ServiceFailed: where the port is taken.
@@ -59,6 +66,12 @@ def start_prefect(supervisor: Supervisor, home: Path, *, port: int | None = None
     url = f"http://127.0.0.1:{chosen}/api"
     argv = [sys.executable, "-m", "flows.services.prefect_server", "--port", str(chosen)]
     environment = {**child_environment(), **prefect_environment(home, url), **LOGGING}
+    environment |= {
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(
+            (keep or Keep()).flow_runs_days * 86_400
+        ),
+    }
     service = supervisor.start(
         "the Prefect server",
         argv,

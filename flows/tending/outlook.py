@@ -11,6 +11,7 @@ from typing import Any
 from consilo.errors import CoordinatorUnreachable
 from flows.registry import names
 from flows.services.federation import Addresses
+from flows.services.turns import queue_of, tickets
 from flows.tending.findings import Finding
 from flows.tending.reconcile import RunState, reconcile, runs_in
 from flows.tending.servers import ask
@@ -26,6 +27,7 @@ class Outlook:
     Args:
         running: runs that a process goes on with.
         waiting: how many flow runs wait for their turn; None where Prefect is away.
+        queued: how many runs that people started wait for theirs.
         last: the run that was written to last; None where there is none.
         findings: what nobody owns.
         since: service → since when it is up, by ``consilo up``.
@@ -35,6 +37,7 @@ class Outlook:
 
     running: tuple[str, ...]
     waiting: int | None
+    queued: int
     last: RunState | None
     findings: tuple[Finding, ...]
     since: Mapping[str, str]
@@ -53,6 +56,7 @@ class Outlook:
             "runs": {
                 "running": list(self.running),
                 "waiting": self.waiting,
+                "queued": self.queued,
                 "last": None if last is None else {k: v for k, v in asdict(last).items() if v},
             },
             "findings": [each.to_json() for each in self.findings],
@@ -72,6 +76,7 @@ def outlook(home: Path) -> Outlook:
     return Outlook(
         running=tuple(each.name for each in runs if each.is_owned),
         waiting=_waiting(prefect),
+        queued=max(0, len(tickets(home)) - queue_of(home).at_once),
         last=runs[-1] if runs else None,
         findings=tuple(reconcile(home, prefect_api=prefect, tracking_uri=mlflow, act=False)),
         since=tended.get("services", {}) if prefect else {},

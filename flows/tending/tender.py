@@ -17,6 +17,7 @@ from pathlib import Path
 
 from consilo.errors import ConsiloError
 from consilo.machine.files import write_atomic
+from consilo.machine.logs import turn_over
 from consilo.machine.processes import Supervisor
 from consilo.membership.coordinator import Keep, Reachable
 from flows.services.federation import Addresses
@@ -25,7 +26,7 @@ from flows.tending.dead_flow_runs import end_dead
 from flows.tending.findings import Finding
 from flows.tending.probes import Probes
 from flows.tending.reconcile import reconcile
-from flows.tending.retention import let_lapse, turn_over
+from flows.tending.retention import let_lapse
 
 TENDED = "tended.json"
 EVERY_S = 15.0
@@ -67,7 +68,8 @@ class Tender:
         """Do all of it once."""
         services = self._supervisor.services
         self._probes.look(services)
-        turn_over({each.log for each in services})
+        # A silo's node turns its own over, whoever has started it.
+        turn_over({each.log for each in services if not each.name.startswith("silo ")})
         self._end_dead()
         found = reconcile(
             self._home,

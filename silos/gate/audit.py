@@ -6,7 +6,8 @@ carries the newest hash of the coordinator's run record, which is noted here: so
 rewrite its history unnoticed (`consilo.record.crosscheck`).
 
     asked      a request with its decision: allowed, refused (code, reason) or repeated
-    answered   a reply: its status, the fields with their sizes, the SHA-256 of its body
+    answered   a reply: its status, the fields with their sizes, the SHA-256 of its body; the newest
+               hash of the privacy ledger, if anything was spent
     folded     how many lines about requests that were not verified are left out before this one
     bundle     code that was refused or approved
     accepted   people go on after the silo had forgotten what it said: the hash that it lacks
@@ -34,6 +35,8 @@ from consilo.record.chain import Chain
 from consilo.wire.payload import digest, pack_pieces
 
 _MAX_REASON = 2000
+LEDGER_HEAD = "ledger-head"
+"""A key that no field of a reply can have, whose names are identifiers."""
 
 
 def audit_log(directory: Path) -> Chain:
@@ -109,8 +112,17 @@ def asked_by_stranger(chain: Chain, header: Header, cause: Refused) -> str:
     )
 
 
-def answered(chain: Chain, reply: ReplyHeader, fields: Mapping[str, Any]) -> str:
-    """Note a reply before it leaves; return the line's hash."""
+def answered(
+    chain: Chain, reply: ReplyHeader, fields: Mapping[str, Any], *, ledger: str = ""
+) -> str:
+    """Note a reply before it leaves; return the line's hash.
+
+    Args:
+        chain: the silo's log.
+        reply: what is said of the answer.
+        fields: what leaves.
+        ledger: the newest hash of the privacy ledger; empty where nothing was ever spent.
+    """
     why = {"code": reply.code, "reason": _shown(reply.reason)} if reply.status == "fault" else {}
     return chain.append(
         "answered",
@@ -118,6 +130,7 @@ def answered(chain: Chain, reply: ReplyHeader, fields: Mapping[str, Any]) -> str
         status=reply.status,
         content=reply.content,
         fields={name: _about(value) for name, value in fields.items()},
+        **({LEDGER_HEAD: ledger} if ledger else {}),
         **why,
     )
 

@@ -33,7 +33,7 @@ from consilo.kernel.owner import SUPERSEDED, owner_in
 from consilo.kernel.protocol import RowsUsed
 from consilo.kernel.verbs import Asked, Permitted
 from consilo.protocols.names import declaration_of
-from consilo.record.chain import Chain
+from consilo.record.chain import START, Chain
 from silos.gate import audit
 from silos.gate.bundles import declared
 from silos.gate.history import History
@@ -186,7 +186,8 @@ class Guard:
             self._note_stranger(partial(audit.answered, self.log, reply, fields))
             head = self.log.head
         else:
-            head = audit.answered(self.log, reply, fields)
+            spent = self.ledger.head
+            head = audit.answered(self.log, reply, fields, ledger="" if spent == START else spent)
         word = ""
         if header is not None:
             if reply.status == "ok":
@@ -306,10 +307,12 @@ class Guard:
                 asked_last_hour=self.store.count_requests(since=hour_ago),
                 rows=use.num_rows,
                 signer=signer,
-                judged_in_run=self.store.count_judged(since=day_ago, but=step, run_id=run),
+                judged_in_run=self.store.count_judged(since=0.0, but=step, run_id=run),
                 judged_last_day=self.store.count_judged(since=day_ago, but=step),
             ),
         )
+        if isinstance(job, TableJob) and use.uses_rows and permitted.wants_privacy:
+            _require_uncounted(job, contract)
         if isinstance(job, TableJob) and use.rows == "part":
             near = self.shares.too_near(job, use.contract, asked, permitted)
             permitted = replace(permitted, withheld={**permitted.withheld, **near})
@@ -406,6 +409,18 @@ class _Use:
         if self.rows == "all":
             return self.contract
         return self.job.part(self.contract, self.guard.name)
+
+
+def _require_uncounted(job: TableJob, contract: Contract) -> None:
+    """Raise `Refused` where the number of rows, told exactly, would count those with a feature."""
+    lacking = [each for each in contract.features if contract.columns[each].nullable_share > 0]
+    if job.features.missing == "drop" and lacking:
+        raise Refused(
+            "this silo's policy wants differential privacy, and how many rows are learnt from is "
+            f"told exactly: without those that lack '{lacking[0]}', say, it would tell how many "
+            "do; use features.missing 'mean' or 'indicator'",
+            code="privacy",
+        )
 
 
 def addressed(header: Header, name: str) -> None:

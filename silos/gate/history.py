@@ -22,6 +22,7 @@ from consilo.kernel.standing import Standing, from_word
 from consilo.machine.files import remove, write_atomic
 from consilo.record.chain import START, Chain
 from consilo.wire.payload import canonical_json
+from silos.gate.audit import LEDGER_HEAD
 from silos.gate.identity import Identity
 from silos.kept.ledger import Ledger
 
@@ -127,8 +128,7 @@ class History:
                     "what": "log",
                     "lines": lines,
                 }
-        for kind in ("ledger", "linked", "apart"):
-            told = self._last_head(kind)
+        for told in (self._last_spent(), self._last_head("linked"), self._last_head("apart")):
             if told != START and not self.ledger.has(told) and not self._is_accepted(told):
                 return {"accepted": told, "step": "", "what": "ledger"}
         return None
@@ -160,6 +160,16 @@ class History:
 
     def _is_accepted(self, head: str) -> bool:
         return self.log.has(f'"accepted":"{head}"'.encode())
+
+    def _last_spent(self) -> str:
+        """Return the hash of the ledger that the log saw last, at a run's end or in an answer."""
+        lines = [
+            self.log.last_with(each) for each in (b'"kind":"ledger"', f'"{LEDGER_HEAD}":"'.encode())
+        ]
+        last = max((each for each in lines if each), key=lambda each: each["seq"], default=None)
+        if last is None:
+            return START
+        return str(last["body"]["head" if last["kind"] == "ledger" else LEDGER_HEAD])
 
     def _last_head(self, kind: str) -> str:
         """Return the hash of the ledger in the log's last line of a kind."""

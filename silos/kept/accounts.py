@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from consilo.jobs.job import Unit
 from consilo.privacy.account import Account, Admit, Charge
@@ -22,6 +22,14 @@ class Recogniser(Protocol):
         ...
 
 
+class Remembers(Protocol):
+    """Knows whether the silo has forgotten what it spent."""
+
+    def recognise(self, newest: Mapping[str, Any] | None) -> None:
+        """Raise `Refused` where it has; see `silos.gate.history`."""
+        ...
+
+
 class Accounts:
     """The role `consilo.kernel.roles.PrivacyAccount` over a ledger.
 
@@ -29,20 +37,28 @@ class Accounts:
         ledger: the silo's.
         budgets: by data set; ``*`` is every other one.
         same_rows: knows rows again.
+        history: is asked before anything is reserved.
     """
 
     def __init__(
-        self, ledger: Ledger, budgets: Mapping[str, Budget], same_rows: Recogniser
+        self,
+        ledger: Ledger,
+        budgets: Mapping[str, Budget],
+        same_rows: Recogniser,
+        history: Remembers,
     ) -> None:
         self.ledger = ledger
         self._budgets = dict(budgets)
         self._same_rows = same_rows
+        self._history = history
 
     def reserve(self, account: str, charge: Charge, admit: Admit) -> list[HistoryRow]:
         """Reserve a use of a data set within its budget; return the run's history up to it.
 
-        Accounts with the same rows must be able to pay too.
+        Accounts with the same rows must be able to pay too. Whoever asks may begin a run without
+        the question in which it is found out that the ledger was lost, so it is asked here.
         """
+        self._history.recognise(None)
         with self._same_rows.recognised(account) as note:
             return self.ledger.reserve(
                 account,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from consilo.kernel.standing import Standing
 from consilo.machine.database import open_database
-from consilo.machine.files import make_directory, rely_on, write_new
+from consilo.machine.files import erase, make_directory, rely_on, write_new
 from consilo.wire.parcel import Parcel
 
 _TABLES = """
@@ -42,16 +42,25 @@ _STANDINGS = """
 CREATE TABLE IF NOT EXISTS standings (
     silo TEXT PRIMARY KEY, key TEXT, lines INTEGER, head TEXT, signature TEXT, states INTEGER);
 """
+_ONLY_NEWEST = "DELETE FROM {0} WHERE rowid <= (SELECT max(rowid) FROM {0}) - ?"
 _KEPT_REPLIES = 16
 _KEPT_BYTES = 1 << 30
 _FILE_BYTES = 1 << 20
 _WRITING_S = 600.0
 _DAY_S = 86_400.0
 _OWNERS_S = 30 * _DAY_S
+_KEPT_ENDS = 10_000
+_KEPT_NUMBERS = 1_000
+_LASTING_RUNS = ("matching",)
+"""Names of secrets that look like those of runs, and are of no run."""
 _STRANGERS_WITHIN_S = 600.0
 _STRANGERS_LINES = 40
 """So many lines are written in so many seconds about requests that nobody vouches for: 4 MiB a
 day at most."""
+
+
+def _secret_name(run_id: str) -> str:
+    return hashlib.sha256(run_id.encode()).hexdigest()[:32]
 
 
 def lasting_secret(root: bytes, purpose: str) -> bytes:
@@ -207,7 +216,7 @@ class Store:
             )
 
     def note_request(self, step_id: str, *, at: float) -> None:
-        """Count a step that was allowed, once; those older than a day are forgotten.
+        """Count a step that was allowed, when it last was; those older than a day are forgotten.
 
         Args:
             step_id: which.
@@ -215,7 +224,7 @@ class Store:
         """
         with self._open() as database:
             database.execute("DELETE FROM requests WHERE at < ?", (at - _DAY_S,))
-            database.execute("INSERT OR IGNORE INTO requests VALUES (?, ?)", (step_id, at))
+            database.execute("INSERT OR REPLACE INTO requests VALUES (?, ?)", (step_id, at))
 
     def count_requests(self, *, since: float) -> int:
         """Return how many steps were allowed since a time, in seconds since 1970."""
@@ -249,7 +258,8 @@ class Store:
     def note_permit(self, step_id: str, permit: Permit, *, run_id: str, at: float) -> None:
         """Keep under which conditions a step was allowed, the newest; for a day.
 
-        Where a model was judged once in the step, that stays: its verb may ask for more besides.
+        Where a model was judged once in the step, that stays: its verb may ask for more besides,
+        and counts for as long as its run may ask.
 
         Args:
             step_id: which.
@@ -260,7 +270,11 @@ class Store:
         withheld = "\n".join(sorted(permit.withheld))
         row = (step_id, run_id, at, int(permit.judged), permit.consents, withheld)
         with self._open() as database:
-            database.execute("DELETE FROM permits WHERE at < ?", (at - _DAY_S,))
+            database.execute(
+                "DELETE FROM permits WHERE at < ? AND (NOT judged OR run_id IN"
+                " (SELECT run_id FROM concluded))",
+                (at - _DAY_S,),
+            )
             database.execute(
                 "INSERT INTO permits VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (step_id) DO UPDATE SET"
                 " run_id = excluded.run_id, at = excluded.at, consents = excluded.consents,"
@@ -279,7 +293,7 @@ class Store:
         """Return how many steps judged a model since a time.
 
         Args:
-            since: seconds since 1970.
+            since: seconds since 1970; those of runs that have ended are kept for a day.
             but: a step that is not counted.
             run_id: of this run alone; None is all.
         """
@@ -290,33 +304,39 @@ class Store:
         with self._open() as database:
             return int(database.execute(query, values).fetchone()[0])
 
-    def cuts(self, of: str) -> dict[int, int]:
-        """Return at which numbers rows were held out so far, and for which least number of rows.
+    def cuts(self, of: str) -> dict[str, int]:
+        """Return how rows were held out so far, and for which least number of rows.
 
         Args:
             of: which rows.
         """
         with self._open() as database:
             query = "SELECT cut, least FROM cuts WHERE of = ?"
-            return {int(cut): least for cut, least in database.execute(query, (of,))}
+            return dict(database.execute(query, (of,)).fetchall())
 
-    def keep_cuts(self, of: str, known: Mapping[int, int], new: Mapping[int, int]) -> bool:
+    def keep_cuts(self, of: str, known: Mapping[str, int], new: Mapping[str, int]) -> bool:
         """Keep more of them, for ever; False, and nothing kept, where ``known`` are not all now."""
         with self._open() as database:
             database.execute("DELETE FROM cuts WHERE 0")  # begins the transaction
             rows = database.execute("SELECT cut, least FROM cuts WHERE of = ?", (of,))
-            if {int(cut): least for cut, least in rows} != known:
+            if dict(rows.fetchall()) != known:
                 return False
             database.executemany(
                 "INSERT OR REPLACE INTO cuts VALUES (?, ?, ?)",
-                [(of, str(cut), least) for cut, least in new.items()],
+                [(of, cut, least) for cut, least in new.items()],
             )
         return True
 
     def conclude(self, run_id: str) -> None:
-        """Remember that a run has ended."""
+        """Remember that a run has ended, of the newest 10,000, and erase its secret.
+
+        Were it asked anything once its end is forgotten, it would be another run to us: with
+        another secret, so that all it asks has other noise and a price of its own.
+        """
         with self._open() as database:
             database.execute("INSERT OR IGNORE INTO concluded VALUES (?)", (run_id,))
+            database.execute(_ONLY_NEWEST.format("concluded"), (_KEPT_ENDS,))
+        self._erase_secrets([run_id])
 
     def is_concluded(self, run_id: str) -> bool:
         """Return whether a run has ended."""
@@ -335,20 +355,27 @@ class Store:
     def note_owner(self, run_id: str, number: int, *, at: float) -> int:
         """Keep the number of a run's owner, and return the largest that was kept; for 30 days.
 
+        A run that asked nothing for so long, and whose end nobody told, loses its secret too.
+
         Args:
             run_id: which run.
             number: of who asks.
             at: when, in seconds since 1970.
         """
         with self._open() as database:
-            database.execute("DELETE FROM owners WHERE at < ?", (at - _OWNERS_S,))
+            lapsed = database.execute(
+                "DELETE FROM owners WHERE at < ? AND run_id <> ? RETURNING run_id",
+                (at - _OWNERS_S, run_id),
+            ).fetchall()
             database.execute(
                 "INSERT INTO owners VALUES (:run, :number, :at) ON CONFLICT (run_id)"
                 " DO UPDATE SET number = max(number, :number), at = :at",
                 {"run": run_id, "number": number, "at": at},
             )
             query = "SELECT number FROM owners WHERE run_id = ?"
-            return int(database.execute(query, (run_id,)).fetchone()[0])
+            largest = int(database.execute(query, (run_id,)).fetchone()[0])
+        self._erase_secrets([each for (each,) in lapsed])
+        return largest
 
     def number(self, key: str) -> float | None:
         """Return the number kept under ``key``; None where there is none."""
@@ -357,13 +384,14 @@ class Store:
         return None if row is None else float(row[0])
 
     def keep_number(self, key: str, value: float) -> None:
-        """Keep a number under ``key``, in place of one that was there."""
+        """Keep a number under ``key``, in place of one that was there; the newest 1,000."""
         with self._open() as database:
             database.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (key, value))
+            database.execute(_ONLY_NEWEST.format("numbers"), (_KEPT_NUMBERS,))
 
     def secret(self, run_id: str) -> bytes:
         """Return the run's 32 secret bytes, made at the first call, mode 0600."""
-        return self._secret(hashlib.sha256(run_id.encode()).hexdigest()[:32])
+        return self._secret(_secret_name(run_id))
 
     def lasting(self, purpose: str) -> bytes:
         """Return 32 bytes for one purpose, derived from the silo's own secret, in every run alike.
@@ -371,6 +399,12 @@ class Store:
         That secret is ``secrets/silo.key``, made at the first call; no run's name leads to it.
         """
         return lasting_secret(self._secret("silo"), purpose)
+
+    def _erase_secrets(self, runs: Sequence[str]) -> None:
+        """Erase the secrets of runs that are over."""
+        for run in runs:
+            if run not in _LASTING_RUNS:
+                erase(self._secrets / f"{_secret_name(run)}.key")
 
     def _secret(self, name: str) -> bytes:
         path = self._secrets / f"{name}.key"

@@ -55,6 +55,7 @@ from consilo.errors import (
 from consilo.machine.environment import QUIET, is_plain
 from consilo.machine.files import tidy
 from consilo.machine.forks import spawn
+from consilo.machine.logs import turn_over_own
 from consilo.machine.reaper import become_subreaper, descendants
 from consilo.membership.keys import load_silo_key
 from consilo.printable import PrintableFormatter, printable_lines
@@ -73,7 +74,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("consilo.node")
 
 _PRELOAD_S = 180.0
+_LOG_EVERY_S = 60.0
 _WALL = ("silos.node.wall", "silos.node.worker")
+ANSWERER = "silos.silo:answerer"
+"""Opens the silo and answers a message behind its guard: `silos.silo.answerer`."""
 _ACTIVATE_LONGEST_S = 10.0
 _BACK_OFF = wait_exponential_jitter(exp_base=1.5, max=_ACTIVATE_LONGEST_S)
 """A second, half as much again each time, and up to a second by chance."""
@@ -94,10 +98,19 @@ class Warm:
         folder: the silo's.
         config: what to load, and the limits of a message.
         alone: nothing else runs below this process, so whatever is left there is ours to end.
+        answerer: ``module:function`` that opens the silo and answers.
     """
 
-    def __init__(self, folder: Path, config: NodeConfig, *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: NodeConfig,
+        *,
+        alone: bool = False,
+        answerer: str = ANSWERER,
+    ) -> None:
         self._alone = alone
+        self._answerer = answerer
         self._folder = folder
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,7 +132,7 @@ class Warm:
         Raises:
             ServiceFailed: where the preload fails.
         """
-        modules = [*self._config.preload, *_WALL, self._config.answerer.partition(":")[0]]
+        modules = [*self._config.preload, *_WALL, self._answerer.partition(":")[0]]
         self._process, self._channel = spawn(
             "silos.node.warm",
             modules,
@@ -147,7 +160,7 @@ class Warm:
         job = {
             "silo": str(self._folder),
             "bundle": str(bundle),
-            "answerer": self._config.answerer,
+            "answerer": self._answerer,
             "memory_limit_mib": limits.memory_mib,
             "wall_limit_s": limits.wall_s,
             "sandbox": sandbox,
@@ -223,11 +236,13 @@ class Warm:
 class Node:
     """Answers one message after the other."""
 
-    def __init__(self, folder: Path, config: NodeConfig) -> None:
+    def __init__(self, folder: Path, config: NodeConfig, answerer: str = ANSWERER) -> None:
         self._folder = folder
         self._config = config
+        self._answerer = answerer
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._lines: list[Line] = []
+        self._log_at = 0.0
         self._new_key_at = 0.0
 
     def run(self) -> None:
@@ -246,7 +261,7 @@ class Node:
         enrol.promote(self._folder)
         state = stay_known(self._folder, greet=True)
         keeper = Keeper(self._folder, self._config, self._events)
-        with Warm(self._folder, self._config, alone=True) as warm:
+        with Warm(self._folder, self._config, alone=True, answerer=self._answerer) as warm:
             warm.start()
             try:
                 self._go_online(state)
@@ -283,8 +298,20 @@ class Node:
             finally:
                 line.done()
 
+    def _turn_log_over(self) -> None:
+        """Look once a minute whether the file that we write to has grown too large."""
+        if time.monotonic() < self._log_at:
+            return
+        self._log_at = time.monotonic() + _LOG_EVERY_S
+        try:
+            turn_over_own()
+        except OSError as cause:
+            log.warning("the log has grown large and cannot be turned over: %s", cause)
+
     def _note(self, word: str) -> None:
         """Act on what the keeper says."""
+        if word == TICK:
+            self._turn_log_over()
         if word == enrol.CERTIFICATE and len(self._lines) == 1:
             self._lines[0].link.show(self._folder / enrol.CERTIFICATE)
             log.info("a renewed certificate is shown from now on")
@@ -368,8 +395,8 @@ class Node:
             retry=retry_if_exception_type(TransportError),
             wait=_BACK_OFF,
             before_sleep=_tell(
-                "not online yet, next try in %.0f s: %s (not gone yet: after an "
-                "unclean end the coordinator waits 20 s)"
+                "not online yet, next try in %.0f s: %s (not gone yet: another process has this "
+                "silo's key, or its machine was lost less than 20 s ago)"
             ),
         ):
             if isinstance(cause, NotAuthorised) and stay_known(self._folder) == "removed":
@@ -416,14 +443,25 @@ def _tell(text: str) -> Callable[[RetryCallState], None]:
     return tell
 
 
-def run_node(folder: Path) -> int:
+def run_node(folder: Path, *, answerer: str = ANSWERER) -> int:
     """Run the node of the silo in ``folder`` until SIGTERM or Ctrl-C; return the exit code.
+
+    Args:
+        folder: the silo's.
+        answerer: what answers in place of the silo's own guard, to try a federation with a silo
+            that does not keep to the rules; no file says so, and the log does.
 
     Raises:
         ConsiloError: where it cannot run.
     """
     folder = folder.resolve()
     config = NodeConfig.load(folder)
+    if answerer != ANSWERER:
+        log.warning(
+            "started with --answerer %s, which answers in place of this silo's guard: NOTHING THAT "
+            "ITS POLICY SAYS HOLDS. Only trials and rehearsals are started so",
+            answerer,
+        )
     os.environ.update(QUIET)
     os.environ["FLWR_HOME"] = str(folder / "flwr")
     become_subreaper()
@@ -432,7 +470,7 @@ def run_node(folder: Path) -> int:
             signal.signal(number, _stop)
     try:
         with alone(folder):
-            Node(folder, config).run()
+            Node(folder, config, answerer).run()
     except TransportError as cause:
         log.error("%s", cause)
         return STRUCK_OFF_EXIT
@@ -457,13 +495,19 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -I -m silos.node", description="Run the node of one silo."
     )
     parser.add_argument("--dir", type=Path, required=True, help="the silo's folder")
+    parser.add_argument(
+        "--answerer",
+        default=ANSWERER,
+        metavar="MODULE:FUNCTION",
+        help="for trials only: what answers in place of the silo's guard",
+    )
     options = parser.parse_args(arguments)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return run_node(options.dir)
+        return run_node(options.dir, answerer=options.answerer)
     except ConsiloError as cause:
         sys.stderr.write(f"{printable_lines(str(cause))}\n")
         return 1

@@ -218,7 +218,8 @@ def _measured(
             numbers = numbers + how.offset
         if how.unit is not None and column.unit is not None:
             numbers = convert(numbers, how.unit, column.unit, molar_mass=how.molar_mass)
-    return np.where(np.isfinite(numbers), numbers, np.nan)
+    finite = np.isfinite(numbers)
+    return numbers if finite.all() else np.where(finite, numbers, np.nan)
 
 
 def _integers(

@@ -314,8 +314,9 @@ class Mapping(Config):
 
         codes = (*self.missing, *how.missing)
         each = [is_missing(part, codes, column, how) for part in parts.values()]
-        each += [recoded_to_null(part, how) for part in parts.values()]
-        empty: NDArray[np.bool_] = np.logical_or.reduce(each)
+        if how.recode is not None:
+            each += [recoded_to_null(part, how) for part in parts.values()]
+        empty: NDArray[np.bool_] = each[0] if len(each) == 1 else np.logical_or.reduce(each)
         return empty
 
     def _made(

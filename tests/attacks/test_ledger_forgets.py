@@ -4,6 +4,8 @@ import contextlib
 import json
 import shutil
 
+import attacker
+import clinic
 import clinic_silo
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from consilo.record.chain import check_links, verify
 from consilo.wire.payload import canonical_json
 from consilo.wire.signing import public_hex, sign
 from silos.commands.app import app
+from silos.gate.policy import TEMPLATE
 from silos.kept import statement
 from silos.silo import Silo
 
@@ -315,3 +318,27 @@ def test_a_ledger_that_lost_its_links_stops_the_silo(tmp_path):
         silo.history.recognise(None)
     assert silo.history.accept()
     silo.history.recognise(None)
+
+
+def test_a_ledger_that_was_lost_is_found_out_whatever_a_run_begins_with(tmp_path, monkeypatch):
+    """A coordinator that sends job and contract with each request asks no first question."""
+    job = clinic.job(features={"standardize": "none"}, privacy={"epsilon": 1.0, "delta": 1e-3})
+
+    def ask(run):
+        monkeypatch.setenv("CONSILO_STATE", str(tmp_path / run))  # that was lost, too
+        silo = attacker.make(tmp_path / "silo", TEMPLATE)
+        asked = (silo, "fedavg", "train", attacker.model(job), job)
+        return attacker.ask(*asked, run=run, attest=True)[0], silo
+
+    first, silo = ask("one")
+    assert first.status == "ok", first.reason
+    assert attacker.reserved(silo) == 1
+    for each in (tmp_path / "silo").glob("ledger.db*"):
+        each.unlink()
+    for run in ("two", "three"):
+        header, silo = ask(run)
+        assert header.status == "fault"
+        assert "silo ledger accept" in header.reason
+        assert attacker.reserved(silo) == 0
+    assert silo.history.accept()["what"] == "ledger"
+    assert ask("four")[0].status == "ok"

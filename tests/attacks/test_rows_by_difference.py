@@ -130,6 +130,28 @@ def test_nor_do_a_share_and_a_fold(silo) -> None:
     assert between[between > 0].min() >= 5
 
 
+SPLIT = clinic.CONTRACT + "  fold: {type: category, role: split, allowed: [train, test]}\n"
+
+
+@pytest.mark.parametrize("first", ["split", "share"])
+@pytest.mark.parametrize(("held", "taken"), [(3, False), (8, True)])
+def test_nor_do_a_share_and_a_split_by_a_column(tmp_path, first, held, taken) -> None:
+    """Three rows that a column holds out were the difference to an answer made of all rows."""
+    rows = clinic.frame(40, missing=0)
+    rows["fold"] = ["test"] * held + ["train"] * (40 - held)
+    contract = clinic.contract(SPLIT)
+    silo = attacker.make(tmp_path, TEMPLATE, rows, agreed=False)
+    onboard.confirm(tmp_path, contract, contract.digest)
+    asked = {"split": {"split": "fold"}, "share": {"holdout": 1e-30}}
+    told = []
+    for each in (first, *(asked.keys() - {first}), first):
+        job = clinic.job(local=WHOLE, evaluation=asked[each])
+        payload = attacker.model(job)
+        header, _ = attacker.ask(silo, "fedavg", "train", payload, job, contract, attest=True)
+        told.append(header.code)
+    assert told == ["", "" if taken else "too_few_rows", ""]
+
+
 def test_rows_that_lack_a_feature_are_not_told_apart_by_dropping_them(tmp_path) -> None:
     rows = clinic.frame(60, missing=0)
     rows.loc[:2, "age"] = np.nan
@@ -141,6 +163,18 @@ def test_rows_that_lack_a_feature_are_not_told_apart_by_dropping_them(tmp_path) 
     silo = attacker.make(tmp_path / "many", TEMPLATE, rows)
     for missing in ("drop", "mean", "indicator", "drop"):
         assert train(silo, features={"missing": missing})[0].status == "ok"
+
+
+def test_where_privacy_is_wanted_rows_that_lack_a_feature_are_not_counted(tmp_path) -> None:
+    """The number of rows learnt from is exact: with and without them, it told how many lack it."""
+    silo = attacker.make(tmp_path, TEMPLATE.replace("required: no", "required: yes"))
+    privacy = {"epsilon": 5.0, "delta": 1e-5}
+    told = {}
+    for missing in ("mean", "indicator", "drop"):
+        header, fields = train(silo, features={"missing": missing}, privacy=privacy)
+        told[missing] = (header.status, fields.get("num_examples"))
+    assert told == {"mean": ("ok", 29), "indicator": ("ok", 29), "drop": ("fault", None)}
+    assert "features.missing" in header.reason
 
 
 def test_it_goes_by_the_policys_floors_and_by_exact_answers(tmp_path) -> None:

@@ -1,5 +1,7 @@
 """`evaluate` with chosen weights read 38 of 40 rows back, whatever the policy said of privacy."""
 
+import time
+
 import attacker
 import clinic
 import numpy as np
@@ -75,6 +77,20 @@ def test_a_silo_judges_so_many_models_a_day_and_trains_on_without(tmp_path) -> N
     for number in range(4):
         verb = ("evaluation", "evaluate") if number % 2 else ("fedavg", "train")
         header, fields = attacker.ask(silo, *verb, probe(), run=f"r{number}")
+        assert header.status == "ok", header.reason
+        told.append("tally" in fields)
+    assert told == [True, True, False, False]
+
+
+def test_a_run_of_many_days_is_judged_no_more_often_than_a_run_may(tmp_path) -> None:
+    """After a day the silo had forgotten that it had judged in this run."""
+    silo = attacker.make(tmp_path, OPEN + "\nevaluation: {per_run: 2}\n")
+    told = []
+    for number in range(1, 5):
+        at = time.time() + number * 90_000.0
+        silo.gate.now = lambda at=at: at
+        said = {"scope": f"{number}/0/train", "round": number, "issued": at, "expires": at + 60}
+        header, fields = attacker.ask(silo, "fedavg", "train", probe(), **said)
         assert header.status == "ok", header.reason
         told.append("tally" in fields)
     assert told == [True, True, False, False]

@@ -79,7 +79,6 @@ class Place:
         node = {
             "name": name,
             "superlink": self.link.address,
-            "answerer": "member_answerer:answerer",
             "preload": [],
             "refresh_s": 2.0,
             "drain_s": 1.0,
@@ -92,7 +91,10 @@ class Place:
         folder = self.root / name
         self.nodes[name] = self.supervisor.start(
             f"silo {name}",
-            [self.python, "-I", "-m", "silos.node", "--dir", str(folder)],
+            [
+                *(self.python, "-I", "-m", "silos.node", "--dir", str(folder)),
+                *("--answerer", "member_answerer:answerer"),
+            ],
             log=folder / "node.log",
             env=child_environment(home=folder / "flwr"),
         )

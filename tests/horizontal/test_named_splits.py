@@ -1,5 +1,7 @@
 """Rows that a job holds out by name: by a column's values, by time, by fold."""
 
+from contextlib import nullcontext
+
 import clinic
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from consilo.horizontal.features import Encoding
 from consilo.horizontal.holdout import NEITHER, TEST, TRAIN, require_split, sides
 from consilo.jobs.job import Evaluation, Job
 from silos.gate.narrow_policy import narrowest
-from silos.gate.policy import EvaluationRules, Policy
+from silos.gate.policy import EvaluationRules, Policy, PrivacyRules
 
 KEY = bytes(range(32))
 TEXT = clinic.CONTRACT + (
@@ -207,3 +209,20 @@ def test_cross_validation_tells_each_fold_mean_and_deviation():
     assert figures.index.tolist() == [1, 2, 3]
     assert figures.nunique() == 3
     assert set(found.figures["status"]) == {"complete"}
+
+
+def test_where_privacy_is_wanted_no_split_counts_rows_that_nobody_listed():
+    """How many rows are on either side is told exactly, which asks for any range."""
+    jobs = [
+        clinic.job(evaluation={"split": each})
+        for each in ({"column": "seen", "after": "2024-01-01"}, {"folds": 3, "fold": 1})
+    ]
+    for wants in ({"required": True}, {"budgets": {"*": {"epsilon": 1.0, "delta": 1e-5}}}):
+        for splits, refused in ((None, True), ((jobs[0].evaluation.named,), False)):
+            policy = Policy.model_construct(
+                evaluation=EvaluationRules(splits=splits),
+                privacy=PrivacyRules.model_validate(wants),
+            )
+            with pytest.raises(Refused, match="does not list") if refused else nullcontext():
+                policy._permit_holdout(jobs[0])
+            policy._permit_holdout(jobs[1])

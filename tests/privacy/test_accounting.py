@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from opacus.accountants import RDPAccountant
 from scipy import optimize, stats
 
 from consilo.errors import IncompatibleJob
+from consilo.privacy import renyi
 from consilo.privacy.accounting import (
     CALIBRATION_TOLERANCE,
     least_epsilon,
@@ -139,3 +141,18 @@ def test_the_least_epsilon_is_that_of_the_most_noise():
         noise_multiplier(
             target_epsilon=0.99 * least, delta=1e-5, sample_rate=0.01, steps=1, accountant="rdp"
         )
+
+
+def test_renyi_is_that_of_opacus_to_the_last_bit_without_the_rest_of_it():
+    history = [(0.7, 0.013, 500), (1.3, 0.2, 17), (40.0, 1.0, 3)]
+    code = (
+        "import sys; from consilo.privacy.accounting import least_epsilon, _epsilon; "
+        f"print(repr(_epsilon(tuple({history!r}), 1e-5, 'rdp'))); least_epsilon(1e-5, 'rdp'); "
+        "sys.exit(any(each in sys.modules for each in ('torch', 'opacus')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert list(renyi.ORDERS) == RDPAccountant.DEFAULT_ALPHAS
+    theirs = RDPAccountant()
+    theirs.history = history
+    assert done.stdout.strip() == repr(float(theirs.get_epsilon(1e-5)))
+    assert spent(history, 1e-5).epsilon_rdp == theirs.get_epsilon(1e-5)

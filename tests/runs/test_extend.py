@@ -223,6 +223,29 @@ def test_a_round_that_is_paid_for_is_trained_once_and_no_other(private, tmp_path
         assert (reply["status"], reply["code"]) == ("fault", "refused"), changed
 
 
+def test_no_round_is_trained_again_where_a_silo_forgot_that_it_was(private, tmp_path):
+    """What a run keeps lapses after 30 days, its reservation never: the noise was drawn anew."""
+    more = extended(tmp_path, "one", rounds=3, epsilon=6.0)
+    asked = []
+    answers = {name: watched(name, answerer(host), asked) for name, host in private.items()}
+    finished(tmp_path, "two", more, answers)
+    (_, before), (header, _) = asked[-2:]
+    north = private["north"]
+    north.replies.clear()
+    spent = rows_of(north, "two")
+    # The coordinator briefs it again.
+    north.state = {
+        key: each
+        for key, each in north.state.items()
+        if key[0] != "two" or key[1].startswith("brief")
+    }
+    other = replace(header, content=digest(before.body))
+    reply = json.loads(answerer(north)(Parcel(other.encode(), before.body)).header)
+    assert (reply["status"], reply["code"]) == ("fault", "refused")
+    assert "no longer holds which of them" in reply["reason"]
+    assert rows_of(north, "two") == spent
+
+
 def test_figures_that_are_paid_for_are_within_the_same_price(tmp_path):
     hosts = silos()
     privacy = {**PRIVATE, "metrics_epsilon": 1.0}

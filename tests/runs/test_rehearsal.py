@@ -14,7 +14,7 @@ from mutated import mutated
 from typer.testing import CliRunner
 
 from consilo.cli import build
-from consilo.errors import ConsiloError, IncompatibleJob
+from consilo.errors import ConsiloError, IncompatibleJob, JobInvalid
 from consilo.jobs.job import Job
 from consilo.protocols.names import NAMES, find_protocol
 from consilo.runs.plan import plan
@@ -207,10 +207,40 @@ def refusal(folder: Path, **changes: Any) -> str:
             },
             "BatchNorm",
         ),
+        (
+            {"protocol": {"name": "fedprox", "mu": 1e9}},
+            "protocol.mu: 1e+09 times local.lr 0.3 is 3e+08; above 2 each step of sgd goes past",
+        ),
+        (
+            {
+                "privacy": {**PRIVACY, "max_grad_norm": 1e9},
+                "local": {"lr": 1e6},
+                "features": {"standardize": "contract"},
+            },
+            "local.lr: a step of sgd is as long as lr times privacy.max_grad_norm, 1e+15",
+        ),
     ],
 )
 def test_what_is_not_read_and_what_silos_would_refuse_is_refused(folder, changes, said):
     assert said in refusal(folder, **changes)
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("local", "lr"),
+        ("local", "weight_decay"),
+        ("local", "steps"),
+        ("local", "epochs"),
+        ("protocol", "mu"),
+        ("protocol", "server_lr"),
+        ("protocol", "tau"),
+    ],
+)
+def test_what_no_silo_could_ever_do_is_refused(section, key):
+    told = rf"{section}\.{key}: expected a number of at most 10+, found 9223372036854775808"
+    with pytest.raises(JobInvalid, match=told):
+        clinic.job(**{section: {key: 2**63}})
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,7 @@ def test_a_model_that_returns_nan_is_a_clear_fault_of_that_silo(tmp_path):
 
 
 def test_a_learning_rate_that_explodes_is_named(hosts, tmp_path):
-    job = clinic.job(task="regression", local={"lr": 1e20})
+    job = clinic.job(task="regression", local={"lr": 1e12})
     with pytest.raises(ModelDiverged, match="lower the learning rate"):
         clinic.trained(job, hosts, tmp_path)
 

@@ -86,9 +86,9 @@ class Host:
         self.memory = self.numbers = self.secrets = store
         self.run_state = RunState(directory / "runs")
         self.rows = Rows()
-        self.account = Accounts(self.ledger, {}, Strangers())
         self.letters = Identity(directory, partners, only_confirmed=False)
         self.history = History(directory, self.log, self.letters, self.ledger)
+        self.account = Accounts(self.ledger, {}, Strangers(), self.history)
         self.gate = Guard(
             name,
             directory,

@@ -13,6 +13,7 @@ OTHERS = st.one_of(
     st.booleans(),
     st.integers(-2, 3),
     st.floats(-1, 3),
+    st.sampled_from([2**63, 1e18, 1e-18]),
     st.sampled_from(
         ["", "yes", "1e3", "mean", "adam", "sgd", "fedavg", "own:f1", "own:nothing", "a:b", "ill"]
     ),

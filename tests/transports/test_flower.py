@@ -93,7 +93,10 @@ class Federation:
         folder = self.root / name
         self.nodes[name] = self.supervisor.start(
             name,
-            [self.python, "-I", "-m", "silos.node", "--dir", str(folder)],
+            [
+                *(self.python, "-I", "-m", "silos.node", "--dir", str(folder)),
+                *("--answerer", "test_answerer:answerer"),
+            ],
             log=folder / "node.log",
             env=child_environment(home=folder / "flwr", CONSILO_TEST_MARK=self.mark),
         )
@@ -142,7 +145,6 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
                 node = {
                     "name": name,
                     "superlink": link.address,
-                    "answerer": "test_answerer:answerer",
                     "preload": [],
                 }
                 (folder / "node.yaml").write_text(yaml.safe_dump(node))
@@ -281,7 +283,7 @@ def test_a_node_that_is_killed_costs_the_deadline_and_comes_back(federation: Fed
         assert time.monotonic() - begin < 7
         wait_until(lambda: federation.nodes["silo1"].returncode is not None, 5)
         assert not federation.nodes["silo1"].pids()
-        federation.start_node("silo1")  # refused for 20 s, then taken; it tries again by itself
+        federation.start_node("silo1")
         wait_until(lambda: "is online as" in federation.nodes["silo1"].last_lines(1), 40)
         federation.wait_online(SILOS)
         sent = parcels("echo")

@@ -33,6 +33,8 @@ from consilo.vertical.parts import Part
 from consilo.vertical.score import VerticalScore
 from consilo.vertical.scoring import scorer_of
 from consilo.vertical.split.layers import Joined, Noise, embed_apart, learn_top
+from consilo.vertical.split.part import SplitPart
+from consilo.vertical.split.protocol import VerticalSplit
 from consilo.vertical.split.state import Shelf
 from consilo.vertical.training import Turn
 from consilo.vertical.trees.paillier import MAX_BITS, PublicKey
@@ -85,6 +87,28 @@ def test_an_epoch_that_is_over_is_not_done_again():
     view = replace(view, header=replace(view.header, scope="9/9/embed"))
     with pytest.raises(Refused, match="has done step 1 of this run already"):
         Shelf(view, 3).keep(1, np.zeros(1, np.uint8))
+
+
+def test_a_run_is_not_begun_anew_at_the_old_price_where_its_state_is_gone():
+    """A run's state lapses after 30 days, its reservation never: the noise was drawn anew."""
+    hosts, job = hosts_of(), split_job(privacy=PRIVACY)
+    vertical.driven(job, vertical.contract_of(COLUMNS), hosts)
+    shop = hosts["shop"]
+    shop.state.clear()
+    part = SplitPart(view_of(shop, job), VerticalSplit(job).settings)
+    with pytest.raises(Refused, match="no longer holds which of them"):
+        part.pay()
+
+
+def test_a_step_of_long_ago_is_not_asked_anew():
+    """Who asked for it was forgotten after two more: a partner had more directions than agreed."""
+    shop, job = hosts_of()["shop"], linear_job()
+    for step in range(1, 5):
+        turns.keep(view_of(shop, job, content=f"step {step}"), "basis", step, {})
+    turns.keep(view_of(shop, job, content="step 3"), "basis", 3, {})  # asked again
+    for step in range(1, 5):
+        with pytest.raises(Refused, match=f"has done step {step} of this run already"):
+            turns.keep(view_of(shop, job, content="another question"), "basis", step, {})
 
 
 def test_what_a_run_did_under_one_job_is_not_used_under_another():

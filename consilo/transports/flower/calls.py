@@ -25,6 +25,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 """Between two tries; each pause is twice the one before."""
 RETRY_S = 90.0
 """How long an exchange waits for a SuperLink that has gone away: it may be restarting."""
+KEPT_S = 12.0
+"""For so long an idle connection is kept for the next call: longer than from heartbeat to heartbeat
+of a node, which would else shake hands for each, and shorter than the SuperLink keeps its end."""
 
 
 class NotAuthorised(TransportError):
@@ -50,12 +53,22 @@ def connect(
     token = ca_certificate.with_name(TOKEN_FILE)
     if token.is_file():
         interceptors = (Showing({OPERATOR_HEADER: token.read_text().strip()}), *interceptors)
-    return kind(
+    verify = trust or trusting(ca_certificate)
+    client = kind(
         f"https://{address}",
         interceptors=[RuntimeVersionHttpInterceptor(component_name=component), *interceptors],
-        verify=trust or trusting(ca_certificate),
+        verify=verify,
         retry_invoker=None,
     )
+    short = client._client
+    limits = httpx.Limits(
+        max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEPT_S
+    )
+    client._client = httpx.Client(
+        verify=verify, timeout=short.timeout, follow_redirects=True, limits=limits
+    )
+    short.close()
+    return client
 
 
 def trusting(ca_certificate: Path) -> ssl.SSLContext:

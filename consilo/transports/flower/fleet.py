@@ -78,6 +78,7 @@ log = logging.getLogger("consilo.node")
 # The shortest interval a SuperLink accepts; a lost node counts as offline after twice as long.
 _HEARTBEAT_INTERVAL_S = 10.0
 _HEARTBEAT_EVERY_S = 8.0  # one may get lost
+_BACK_WITHIN_S = 1.0  # after a line that broke: meanwhile the SuperLink may take us for gone
 _RETRY_S = 120.0
 _HOLD_S = 24.0
 _OBJECTS_S = 300.0
@@ -157,7 +158,8 @@ class FleetLink:
         Raises:
             CoordinatorUnreachable: where nobody answers.
             TransportError: where the SuperLink does not know our key, or believes that this node
-                is still online, as it does for 20 s after an unclean death. Try again.
+                is still online: another process has it, or its machine was lost less than 20 s
+                ago. Try again.
         """
         request = ActivateNodeRequest(
             public_key=self._public, heartbeat_interval=_HEARTBEAT_INTERVAL_S
@@ -293,14 +295,16 @@ class FleetLink:
         request = SendNodeHeartbeatRequest(
             node=self._node, heartbeat_interval=_HEARTBEAT_INTERVAL_S
         )
-        while not self._closed.wait(_HEARTBEAT_EVERY_S):
+        wait_s = _HEARTBEAT_EVERY_S
+        while not self._closed.wait(wait_s):
+            wait_s = _HEARTBEAT_EVERY_S
             try:
                 call(self._client.SendNodeHeartbeat, request, address=self._address)
             except NotAuthorised:
                 if not self._closed.is_set():
                     self._refused.set()
             except CoordinatorUnreachable:
-                continue
+                wait_s = _BACK_WITHIN_S
             except Exception as cause:
                 if not self._closed.is_set():
                     log.warning("heartbeat failed: %s", type(cause).__name__)

@@ -55,11 +55,15 @@ class Mail:
     Args:
         app: the SuperLink's.
         bell: rung for whoever something was put in for.
+        heard: told of each call of a node whose signature was checked.
     """
 
-    def __init__(self, app: Application, bell: Bell) -> None:
+    def __init__(
+        self, app: Application, bell: Bell, heard: Callable[[Scope], None] = lambda scope: None
+    ) -> None:
         self._app = app
         self._bell = bell
+        self._heard = heard
         # SQLite has one writer at a time, and who meets another one sleeps.
         self._turn = asyncio.Lock()
 
@@ -90,6 +94,8 @@ class Mail:
             async with self._turn:
                 answer, ringing = await run_in_threadpool(work, request, side, body)
             rung.extend(ringing)
+            if side == "fleet":
+                self._heard(scope)
             return Response(answer, media_type="application/x-protobuf")
 
         response = await http_error_translator(request, serve)

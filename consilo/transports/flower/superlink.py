@@ -318,6 +318,7 @@ def main() -> None:
     from consilo.membership.door import MembershipDoor
     from consilo.membership.gate import Again, Gate, Judge
     from consilo.membership.refusals import Refusals
+    from consilo.transports.flower.alive import IDLE_S, Alive, Attendance
     from consilo.transports.flower.bodies import Bodies
     from consilo.transports.flower.doorbell import Bell, Door, Only
     from consilo.transports.flower.mail import Mail
@@ -339,6 +340,7 @@ def main() -> None:
         (name, "-8000" if name == "cache_size" else value) for name, value in mixin.SQLITE_PRAGMAS
     )
     bell = Bell()
+    alive, key_header = Alive(bell), FLEET_HTTP_PUBLIC_KEY_HEADER
     flowers = application._get_middleware
     home = options.keys.resolve().parent
     # Two connections, so that a call that writes does not hold up the gate.
@@ -349,7 +351,7 @@ def main() -> None:
         watched.trusted,
         operator_token(options.keys),
         refusals,
-        key_header=FLEET_HTTP_PUBLIC_KEY_HEADER,
+        key_header=key_header,
     )
     certificate = NewCertificate(served.authority)
     limits = Limits(head_s=options.head_within, connections=options.connections)
@@ -369,8 +371,10 @@ def main() -> None:
 
         @staticmethod
         def run(app: Any, **options: Any) -> None:
-            http = partial(Connection, limits=limits, crowd=Crowd(limits))
+            http = partial(Connection, limits=limits, crowd=Crowd(limits), closed=alive.closed)
             options.update(access_log=False, timeout_graceful_shutdown=2, http=http)
+            # Whose connection it is must not be for a header to say.
+            options.update(timeout_keep_alive=IDLE_S, proxy_headers=False)
             server = Impatient(uvicorn.Config(app, **options))
             certificate.server = server
             for name in ("uvicorn.error", "asyncio"):  # a line for whatever a stranger sends
@@ -397,9 +401,10 @@ def main() -> None:
         Middleware(MembershipDoor, coordinator=served, refusals=refusals),
         Middleware(Door, bell=bell),
         Middleware(Again, judge=judge),
-        Middleware(Mail, bell=bell),
+        Middleware(Mail, bell=bell, heard=partial(alive.heard, key_header=key_header)),
         Middleware(Bodies, folder=options.bodies),
         *(only(layer) for layer in flowers()),
+        Middleware(Attendance, alive=alive, key_header=key_header),
     ]
     vars(command)["uvicorn"] = Server
     threading.current_thread().name = "superlink"

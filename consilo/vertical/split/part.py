@@ -233,6 +233,7 @@ class SplitPart:
             rows=len(self.block),
             fingerprint=self._fingerprint,
             admit=lambda history: admit(history, privacy, keep),
+            pays_ahead=True,
         )
         self.silo.keep(_PAID, self._fingerprint.encode())
         return run_epsilon(history, privacy, keep)[0]

@@ -11,7 +11,7 @@ import torch
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ModelDiverged
-from consilo.horizontal.features import Encoding, made_up
+from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import plan_of
 from consilo.horizontal.scaling import target_mode
 from consilo.jobs.job import ModelSpec
@@ -66,14 +66,14 @@ def _try(
             check_private(model)
         return model
 
-    rows = made_up(contract, mine)
+    rows = mine.made_up(contract)
     features = torch.from_numpy(rows.features)
     blind = without_labels(job)
     bottoms, theirs = {}, {}
     for name in others:
         encoding = Encoding.plan(settings.part(contract, name), blind)
         theirs[name] = torch.from_numpy(
-            made_up(contract, replace(encoding, targets=()), num_rows=len(rows)).features
+            replace(encoding, targets=()).made_up(contract, num_rows=len(rows)).features
         )[: len(rows)]
         bottoms[name] = built(settings.bottom, theirs[name].shape[1], settings.width)
     top = built(job.module, (1 + len(others)) * settings.width, task.num_outputs)

@@ -7,8 +7,10 @@ Everything lies in ``gx/`` in the silo's directory; it quotes values of rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +80,32 @@ def write_pages(
             suite_validation_result_identifier=result_id,
             expectation_suite_identifier=suite_id,
         )
-        context.build_data_docs(resource_identifiers=[result_id, suite_id])
+        with _compiled_once():
+            context.build_data_docs(resource_identifiers=[result_id, suite_id])
+
+
+@contextmanager
+def _compiled_once() -> Iterator[None]:
+    """Have a template compiled once: three kinds of pages would each compile their own of it."""
+    from great_expectations.render.view import view
+    from jinja2 import BytecodeCache
+    from jinja2.bccache import Bucket
+
+    known: dict[str, Any] = {}
+
+    class Compiled(BytecodeCache):
+        def load_bytecode(self, bucket: Bucket) -> None:
+            bucket.code = known.get(f"{bucket.key} {bucket.checksum}")
+
+        def dump_bytecode(self, bucket: Bucket) -> None:
+            known[f"{bucket.key} {bucket.checksum}"] = bucket.code
+
+    usual = view.Environment
+    view.Environment = partial(usual, bytecode_cache=Compiled())
+    try:
+        yield
+    finally:
+        view.Environment = usual
 
 
 def _results(gx: Any, context: Any, frame: pd.DataFrame, suite: Any, run: Any) -> Any:

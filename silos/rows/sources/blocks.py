@@ -238,7 +238,10 @@ def _types() -> dict[Any, Any]:
     import pyarrow as pa
 
     # Whole numbers with gaps stay whole numbers, else large ones would lose their last digits.
-    return {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    # Texts stay in Arrow's memory: by the usual way to the same type each is a Python object first.
+    text = pd.StringDtype(na_value=float("nan"))
+    numbers = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return {**numbers, pa.string(): text, pa.large_string(): text}
 
 
 class BlockColumns(MutableMapping[str, "pd.Series[Any]"]):

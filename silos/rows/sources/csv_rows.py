@@ -29,6 +29,8 @@ _EXACT, _EXPONENTS = 2.0**53, 1e25
 _COLUMN_BYTES = 16 << 10
 """Of a text for each column: a column of a text costs some time whatever it holds."""
 _PIECES_AHEAD = 4
+_LOOKED_BYTES = 256 << 10
+"""Looked through at a time: a processor's cache holds it."""
 
 _Looked = tuple["pa.Table", list[str]]
 
@@ -170,13 +172,17 @@ def _has_hexadecimals(path: Path) -> bool:
     import pyarrow as pa
 
     with pa.input_stream(str(path), compression="detect") as file:
-        last = b""
-        while piece := file.read(csv_form.TEXT_BLOCK):
-            joined = last + piece
-            # To look for one letter is much quicker, and most tables of numbers have none.
-            if any(letter in joined and b"0" + letter in joined for letter in (b"x", b"X")):
-                return True
-            last = joined[-1:]
+        text = bytearray(1 + _LOOKED_BYTES)  # the first is the last one of what was read before
+        with memoryview(text) as whole:
+            while size := file.readinto(whole[1:]):
+                # To look for one letter is much quicker, and most tables of numbers have none.
+                for letter in (b"x", b"X"):
+                    if (
+                        text.find(letter, 1, 1 + size) > 0
+                        and text.find(b"0" + letter, 0, 1 + size) >= 0
+                    ):
+                        return True
+                text[0] = text[size]
     return False
 
 

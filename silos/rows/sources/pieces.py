@@ -10,7 +10,7 @@ import codecs
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _MARK = b"\xef\xbb\xbf"
 _NARROW = ("ascii", "utf-8", "cp125", "iso8859", "mac-")
@@ -63,23 +63,25 @@ class Piece:
     """A part of a text that ends where a row does.
 
     Args:
-        text: at least one byte.
+        text: whose first ``size`` bytes are its text.
+        size: at least one byte.
         is_first: whether the whole text begins with it.
     """
 
-    text: bytes
+    text: bytearray
+    size: int
     is_first: bool
 
-    def parts(self, part_bytes: int) -> Iterator[bytes]:
-        """Yield its text in parts of some bytes that end where rows do."""
-        start = 0
-        while start < len(self.text):
-            end = start + part_bytes
-            if end < len(self.text):
-                end = self.text.rfind(b"\n", start, end) + 1 or self.text.find(b"\n", end) + 1
-            part = self.text[start:end] if 0 < end < len(self.text) else self.text[start:]
-            yield _between(part, self.is_first and not start)
-            start += len(part)
+    def parts(self, part_bytes: int) -> Iterator[bytes | memoryview]:
+        """Yield its text in parts of some bytes that end where rows do; they are not copied."""
+        start, whole = 0, memoryview(self.text)
+        while start < self.size:
+            end = min(start + part_bytes, self.size)
+            if end < self.size:
+                after = self.text.rfind(b"\n", start, end) + 1
+                end = after or self.text.find(b"\n", end, self.size) + 1 or self.size
+            yield _between(whole[start:end], self.is_first and not start)
+            start = end
 
 
 class Pieces:
@@ -91,7 +93,7 @@ class Pieces:
         piece_bytes: of a piece; a row of more is left to the rest.
     """
 
-    def __init__(self, file: BinaryIO, signs: Sequence[bytes], *, piece_bytes: int) -> None:
+    def __init__(self, file: Any, signs: Sequence[bytes], *, piece_bytes: int) -> None:
         self._file = file
         self._signs = signs
         self._piece_bytes = piece_bytes
@@ -99,19 +101,28 @@ class Pieces:
 
     def __iter__(self) -> Iterator[Piece]:
         """Yield the pieces; afterwards `rest` says what is left."""
-        before, is_first = b"", True
-        while text := self._file.read(self._piece_bytes):
-            end = text.rfind(b"\n") + 1
-            if not end or any(sign in text for sign in self._signs):
-                start = _between(before + text, is_first)
+        before, is_first = bytearray(), True
+        while True:
+            # Each byte is written once: fresh memory costs more than to read it.
+            known, text = len(before), bytearray(len(before) + self._piece_bytes)
+            text[:known] = before
+            with memoryview(text) as whole:
+                size = known + self._file.readinto(whole[known:])
+            if size == known:
+                break
+            end = text.rfind(b"\n", known, size) + 1
+            if not end or any(text.find(sign, known, size) >= 0 for sign in self._signs):
+                with memoryview(text) as whole:
+                    start = bytes(_between(whole[:size], is_first))
                 self.rest = Rest(start, self._file, is_first=is_first)
                 return
-            yield Piece(before + text[:end], is_first)
-            before, is_first = text[end:], False
+            before = text[end:size]
+            yield Piece(text, end, is_first)
+            is_first = False
         if before:
-            yield Piece(before, is_first)
+            yield Piece(before, len(before), is_first)
 
 
-def _between(text: bytes, is_first: bool) -> bytes:
+def _between(text: memoryview, is_first: bool) -> bytes | memoryview:
     # Readers take a mark away where a text begins; between rows it is part of a cell.
-    return b"\n" + text if not is_first and text.startswith(_MARK) else text
+    return b"\n" + text if not is_first and text[: len(_MARK)] == _MARK else text

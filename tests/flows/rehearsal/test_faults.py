@@ -11,10 +11,10 @@ from consilo.errors import ConfigInvalid
 from consilo.jobs.job import Job
 from flows.rehearsal.acts import ACTS
 from flows.rehearsal.copies import Rehearsed
-from flows.rehearsal.faults import CATALOGUE, FITS, Fault, chosen
+from flows.rehearsal.faults import CATALOGUE, FITS, Fault, chosen, together
 from flows.rehearsal.place import Place
 from flows.rehearsal.rehearse import rehearse
-from flows.rehearsal.survival import can_miss, chosen_silo, is_kept, promise_of
+from flows.rehearsal.survival import EITHER, can_miss, chosen_silo, is_kept, promise_of
 
 WANTED = {
     *("silo-dead-before", "silo-dead-during", "silo-dead-after", "silo-restarted"),
@@ -35,6 +35,21 @@ def test_faults_are_chosen_by_name() -> None:
     assert [each.name for each in chosen("flow-killed, silo-slow")] == ["flow-killed", "silo-slow"]
     with pytest.raises(ConfigInvalid, match="did you mean 'flow-killed'"):
         chosen("flow-kiled")
+
+
+def test_faults_strike_one_run_together_by_name_or_as_pairs_that_a_seed_draws() -> None:
+    named = together("flow-killed+silo-slow,mlflow-down", pairs=None, seed=0)
+    assert [[each.name for each in one] for one in named] == [
+        ["flow-killed", "silo-slow"],
+        ["mlflow-down"],
+    ]
+    drawn = together(None, pairs=60, seed=1)
+    assert drawn == together(None, pairs=60, seed=1)
+    assert drawn != together(None, pairs=60, seed=2)
+    assert len({frozenset(each.name for each in one) for one in drawn}) == 60
+    assert {len(one) for one in drawn} == {2}
+    with pytest.raises(ConfigInvalid, match="2 faults make 1 pairs"):
+        together("flow-killed,silo-slow", pairs=2, seed=0)
 
 
 def test_a_person_writes_faults_of_their_own(tmp_path: Path) -> None:
@@ -83,7 +98,7 @@ def test_a_fault_of_a_silo_that_there_is_not_is_refused_before_anything_starts(
     rehearsed = Rehearsed(job, tmp_path / "job.yaml", {"north": tmp_path / "north"}, "made up")
     fault = Fault(name="line gone", part="silo", silo="nord", what="cut")
     with pytest.raises(ConfigInvalid, match="line gone: no silo 'nord'; there are north"):
-        rehearse(Place(tmp_path), rehearsed, [fault], lambda text: None)
+        rehearse(Place(tmp_path), rehearsed, [(fault,)], lambda text: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,6 +116,12 @@ def test_what_must_come_of_a_fault_is_what_the_jobs_quorum_says() -> None:
     )
     joint = Job.load(SHIPPED / "jobs" / "breast_cancer_vertical.yaml")
     assert not can_miss(joint, {"clinic": 9, "laboratory": 9, "imaging": 9}, "imaging")
+    restarted = Fault(name="restarted", part="silo", what="kill", lasts=0.0)
+    assert promise_of(restarted, joint, {"clinic": 9, "imaging": 9}, "imaging") == "refuses"
+    waits = joint.changed(quorum={"on_loss": "wait", "for": "2m"})
+    assert promise_of(restarted, waits, {"clinic": 9, "imaging": 9}, "imaging") == "survives"
+    assert promise_of(dead, waits, {"clinic": 9, "imaging": 9}, "imaging") == "refuses"
+    assert chosen_silo(job, rows, ["hungarian"]) == "switzerland"
     assert chosen_silo(joint, {"clinic": 9, "laboratory": 9, "imaging": 9}) != "clinic"
 
 
@@ -118,6 +139,8 @@ def test_what_must_come_of_a_fault_is_what_the_jobs_quorum_says() -> None:
         ("refuses", "failed", "TypeError: see the coordinator's log", None, 0, False),
         ("refuses", "degraded", "", True, 0, True),  # better than promised
         ("refuses", "degraded", "", False, 0, False),  # it took what it should refuse
+        (EITHER, "failed", "QuorumLost: …", None, 0, True),
+        (EITHER, "complete", "", False, 0, False),
     ],
 )
 def test_a_promise_is_kept_by_the_right_result_or_a_true_reason(

@@ -1,9 +1,7 @@
-"""What lapses, and what never does; logs that a process writes to are turned over."""
+"""What lapses, and what never does."""
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -11,11 +9,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.errors import ConfigInvalid
-from consilo.machine.processes import Supervisor
 from consilo.membership.coordinator import Keep, Reachable
 from consilo.record.run_record import RunRecord
 from flows.services.place import settle_place
-from flows.tending.retention import let_lapse, turn_over
+from flows.tending.retention import let_lapse
 
 DAY_S = 86_400.0
 KEY = Ed25519PrivateKey.generate()
@@ -69,23 +66,3 @@ def test_how_long_is_said_in_the_coordinators_file(tmp_path: Path) -> None:
         file.write_text(f"{ports}keep: {{{wrong}}}\n")
         with pytest.raises(ConfigInvalid, match="keep"):
             Reachable.load(tmp_path)
-
-
-def test_a_log_that_is_written_to_stays_within_its_bound(tmp_path: Path) -> None:
-    writes = "import time\nfor n in range(10**9): print(n, 'x' * 90, flush=True); time.sleep(1e-4)"
-    log = tmp_path / "log"
-    most = 64 << 10
-    with Supervisor() as supervisor:
-        supervisor.start("writer", [sys.executable, "-c", writes], log=log)
-        turned, largest, deadline = 0, 0, time.monotonic() + 30
-        while turned < 3 and time.monotonic() < deadline:
-            largest = max(largest, log.stat().st_size)
-            turned += len(turn_over([log, tmp_path / "none"], most_bytes=most))
-            time.sleep(0.02)
-        time.sleep(0.2)
-        assert log.stat().st_size > 0
-    assert turned == 3
-    assert not log.read_bytes().startswith(b"\0")  # it goes on at the beginning
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["log", "log.1"]
-    assert log.with_name("log.1").stat().st_mode & 0o777 == 0o600
-    assert os.path.getsize(tmp_path / "log.1") >= most

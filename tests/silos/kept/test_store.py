@@ -66,3 +66,52 @@ def test_a_step_that_judged_a_model_stays_one(tmp_path):
         store.note_permit("step", Permit(judged, "", frozenset({str(at)})), run_id="run", at=at)
     assert store.count_judged(since=1.5, but="", run_id="run") == 1
     assert store.permit("step") == Permit(True, "", frozenset({"2.0"}))
+
+
+def test_judgements_of_a_run_count_until_it_ends(tmp_path):
+    store, day = Store(tmp_path), 86_400.0
+    for run, step in (("long", "a"), ("ended", "b")):
+        store.note_permit(step, Permit(judged=True), run_id=run, at=0.0)
+    store.conclude("ended")
+    store.note_permit("c", Permit(), run_id="long", at=2 * day)
+    store.note_permit("d", Permit(), run_id="long", at=4 * day)
+    assert store.count_judged(since=0.0, but="", run_id="long") == 1
+    assert store.permit("b") is None
+    assert store.permit("c") is None
+
+
+def test_a_step_that_is_allowed_again_counts_in_the_hour_in_which_it_is(tmp_path):
+    """Else all steps of a day could be asked again in any later hour."""
+    store = Store(tmp_path)
+    for at in (0.0, 5000.0):
+        store.note_request("step", at=at)
+    assert store.count_requests(since=4000.0) == 1
+
+
+def test_a_run_that_has_ended_leaves_no_secret_and_one_that_nobody_ended_lapses(store, tmp_path):
+    month = 31 * 86_400.0
+    secrets = {run: store.secret(run) for run in ("ended", "left", "at work", "matching")}
+    store.lasting("noise")
+    for run in ("ended", "left", "at work", "matching"):
+        store.note_owner(run, 1, at=0.0)
+    store.conclude("ended")
+    store.conclude("matching")
+    assert len([*(tmp_path / "silo" / "secrets").iterdir()]) == 4
+    assert store.secret("matching") == secrets["matching"]
+    store.note_owner("at work", 1, at=month)
+    assert len([*(tmp_path / "silo" / "secrets").iterdir()]) == 3
+    assert store.secret("at work") == secrets["at work"]
+    # Asked again they are other runs: with other noise, which is paid for again.
+    assert store.secret("left") != secrets["left"]
+    assert store.is_concluded("ended")
+
+
+def test_ends_and_numbers_are_kept_of_the_newest(store, monkeypatch):
+    monkeypatch.setattr("silos.kept.store._KEPT_ENDS", 3)
+    monkeypatch.setattr("silos.kept.store._KEPT_NUMBERS", 3)
+    for number in range(5):
+        store.conclude(f"run-{number}")
+        store.keep_number(str(number), number / 2)
+    store.conclude("run-4")
+    assert [n for n in range(5) if store.is_concluded(f"run-{n}")] == [2, 3, 4]
+    assert [n for n in range(5) if store.number(str(n)) is not None] == [2, 3, 4]

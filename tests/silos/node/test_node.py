@@ -13,6 +13,7 @@ from isolated import interpreter
 from consilo.errors import ConfigInvalid, ServiceFailed
 from consilo.transports.flower.bundle import build_bundle, keep_bundle
 from consilo.wire.parcel import Fault, Parcel
+from silos.node import node
 from silos.node.node import Warm, main
 from silos.node_config import NodeConfig
 
@@ -70,7 +71,6 @@ def config(**changes: object) -> NodeConfig:
     values: dict[str, object] = {
         "name": "a",
         "superlink": "127.0.0.1:1",
-        "answerer": "order_answerer:answerer",
         "preload": (),
     }
     return NodeConfig.model_validate({**values, **changes})
@@ -78,7 +78,7 @@ def config(**changes: object) -> NodeConfig:
 
 @pytest.fixture
 def warm(silo: Path) -> Iterator[Warm]:
-    with Warm(silo, config()) as process:
+    with Warm(silo, config(), answerer="order_answerer:answerer") as process:
         process.start()
         yield process
     assert not below(silo)
@@ -166,9 +166,9 @@ def test_a_wrong_configuration_is_an_error_without_a_traceback(
     assert main(["--dir", str(tmp_path)]) == 1
     assert "does not exist" in capsys.readouterr().err
     (tmp_path / "node.yaml").write_text(
-        yaml.safe_dump({"name": "a", "superlink": "h:1", "answerrer": "x"})
+        yaml.safe_dump({"name": "a", "superlink": "h:1", "preloads": ["x"]})
     )
-    with pytest.raises(ConfigInvalid, match="did you mean 'answerer'"):
+    with pytest.raises(ConfigInvalid, match="did you mean 'preload'"):
         NodeConfig.load(tmp_path)
 
 
@@ -179,3 +179,35 @@ def test_a_key_of_a_former_release_is_passed_over_with_a_word(
     (tmp_path / "node.yaml").write_text("name: anna\nsuperlink: h:1\nthreads: 2\n")
     assert NodeConfig.load(tmp_path).name == "anna"
     assert "limits.threads in policy.yaml" in caplog.text
+
+
+def test_no_file_of_a_silo_names_what_answers_in_its_guards_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key ``answerer`` of node.yaml, which no page told of, did, and not a word was logged."""
+    (tmp_path / "node.yaml").write_text(
+        yaml.safe_dump({"name": "a", "superlink": "h:1", "answerer": "flows.rehearsal.poison:x"})
+    )
+    with pytest.raises(ConfigInvalid, match="answerer"):
+        NodeConfig.load(tmp_path)
+    (tmp_path / "node.yaml").write_text(yaml.safe_dump({"name": "a", "superlink": "h:1"}))
+    started: list[str] = []
+    monkeypatch.setattr(node, "Node", lambda *given: _Noted(started, given[-1]))
+    monkeypatch.setattr(node, "become_subreaper", lambda: None)
+    with caplog.at_level("WARNING"):
+        node.run_node(tmp_path)
+        assert not caplog.records
+        node.run_node(tmp_path, answerer="somebody:else")
+    assert started == [node.ANSWERER, "somebody:else"]
+    assert "NOTHING THAT ITS POLICY SAYS HOLDS" in caplog.text
+    assert "somebody:else" in caplog.text
+
+
+class _Noted:
+    """In a node's place: notes what would answer."""
+
+    def __init__(self, started: list[str], answerer: str) -> None:
+        self._started, self._answerer = started, answerer
+
+    def run(self) -> None:
+        self._started.append(self._answerer)

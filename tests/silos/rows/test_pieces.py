@@ -109,7 +109,7 @@ def test_where_other_bytes_are_quotes_too_nothing_is_cut(tmp_path, monkeypatch):
 def test_a_text_that_cannot_be_cut_is_left_as_one(tmp_path):
     text = b"a,b\n1,2\n" * 5 + b'"3\n",4\n' * 9
     pieces = Pieces(io.BytesIO(text), [b'"'], piece_bytes=16)
-    found = b"".join(piece.text for piece in pieces)
+    found = b"".join(piece.text[: piece.size] for piece in pieces)
     assert found == b"a,b\n1,2\n" * 4
     assert found + pieces.rest.read() == text
     assert [can_cut(each) for each in ("latin-1", "utf-16-le", "utf-7", "shift-jis")] == [

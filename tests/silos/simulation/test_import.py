@@ -19,6 +19,10 @@ rows = pd.read_csv("rows.csv")
 result = simulate("job.yaml", {{"north": rows, "south": rows}})
 print(result.status, len(result.silos))
 """
+FIND = """
+{imports}
+print(simulate.__module__.partition(".")[0])
+"""
 
 
 @pytest.fixture
@@ -33,22 +37,25 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "imports",
+    ("imports", "then", "said"),
     [
-        "from consilo import simulate",
-        "import consilo; simulate = consilo.simulate",
-        "from consilo import Job, simulate; from silos import load_source",
+        ("from consilo import simulate", RUN, ["complete", "2"]),
+        ("import consilo; simulate = consilo.simulate", FIND, ["silos"]),
+        ("from consilo import Job, simulate; from silos import load_source", FIND, ["silos"]),
         # A namespace package that somebody has imported before is no reason either.
-        "import silos; del silos; from consilo import simulate",
+        ("import silos; del silos; from consilo import simulate", FIND, ["silos"]),
     ],
+    ids=["simulate", "package", "both", "imported before"],
 )
-def test_a_folder_called_silos_beside_a_script_is_no_package(place: Path, imports: str) -> None:
+def test_a_folder_called_silos_beside_a_script_is_no_package(
+    place: Path, imports: str, then: str, said: list[str]
+) -> None:
     script = place / "study.py"
-    script.write_text(RUN.format(imports=imports))
+    script.write_text(then.format(imports=imports))
     command = [sys.executable, str(script)]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-2:] == ["complete", "2"]
+    assert done.stdout.split()[-len(said) :] == said
 
 
 def test_an_editable_install_puts_the_packages_before_folders_of_their_names(
