@@ -28,7 +28,7 @@ from silos.rows.canonical import (
     is_missing,
     recoded_to_null,
 )
-from silos.rows.cells.dates import LOCAL, ZONED
+from silos.rows.cells.dates import doubts
 from silos.rows.columns import Code, ColumnMapping
 from silos.rows.units import conversion_fault, derived_fault, unit_fault
 
@@ -348,13 +348,8 @@ def add_seen(seen: dict[str, frozenset[str]], more: MappingOf[str, frozenset[str
     for name, each in more.items():
         before = seen.get(name, frozenset())
         seen[name] = before | each
-        doubtful |= _doubts(seen[name]) != _doubts(before)
+        doubtful |= doubts(seen[name]) != doubts(before)
     return doubtful
-
-
-def _doubts(seen: frozenset[str]) -> frozenset[str]:
-    # Times with a zone make those without one doubtful, where there are both.
-    return seen if {ZONED, LOCAL} <= seen else seen - {ZONED, LOCAL}
 
 
 def _faults(column: Column, how: ColumnMapping) -> list[str]:

@@ -3,13 +3,16 @@
 Without a format a text is read where it begins with the year and names month and day, with a time
 and a zone behind it or not. Whether day or month comes first, which century a year of two digits
 is in, and where a time without a zone was told: what nobody has said is not read.
+
+A day that a database keeps as its first moment in some zone stays that day: where all times of a
+column are midnights where they were told, they are days, and not the evenings before in UTC.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 from silos.rows.cells.numbers import Writing, distinct_values, floats
@@ -34,6 +37,17 @@ _DIRECTIVE = re.compile(r"%[-#]?(.)")
 SWAPPED, ZONED, LOCAL = "swapped", "zoned", "local"
 """What makes other cells of a column doubtful: a cell with day and month the other way round; a
 time with a zone; a time without one."""
+DAYS, CLOCK = "days", "clock"
+"""Midnights in some zone, taken for days; a time in some zone that is none, which makes moments of
+them."""
+
+
+def doubts(seen: frozenset[str]) -> frozenset[str]:
+    """Return what of ``seen`` makes other cells doubtful; some only does where both are there."""
+    for pair in ({ZONED, LOCAL}, {DAYS, CLOCK}):
+        if not pair <= seen:
+            seen -= pair
+    return seen
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,8 @@ def read_dates(
     import pandas as pd
 
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
-        return _that_fit(_in_utc(series, writing.zone)), frozenset()
+        moments, seen = _in_utc(series, writing)
+        return _that_fit(moments), seen
     codes, distinct = distinct_values(series)
     # Each of a column's dates is worked on once.
     cells = list(distinct)
@@ -104,12 +119,36 @@ def read_dates(
     return values.reindex(codes).set_axis(series.index), seen | seen_others
 
 
-def _in_utc(series: pd.Series[Any], zone: str | None) -> pd.Series[Any]:
-    if series.dt.tz is None and zone is not None:
-        series = series.dt.tz_localize(zone, ambiguous="NaT", nonexistent="NaT")
-    if series.dt.tz is not None:
-        series = series.dt.tz_convert("UTC").dt.tz_localize(None)
-    return series
+def _in_utc(series: pd.Series[Any], writing: DateWriting) -> tuple[pd.Series[Any], frozenset[str]]:
+    moments = series
+    if series.dt.tz is None and writing.zone is not None:
+        moments = series.dt.tz_localize(writing.zone, ambiguous="NaT", nonexistent="NaT")
+    if moments.dt.tz is None:
+        return moments, frozenset()
+    return _days(
+        moments.dt.tz_convert("UTC").dt.tz_localize(None), series.dt.tz_localize(None), writing
+    )
+
+
+def _days(
+    moments: pd.Series[Any], walls: pd.Series[Any], writing: DateWriting
+) -> tuple[pd.Series[Any], frozenset[str]]:
+    """Return moments in UTC, days in place of midnights; and what these show of the column.
+
+    Args:
+        moments: in UTC, without a zone.
+        walls: what the clock showed where they were told; NaT where that is not known, or no time.
+        writing: says whether midnights are days.
+    """
+    if CLOCK in writing.seen:
+        return moments, frozenset()
+    midnight = walls.notna() & (walls == walls.dt.normalize())
+    seen = {CLOCK} if (walls.notna() & ~midnight).any() else set()
+    moved = midnight & (walls != moments)
+    if moved.any():
+        seen.add(DAYS)
+        moments = moments.mask(moved, walls)
+    return moments, frozenset(seen)
 
 
 def _that_fit(moments: pd.Series[Any]) -> pd.Series[Any]:
@@ -127,6 +166,7 @@ def _read(
     import numpy as np
 
     texts: list[str | None] = [None] * len(cells)
+    told: list[str | None] = [None] * len(cells)
     timed, zoned = np.zeros(len(cells), bool), np.zeros(len(cells), bool)
     for at in np.flatnonzero(asked):
         # 1.7e9 could be seconds or days, 2024 a year or a number: a bare number needs a format.
@@ -140,8 +180,12 @@ def _read(
             text = text[:day].replace(".", "-") + text[day:]
         texts[at] = text
         timed[at] = bool(match["time"] or match["short"])
-        zoned[at] = bool(match["zone"] or match["short_zone"])
-    return _placed(_moments(texts, "ISO8601"), timed, zoned, writing)
+        zone = match["zone"] or match["short_zone"]
+        zoned[at] = bool(zone)
+        if zone and timed[at]:
+            told[at] = text[: -len(zone)]
+    walls = None if CLOCK in writing.seen else _moments(told, "ISO8601").dt.tz_localize(None)
+    return _placed(_moments(texts, "ISO8601"), timed, zoned, writing, walls)
 
 
 def _formatted(cells: list[Any], writing: DateWriting) -> tuple[pd.Series[Any], frozenset[str]]:
@@ -161,8 +205,26 @@ def _formatted(cells: list[Any], writing: DateWriting) -> tuple[pd.Series[Any], 
     directives = _DIRECTIVE.findall(writing.form)
     timed = np.full(len(cells), bool(set("HIMST") & set(directives)))
     zoned = np.full(len(cells), bool(set("zZ") & set(directives)))
-    placed, seen_times = _placed(found, timed, zoned, writing)
+    walls = _walls(texts, writing) if zoned.any() else None
+    placed, seen_times = _placed(found, timed, zoned, writing, walls)
     return placed, seen_times | seen
+
+
+def _walls(texts: list[str | None], writing: DateWriting) -> pd.Series[Any] | None:
+    """Return what the clock showed in cells with a zone, up to one that was no midnight."""
+    import pandas as pd
+
+    assert writing.form is not None
+    walls: list[datetime | None] = [None] * len(texts)
+    for at, text in enumerate(texts if CLOCK not in writing.seen else ()):
+        try:
+            wall = datetime.strptime(text or "", writing.form).replace(tzinfo=None)
+        except ValueError:
+            continue
+        walls[at] = wall
+        if wall.time() != time():
+            break
+    return pd.Series(pd.to_datetime(pd.Series(walls, dtype=object), errors="coerce"))
 
 
 def _moments(texts: list[str | None], form: str) -> pd.Series[Any]:
@@ -177,15 +239,25 @@ def _placed(
     timed: NDArray[np.bool_],
     zoned: NDArray[np.bool_],
     writing: DateWriting,
+    walls: pd.Series[Any] | None,
 ) -> tuple[pd.Series[Any], frozenset[str]]:
-    """Return times in UTC; NaT where nobody knows which zone one was told in."""
+    """Return times in UTC; NaT where nobody knows which zone one was told in.
+
+    ``walls`` is what the clock showed where those with a zone were told; None where it need not be
+    known.
+    """
     there = moments.notna().to_numpy()
     local = there & timed & ~zoned
     seen = {ZONED} if (there & zoned).any() else set()
     naive = moments.dt.tz_localize(None)
+    if walls is not None and (there & zoned).any():
+        naive, shown = _days(naive, walls.where(there & zoned), writing)
+        seen |= shown
     if local.any() and writing.zone is not None:
         moved = naive[local].dt.tz_localize(writing.zone, ambiguous="NaT", nonexistent="NaT")
-        naive[local] = moved.dt.tz_convert("UTC").dt.tz_localize(None)
+        moved = moved.dt.tz_convert("UTC").dt.tz_localize(None)
+        naive[local], shown = _days(moved, naive[local], writing)
+        seen |= shown
     elif local.any():
         seen.add(LOCAL)
         if ZONED in writing.seen:
