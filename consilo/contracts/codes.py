@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import unicodedata
 from datetime import date, time
 from decimal import Decimal
 from numbers import Real
@@ -14,6 +15,25 @@ _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)\.0")
 _FIRST_YEAR_OF_FIVE_DIGITS = 10_000
 _EXACT = 2**53
 """From here on float64 skips whole numbers."""
+INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
+"""What no reader sees at a text's end: a byte order mark, a blank without width, directions."""
+
+_LAST_BLANK = 0x3000
+_NOTHING = "".join(filter(str.isspace, map(chr, range(_LAST_BLANK + 1)))) + INVISIBLE
+
+
+def plain_text(text: str) -> str:
+    """Return a text without blanks and invisible signs at its ends, composed (Unicode's NFC).
+
+    An accent is one sign with its letter or one of its own, as the machine had it that wrote the
+    text; both are the same text.
+
+    >>> plain_text(" Rene\u0301\u200b ") == "Ren\u00e9"
+    True
+    """
+    if text.isascii():
+        return text.strip()
+    return unicodedata.normalize("NFC", text).strip(_NOTHING)
 
 
 def code_key(value: Any) -> str:
@@ -27,12 +47,12 @@ def code_key(value: Any) -> str:
     ['7', '7', '7', '007', '1.50', '1.5', 'true']
     """
     if isinstance(value, str):
-        text = value.strip()
+        text = plain_text(value)
         return text[:-2] if _WHOLE.fullmatch(text) else text
     if type(value).__name__ == "bool":  # Python's or numpy's
         return str(value).lower()
     if not isinstance(value, Real | Decimal):
-        return str(value).strip()
+        return plain_text(str(value))
     if hasattr(value, "__index__"):
         return str(operator.index(value))
     number = float(str(value))  # the digits that it shows, where it is narrower than float64

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-from consilo.contracts.codes import code_key, code_keys, is_certain
+from consilo.contracts.codes import code_key, code_keys, is_certain, plain_text
 from consilo.contracts.contract import Column
 from silos.rows.cells.dates import DateWriting, read_dates
 from silos.rows.cells.numbers import (
@@ -15,6 +15,7 @@ from silos.rows.cells.numbers import (
     distinct_values,
     each_distinct,
     floats,
+    is_ascii,
     is_blank,
     whole_numbers,
 )
@@ -306,12 +307,15 @@ def _texts(series: pd.Series[Any], column: Column) -> pd.Series[Any]:
         return each_distinct(series, known, "str")
     if isinstance(series.dtype, pd.StringDtype):
         stripped: pd.Series[Any] = series.str.strip().astype("str")
+        odd = ~is_ascii(stripped)
+        if odd.any():
+            stripped = stripped.mask(odd, each_distinct(stripped[odd], plain_text, "str"))
         broken = stripped.str.contains("\0", regex=False).fillna(False).to_numpy(dtype=bool)
         return stripped.mask(broken) if broken.any() else stripped
 
     def text(value: Any) -> str | None:
         if not is_certain(value):
             return None
-        return value.strip() if isinstance(value, str) else code_key(value)
+        return plain_text(value) if isinstance(value, str) else code_key(value)
 
     return each_distinct(series, text, "str")

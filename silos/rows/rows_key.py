@@ -14,7 +14,7 @@ from consilo.wire.payload import digest
 from silos.rows.mapping import Mapping
 from silos.rows.sources import RowFilter, Source
 
-RULES_VERSION = 4
+RULES_VERSION = 5
 """Raised when the same rows could be standardised, judged or encoded otherwise; what is kept of
 them then lapses."""
 

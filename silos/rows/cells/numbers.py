@@ -14,6 +14,8 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from consilo.contracts.codes import INVISIBLE
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -221,14 +223,30 @@ def _of_texts(series: pd.Series[Any], writing: Writing) -> NDArray[np.float64]:
 
 
 def is_blank(series: pd.Series[Any]) -> NDArray[np.bool_]:
-    """Return which texts have no letter or only blanks; null is none of them."""
+    """Return which texts have no letter or only blanks and the like; null is none of them."""
     import numpy as np
     import pyarrow.compute as pc
 
     found = np.zeros(len(series), bool)
     for start, texts in _arrow_chunks(series):
-        blank = pc.or_(pc.utf8_is_space(texts), pc.equal(pc.binary_length(texts), 0))
+        if not pc.all(pc.string_is_ascii(texts), skip_nulls=True).as_py():
+            seen = pc.utf8_trim(texts, INVISIBLE)
+        else:
+            seen = texts
+        blank = pc.or_(pc.utf8_is_space(seen), pc.equal(pc.binary_length(seen), 0))
         marks = pc.fill_null(blank, False).to_numpy(zero_copy_only=False)
+        found[start : start + len(texts)] = marks
+    return found
+
+
+def is_ascii(series: pd.Series[Any]) -> NDArray[np.bool_]:
+    """Return which texts have only signs of ASCII; so has null."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    found = np.ones(len(series), bool)
+    for start, texts in _arrow_chunks(series):
+        marks = pc.fill_null(pc.string_is_ascii(texts), True).to_numpy(zero_copy_only=False)
         found[start : start + len(texts)] = marks
     return found
 
