@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import sqlite3
 import tempfile
+import unicodedata
 from contextlib import closing
 from pathlib import Path
 
@@ -48,10 +49,10 @@ MAPPING = Mapping.parse(
     TABLE,
     where="m",
 )
-# Letters, marks and signs, but nothing that is itself a blank end or a text for "nothing".
+# Letters, marks and signs, composed, as they are read; but nothing that is itself a blank end or a text for "nothing".
 TEXTS = st.text(
     st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=6
-).map(lambda text: f"k{text}")
+).map(lambda text: unicodedata.normalize("NFC", f"k{text}"))
 MOMENTS = st.datetimes(pd.Timestamp(1700, 1, 1), pd.Timestamp(2200, 1, 1)).map(
     lambda moment: moment.replace(microsecond=0)
 )
