@@ -178,6 +178,16 @@ class Mapping(Config):
                 as_text += several
         return as_text
 
+    def code_columns(self, contract: Contract) -> list[str]:
+        """Return the local columns whose cells are texts in the canonical table as they stand."""
+        return [
+            local
+            for name, several in self.local_columns(contract).items()
+            if contract.columns[name].type in ("string", "category")
+            and self.how(contract.columns[name]).recode is None
+            for local in several
+        ]
+
     def comma_columns(self, contract: Contract) -> list[str]:
         """Return the local columns whose numbers have a comma as decimal sign."""
         several = self.local_columns(contract)

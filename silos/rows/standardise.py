@@ -55,7 +55,9 @@ def standardise(
     if keep is not None:
         there += [name for name in keep.columns if name not in there]
         text.update(keep.columns)
-    commas = mapping.comma_columns(contract) if _reads_csv_as_numbers(source) else ()
+    by_type = _reads_csv_as_numbers(source)
+    commas = mapping.comma_columns(contract) if by_type else ()
+    codes = mapping.code_columns(contract) if by_type else ()
     types: dict[str, pa.DataType] = {}
     seen: dict[str, frozenset[str]] = {}
     while True:
@@ -64,7 +66,7 @@ def standardise(
         shown: dict[str, frozenset[str]] = {}
         try:
             raw = kept_rows(source.blocks(there, text=sorted(text), types=types), keep)
-            for block in _points_certain(raw, commas):
+            for block in _codes_certain(_points_certain(raw, commas), codes):
                 start, num_rows = spool.num_rows, block.num_rows
                 columns = BlockColumns(block)
                 del block  # else no column could go before the last one is mapped
@@ -115,6 +117,25 @@ def _points_certain(blocks: Iterator[pa.Table], commas: Sequence[str]) -> Iterat
                     f"column '{name}': DuckDB has read it from CSV with points as decimal signs, "
                     "and the mapping says decimal: ','; take decimal out of the mapping where they "
                     "are, else read the file as a source of type csv"
+                )
+        yield block
+
+
+def _codes_certain(blocks: Iterator[pa.Table], codes: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield blocks; raise where DuckDB may have read the codes ``1.10`` and ``1.1`` as 1.1."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for block in blocks:
+        for name in codes:
+            if name not in block.schema.names or not pa.types.is_floating(block[name].type):
+                continue
+            # 7.0 is how 7 is written in a column with gaps, and is 7 from every way in.
+            if pc.any(pc.not_equal(pc.floor(block[name]), block[name])).as_py():
+                raise SourceUnreadable(
+                    f"column '{name}': DuckDB has read it from CSV as numbers, where 1.10 is 1.1, "
+                    "and the contract says it is text; name it under as_text of the CSV source, or "
+                    "read the file as a source of type csv"
                 )
         yield block
 

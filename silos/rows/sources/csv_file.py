@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from consilo.errors import SourceUnreadable
 from silos.rows.sources.csv_form import CsvForm, names_of, not_text
 from silos.rows.sources.csv_rows import tables_of
 from silos.rows.sources.files import FilesSource
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DEFAULT_NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
-_CODE = r"^\s*[+-]?(?:0[0-9]+(?:\.[0-9]*)?|[0-9]+[eE][0-9]+)\s*$"
-"""What no program writes for a number: an exponent has its sign, as in ``1e+16``."""
+_CODE = r"^\s*(?:[+-]?(?:0[0-9]+(?:\.[0-9]*)?|[0-9]+[eE][0-9]+)|\+[0-9]+)\s*$"
+"""What no program writes for a number: an exponent has its sign, as in ``1e+16``, a whole number
+none where it is not below zero."""
 
 
 class CsvSource(FilesSource):
@@ -38,6 +40,8 @@ class CsvSource(FilesSource):
             itself; ``none`` where such a sign is a sign like others.
         escape: the sign before one that is to be taken as it is, mostly a backslash; None where
             there is none.
+        as_text: columns that DuckDB is to take for text, whatever their cells look like: ``1.10``
+            is no 1.1. A mapping says by itself which columns are.
     """
 
     endings: ClassVar = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")
@@ -50,6 +54,7 @@ class CsvSource(FilesSource):
     encoding: str = "utf-8"
     quote: str = Field(default='"', min_length=1)
     escape: str | None = None
+    as_text: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _is_of_one_piece(self) -> Self:
@@ -66,8 +71,8 @@ class CsvSource(FilesSource):
     def description(self) -> dict[str, Any]:
         """All options as plain values, for digests; the newer ones where they say something."""
         said = super().description
-        for name in ("quote", "escape"):
-            if said[name] == type(self).model_fields[name].default:
+        for name in ("quote", "escape", "as_text"):
+            if getattr(self, name) == type(self).model_fields[name].default:
                 del said[name]
         return said
 
@@ -85,7 +90,10 @@ class CsvSource(FilesSource):
         import pyarrow.compute as pc
 
         names = self.columns()
-        found: dict[str, None] = {}
+        unknown = [name for name in self.as_text if name not in names]
+        if unknown:
+            raise SourceUnreadable(f"{self.where}: as_text names '{unknown[0]}', no column of it")
+        found = dict.fromkeys(self.as_text)
         for block in self.blocks(text=names):
             for name in names:
                 if (

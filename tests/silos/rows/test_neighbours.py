@@ -103,3 +103,26 @@ def test_a_note_with_a_hexadecimal_number_leaves_other_columns_numbers(tmp_path)
     assert frame["note"].tolist() == ["see 0x10", "0x11"]
     assert frame["x"].tolist() == [1, 2]
     assert str(frame["x"].dtype) == "Int64"
+
+
+@pytest.mark.parametrize("kind", ["string", "category"])
+def test_below_duckdb_a_code_with_a_fraction_is_refused_or_text(tmp_path, kind):
+    """``1.10`` and ``1.1`` were one code there, and two from everywhere else."""
+    with pytest.raises(SourceUnreadable, match="name it under as_text"):
+        read("duckdb over csv", ["1.10", "1.1"], {"type": kind}, {}, tmp_path)
+    table = Contract.parse({"name": "t", "version": 1, "columns": {"x": {"type": kind}}}, where="t")
+    for name in ("x", "z"):
+        csv = {"type": "csv", "path": str(tmp_path / "t.csv"), "as_text": [name]}
+        told = {"type": "duckdb", "tables": {"t": csv}, "query": "SELECT x FROM t"}
+        source = parse_source(told, where="s")
+        if name == "z":
+            with pytest.raises(SourceUnreadable, match="as_text names 'z'"):
+                source.read()
+            return
+        made, lost = standardise(source, Mapping(contract="t@1"), table, tmp_path / "spool")
+        assert (made["x"].to_pylist(), lost) == (["1.10", "1.1"], {})
+
+
+@pytest.mark.parametrize("way", ["csv", "folder", "parquet", "duckdb over csv"])
+def test_a_plus_is_part_of_a_code(tmp_path, way):
+    assert read(way, ["+7", "7"], {"type": "string"}, {}, tmp_path) == (["+7", "7"], 0)

@@ -49,7 +49,8 @@ MAPPING = Mapping.parse(
     TABLE,
     where="m",
 )
-# Letters, marks and signs, composed, as they are read; but nothing that is itself a blank end or a text for "nothing".
+# Letters, marks and signs, composed as they are read, but nothing that is itself a blank end or a
+# text for "nothing".
 TEXTS = st.text(
     st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=6
 ).map(lambda text: unicodedata.normalize("NFC", f"k{text}"))
