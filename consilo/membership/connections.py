@@ -102,6 +102,7 @@ class Connection(HttpToolsProtocol):
     Args:
         limits: what it is given.
         crowd: the others.
+        opened: told of each that was let in: whose it is.
         closed: told of each that has closed: whose it was, and whether its side closed it.
         settings: uvicorn's own.
     """
@@ -111,11 +112,12 @@ class Connection(HttpToolsProtocol):
         *,
         limits: Limits,
         crowd: Crowd,
+        opened: Callable[[tuple[str, int]], None] = lambda peer: None,
         closed: Callable[[tuple[str, int], bool], None] = lambda peer, by_peer: None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self._closed = closed
+        self._opened, self._closed = opened, closed
         self._is_ours_to_close = False
         self.peer = ""
         self._limits = limits
@@ -135,6 +137,8 @@ class Connection(HttpToolsProtocol):
         if not self._counted:
             transport.abort()
             return
+        if self.client is not None:
+            self._opened(self.client)
         self._await_head()
         self._watch_reader()
 

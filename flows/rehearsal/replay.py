@@ -48,6 +48,7 @@ class Ended:
         status: as the record says; empty where the record has no end.
         reason: why.
         order: round → in which order answers came, where a round does not wait for all.
+        unheard: round and silo whose answer was late: it may have computed it, and paid.
     """
 
     params: str
@@ -61,6 +62,7 @@ class Ended:
     status: str
     reason: str
     order: Mapping[int, Round] = field(default_factory=dict)
+    unheard: frozenset[tuple[int, str]] = frozenset()
 
     def is_as(self, other: Ended) -> bool:
         """Return whether model and ε are the same, to the bit."""
@@ -93,6 +95,7 @@ def ended(record: Path, silos: Mapping[str, Path]) -> Ended:
     checked: set[str] = set()
     rows: dict[str, int] = {}
     order: dict[int, Round] = {}
+    unheard: set[tuple[int, str]] = set()
     found: dict[str, Any] = {
         "counted": None,
         "judged": None,
@@ -113,6 +116,8 @@ def ended(record: Path, silos: Mapping[str, Path]) -> Ended:
                 params = body.get("params", params)
                 epsilon |= {n: each["epsilon"] for n, each in body["silos"].items()}
                 rows |= {n: int(each["num_examples"]) for n, each in body["silos"].items()}
+                late = [name for name, code in body["faults"].items() if code == "deadline"]
+                unheard |= {(int(body["round"]), name) for name in late}
                 if "arrivals" in body:
                     order[int(body["round"])] = Round.of(body)
             case "evaluated" if "parts" in body:  # a vertical model, which all of them keep
@@ -122,7 +127,16 @@ def ended(record: Path, silos: Mapping[str, Path]) -> Ended:
                 found["judged"] = frozenset(body["rows"])
             case "closed":
                 found |= {key: body[key] for key in ("status", "reason", "metrics")}
-    return Ended(params, epsilon, rounds, frozenset(checked), rows=rows, order=order, **found)
+    return Ended(
+        params,
+        epsilon,
+        rounds,
+        frozenset(checked),
+        rows=rows,
+        order=order,
+        unheard=frozenset(unheard),
+        **found,
+    )
 
 
 def _model_in(run: str, silos: Mapping[str, Path]) -> str:
@@ -144,11 +158,15 @@ class Attended:
         inner: reaches all silos.
         before: who was there.
         now: the round that is under way.
+        paid: whether those whose answers were late had computed them, so that they paid.
     """
 
     takes_pieces = True
 
-    def __init__(self, inner: Transport, before: Ended, now: Callable[[], int]) -> None:
+    def __init__(
+        self, inner: Transport, before: Ended, now: Callable[[], int], *, paid: bool
+    ) -> None:
+        self._now, self._paid = now, paid
         self._inner = inner
         self._before = before
         self._order = Order(before.order, now) if before.order else None
@@ -157,6 +175,8 @@ class Attended:
         """Return who can be asked: all silos or, in rounds that wait for nobody, who was."""
         everybody = self._inner.online()
         here = None if self._order is None else self._order.here
+        if here is not None and self._paid:
+            here |= {name for number, name in self._before.unheard if number == self._now()}
         return everybody if here is None else tuple(n for n in everybody if n in here)
 
     def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
@@ -172,15 +192,21 @@ class Attended:
             elif self._was_there(header):
                 yield from self._inner.exchange({name: parcel}, deadline_s=_NO_DEADLINE_S)
             else:
-                yield Arrival(name, None, not_connected(), 0.0)
+                yield self._unheard(header, parcel)
 
     def _in_turn(self, order: Order, header: Header, parcel: Parcel) -> Arrival:
         """Return what a silo answers when it is this answer's turn."""
         with order.turn(header.silo, header.round) as is_answered:
             if not is_answered:
-                return Arrival(header.silo, None, not_connected(), 0.0)
+                return self._unheard(header, parcel)
             (arrival,) = self._inner.exchange({header.silo: parcel}, deadline_s=_NO_DEADLINE_S)
             return arrival
+
+    def _unheard(self, header: Header, parcel: Parcel) -> Arrival:
+        """Return that a silo gives no answer; one that computed it computes it again."""
+        if self._paid and (header.round, header.silo) in self._before.unheard:
+            list(self._inner.exchange({header.silo: parcel}, deadline_s=_NO_DEADLINE_S))
+        return Arrival(header.silo, None, not_connected(), 0.0)
 
     def close(self) -> None:
         """Let go of the silos."""
@@ -198,13 +224,14 @@ class Attended:
         return step is None or header.silo in step
 
 
-def replay(rehearsed: Rehearsed, before: Ended, place: Path) -> Ended:
+def replay(rehearsed: Rehearsed, before: Ended, place: Path, *, paid: bool) -> Ended:
     """Run a rehearsed job again with the participation of a run, and return what it comes to.
 
     Args:
         rehearsed: the job and its silos; copies of these are asked.
         before: the run.
         place: a directory for it, which is gone afterwards.
+        paid: whether silos whose answers were late had computed them.
     """
     key = Ed25519PrivateKey.generate()
     modules: Sequence[Path] = (rehearsed.file.parent,)
@@ -224,7 +251,7 @@ def replay(rehearsed: Rehearsed, before: Ended, place: Path) -> Ended:
         run = way_of(job).run(
             job,
             Contract.load(job.contract, search=list(modules)),
-            Attended(inner, before, now),
+            Attended(inner, before, now, paid=paid),
             silos=tuple(copies),
             directory=place / run_id,
             run_id=run_id,

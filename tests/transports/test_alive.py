@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -130,9 +133,17 @@ def test_a_node_that_computes_keeps_a_connection_from_heartbeat_to_heartbeat() -
 
 def test_a_connection_that_the_server_closed_says_nothing_of_its_node() -> None:
     alive, peer = Alive(Bell()), ("127.0.0.1", 4000)
-    alive._node_of[peer] = b"key"
-    alive._open[b"key"] = {peer}
+    scope: dict[str, Any] = {
+        "client": peer,
+        "headers": [(b"key", b64encode(b"its key"))],
+        "app": SimpleNamespace(state=SimpleNamespace(linkstate_factory=SimpleNamespace(state=0))),
+    }
+    alive.opened(peer)
+    alive.heard(scope, "key")
+    assert alive._open == {b"its key": {peer}}
     alive.closed(peer, False)  # outside of any event loop: nothing is begun
-    assert not alive._doubted
+    alive.heard(scope, "key")  # a call that was under way
+    assert (alive._open, alive._node_of) == ({}, {})
+    alive.opened(peer)
     alive.closed(peer, True)  # one that is no node's
     assert not alive._doubted

@@ -101,7 +101,7 @@ class Federation:
             env=child_environment(home=folder / "flwr", CONSILO_TEST_MARK=self.mark),
         )
 
-    def wait_online(self, names: tuple[str, ...], within_s: float = 30.0) -> None:
+    def wait_online(self, names: tuple[str, ...], within_s: float = 120.0) -> None:
         with Registry(self.link.address, self.link.ca_certificate) as registry:
             wait_until(lambda: set(names) <= set(registry.online()), within_s)
 

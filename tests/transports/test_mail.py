@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 
-from consilo.errors import TransportError
+from consilo.errors import MessagesLost, TransportError
 from consilo.machine.processes import Supervisor, free_port
 from consilo.membership import keys
 from consilo.transports.flower import mail
@@ -47,6 +48,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         made = Place(tmp_path_factory.mktemp("mail"), supervisor)
         yield made
         made.node.close()
+
+
+def test_an_answer_that_is_lost_on_its_way_is_asked_again_and_no_fault_of_the_silo(
+    place: Place,
+) -> None:
+    """The coordinator's call broke off after the SuperLink had handed the answer out."""
+    with place.transport() as transport:
+        arrivals = transport.exchange({"silo": Parcel(b"head", b"body")}, deadline_s=100)
+        request = place.node.receive()
+        assert request is not None
+        place.node.answer(request, Parcel(b"reply", b"done"), seconds=0.1)
+        asked = PullAppMessagesRequest(message_ids=[str(request._message.metadata.message_id)])
+        assert len(mail.taking(transport._ours.client, "runtime")(asked)) == 1
+        with pytest.raises(MessagesLost):
+            list(arrivals)
 
 
 def test_a_message_comes_with_its_content_and_an_answer_goes_back(place: Place) -> None:

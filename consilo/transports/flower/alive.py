@@ -46,24 +46,28 @@ class Alive:
     def __init__(self, bell: Bell, *, patience_s: float = PATIENCE_S) -> None:
         self._bell = bell
         self._patience_s = patience_s
-        self._node_of: dict[Peer, bytes] = {}
+        self._node_of: dict[Peer, bytes] = {}  # empty where nobody's signature was checked yet
         self._open: dict[bytes, set[Peer]] = {}
         self._state: Any = None
         self._doubted: set[asyncio.Task[None]] = set()
 
+    def opened(self, peer: Peer) -> None:
+        """Note that there is a connection, of whomever."""
+        self._node_of[peer] = b""
+
     def heard(self, scope: Scope, key_header: str) -> None:
         """Note that a connection is that of the node whose signature was checked on it."""
         peer, key = _peer(scope), _key(scope, key_header)
-        if peer is None or not key:
-            return
+        if peer not in self._node_of or not key:
+            return  # closed meanwhile
         self._state = scope["app"].state.linkstate_factory.state
         self._node_of[peer] = key
         self._open.setdefault(key, set()).add(peer)
 
     def closed(self, peer: Peer, by_peer: bool) -> None:
         """Forget a connection; doubt its node if it was the last one and its side closed it."""
-        key = self._node_of.pop(peer, None)
-        if key is None:
+        key = self._node_of.pop(peer, b"")
+        if not key:
             return
         left = self._open[key]
         left.discard(peer)
@@ -78,7 +82,7 @@ class Alive:
     def bids_farewell(self, scope: Scope, key_header: str) -> None:
         """Forget a node that says goodbye itself."""
         for peer in self._open.pop(_key(scope, key_header), set()):
-            self._node_of.pop(peer, None)
+            self._node_of[peer] = b""
 
     async def make_way(self, scope: Scope, key_header: str) -> None:
         """Let a node that starts take over from its predecessor, if that has no connection."""

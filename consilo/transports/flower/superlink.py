@@ -371,7 +371,10 @@ def main() -> None:
 
         @staticmethod
         def run(app: Any, **options: Any) -> None:
-            http = partial(Connection, limits=limits, crowd=Crowd(limits), closed=alive.closed)
+            crowd = Crowd(limits)
+            http = partial(
+                Connection, limits=limits, crowd=crowd, opened=alive.opened, closed=alive.closed
+            )
             options.update(access_log=False, timeout_graceful_shutdown=2, http=http)
             # Whose connection it is must not be for a header to say.
             options.update(timeout_keep_alive=IDLE_S, proxy_headers=False)

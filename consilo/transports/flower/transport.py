@@ -279,7 +279,8 @@ class FlowerTransport:
 
         Raises:
             RunCancelled: where the run was cancelled or stopped.
-            MessagesLost: where the SuperLink came back without the run, or without the silos.
+            MessagesLost: where the SuperLink came back without the run, or without the silos, or an
+                answer was lost on its way.
             CoordinatorUnreachable: where the SuperLink has gone and does not come back.
         """
         ours, started = self._ours, time.monotonic()
@@ -364,7 +365,7 @@ class FlowerTransport:
             for silo in silos:
                 if silo in sent:
                     deadline = self._await(ours, sent[silo], replies, deadline)
-                    result, at = self._fetch(ours, sent[silo], replies)
+                    result, at = self._fetch(ours, sent[silo], replies, deadline)
                 else:
                     result, at = Fault("unreachable", "the silo is not connected"), time.monotonic()
                 parcel, fault = (None, result) if isinstance(result, Fault) else (result, None)
@@ -403,7 +404,7 @@ class FlowerTransport:
         return deadline
 
     def _fetch(
-        self, ours: Claimed, message_id: str, replies: _Replies
+        self, ours: Claimed, message_id: str, replies: _Replies, deadline: float
     ) -> tuple[Parcel | Fault, float]:
         """Return the reply's content and when it was there."""
         if message_id not in replies.arrived:
@@ -413,6 +414,9 @@ class FlowerTransport:
             if head.error.code == ErrorCode.NODE_UNAVAILABLE and self._awaited(self._there):
                 # Its heartbeats found nobody, and Flower took it for gone.
                 raise MessagesLost("the SuperLink was away, and what a silo was asked is lost")
+            if head.error.code == ErrorCode.MESSAGE_UNAVAILABLE and at < deadline:
+                # It cannot have expired: the answer was handed out, and got lost on its way to us.
+                raise MessagesLost("what a silo answered is lost")
             return _fault_of(head.error.code), at
         give_up_at = time.monotonic() + _REPLY_GRACE_S
 
