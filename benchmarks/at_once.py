@@ -49,7 +49,6 @@ from flows.services.place import settle_place  # noqa: E402
 from flows.services.turns import turn  # noqa: E402
 from flows.tending.reconcile import runs_in  # noqa: E402
 from flows.tending.servers import ask  # noqa: E402
-from flows.tending.tender import tending  # noqa: E402
 
 JOB = {
     "name": "at-once",
@@ -133,19 +132,16 @@ def measure(at: Place, chosen: Any, load: float) -> Report:
 
         looking = threading.Thread(target=look, daemon=True)
         looking.start()
-        with tending(at.home, there.supervisor, Addresses.load(at.home), say):
-            began = time.monotonic()
-            with ThreadPoolExecutor(each_way + 1) as pool:
-                states = pool.submit(deployed, there, each_way)
-                commands = [
-                    pool.submit(by_command, at.home, rehearsed.file) for _ in range(each_way)
-                ]
-                codes = [each.result() for each in commands]
-                say(f"{each_way} of consilo job run have ended")
-                found = Counter(states.result())
-            seconds = time.monotonic() - began
-            say(f"flow runs: {dict(found)}; commands: {Counter(c for c, _, _ in codes)}")
-            was_refused = refused(at.home, rehearsed.file, queue)
+        began = time.monotonic()
+        with ThreadPoolExecutor(each_way + 1) as pool:
+            states = pool.submit(deployed, there, each_way)
+            commands = [pool.submit(by_command, at.home, rehearsed.file) for _ in range(each_way)]
+            codes = [each.result() for each in commands]
+            say(f"{each_way} of consilo job run have ended")
+            found = Counter(states.result())
+        seconds = time.monotonic() - began
+        say(f"flow runs: {dict(found)}; commands: {Counter(c for c, _, _ in codes)}")
+        was_refused = refused(at.home, rehearsed.file, queue)
         over.set()
         looking.join()
         runs = list(runs_in(at.home))
@@ -154,7 +150,7 @@ def measure(at: Place, chosen: Any, load: float) -> Report:
         not_once = not_shown_once(at.home, complete)
     trained: Counter[str] = Counter()
     for name in complete:
-        for who in ended(at.home / "runs" / name / "record.jsonl").rounds.values():
+        for who in ended(at.home / "runs" / name / "record.jsonl", rehearsed.silos).rounds.values():
             trained.update(who)
     asked = 2 * each_way
     rounds = len(complete) * JOB["protocol"]["rounds"]  # type: ignore[index]

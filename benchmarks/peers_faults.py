@@ -200,7 +200,7 @@ class StockFlower:
         silo, fault = self._at.silos / name, self._fault
         config = f'data="{silo / "rows.npz"}"'
         is_struck = fault is not None and name == _STRUCK
-        if is_struck and fault.what == "poison":
+        if fault is not None and is_struck and fault.what == "poison":
             config += f" lie={EXPLODING if fault.amount else 'nan'}"
         command = [
             *(str(self._bin / "flower-supernode"), "--superlink", address),
@@ -208,7 +208,7 @@ class StockFlower:
             *("--auth-supernode-private-key", str(silo / "silo.key")),
             *("--port", str(free_port()), "--node-config", config),
         ]
-        if is_struck and fault.what == "shift clock":
+        if fault is not None and is_struck and fault.what == "shift clock":
             command = clocks.ahead(command, self._at.folder / "clock")
         supervisor.start(
             f"silo {name}",
@@ -394,7 +394,7 @@ def our_fates(faults: Sequence[Fault]) -> dict[str, Fate]:
         file.write_text(to_yaml(job.to_json()))
         rehearsed = prepare(file, at, None, rounds=None)
         struck = [
-            f.model_copy(update={"silo": _STRUCK if f.part == "silo" else None}) for f in faults
+            (f.model_copy(update={"silo": _STRUCK if f.part == "silo" else None}),) for f in faults
         ]
         fates = {}
         began = [time.monotonic()]

@@ -32,6 +32,7 @@ same job done again in this process with whoever the record says was there.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -65,7 +66,6 @@ from flows.services.federation import Addresses  # noqa: E402
 from flows.services.launch import can_go_on  # noqa: E402
 from flows.services.owning import OWNER  # noqa: E402
 from flows.tending.servers import ask  # noqa: E402
-from flows.tending.tender import tending  # noqa: E402
 
 JOB = {
     "name": "soak",
@@ -238,7 +238,7 @@ class Soak:
             record = self.strikes.record
             assert record is not None
             if not can_go_on(record) or time.monotonic() > deadline:
-                return _came(record, str(summary.get("reason") or ""))
+                return _came(self.there, record, str(summary.get("reason") or ""))
             resume = record.parent.name
             say(f"   {resume}: gone on with by hand: {summary.get('reason')}")
 
@@ -258,7 +258,7 @@ class Soak:
         deadline = time.monotonic() + _RUN_WITHIN_S
         while can_go_on(record) and time.monotonic() < deadline:
             self._wait()
-        return _came(record, "the run is not over")
+        return _came(self.there, record, "the run is not over")
 
     def _begun(self, runs: Path, known: set[str], flow_run: str) -> Path | None:
         """Return the record of the run that a flow run opens; None where it died before."""
@@ -293,8 +293,8 @@ class Soak:
         time.sleep(_LOOK_S)
 
 
-def _came(record: Path, reason: str) -> Came:
-    end = ended(record)
+def _came(there: Standing, record: Path, reason: str) -> Came:
+    end = ended(record, there.rehearsed.silos)
     has_result = end.status in ("complete", "degraded")
     came = Came(record.parent.name, record, "" if has_result else end.reason or reason)
     say(f"   {came.run}: {end.status or 'not over'} {came.reason}")
@@ -316,7 +316,7 @@ def compared(
     everybody = set(rehearsed.silos)
     equal = whole = 0
     for each in runs:
-        came = ended(each.record)
+        came = ended(each.record, rehearsed.silos)
         key = _who(came)
         there = (came.checked, came.counted, came.judged, *came.rounds.values())
         whole += all(each is not None and set(each) == everybody for each in there)
@@ -379,14 +379,11 @@ def measure(chosen: Any, load: float) -> Report:
             _, missing = there.settle()
             if missing:
                 raise ConsiloError(f"{', '.join(missing)} did not come up")
-            with (
-                tending(at.home, there.supervisor, Addresses.load(at.home), say),
-                aging(lambda: parts_of(there), every_s=_AGING_EVERY_S) as aged,
-            ):
+            with aging(lambda: parts_of(there), every_s=_AGING_EVERY_S) as aged:
                 twin = None
                 if chosen.size != "smoke":
                     calm = Soak(there, Strikes(there, deck(0, disks), every_s, 0.0))
-                    twin = ended(next(calm.runs()).record)
+                    twin = ended(next(calm.runs()).record, rehearsed.silos)
                 strikes = Strikes(there, deck(chosen.seed, disks), every_s, minutes)
                 soak = Soak(there, strikes)
                 began = time.monotonic()
@@ -398,6 +395,7 @@ def measure(chosen: Any, load: float) -> Report:
                 say(f"never up again: {', '.join(missing)}")
             left = len(missing) + there.orphans() + left_behind(at.home, there.watch.look)
             not_once = not_shown_once(at.home, [each.run for each in runs])
+        say(json.dumps(aged.figures()))  # so that they are not lost with what comes now
         equal, whole = compared(rehearsed, twin, runs, at.folder / "replayed")
     figures = {
         "minutes": lasted_s / 60,

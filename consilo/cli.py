@@ -14,17 +14,48 @@ import os
 import signal
 import sys
 from collections import UserDict
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from consilo.errors import ConsiloError
 from consilo.garbage import collect_seldom
 
 EPILOG = "Try it: consilo demo (a whole federation on this machine, end to end)"
+
+
+class Command(TyperCommand):
+    """A command that refuses an option that is given twice and takes one value.
+
+    Click takes the last of them without a word.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read what was typed.
+
+        Raises:
+            click.BadOptionUsage: where an option that takes one value has two.
+        """
+        order = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(list(args))[2]
+        for each in order:
+            if not isinstance(each, click.Option) or each.multiple or each.count:
+                continue
+            if order.count(each) > 1 and not (each.is_flag and not each.secondary_opts):
+                name = each.opts[0]
+                raise click.BadOptionUsage(name, f"{name} is given twice; it takes one value", ctx)
+        return super().parse_args(ctx, args)
+
+
+class _Application(typer.Typer):
+    """An application whose commands are of our class."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """Register a command."""
+        return super().command(name, **{"cls": Command, **settings})
 
 
 class CommandGroup(TyperGroup):
@@ -59,7 +90,7 @@ class _Registered(UserDict[str, Any]):
         loaded = self.entry(name).load()
         if isinstance(loaded, typer.Typer):
             return typer.main.get_command(loaded)
-        app = typer.Typer(add_completion=False)
+        app = _Application(add_completion=False)
         app.command(name)(loaded)
         return typer.main.get_command(app)
 
@@ -99,7 +130,7 @@ def group(
         cls: its class.
         invoke_without_command: its callback does something by itself; else it shows its help.
     """
-    return typer.Typer(
+    return _Application(
         help=help,
         epilog=epilog,
         cls=cls,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
 
@@ -108,10 +109,20 @@ def _truths(value: Any, made: Any, path: tuple[str, ...]) -> Iterator[str]:
 def _held(made: Any, key: Any) -> Any:
     """Return what a model, or a mapping, holds under a key of the file."""
     if isinstance(made, BaseModel):
-        fields = type(made).model_fields.items()
-        name = next((name for name, each in fields if key in (name, each.alias)), None)
+        name = _fields_of(type(made)).get(key)
         return None if name is None else getattr(made, name)
     return made.get(key) if isinstance(made, Mapping) else None
+
+
+@cache
+def _fields_of(model: type[BaseModel]) -> dict[str, str]:
+    """Return a model's fields by what a file calls them: name or alias, the first one's."""
+    found: dict[str, str] = {}
+    for name, each in model.model_fields.items():
+        for said in (name, each.alias):
+            if said is not None:
+                found.setdefault(said, name)
+    return found
 
 
 def _meant(value: Any) -> Any:

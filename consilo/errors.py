@@ -21,6 +21,7 @@ ConsiloError
 │   ├── SiloOutdated        a silo's release does not know what the job asks
 │   ├── ReplyInvalid        an answer does not match what its verb declares
 │   │   └── UpdateRejected  an update is unlike those of the rounds before, and cannot count
+│   ├── SiloDiskFull        a silo's disk is full, or its quota used up: asked again, it may answer
 │   ├── SiloFailed          the computation failed in the silos: the job's code, or their software
 │   └── QuorumLost          silos are away, late or gone
 ├── TransportError
@@ -181,6 +182,10 @@ class ReplyInvalid(RunFailed):
 
 class UpdateRejected(ReplyInvalid):
     """A silo's update is what was declared, and cannot be honest work: it is not counted."""
+
+
+class SiloDiskFull(RunFailed):
+    """A silo's disk is full, or its quota used up, so that it can keep nothing of what it does."""
 
 
 class SiloFailed(RunFailed):

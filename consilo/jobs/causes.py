@@ -16,6 +16,7 @@ from consilo.errors import (
     ReplyInvalid,
     RunFailed,
     SchemaDrift,
+    SiloDiskFull,
     SiloFailed,
     SiloMisconfigured,
     SiloOutdated,
@@ -31,8 +32,10 @@ REFUSALS = ("refused", TOO_FEW_ROWS, "bundle_not_approved", "budget_exhausted")
 """Codes of faults by which a silo says no: asked again in the same run, it would say so again."""
 FOR_GOOD = (*REFUSALS, "contract")
 """Faults after which a silo is not asked again in the same run: it has said no."""
-AWAY = ("unreachable", "deadline", "crashed")
-"""Codes of faults of a silo that may answer when it is back."""
+DISK_FULL = "disk_full"
+"""A fault's code: the silo had no room to keep what it must before it may answer."""
+AWAY = ("unreachable", "deadline", "crashed", DISK_FULL)
+"""Codes of faults of a silo that may answer when it is back, or has room again."""
 BAD_UPDATE = "bad_update"
 """A fault's code: an update is unlike those of the rounds before, and not counted."""
 MOST_LINES = 20
@@ -129,6 +132,12 @@ CAUSES = (
         "updates",
     ),
     Cause(
+        SiloDiskFull,
+        (DISK_FULL,),
+        "the disk is full in",
+        "Have room made there, then run again; with 'quorum: {on_loss: wait}' a run waits for it",
+    ),
+    Cause(
         SiloFailed,
         ("failed",),
         "the computation failed in",
@@ -137,7 +146,7 @@ CAUSES = (
     ),
     Cause(
         QuorumLost,
-        AWAY,
+        tuple(each for each in AWAY if each != DISK_FULL),
         "no answer from",
         "Bring the silos back and run again, or lower the job's quorum",
     ),

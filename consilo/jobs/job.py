@@ -289,7 +289,8 @@ class QuorumSpec(Config):
         description="what a run does that is below its quorum because silos are away. fail: it "
         "ends; wait: it goes on when they are back, and ends when 'for' is over",
     )
-    # The key is a word of Python's, which an attribute of a class cannot be called.
+    # The key is a word of Python's, so that no statement can name it. In a class's body `locals()`
+    # is the class's own namespace, which the language reference promises: it may be written to.
     __annotations__["for"] = Annotated[str, Form(_TIME, _TIME_TOLD)] | None
     locals()["for"] = Field(
         None,

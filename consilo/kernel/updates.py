@@ -7,8 +7,12 @@ against the run's own history, which is wide where it is short, so that silos th
   `LEAST_FACTOR`, and by more than `DEVIATIONS` robust deviations of their logarithms (median
   absolute deviation, times 1.4826; Huber 1981). With fewer than `LEAST_KNOWN` of them only a norm
   above `FIRST_FACTOR` times that of the model (plus 1) is refused.
-- *zero*: nothing is in it though rows are told, and no accepted update was so.
-- *replayed*: the silo sent the same numbers in a round before.
+- *zero*: nothing is in it though rows are told, no accepted update was so, and training has not
+  come to rest: in the round before, the silo's own update and the median of all were above
+  `AT_REST` times the model's norm (plus 1). Below it a float32's last bits are all that moves, and
+  an honest step may move none of them.
+- *replayed*: the silo sent the same numbers in a round before, and they are above that bound: a
+  model that does not move is answered alike.
 
 An update is judged by rounds before its own only. So it does not matter who answers first, a step
 that is asked again is judged alike, and a run that died goes on from its checkpoint with the same
@@ -32,6 +36,7 @@ LEAST_FACTOR = 100.0
 DEVIATIONS = 10.0
 LEAST_KNOWN = 4
 FIRST_FACTOR = 1e15
+AT_REST = 1e-5
 ROUNDS_KEPT = 32
 _BLOCK = 1 << 16
 _Print = tuple[float, float, int]
@@ -109,12 +114,13 @@ class Updates:
         before = {n: told for n, told in self._known.get(kind, {}).items() if n < round}
         norms = [math.sqrt(squares) for told in before.values() for squares, *_ in told.values()]
         norm = math.sqrt(sums[0])
+        nothing = AT_REST * (1 + math.sqrt(_print(like)[0]))
         if not norm:
-            if norms and all(norms):
+            if norms and all(norms) and not _rests(before[max(before)], silo, nothing):
                 raise UpdateRejected("zero: the update changes nothing, and states rows")
             return
         for number, told in before.items():
-            if told.get(silo) == sums:
+            if told.get(silo) == sums and norm > nothing:
                 raise UpdateRejected(f"replayed: the update is that of round {number}")
         limit = _limit([each for each in norms if each], like)
         if norm > limit:
@@ -122,6 +128,12 @@ class Updates:
                 f"exploding: the update's norm is above {limit:.3g}, the most that the updates "
                 "of the rounds before let one expect"
             )
+
+
+def _rests(told: Mapping[str, _Print], silo: str, nothing: float) -> bool:
+    """Return whether a round's updates, or this silo's, were too small to tell from none."""
+    norms = {name: math.sqrt(squares) for name, (squares, *_) in told.items()}
+    return min(median(norms.values()), norms.get(silo, math.inf)) <= nothing
 
 
 def _limit(norms: list[float], like: Any) -> float:

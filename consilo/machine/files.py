@@ -212,17 +212,31 @@ def rely_on(path: Path) -> bool:
     return True
 
 
+def is_full(cause: BaseException) -> bool:
+    """Return whether an error says that a disk is full, or a quota used up."""
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def sync_directory(directory: Path) -> None:
     """Make a change of the names in ``directory`` durable."""
     disk().sync_directory(directory)
 
 
-def tidy(folder: Path) -> None:
-    """Delete what processes that died while they wrote have left in a folder, and below it."""
-    for place, _, files in os.walk(folder):
+def tidy(folder: Path, *, below: bool = True) -> None:
+    """Delete what processes that died while they wrote have left in a folder, and below it.
+
+    Args:
+        folder: where.
+        below: whether in its folders, too.
+    """
+    for place, folders, files in os.walk(folder):
         for name in files:
             if _LEFT.fullmatch(name):
                 _delete_unlocked(Path(place) / name)
+        if not below:
+            folders.clear()
 
 
 @contextlib.contextmanager
@@ -251,7 +265,8 @@ def _beside(path: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
         with file:
             yield made, file
     except BaseException:
-        disk().unlink(made)
+        with contextlib.suppress(OSError):  # who asked hears what went wrong first
+            disk().unlink(made)
         raise
 
 

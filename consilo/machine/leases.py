@@ -4,8 +4,10 @@ The holder has the file locked, which ends with it, and stirs: every two seconds
 Whoever wants the lease gets it at once where the holder has died. Where it lives and has not
 stirred for `LEASE_S` seconds (it was stopped, or its machine hardly runs it) it is killed first: a
 process that woke beside its successor would go on with what is no longer its own. One that stirs
-keeps the lease. Who lets go of it takes its number out of the file, so that nobody ends it for
-what another holds. Times are of the machine's own clock, which no one can set.
+keeps the lease; and each gets a second look, a little later, so that one whose machine was stopped
+altogether is not taken for one that hangs as it wakes. Who lets go of it takes its number out of
+the file, so that nobody ends it for what another holds. Times are of the machine's own clock, which
+no one can set.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from consilo.machine.locks import Held
 LEASE_S = 15.0
 """A holder that has not stirred for so long has lost its lease."""
 BEAT_S = 2.0
+SECOND_LOOK_S = 2 * BEAT_S
+"""So long after a first look a process that lives has stirred, if its machine runs."""
 _LOOK_S = 0.05
 _DYING_S = 5.0
 _LOOKED_AT_S = 1.0
@@ -80,6 +84,17 @@ def holder(path: Path) -> Holder:
         return Holder(**told)
     except (OSError, ValueError, TypeError):  # none yet, or it is written this moment
         return Holder()
+
+
+def hung(path: Path, *, lease_s: float = LEASE_S) -> Holder | None:
+    """Return who holds a lease and has lost it, seen at two looks; None where nobody has."""
+    first = holder(path)
+    if first.still_s < lease_s:
+        return None
+    time.sleep(SECOND_LOOK_S)
+    again = holder(path)
+    is_same = (again.pid, again.started, again.beat) == (first.pid, first.started, first.beat)
+    return again if is_same and again.is_here else None
 
 
 def is_held(path: Path) -> bool:
@@ -148,7 +163,8 @@ def _take(path: Path, file: int, lease_s: float) -> None:
             raise Held(other.pid, other.since)
         if not other.is_here and time.monotonic() - began >= _LOOKED_AT_S:
             raise Held(other.pid, other.since)
-        if other.is_here and other.still_s >= lease_s:
+        looked_s = time.monotonic() - began
+        if other.is_here and other.still_s >= lease_s and looked_s >= SECOND_LOOK_S:
             _end(other, file)
             return
         time.sleep(_LOOK_S)

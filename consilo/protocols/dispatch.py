@@ -25,7 +25,7 @@ from consilo.errors import (
     SourceUnreadable,
     VersionUnsupported,
 )
-from consilo.jobs.causes import TOO_FEW_ROWS
+from consilo.jobs.causes import DISK_FULL, TOO_FEW_ROWS
 from consilo.jobs.job import Job
 from consilo.kernel.brief import UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
@@ -33,6 +33,7 @@ from consilo.kernel.roles import Apart, SiloHost
 from consilo.kernel.verbs import Asked, Disclosure, Field, Permitted, Verb, unread
 from consilo.kernel.view import Message, SiloView
 from consilo.learners.threads import computing
+from consilo.machine.files import is_full
 from consilo.protocols.names import NAMES, asked_of, declaration_of, find_protocol
 from consilo.wire.parcel import Answer, Fault, Parcel
 from consilo.wire.payload import digest, pack, unpack
@@ -142,6 +143,8 @@ def answerer(
             said = f"answered with the fault '{code}': step %s: %s"
             if isinstance(cause, Refused):  # a decision, which needs no traceback
                 log.warning(said, step, cause)
+            elif fault.code == DISK_FULL:
+                log.error(f"{said}; make room, the step is asked again", step, cause)
             else:
                 log.exception(said, step, cause)
             return _refusal(host, header, verified, fault)
@@ -183,6 +186,8 @@ def disclose(cause: Exception) -> Fault:
     is_the_silos = not isinstance(cause, ContractInvalid | JobInvalid)
     if isinstance(cause, InvalidInput) and is_the_silos:
         return Fault("configuration", f"the silo's {cause.kind} is invalid; its own log says why")
+    if is_full(cause):
+        return Fault(DISK_FULL, "the silo's disk is full; its people have to make room")
     return Fault("failed", "the silo's computation failed; its own log says why")
 
 
@@ -249,11 +254,12 @@ def _run(
     permitted = host.gate.permit(header, job, question.contract, asked)
     question = replace(question, permitted=permitted)
     is_private = permitted.is_private or job.privacy is not None
-    is_ours = header.protocol in NAMES
+    is_ours, is_plain = header.protocol in NAMES, False
     try:
         kind = find_protocol(header.protocol) if is_ours else None
         wants_privacy = permitted.wants_privacy or job.privacy is not None
         if elsewhere is None or (kind is not None and not kind.runs_job_code):
+            is_plain = is_ours
             verb = verb or verb_of(header, host)
             _refuse_more(verb.disclosures, asked)
             fields = compute(verb, question, host)
@@ -279,7 +285,8 @@ def _run(
     except (BudgetExhausted, Refused):  # judged by numbers of rows and by the ledger
         raise
     except Exception as cause:
-        if not is_private:
+        # Our own code writes as much whatever the rows are: that there is no room tells of none.
+        if not is_private or (is_plain and is_full(cause)):
             raise
         # What went wrong, and where, is computed from rows: it is not covered by ε.
         raise ConsiloError("under differential privacy no reason leaves") from cause

@@ -39,7 +39,7 @@ OUTCOMES: tuple[Outcome, ...] = (
 
     trained    its update counts
     late       it had not answered at the deadline
-    dropped    it was away, or its process died
+    dropped    it was away, its process died, or its disk was full
     refused    its policy, its people or its budget said no
     rejected   it answered what cannot count: invalid, or unlike the others' updates
     unused     it answered, and the round was not finished

@@ -89,6 +89,10 @@ class Arriving:
         while out and not self._ends(len(arrivals), last=round == rounds):
             left_s = None if end is None else max(0.0, end - time.monotonic())
             came: Received | None = yield Receive(left_s)
+            if came is None and left_s is None:  # nothing is under way, and nothing will come
+                absent |= dict.fromkeys(out, Fault("failed", "its question is not under way"))
+                out.clear()
+                break
             if came is None:
                 if self._holds(fed, replies, absent):
                     break

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from consilo.jobs.causes import AWAY
 from consilo.jobs.quorum import Awaited
 from consilo.kernel.loop import Exchange
 
-_AWAY = ("unreachable", "deadline", "crashed")
 _TIMES = 2
 """A silo may go so often before it is left out."""
 _MOST_ROUNDS = 8
@@ -44,7 +44,7 @@ def benched(
             continue
         if each.fault is None:
             was_here[each.silo] = True
-        elif each.fault.code in _AWAY:
+        elif each.fault.code in AWAY:
             if was_here.get(each.silo):
                 gone.setdefault(each.silo, []).append(each.round)
             was_here[each.silo] = False

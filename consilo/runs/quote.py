@@ -7,7 +7,7 @@ policy, as if the job had begun. The contract is checked first: a run would begi
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,10 @@ from consilo.kernel.verbs import Disclosure, FromRows, arrays, count, numbers, v
 from consilo.kernel.view import Message, SiloView
 from consilo.privacy.account import Account, Balance, Limit
 from consilo.privacy.accounting import HistoryRow
+from consilo.privacy.curve import Keep, afresh
 from consilo.protocols.contract_check import REPORT, report_of, told
 from consilo.protocols.names import asked_of, find_protocol
+from consilo.reduce.draw import planned
 from consilo.vertical.training import VerticalTraining
 from consilo.wire.parcel import Fault
 
@@ -52,12 +54,15 @@ class Offer:
         cost: ``epsilon`` by the job's accountant at the job's ``delta``, ``epsilon_bound`` by
             Rényi moments, ``noise_multiplier``; empty for a job without privacy.
         balances: how its account stands at each of its limits, and would stand after.
+        drawn: where a job draws the silos of a round: for how many ``rounds`` it will be drawn, if
+            all answer, and what these cost (``epsilon``); empty otherwise.
     """
 
     fault: Fault | None = None
     rows: int = 0
     cost: Mapping[str, float] = field(default_factory=dict)
     balances: tuple[Balance, ...] = ()
+    drawn: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the offer as plain JSON values."""
@@ -67,6 +72,7 @@ class Offer:
             "takes_part": True,
             "rows": self.rows,
             "cost": dict(self.cost),
+            **({"drawn": dict(self.drawn)} if self.drawn else {}),
             "account": [
                 {
                     "limit": str(each.limit),
@@ -117,6 +123,7 @@ class Quote(Protocol[None]):
         offers.update({n: _offer(reply.fields) for n, reply in answers.replies.items()})
         for name in fed.silos:
             offers.setdefault(name, Offer(fed.why_away(name)))
+        offers |= with_draws(fed.job, offers)
         return Quotes(dict(sorted(offers.items())), _no_quorum(fed.job, offers))
 
     @verb("quote_contract", replies=REPORT)
@@ -188,15 +195,53 @@ def reserved(silo: SiloView, rows: int) -> list[HistoryRow]:
         if privacy.metrics_epsilon is not None:
             price.insert(0, (figures_noise(silo.kept_number, privacy), 1.0, 1))
         return price
-    history: list[HistoryRow] = []
+    history = _questions(silo.kept_number, job)
+    sigma = training_noise(silo.kept_number, job, rate=rate, steps=steps, besides=history)
+    return [*history, (sigma, rate, steps)]
+
+
+def with_draws(job: Job, offers: Mapping[str, Offer]) -> dict[str, Offer]:
+    """Return the offers of a job that draws the silos of a round, with what each is drawn for.
+
+    Draws are no secret: these are the very ones of the run, if the same silos take part and answer.
+    What they cost is what a silo would have booked then; ``cost`` is what it must be able to pay.
+    """
+    if not isinstance(job, ModelJob) or job.draws is None or job.earlier_runs:
+        return {}
+    willing = {name: each for name, each in offers.items() if each.fault is None}
+    counts = planned(
+        job.draws,
+        {name: each.rows for name, each in willing.items()},
+        rounds=range(job.first_round, job.protocol.rounds + 1),
+        seed=job.seed,
+        always=job.quorum.mandatory,
+        least=job.quorum.min_silos,
+    )
+    found = {}
+    for name, each in willing.items():
+        drawn: dict[str, float] = {"rounds": counts[name]}
+        if job.privacy is not None and each.cost:
+            plan, sigma = plan_of(job), each.cost["noise_multiplier"]
+            history = _questions(afresh, job)
+            if counts[name]:
+                steps = plan.num_steps(each.rows) * counts[name]
+                history.append((sigma, plan.sample_rate(each.rows), steps))
+            drawn["epsilon"] = run_epsilon(history, job.privacy)[0]
+        found[name] = replace(each, drawn=drawn)
+    return found
+
+
+def _questions(keep: Keep, job: ModelJob) -> list[HistoryRow]:
+    """Return what a private job asks besides its rounds: statistics, figures of the model."""
+    privacy, history = job.privacy, list[HistoryRow]()
+    assert privacy is not None
     if privacy.statistics_epsilon is not None:
         # Class counts and moments are one question; a scale that stays in the silo is another.
         questions = 2 if job.features.standardize == "silo" else 1
-        history.append((statistics_noise(silo.kept_number, privacy), 1.0, questions))
+        history.append((statistics_noise(keep, privacy), 1.0, questions))
     if privacy.metrics_epsilon is not None:
-        history.append((figures_noise(silo.kept_number, privacy), 1.0, 1))
-    sigma = training_noise(silo.kept_number, job, rate=rate, steps=steps, besides=history)
-    return [*history, (sigma, rate, steps)]
+        history.append((figures_noise(keep, privacy), 1.0, 1))
+    return history
 
 
 def _cost(job: Job, price: list[HistoryRow]) -> dict[str, float]:

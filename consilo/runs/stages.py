@@ -422,6 +422,9 @@ class Stages:
         if ending["model"]:
             self.record.add("model", **ending["model"])
         self.record.close(**ending["said"])
+        # Where the disk failed a writer, it may have failed it in taking its file away, too.
+        tidy(self.directory)
+        tidy(self.directory.parent, below=False)
 
     def builder(self) -> Callable[[], Scored] | None:
         """Return what makes the trained model, usable by itself; None where there is none here."""
@@ -531,6 +534,9 @@ class Stages:
         # Nobody is asked anew whether silos are there: at an end it may be that nothing travels.
         for name in set(self.silos) - set(fed.met) - set(absent):
             absent[name] = fed.why_away(name)
+        unfinished: dict[str, Any] = (
+            {} if fed.drawn is None else {"cohort": {"drawn": sorted(fed.drawn)}}
+        )
         return parts_of(
             number,
             took,
@@ -539,7 +545,7 @@ class Stages:
             checked=[n for n in self.silos if self.outcomes[n].contract == "passed"],
             absent=absent,
             weighed=self.weighs_by_rows,
-            told=next((each for each in self.rounds if each["round"] == number), {}),
+            told=next((each for each in self.rounds if each["round"] == number), unfinished),
         )
 
     @property

@@ -40,7 +40,8 @@ class Fault:
 
     Args:
         code: stable short name: ``unreachable``, ``deadline``, ``crashed``, ``refused``,
-            ``contract``, ``bundle_not_approved``, ``invalid_reply``, ``diverged``, ``failed``;
+            ``contract``, ``bundle_not_approved``, ``invalid_reply``, ``diverged``, ``disk_full``,
+            ``failed``;
             `consilo.jobs.causes` says what each means for a run.
         reason: a sentence without any data value.
     """

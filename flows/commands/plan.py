@@ -129,6 +129,10 @@ def _show(told: Mapping[str, Any]) -> None:
             table.add_row(*first, *rest)
     console.print(table)
     for name, offer in told["silos"].items():
+        if drawn := offer.get("drawn"):
+            spends = f", ε {drawn['epsilon']:.3f}" if "epsilon" in drawn else ""
+            console.print(f"{name}: drawn for {drawn['rounds']:.0f} rounds, if all answer{spends}")
+    for name, offer in told["silos"].items():
         if not offer["takes_part"]:
             console.print(f"{name} takes no part ({offer['code']}): {offer['reason']}")
     if told["adjacency"]:

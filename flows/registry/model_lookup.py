@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from consilo.errors import ConfigInvalid
 from consilo.jobs.job import Job
 from consilo.jobs.scoring import Scoring
 from flows.registry import names
 from flows.registry.vertical_registry import PARTS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def with_model(job: Job, tracking_uri: str) -> Job:
@@ -29,10 +36,7 @@ def with_model(job: Job, tracking_uri: str) -> Job:
 
     client, name = MlflowClient(tracking_uri), named.removeprefix("models:/")
     try:
-        if "@" in name:
-            version = client.get_model_version_by_alias(*name.split("@", 1))
-        else:
-            version = client.get_model_version(*name.rsplit("/", 1))
+        version = _version(client, name)
     except (MlflowException, TypeError) as cause:
         raise ConfigInvalid(
             "protocol.args.model",
@@ -59,16 +63,28 @@ def fetched(uri: str, tracking_uri: str) -> Path:
         ConfigInvalid: where the registry has no such model, or one that cannot be used here.
     """
     import mlflow.artifacts
+    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    client, name = MlflowClient(tracking_uri), uri.removeprefix("models:/")
     try:
-        place = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri)
-    except (MlflowException, OSError) as cause:
-        raise ConfigInvalid(
-            uri,
-            [f"the registry at {tracking_uri} has no such model; expected models:/NAME@ALIAS "
-             "or models:/NAME/VERSION"],
-        ) from cause  # fmt: skip
+        version = _version(client, name)
+        # A `models:/` address would be looked up in the process's own registry, whatever is said.
+        place = mlflow.artifacts.download_artifacts(
+            artifact_uri=_files_of(client, version.name, version.version), tracking_uri=tracking_uri
+        )
+    except (MlflowException, TypeError, OSError) as cause:
+        if getattr(cause, "error_code", "") in _NOT_THERE or isinstance(cause, TypeError):
+            told = (
+                f"the registry at {tracking_uri} has no such model; expected models:/NAME@ALIAS "
+                "or models:/NAME/VERSION"
+            )
+        else:
+            told = (
+                f"the registry at {tracking_uri} does not answer for it: {str(cause)[:200]}; is "
+                "'consilo up' running there?"
+            )
+        raise ConfigInvalid(uri, [told]) from cause
     found = sorted(Path(place).rglob("scoring.json"))
     if not found:
         raise ConfigInvalid(
@@ -79,3 +95,18 @@ def fetched(uri: str, tracking_uri: str) -> Path:
             uri, ["a former release registered it; load it with mlflow.pyfunc.load_model"]
         )
     return found[0].parent
+
+
+def _version(client: MlflowClient, name: str) -> ModelVersion:
+    """Return the version that ``NAME@ALIAS`` or ``NAME/VERSION`` is."""
+    if "@" in name:
+        return client.get_model_version_by_alias(*name.split("@", 1))
+    return client.get_model_version(*name.rsplit("/", 1))
+
+
+def _files_of(client: MlflowClient, name: str, version: str) -> str:
+    """Return where a version's files lie, as the server says it."""
+    place = client.get_model_version_download_uri(name, version)
+    if place.startswith("models:/"):
+        return str(client.get_logged_model(place.removeprefix("models:/")).artifact_location)
+    return place

@@ -146,6 +146,9 @@ def _model_in(run: str, silos: Mapping[str, Path]) -> str:
     return hashlib.sha256(pack(learnt)).hexdigest() if learnt else ""
 
 
+_NO_DEADLINE_S = 86_400.0
+
+
 class Attended:
     """A transport over which a silo is missing where it was missing before.
 
@@ -177,28 +180,32 @@ class Attended:
         return everybody if here is None else tuple(n for n in everybody if n in here)
 
     def exchange(self, parcels: Mapping[str, Parcel], *, deadline_s: float) -> Iterator[Arrival]:
-        """Yield what the silos answer that were there, and that the others are not connected."""
+        """Yield what the silos answer that were there, and that the others are not connected.
+
+        Who was there is there however long it takes: on a machine that is busy the run that is done
+        again would else be one in which others are missing.
+        """
         for name, parcel in parcels.items():
             header = Header.decode(parcel.header)
             if self._order is not None and header.round:
-                yield self._in_turn(self._order, header, parcel, deadline_s)
+                yield self._in_turn(self._order, header, parcel)
             elif self._was_there(header):
-                yield from self._inner.exchange({name: parcel}, deadline_s=deadline_s)
+                yield from self._inner.exchange({name: parcel}, deadline_s=_NO_DEADLINE_S)
             else:
-                yield self._unheard(header, parcel, deadline_s)
+                yield self._unheard(header, parcel)
 
-    def _in_turn(self, order: Order, header: Header, parcel: Parcel, deadline_s: float) -> Arrival:
+    def _in_turn(self, order: Order, header: Header, parcel: Parcel) -> Arrival:
         """Return what a silo answers when it is this answer's turn."""
         with order.turn(header.silo, header.round) as is_answered:
             if not is_answered:
-                return self._unheard(header, parcel, deadline_s)
-            (arrival,) = self._inner.exchange({header.silo: parcel}, deadline_s=deadline_s)
+                return self._unheard(header, parcel)
+            (arrival,) = self._inner.exchange({header.silo: parcel}, deadline_s=_NO_DEADLINE_S)
             return arrival
 
-    def _unheard(self, header: Header, parcel: Parcel, deadline_s: float) -> Arrival:
+    def _unheard(self, header: Header, parcel: Parcel) -> Arrival:
         """Return that a silo gives no answer; one that computed it computes it again."""
         if self._paid and (header.round, header.silo) in self._before.unheard:
-            list(self._inner.exchange({header.silo: parcel}, deadline_s=deadline_s))
+            list(self._inner.exchange({header.silo: parcel}, deadline_s=_NO_DEADLINE_S))
         return Arrival(header.silo, None, not_connected(), 0.0)
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ from urllib.error import HTTPError
 
 from consilo.errors import RecordTampered, RunNotResumable
 from consilo.machine.files import tidy
-from consilo.machine.leases import LEASE_S, holder, is_held
+from consilo.machine.leases import LEASE_S, holder, hung, is_held
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.record.chain import last_entry
 from consilo.record.run_record import RunRecord
@@ -110,6 +110,8 @@ def reconcile(home: Path, *, prefect_api: str, tracking_uri: str, act: bool) -> 
             if each.kind == _UNREADABLE:
                 raise RecordTampered(each.reason)
             if not each.status and each.kind and not each.is_owned:
+                if act and _is_ending(home, each, prefect_api):
+                    continue  # its process closes its flow run itself; the next look finds out
                 found.append(_cut_off(home, each, prefect_api, act=act))
         except RecordTampered:
             todo = f"put back {home / 'runs' / each.name} from a backup, or take it away"
@@ -136,8 +138,8 @@ def _asked(question: Any, server: str, *more: Any) -> list[Finding]:
 
 def _hung_owners(home: Path, runs: list[RunState], *, act: bool) -> Iterator[Finding]:
     for run in runs:
-        owner = holder(home / "runs" / run.name / OWNER)
-        if not run.is_owned or owner.still_s < LEASE_S:
+        owner = hung(home / "runs" / run.name / OWNER, lease_s=LEASE_S) if run.is_owned else None
+        if owner is None:
             continue
         what = f"of process {owner.pid} has not stirred for {owner.still_s:.0f} s"
         if act:
@@ -145,6 +147,17 @@ def _hung_owners(home: Path, runs: list[RunState], *, act: bool) -> Iterator[Fin
             yield Finding("owner", run.name, what, done="it was ended, and the run is free")
         else:
             yield Finding("owner", run.name, what, todo=f"'consilo up --dir {home}' ends it")
+
+
+def _is_ending(home: Path, run: RunState, api: str) -> bool:
+    """Return whether a run's owner has let go of it just now, and its flow run shows no end yet."""
+    lease = home / "runs" / run.name / OWNER
+    if holder(lease).pid or not lease.exists():  # one that died has let go of nothing
+        return False
+    if not 0.0 <= time.time() - lease.stat().st_mtime < LEASE_S:
+        return False
+    flow_run = _flow_run(api, run.owner)
+    return flow_run is not None and flow_run["state"]["type"] in _NOT_FINAL
 
 
 def _cut_off(home: Path, run: RunState, api: str, *, act: bool) -> Finding:
@@ -262,13 +275,14 @@ def _mlflow_runs(
 ) -> Iterator[Finding]:
     """End MLflow runs that are shown as running though their runs have ended."""
     api = f"{uri}/api/2.0/mlflow"
-    experiments = ask(f"{api}/experiments/search", {"max_results": _PAGE}).get("experiments", [])
-    asked = {
-        "experiment_ids": [each["experiment_id"] for each in experiments],
-        "filter": "attributes.status = 'RUNNING'",
-        "max_results": _PAGE,
-    }
-    for each in ask(f"{api}/runs/search", asked).get("runs", []):
+    ids = [each["experiment_id"] for each in _all_of("experiments", api, {})]
+    running = {"filter": "attributes.status = 'RUNNING'"}
+    found = [
+        each
+        for first in range(0, len(ids), _PAGE)
+        for each in _all_of("runs", api, {**running, "experiment_ids": ids[first : first + _PAGE]})
+    ]
+    for each in found:
         tags = {tag["key"]: tag["value"] for tag in each["data"].get("tags", [])}
         name = names.tag(tags, names.TAG_RUN)
         run = runs.get(name)
@@ -283,6 +297,19 @@ def _mlflow_runs(
             yield Finding("MLflow run", name, what, done=f"it was ended as {ended}")
         else:
             yield Finding("MLflow run", name, what, done="'consilo up' ends it")
+
+
+def _all_of(what: str, api: str, asked: Mapping[str, Any]) -> list[Any]:
+    """Return all experiments, or runs, that MLflow finds, page after page."""
+    found: list[Any] = []
+    token = ""
+    while True:
+        page = {"page_token": token} if token else {}
+        answer = ask(f"{api}/{what}/search", {**asked, **page, "max_results": _PAGE})
+        found += answer.get(what, [])
+        token = answer.get("next_page_token", "")
+        if not token:
+            return found
 
 
 def _pauses(api: str) -> Iterator[Finding]:

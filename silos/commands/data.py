@@ -136,7 +136,8 @@ def confirm(
 ) -> None:
     """Put a proposed mapping to use, once you have read it; the contract's text is noted too.
 
-    Another text under the contract's name is refused until you confirm that.
+    Another text under the contract's name is refused until you confirm that. A contract's file is
+    kept in the silo's contracts/, where other commands find it by its name.
 
     Example: consilo silo data confirm heart@1
     """
@@ -144,6 +145,8 @@ def confirm(
 
     agreed = _contract(contract, directory).digest
     place = onboard.confirm(directory, _contract(contract, directory, job), agreed)
+    if Path(contract).is_file():
+        onboard.keep_contract(directory, Path(contract))
     if as_json:
         import json
 

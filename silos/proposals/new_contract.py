@@ -20,7 +20,7 @@ from consilo.machine.files import make_directory, write_atomic
 from consilo.yaml_text import from_yaml, to_yaml_line
 from silos.proposals.metadata import draft
 from silos.proposals.onboard import mapping_place
-from silos.proposals.profile import Profile, profile
+from silos.proposals.profile import Profile, answers_in, profile
 from silos.rows.mapping import Mapping
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def new_contract(
     *,
     known: MappingOf[str, MappingOf[str, Any]] = MappingProxyType({}),
     head: str = _HEAD,
+    target: str = "",
 ) -> tuple[Path, Path]:
     """Write a draft of a contract, and the mapping to it, neither of them in use yet.
 
@@ -77,6 +78,7 @@ def new_contract(
         name: the contract's.
         known: local column → keys of it that are known better than by its rows.
         head: what the draft says to its readers.
+        target: the local column to predict, where that is known: there ``none`` is a class.
 
     Returns:
         The contract's file, and the mapping's.
@@ -91,7 +93,11 @@ def new_contract(
         raise ConfigInvalid(there[0], ["it is there already; give the contract another name"])
     names = slugs(map(str, rows.columns))
     drafted = draft(rows)
-    profiles = {str(each): profile(rows[each], place) for place, each in enumerate(rows.columns)}
+    classes = answers_in(rows[target]) if target else frozenset()
+    profiles = {
+        str(each): profile(rows[each], place, classes if each == target else ())
+        for place, each in enumerate(rows.columns)
+    }
     lines = [head + f"name: {to_yaml_line(name)}", "version: 1", "columns:"]
     for local, slug in names.items():
         column = {
@@ -103,13 +109,18 @@ def new_contract(
     # What is written must be what is read.
     contract = Contract.parse(from_yaml(text), where=str(place))
     read = {local: _reading(local, slug, profiles[local]) for local, slug in names.items()}
+    for local, found in profiles.items():
+        own = found.missing & classes  # said of every column, the classes would be nothing, too
+        if own:
+            read[local] = {"from": local, **read[local], "missing": sorted(own)}
+    missing = sorted({word for each in profiles.values() for word in each.missing} - classes)
+    sure = "# confirm: 'nothing recorded', in every column"
     renamed = [f"  {names[local]}: {to_yaml_line(how)}" for local, how in read.items() if how]
-    missing = sorted({word for each in profiles.values() for word in each.missing})
     told = [
         _MAPPING_HEAD.format(ref=ref) + "confirmed: false",
         f"contract: {ref}",
         f"data: {to_yaml_line(data)}",
-        *([f"missing: {to_yaml_line(missing)}"] if missing else []),
+        *([f"missing: {to_yaml_line(missing)}  {sure}"] if missing else []),
         *(["columns:", *renamed] if renamed else []),
     ]
     mapped = "\n".join(told) + "\n"

@@ -13,7 +13,7 @@ from consilo.errors import ConfigInvalid
 from consilo.machine.files import write_atomic
 from silos.proposals.new_contract import new_contract
 from silos.proposals.onboard import sample
-from silos.proposals.profile import Profile, profile
+from silos.proposals.profile import Profile, answers_in, profile
 from silos.rows.sources.found_out import source_at
 
 MOST_CLASSES = 20
@@ -24,7 +24,8 @@ _KEY_WORDS = {"id", "key", "mrn", "nbr", "no", "nr", "num", "number", "pid", "ui
 _HEAD = """\
 # Drafted from one table, for people to mend before anybody else reads it: say what each column
 # means, and hold each range against what you know of the measurement. Ranges are those of the rows,
-# widened; whoever reads this learns that much of them. Mark whose row it is (role: subject), and
+# widened; whoever reads this learns that much of them. Codes that few rows hold are left out: rows
+# that have them break the contract until they are added. Mark whose row it is (role: subject), and
 # take out what nobody else should see.
 """
 _JOB = """\
@@ -81,13 +82,18 @@ def new_study(directory: Path, table: Path, name: str, target: str) -> dict[str,
             f"did you mean '{guess}'?" if guess else f"it has {', '.join(map(str, rows.columns))}"
         )
         raise ConfigInvalid(str(table), [f"no column '{target}' to predict; {hint}"])
-    profiles = {str(n): profile(rows[n], place) for place, n in enumerate(rows.columns)}
+    profiles = {
+        str(n): profile(rows[n], place, answers_in(rows[n]) if n == target else ())
+        for place, n in enumerate(rows.columns)
+    }
     task, column = _target(profiles[target])
     known: dict[str, Mapping[str, Any]] = {
         local: _known(each, len(rows)) for local, each in profiles.items()
     }
     known[target] = column
-    contract, mapping = new_contract(directory, "data", rows, name, known=known, head=_HEAD)
+    contract, mapping = new_contract(
+        directory, "data", rows, name, known=known, head=_HEAD, target=target
+    )
     job, model = directory / "job.yaml", directory / "my_model.py"
     about = _about(task, target, column)
     write_atomic(

@@ -192,6 +192,28 @@ def confirm(directory: Path, contract: Contract, agreed: str) -> Path:
     return place
 
 
+def keep_contract(directory: Path, file: Path) -> Path:
+    """Keep a contract that people here have agreed to, where it is found by its name.
+
+    Args:
+        directory: the silo's.
+        file: the contract's, wherever it lies.
+
+    Returns:
+        Its place in the silo.
+
+    Raises:
+        ContractInvalid: where it is no contract.
+    """
+    ref = Contract.load(str(file)).ref
+    place = directory / "contracts" / f"{ref}.yaml"
+    if file.resolve().parent in (place.parent.resolve(), directory.resolve()):
+        return file
+    make_directory(place.parent, mode=0o700)
+    write_atomic(place, file.read_bytes(), mode=_MAPPING_MODE)
+    return place
+
+
 def silo_name(directory: Path) -> str:
     """Return the name of the silo in a directory, as ``silo.yaml`` has or will have it."""
     document, _ = _read_silo(directory, None)

@@ -21,6 +21,8 @@ MISSING_WORDS = frozenset(
     ("?", "??", "-", "--", ".", "*", "/", "n/a", "na", "#n/a", "#nv", "null", "none", "nan", "nil")
 ) | {"missing", "unknown", "unbekannt", "k.a.", "n.d."}
 """Texts that mean "nothing recorded" wherever no contract allows them as a value."""
+ANSWERS = frozenset({"none", "unknown", "unbekannt", "missing"})
+"""Those of them that may be an answer: a severity of ``none``. In a target they are one."""
 SENTINELS = frozenset(
     {0.0, -1.0, -8.0, -9.0}
     | {float(sign * int(digit * n)) for sign in (1, -1) for digit in "89" for n in (2, 3, 4, 5)}
@@ -103,6 +105,12 @@ def profile(series: pd.Series[Any], position: int, keep: Iterable[str] = ()) -> 
         dates=_date_shares(series, codes, present),
         missing=missing,
     )
+
+
+def answers_in(series: pd.Series[Any]) -> frozenset[str]:
+    """Return the texts of a column that look like "nothing recorded" and may be an answer."""
+    codes = {code_key(each) for each in series.dropna().unique()}
+    return frozenset(each for each in codes if each.lower() in ANSWERS)
 
 
 def _date_shares(

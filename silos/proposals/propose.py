@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Mapped
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from consilo.contracts.codes import code_key
 from consilo.contracts.contract import Column, Contract
 from consilo.yaml_text import to_yaml_line
 from silos.proposals.likeness import is_generated, likeness
-from silos.proposals.profile import Profile, Reading, profile
+from silos.proposals.profile import Profile, Reading, as_written, profile
 from silos.proposals.readings import best_reading
 from silos.rows.canonical import allowed_values
 from silos.rows.mapping import UNREADABLE, Mapping
@@ -37,6 +37,8 @@ _BY_PLACE = {"fit": 0.4, "place": 0.6}
 _LEAST = 0.35
 """Below this score nothing is proposed."""
 _SURE = 0.75
+_FEW_CODES = 20
+"""A column of more different values is shown with none of them."""
 _MARGIN = 0.08
 
 
@@ -51,6 +53,7 @@ class Proposed:
         how: the mapping's entry beside ``from``.
         reasons: why.
         doubts: what a person has to look at; empty where the proposal is sure.
+        guess: where nothing is proposed, the entry that a person may complete.
     """
 
     column: str
@@ -59,6 +62,7 @@ class Proposed:
     how: Mapped[str, Any]
     reasons: tuple[str, ...]
     doubts: tuple[str, ...]
+    guess: Mapped[str, Any] = field(default_factory=dict)
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -168,7 +172,8 @@ def propose(
     for index, column in enumerate(table):
         row = chosen.get(index)
         if row is None:
-            proposed.append(_nothing(column))
+            left = [each for at, each in enumerate(locals_) if at not in chosen.values()]
+            proposed.append(_nothing(column, left))
             continue
         rivals = np.delete(scores[:, index], row)
         margin = scores[row, index] - rivals.max(initial=0.0)
@@ -226,12 +231,37 @@ def _named(alike: float) -> str:
     return "similar name" if alike >= 0.7 else "found by its values more than by its name"
 
 
-def _nothing(column: Column) -> Proposed:
+def _nothing(column: Column, left: Sequence[Profile]) -> Proposed:
+    """Return what is said of a column that no local column was found for.
+
+    Args:
+        column: the contract's.
+        left: the local columns that no other column was found for.
+    """
     doubt = f"no local column was found for it ({column.description or column.type})"
+    like = _told_apart(column, left)
+    if like:
+        doubt = (
+            f"'{like.name}' may be it, but its codes are not the contract's; say after 'recode' "
+            "what each of them means"
+        )
     if column.nullable_share < 1:
-        return Proposed(column.name, None, 0.0, {}, (), (f"{doubt}; write its name after 'from'",))
+        hint = "" if like else "; write its name after 'from'"
+        how = {"recode": {as_written(code): "???" for code in like.codes}} if like else {}
+        guess = {"from": like.name, **how} if like else {"from": "???"}
+        return Proposed(column.name, None, 0.0, {}, (), (doubt + hint,), guess)
     hint = "; it stays empty unless you name one"
     return Proposed(column.name, None, 0.0, {"constant": None}, (), (doubt + hint,))
+
+
+def _told_apart(column: Column, left: Sequence[Profile]) -> Profile | None:
+    """Return the local column that may be one of codes: by its name, or as the only one."""
+    if column.classes is None:
+        return None
+    few = [each for each in left if 2 <= each.distinct <= _FEW_CODES]
+    same = [each for each in few if likeness(each.name, column) == 1]
+    alike = [each for each in few if each.distinct == len(column.classes)]
+    return next(iter(same), None) or (alike[0] if len(alike) == 1 else None)
 
 
 def _tried(proposal: Proposal, sample: pd.DataFrame, contract: Contract) -> Proposal:
@@ -239,29 +269,12 @@ def _tried(proposal: Proposal, sample: pd.DataFrame, contract: Contract) -> Prop
     mapping = Mapping.parse(as_mapping(proposal), contract, where="the proposal")
     unreadable = mapping.apply(sample, contract).attrs.get(UNREADABLE, {})
     columns = [
-        Proposed(
-            each.column,
-            each.source,
-            each.score,
-            each.how,
-            each.reasons,
-            (
-                *each.doubts,
-                f"{unreadable[each.column]['count']} of {proposal.rows} values unreadable",
-            ),
-        )
-        if each.column in unreadable and not each.doubts
+        replace(each, doubts=(f"{count['count']} of {proposal.rows} values unreadable",))
+        if (count := unreadable.get(each.column)) and not each.doubts
         else each
         for each in proposal.columns
     ]
-    return Proposal(
-        proposal.contract,
-        proposal.data,
-        tuple(columns),
-        proposal.missing,
-        proposal.unused,
-        proposal.rows,
-    )
+    return replace(proposal, columns=tuple(columns))
 
 
 def as_mapping(proposal: Proposal) -> dict[str, Any]:
@@ -280,7 +293,8 @@ def _column_lines(each: Proposed) -> list[str]:
     for doubt in each.doubts:
         lines += _wrapped(f"confirm: {doubt}", "  ")
     if each.source is None and not each.entry:
-        return [*lines, f"  # {each.column}: {{from: ???}}"]
+        blank = to_yaml_line(each.guess).replace("'???'", "???")  # a comment, for people to fill in
+        return [*lines, f"  # {each.column}: {blank}"]
     return [*lines, f"  {each.column}: {to_yaml_line(each.entry or {'from': each.source})}"]
 
 

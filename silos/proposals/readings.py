@@ -116,11 +116,13 @@ def _by_label(
     matched = {codes[r]: (targets[c], gain[r, c]) for r, c in zip(rows, columns, strict=True)}
     sure = {code: target for code, (target, fit) in matched.items() if fit >= 0.5}
     share = sum(local.codes[code] for code in sure) / local.present
-    if not sure:
-        return Reading(0.0, {})
+    if all(code == target for code, target in sure.items()):
+        return Reading(0.0, {})  # nothing is translated: `_as_they_are` says it
     quality = float(np.mean([matched[code][1] for code in sure]))
     recode = {as_written(code): allowed.get(target, target) for code, target in sure.items()}
-    doubts = [f"is '{code}' the contract's {target}?" for code, target in sure.items()]
+    doubts = [
+        f"is '{code}' the contract's {target}?" for code, target in sure.items() if code != target
+    ]
     left = [code for code in codes if code not in sure]
     if left:
         doubts.append(f"no meaning was found for {', '.join(left[:5])}: add them to recode")

@@ -90,3 +90,36 @@ def test_a_slip_of_the_pen_is_answered_with_the_nearest_command():
     ended = CliRunner().invoke(build(), ["jbo"])
     assert ended.exit_code == 2
     assert ended.output.count("Did you mean 'job'?") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["new", "x", "--csv", "a.csv", "--target", "time", "--target", "event"],
+        ["silo", "data", "add", "rows", "--separator", ";", "--separator", ","],
+        ["silo", "data", "add", "rows", "--header", "--no-header"],
+    ],
+)
+def test_an_option_of_one_value_is_not_taken_from_two(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(build(), words)
+    assert found.exit_code == 2
+    assert "is given twice; it takes one value" in found.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_option_of_several_values_and_a_repeated_flag_are_taken():
+    words = [
+        "silo",
+        "data",
+        "add",
+        "rows",
+        "--csv",
+        "no.csv",
+        "--csv",
+        "no2.csv",
+        "--json",
+        "--json",
+    ]
+    found = CliRunner().invoke(build(), words)
+    assert "given twice" not in found.output + str(found.exception)

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from agreed import agree
 from bins import binned
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from test_people_matched import CREDIT_KEYS, identities, soil
 
-from consilo.contracts.contract import SHIPPED
+from consilo.contracts.contract import SHIPPED, Contract
 from consilo.jobs.job import Job
 from consilo.vertical.blocks import folds_of
 from silos import simulate
@@ -82,6 +83,9 @@ def cards(tmp_path_factory):
     columns = {column: {"type": "float"} for held in COLUMNS.values() for column in held}
     columns["y"] = {"type": "integer", "role": "target", "allowed": [0, 1]}
     write_yaml(folder / "credit.yaml", {"name": "credit", "version": 1, "columns": columns})
+    for name in SILOS:
+        for contract in ("people", "credit"):
+            agree(folder / name, Contract.load(folder / f"{contract}.yaml"))
     truth = halves["guest"].merge(halves["host"], on="id", suffixes=("", "_host")).set_index("id")
     return folder, who, truth
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from consilo.machine.leases import BEAT_S, holder, is_held, leased
+from consilo.machine.leases import BEAT_S, holder, hung, is_held, leased
 from consilo.machine.locks import Held
 
 HOLDS = """
@@ -74,6 +74,18 @@ def test_a_stopped_holder_is_ended_once_its_lease_is_over_and_not_before(tmp_pat
             assert time.monotonic() - began >= BEAT_S + 1
             assert process.wait(10) == -signal.SIGKILL
             assert holder(path).pid == os.getpid()
+
+
+def test_one_that_stirs_at_the_second_look_is_left_alone(tmp_path: Path) -> None:
+    """A machine that was stopped altogether wakes: its processes have not stirred for long."""
+    path = tmp_path / "owner.json"
+    with holding_it(path) as process:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(BEAT_S + 1.5)
+        assert holder(path).still_s >= BEAT_S + 1
+        threading.Timer(0.2, process.send_signal, [signal.SIGCONT]).start()
+        assert hung(path, lease_s=BEAT_S + 1) is None
+        assert process.poll() is None
 
 
 def test_nobody_else_is_killed_who_got_the_number_of_a_holder(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import errno
 import json
+import sqlite3
 from dataclasses import replace
 
 import clinic
@@ -36,6 +38,8 @@ class Talk(Protocol):
         kind = message.payload["kind"]
         if kind == "raise":
             raise ValueError(f"patient SENTINEL {silo.host.table.iloc[0].to_dict()}")
+        if getattr(silo.host, "full", False):
+            raise OSError(errno.ENOSPC, "SENTINEL")
         silo.host.calls = getattr(silo.host, "calls", 0) + 1
         good = {"n": silo.host.calls, "figures": {}}
         return {
@@ -123,6 +127,9 @@ def test_the_text_of_an_exception_stays_in_the_silo(host, caplog):
         (ConsiloError("SENTINEL"), "failed", False),
         (KeyError("SENTINEL"), "failed", False),
         (MemoryError("SENTINEL"), "failed", False),
+        (OSError(errno.EIO, "SENTINEL"), "failed", False),
+        (OSError(errno.ENOSPC, "SENTINEL"), "disk_full", False),
+        (OSError(errno.EDQUOT, "SENTINEL"), "disk_full", False),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -131,6 +138,43 @@ def test_a_fault_says_only_what_may_travel(cause, code, travels):
     assert fault.code == code
     assert "SENTINEL" not in fault.reason
     assert (fault.reason == str(cause)) == travels
+
+
+def test_a_full_database_is_a_full_disk(tmp_path):
+    database = sqlite3.connect(tmp_path / "small.db")
+    database.execute("CREATE TABLE kept (it)")
+    database.execute("PRAGMA max_page_count = 2")
+    with pytest.raises(sqlite3.OperationalError) as found:
+        database.execute("INSERT INTO kept VALUES (zeroblob(100000))")
+    database.close()
+    assert disclose(found.value).code == "disk_full"
+
+
+def test_a_full_disk_is_told_and_the_same_question_is_answered_when_there_is_room(host, caplog):
+    host.full = True
+    reply, _ = ask(host, {"kind": "good"})
+    assert told(reply) == ("fault", "disk_full")
+    assert "make room" in caplog.text
+    host.full = False
+    reply, _ = ask(host, {"kind": "good"})
+    assert told(reply)[0] == "ok"
+
+
+def test_a_full_disk_is_told_under_privacy_by_our_own_code_only(host):
+    host.full = True
+    private = clinic.job(protocol={"name": TALK}, privacy={"epsilon": 3.0, "delta": 1e-3})
+    body = pack(
+        {
+            "job": private.to_json(),
+            "contract": clinic.contract().to_json(),
+            "payload": {"kind": "good"},
+        }
+    )
+    reply, _ = ask(host, {}, body=body)
+    assert told(reply) == ("fault", "failed")
+    host.full = False
+    reply, _ = ask(host, {}, body=body)
+    assert told(reply)[0] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +224,9 @@ def test_an_invalid_job_says_so_without_its_content(host):
     body = pack({"job": value, "contract": clinic.contract().to_json(), "payload": {}})
     reply, _ = ask(host, {}, body=body)
     assert told(reply) == ("fault", "failed")
+    host.full = False
+    reply, _ = ask(host, {}, body=body)
+    assert told(reply)[0] == "ok"
     assert b"SENTINEL" not in reply.header
 
 

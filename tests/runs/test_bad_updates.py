@@ -165,6 +165,21 @@ def test_an_honest_silo_without_rows_and_a_model_that_has_converged_are_no_bad_o
         told(still, "a", number, update(0.0))
 
 
+def test_where_training_has_come_to_rest_nothing_and_the_same_again_are_honest():
+    updates = Updates()
+    for number, norm in ((1, 1.0), (2, 1e-3)):
+        for silo, factor in (("a", 1.0), ("b", 0.9), ("c", 0.8)):
+            told(updates, silo, number, update(norm * factor))
+    with pytest.raises(UpdateRejected, match="zero"):
+        told(updates, "a", 3, update(0.0))
+    for silo, norm in (("a", 1e-6), ("b", 2e-6), ("c", 1e-3)):
+        told(updates, silo, 3, update(norm))
+    told(updates, "c", 4, update(0.0))
+    told(updates, "a", 4, update(1e-6))
+    with pytest.raises(UpdateRejected, match="replayed"):
+        told(updates, "b", 4, update(0.9))
+
+
 def test_with_little_history_the_bound_is_wide():
     updates = Updates()
     for number in range(1, LEAST_KNOWN + 1):

@@ -198,6 +198,15 @@ def test_the_quorum_is_one_of_the_drawn_and_nobody_is_drawn_in_place_of_another(
     assert enough is not None
     assert not enough(set(SILOS) - {found[1][0]})  # the others are no help
     assert enough(found[1])
+    parts = run.close(lost.value).participation
+    assert {each.silo: each.outcome for each in parts} == {
+        name: "not_drawn"
+        if name not in found[1]
+        else "dropped"
+        if name == found[1][0]
+        else "unused"
+        for name in SILOS
+    }
 
 
 def test_a_round_asks_nobody_where_too_few_of_the_drawn_are_connected(tmp_path):

@@ -179,3 +179,24 @@ def test_a_silo_that_was_not_briefed_is_among_the_faults_of_the_round(hosts):
         (each.silo, each.verb, each.fault and each.fault.code) for each in exchanges if each.round
     ]
     assert told == [("north", "count", "deadline"), ("east", "count", None)]
+
+
+def test_what_a_disk_kept_of_a_writer_that_it_failed_goes_with_the_end(hosts, tmp_path):
+    """A full disk ends a writer, and a broken one keeps its file from being taken away."""
+    folder = tmp_path / "runs" / "r1"
+    run = begun(hosts, folder)
+
+    class Failing(files.Disk):
+        def sync(self, file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def unlink(self, path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with files.on(Failing()):
+        for path in (folder / "checkpoint.safetensors", folder.parent / "pace.json"):
+            with pytest.raises(OSError, match="No space left"):  # what went wrong first
+                files.write_atomic(path, b"half")
+    assert len([*folder.parent.rglob(".*")]) == 2
+    run.close()
+    assert [*folder.parent.rglob(".*")] == []

@@ -160,6 +160,7 @@ def test_answers_that_are_taken_as_they_come_weigh_by_how_late_they_are():
         ("contract", "left_out"),
         ("version", "left_out"),
         ("not_asked", "not_asked"),
+        ("not_drawn", "not_drawn"),
         ("of a later release", "dropped"),
     ],
 )

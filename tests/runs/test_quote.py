@@ -103,3 +103,20 @@ def test_the_policy_is_asked_about_the_training_and_not_only_about_the_question(
 
     found = quotes({"east": OnlyFigures("east", ROWS["east"])}, clinic.job())
     assert found.silos["east"].fault == Fault("refused", "no update leaves")
+
+
+def test_where_silos_are_drawn_it_says_for_which_rounds_and_what_these_will_have_cost(tmp_path):
+    private = clinic.job(
+        privacy=PRIVACY,
+        local={"steps": 4},
+        protocol={"rounds": 3},
+        cohort={"size": 1, "most_rounds": 2},
+    )
+    hosts = clinic.hosts(ROWS)
+    found = quotes(hosts, private)
+    run = clinic.trained(private, hosts, tmp_path)
+    for name, each in run.close().silos.items():
+        offer = found.silos[name]
+        assert offer.to_json()["drawn"]["rounds"] == len(each.rounds) > 0
+        assert offer.drawn["epsilon"] == pytest.approx(each.epsilon)
+        assert offer.drawn["epsilon"] <= offer.cost["epsilon"]

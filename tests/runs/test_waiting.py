@@ -272,6 +272,44 @@ def test_a_run_that_waits_can_be_cancelled(tmp_path):
     assert read(tmp_path / "record.jsonl")[-1]["body"]["reason"].startswith("RunCancelled")
 
 
+def test_a_silo_whose_disk_is_full_is_asked_again_until_there_is_room(tmp_path):
+    time, hosts, until = Time(), silos(), []
+
+    def has_no_room(parcel):
+        header = Header.decode(parcel.header)
+        if header.verb == "train" and header.round == 2:
+            until[:] = until or [time() + 600]
+            if time() < until[0]:
+                fault = Fault("disk_full", "its people have to make room")
+                return fault_parcel(silo="north", step_id=header.step_id, fault=fault)
+        return answerer(hosts["north"])(parcel)
+
+    answers = {"east": hosts["east"], "north": has_no_room}
+    result = run_all(opened(clinic.job(quorum=WAITS), answers, tmp_path, time, {}))
+    assert result.status == "complete", result.reason
+    (begun,) = lines(tmp_path, "waiting")
+    assert "the disk is full in north" in begun["reason"]
+
+
+def test_without_patience_a_full_disk_is_named_for_each_round(tmp_path):
+    time, hosts = Time(), silos()
+
+    def has_no_room(parcel):
+        header = Header.decode(parcel.header)
+        if header.verb == "train" and header.round == 2:
+            fault = Fault("disk_full", "its people have to make room")
+            return fault_parcel(silo="north", step_id=header.step_id, fault=fault)
+        return answerer(hosts["north"])(parcel)
+
+    answers = {"east": hosts["east"], "north": has_no_room}
+    job = clinic.job(quorum={"min_silos": 1})
+    result = run_all(opened(job, answers, tmp_path, time, {}))
+    assert result.status == "degraded", result.reason
+    (missed,) = [each for each in result.participation if each.outcome != "trained"]
+    assert (missed.round, missed.silo, missed.outcome) == (2, "north", "dropped")
+    assert missed.code == "disk_full"
+
+
 def test_a_run_that_waits_long_between_two_tries_can_be_cancelled_at_once(tmp_path):
     time, hosts = Time(), silos()
     north = answerer(hosts["north"])

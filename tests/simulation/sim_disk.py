@@ -63,12 +63,15 @@ class MachineDisk(Disk):
 
     def sync(self, file):
         self.step()
-        number = os.fstat(file.fileno()).st_ino
+        about = os.fstat(file.fileno())
         path = f"/proc/self/fd/{file.fileno()}"
         if self.unsynced and Path(os.readlink(path)).name in self.unsynced:
             return  # a mistake that is planted
-        with open(path, "rb") as again:
-            self._content[number] = again.read()
+        again = os.open(path, os.O_RDONLY)
+        try:
+            self._content[about.st_ino] = os.pread(again, about.st_size, 0)
+        finally:
+            os.close(again)
 
     def sync_directory(self, directory):
         self.step()

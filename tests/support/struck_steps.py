@@ -7,21 +7,16 @@ Run as a script, so that nothing has computed before it forks: it prints one JSO
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
+import strace
 from killed_steps import _joined, _split, in_child, kinds, made, opened, prepared, question
 
 from consilo.kernel.headers import ReplyHeader
 from consilo.protocols.dispatch import answerer
 from consilo.wire.payload import digest
-
-_ATTACH_S = 30.0
 
 
 def answers(place: Path, parcel, times: int) -> list[list[str]]:
@@ -38,36 +33,11 @@ def answers(place: Path, parcel, times: int) -> list[list[str]]:
 def struck(place: Path, parcel, call: str, how: str) -> tuple[bool, list[list[str]]]:
     """Let a process answer while strace is at it; return whether it was killed, and its answer."""
     said = place / "said.json"
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.close(write)
-            os.read(read, 1)
-            found = answers(place, parcel, 1)
-            said.write_text(json.dumps(found))
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    os.close(read)
-    command = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}"]
-    tracer = subprocess.Popen(
-        [*command, "-e", f"inject={call}:{how}", "-p", str(child)], stderr=subprocess.DEVNULL
-    )
-    try:
-        end = time.monotonic() + _ATTACH_S
-        while "TracerPid:\t0\n" in Path(f"/proc/{child}/status").read_text():
-            assert time.monotonic() < end, "strace could not attach"
-            time.sleep(0.005)
-        os.write(write, b"x")
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        raise
-    finally:
-        os.close(write)
-        status = os.waitpid(child, 0)[1]
-        tracer.wait()
-    killed = os.WIFSIGNALED(status)
+
+    def work() -> None:
+        said.write_text(json.dumps(answers(place, parcel, 1)))
+
+    killed, _ = strace.struck(work, call, how)
     found = json.loads(said.read_text()) if said.exists() and not killed else []
     return killed, found
 

@@ -26,7 +26,6 @@ run's when it ends.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -38,6 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from consilo.machine.files import is_full
 from consilo.transports.flower.doorbell import Application, Receive, Scope, Send
 from consilo.transports.flower.version import require_flower
 
@@ -191,7 +191,7 @@ class Bodies:
             if at == size:
                 os.rename(part, place)
         except OSError as cause:
-            full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = is_full(cause)
             raise _Answer(507 if full else 500, connection="close") from None
         finally:
             os.close(file)

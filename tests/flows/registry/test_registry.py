@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from consilo.contracts.contract import Contract
+from consilo.errors import ConfigInvalid
 from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.learning import learner_of
 from consilo.jobs.job import Job
@@ -21,6 +22,7 @@ from consilo.machine.environment import child_environment
 from consilo.models.folder import EXPORTED, SOURCE, Scored, example_frame, write_model
 from consilo.models.scoring import Model
 from flows.registry import registry
+from flows.registry.model_lookup import fetched
 from flows.registry.tracking import Tracker
 
 pytestmark = pytest.mark.flow
@@ -251,3 +253,10 @@ def test_a_fresh_process_loads_the_alias_and_answers_the_same(source, services, 
     np.testing.assert_allclose(
         found["probability"], expected(scored, frame)[:, 0], rtol=1e-5, atol=1e-6
     )
+    # Nor does the command look in a registry of this process's own.
+    folder = fetched(made.uri, services.tracking_uri)
+    assert (folder / "scoring.py").exists()
+    with pytest.raises(ConfigInvalid, match="has no such model"):
+        fetched("models:/nobody@candidate", services.tracking_uri)
+    with pytest.raises(ConfigInvalid, match="has no such model"):
+        fetched("models:/nobody", services.tracking_uri)

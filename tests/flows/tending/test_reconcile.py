@@ -26,7 +26,7 @@ from consilo.membership.keys import load_or_create_signing_key
 from consilo.record.run_record import RunRecord, read, verify
 from flows.commands.status import status
 from flows.registry import names
-from flows.services.owning import owning
+from flows.services.owning import OWNER, owning
 from flows.tending import reconcile as reconciling
 from flows.tending.reconcile import end_run, reconcile
 from flows.tending.servers import ask
@@ -193,6 +193,8 @@ def test_a_run_that_begins_while_somebody_looks_is_not_ended_in_mlflow(
     ended = []
 
     def answers(url: str, body: Any = None) -> Any:
+        if url.endswith("/experiments/search"):
+            return {"experiments": [{"experiment_id": "1"}]}
         if url.endswith("/runs/search"):
             begin(home, "study-1")
             tags = {"study-1": names.TAG_RUN, "elsewhere": names.TAG_RUN}
@@ -225,6 +227,33 @@ def test_a_server_that_breaks_its_answer_off_is_one_that_does_not_answer(answer:
         thread.join(5)
 
 
+def test_runs_of_every_page_of_experiments_are_found(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "_PAGE", 2)
+    ids, updated = ["1", "2", "3", "4", "5"], []
+
+    def answers(url: str, asked: Any = None) -> Any:
+        first, last = int(asked.get("page_token", 0)), int(asked.get("page_token", 0)) + 2
+        if url.endswith("/experiments/search"):
+            page = {"experiments": [{"experiment_id": each} for each in ids[first:last]]}
+            return {**page, "next_page_token": str(last)} if last < len(ids) else page
+        if url.endswith("/runs/update"):
+            return updated.append(asked["run_id"])
+        assert len(asked["experiment_ids"]) <= 2
+        tags = [{"key": names.TAG_RUN, "value": "lost"}]
+        return {
+            "runs": [
+                {"info": {"run_id": each}, "data": {"tags": tags}}
+                for each in asked["experiment_ids"]
+            ]
+        }
+
+    monkeypatch.setattr(reconciling, "ask", answers)
+    reconcile(home, prefect_api="", tracking_uri="http://mlflow", act=True)
+    assert updated == ids
+
+
 @pytest.mark.flow
 def test_a_deployments_run_is_adopted_once_for_each_death(home: Path, services: Any) -> None:
     from prefect.client.orchestration import get_client
@@ -242,6 +271,10 @@ def test_a_deployments_run_is_adopted_once_for_each_death(home: Path, services: 
         died = client.create_flow_run_from_deployment(deployment, parameters=parameters)
         client.set_flow_run_state(died.id, Running(), force=True)
         record = begin(home, "study-1", flow_run=str(died.id))
+        assert look() == []  # its process has let go of it, and may close its flow run yet
+        assert client.read_flow_run(died.id).state.type.value == "RUNNING"
+        lease = home / "runs" / "study-1" / OWNER
+        lease.write_text(json.dumps({**json.loads(lease.read_text()), "pid": 2**30}))
         (found,) = look()
         assert found.done.endswith("goes on with it")
         assert client.read_flow_run(died.id).state.type.value == "CRASHED"

@@ -144,3 +144,19 @@ def test_a_proposed_range_holds_its_rows_with_room(low, high):
     assert down <= low
     assert up > high
     assert down >= 0 or low < 0
+
+
+def test_a_class_that_is_called_none_stays_a_class(tmp_path):
+    rows = table()
+    rows["Severity"] = np.where(rows["Survived"] == "yes", "none", "mild")
+    rows["Smoker"] = ["none", "?", *rows["Survived"].tolist()[2:]]
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    made = new_study(tmp_path / "study", tmp_path / "rows.csv", "study", "Severity")
+    contract = Contract.load("study@1", search=[tmp_path / "study"])
+    target = next(each for each in contract.table if each.name == "severity")
+    assert (target.allowed, target.nullable_share) == (("mild", "none"), 0.0)
+    text = made["mapping"].read_text()
+    assert "missing: ['?']  # confirm" in text
+    read = Mapping.parse(yaml.safe_load(text), contract, where="mapping").apply(rows, contract)
+    assert read["severity"].tolist() == rows["Severity"].tolist()
+    assert read["smoker"].isna().tolist() == [True, True, *[False] * (len(rows) - 2)]

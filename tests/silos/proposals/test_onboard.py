@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from consilo.contracts.contract import Contract
 from consilo.errors import ConfigInvalid, ConsiloError, MappingInvalid, Refused, SourceUnreadable
 from silos.commands.app import app
 from silos.proposals import onboard
@@ -178,3 +179,18 @@ def test_a_look_at_a_long_table_is_short(tmp_path):
     from silos.rows.sources import CsvSource
 
     assert len(onboard.sample(CsvSource(path=path))) == SAMPLE_ROWS
+
+
+def test_a_contract_agreed_to_by_its_file_is_found_by_its_name(tmp_path):
+    text = "name: mine\nversion: 2\ncolumns:\n  a: {type: float}\n"
+    elsewhere = tmp_path / "study" / "any_name.yaml"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(text)
+    silo = tmp_path / "silo"
+    silo.mkdir()
+    kept = onboard.keep_contract(silo, elsewhere)
+    assert kept == silo / "contracts" / "mine@2.yaml"
+    found = Contract.load("mine@2", search=(silo,))
+    assert found.digest == Contract.load(str(elsewhere)).digest
+    assert onboard.keep_contract(silo, kept) == kept  # its own file stays as it is
+    assert kept.read_text() == text

@@ -233,3 +233,36 @@ def test_a_surname_is_an_id_that_many_share_and_a_measure_is_none():
     assert found["surname"] == "surname"
     assert found["given_name"] == "given"
     assert not {"balance", "income"} & set(found.values())
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        (("none", "mild", "severe"), {}),
+        (("none", "mild"), {}),  # a silo without one of the classes translates nothing
+        (("Severe", "mild"), {"recode": {"Severe": "severe", "mild": "mild"}}),
+    ],
+)
+def test_codes_that_are_the_contracts_are_not_translated(codes, expected):
+    column = Contract.parse(
+        {"name": "c", "version": 1, "columns": {
+            "grade": {"type": "category", "allowed": ["none", "mild", "severe", "critical"]}}},
+        where="c",
+    ).table[0]  # fmt: skip
+    rows = pd.Series(list(codes) * 20, name="grade")
+    found = best_reading(profile(rows, 0, ["none"]), column)
+    assert found.how == expected
+    assert not any("'mild'" in each for each in found.doubts)
+
+
+def test_a_column_whose_codes_mean_nothing_here_is_shown_to_be_translated():
+    contract = Contract.parse(
+        {"name": "c", "version": 1, "columns": {
+            "age": {"type": "integer", "range": {"min": 18, "max": 100}},
+            "event": {"type": "integer", "allowed": [0, 1], "role": "target"}}},
+        where="c",
+    )  # fmt: skip
+    rows = pd.DataFrame({"age": np.arange(20, 80), "event": ["dead", "alive", "alive"] * 20})
+    text = propose(rows, contract, data="patients").to_yaml()
+    assert "# event: {from: event, recode: {alive: ???, dead: ???}}" in text
+    assert "its codes are not the contract's" in text
