@@ -8,8 +8,8 @@ EXAMPLES = $(shell grep -rlE '^ *>>> ' --include='*.py' --include='*.md' \
     consilo silos flows benchmarks docs README.md)
 READY  := $(VENV)/ready-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 
-# Much of a test's time is waiting for processes; more workers need a core each.
-WORKERS ?= 2
+# A third of the tests' time is waiting for processes, so that three workers keep two cores busy.
+WORKERS ?= 3
 SOAK ?= 500000
 PYTEST := $(PYTHON) -m pytest --durations=10
 
@@ -18,7 +18,7 @@ PYTEST := $(PYTHON) -m pytest --durations=10
 help:
 	@echo "make setup   install everything into $(VENV), once"
 	@echo "make demo    run a whole federation on this machine"
-	@echo "make test    run the tests, by WORKERS=2 processes"
+	@echo "make test    run the tests, by WORKERS=3 processes"
 	@echo "make test-unit  only those that start no server and no federation"
 	@echo "make soak    play SOAK=500000 schedules of faults (tests/simulation)"
 	@echo "make check   lint, types and the examples in docstrings, as CI does"

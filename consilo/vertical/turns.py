@@ -129,14 +129,15 @@ def keep(silo: SiloView, name: str, step: int, value: Mapping[str, Any]) -> None
         Refused: where another message has asked for the same step before: what it answered counts,
             and a second answer would tell more than was agreed.
     """
-    before, newest = silo.kept(f"{name}-{step}"), silo.kept(f"{name}-newest")
+    before, kept_newest = silo.kept(f"{name}-{step}"), silo.kept(f"newest-{name}")
+    newest = -1 if kept_newest is None else int(unpack(kept_newest)["value"]["step"])
     is_known = before is not None and unpack(before)["step_id"] == silo.header.step_id
     # Of a step before the last two it is not kept who asked for it.
-    if not is_known and (before is not None or step <= int(newest or -1)):
+    if not is_known and (before is not None or step <= newest):
         raise Refused(f"this silo has done step {step} of this run already", code="order")
-    if newest is None or step > int(newest):
-        silo.keep(f"{name}-newest", str(step).encode())
     silo.keep(f"{name}-{step}", pack({"step_id": silo.header.step_id, "value": value}))
+    if step > newest:
+        silo.keep(f"newest-{name}", pack({"value": {"step": step}}))
     silo.forget(f"{name}-{step - 2}")
 
 

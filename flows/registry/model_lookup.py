@@ -106,7 +106,7 @@ def _version(client: MlflowClient, name: str) -> ModelVersion:
 
 def _files_of(client: MlflowClient, name: str, version: str) -> str:
     """Return where a version's files lie, as the server says it."""
-    place = client.get_model_version_download_uri(name, version)
+    place = str(client.get_model_version_download_uri(name, version))
     if place.startswith("models:/"):
         return str(client.get_logged_model(place.removeprefix("models:/")).artifact_location)
     return place

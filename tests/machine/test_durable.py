@@ -16,6 +16,7 @@ NEED_NOT_LAST = {
     "consilo/machine/forks.py": "a program's own output",
     "consilo/machine/processes.py": "a program's own output",
     "consilo/machine/sandbox.py": "the null device",
+    "consilo/machine/logs.py": "a program's own output",
     "consilo/machine/leases.py": "who holds a lease now",
     "consilo/machine/locks.py": "who holds a lock now",
     "consilo/models/folder.py": "a folder that MLflow, or `write`, then takes whole",
@@ -40,7 +41,7 @@ NEED_NOT_LAST = {
     "flows/rehearsal/disks.py": "copies of silos, thrown away after the rehearsal",
     "flows/rehearsal/made_up_silos.py": "made-up data",
     "flows/services/backup.py": "a folder that is synced whole before it has its name",
-    "flows/tending/retention.py": "a program's own output",
+    "flows/services/turns.py": "who waits for its turn now",
     "flows/registry/tracking.py": "a folder that MLflow then takes whole",
     "flows/registry/vertical_registry.py": "a folder that MLflow then takes whole",
 }
