@@ -34,13 +34,18 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from consilo.config import Config, nearest, parse, read_yaml
+from consilo.contracts.compact_dates import padded
 from consilo.errors import ConfigInvalid
 from consilo.wire.payload import digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ISO_DATES = ("%Y-%m-%d", "%Y%m%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
+_ISO_DATES = ("%Y-%m-%d", "%Y%m%d")
+_TIME = re.compile(
+    r"(?<=[0-9])[T ][0-9]{2}(:[0-9]{2}){1,2}(\.[0-9]+)?( ?(Z|[+-][0-9]{2}:?([0-9]{2})?))?"
+)
+_MARKS = re.compile(r"([0-9]{4})([/.])([0-9]{1,2})\2([0-9]{1,2})")
 _EXAMPLES = (
     "  Müller-Lüdenscheidt ",
     "O'Neil",
@@ -61,6 +66,16 @@ _EXAMPLES = (
 )
 _NUMERALS = ("1000.0", "+007.50", "12.0", "1e+16", "1e3", "0.0", "A7.0")
 """More examples, for the steps that know numbers: what these mean has changed once."""
+_DATES = (
+    "19900501.0",
+    "1990-05-01T00:00:00.0+02:00",
+    "1990/5/1",
+    "1990.05.01 12:30",
+    "1051990",
+    "1051990.0",
+)
+"""And for those that know dates."""
+_OF_DATES = ("date", "year", "month", "day")
 
 Step = Callable[[str], "str | None"]
 
@@ -89,13 +104,23 @@ def _nysiis(text: str) -> str:
     return jellyfish.nysiis(text)
 
 
-def _iso(text: str, formats: Sequence[str] = _ISO_DATES) -> str | None:
-    for each in formats:
-        try:
-            return datetime.strptime(text, each).date().isoformat()
-        except ValueError:
-            continue
-    return None
+def _iso(text: str) -> str | None:
+    """Return the day that a date begins with, or a time at it, where it was told."""
+    text = text.strip()
+    if time := _TIME.search(text):
+        text = text if text[time.end() :] else text[: time.start()]
+    text = _MARKS.sub(r"\1-\3-\4", text)
+    return next(filter(None, (_dated(text, each) for each in _ISO_DATES)), None)
+
+
+def _dated(text: str, form: str) -> str | None:
+    # 19900501.0 is a date on its way through a column of floats, and may have lost its first zero.
+    is_number = re.fullmatch(r"[0-9]+\.0", text) is not None
+    whole = padded(text[:-2] if is_number else text, form, is_number=is_number)
+    try:
+        return None if whole is None else datetime.strptime(whole, form).date().isoformat()
+    except ValueError:
+        return None
 
 
 def _part_of_date(start: int, end: int) -> Step:
@@ -158,7 +183,12 @@ def _step(step: str) -> Step:
     if not colon and name in _STEPS:
         return _STEPS[name]
     if name == "date" and "%" in argument:
-        return lambda text: _iso(text, (argument,))
+        if "%y" in argument:
+            raise ValueError(
+                f"'{step}' does not say the century; let the silo's mapping read the column as a "
+                "date, with date_format and years_from, and take the step date"
+            )
+        return lambda text: _dated(text, argument)
     if name in _WITH_NUMBER and re.fullmatch(r"[1-9][0-9]?", argument):
         return _WITH_NUMBER[name](int(argument))
     known = [*_STEPS, "date:%d.%m.%Y", "first:3", "last:4"]
@@ -203,7 +233,9 @@ class Part(Config):
     @property
     def examples(self) -> tuple[str, ...]:
         """What the recipe's hash tries the steps on."""
-        return (*_EXAMPLES, *(_NUMERALS if {"number", "digits"} & set(self.steps) else ()))
+        steps = {each.partition(":")[0] for each in self.steps}
+        more = _NUMERALS if {"number", "digits"} & steps else ()
+        return (*_EXAMPLES, *more, *(_DATES if steps & set(_OF_DATES) else ()))
 
     def texts(self, column: pd.Series[Any]) -> list[str | None]:
         """Return a column's values after the steps; each distinct value is worked on once."""

@@ -1,5 +1,7 @@
 """What a silo's keys look like, without any of them: shown to its own people when nothing matches.
 
+What the steps of a key make nothing of is shown to them in any case.
+
 Keys that no other silo has are mostly written otherwise there: ``1000`` and ``1000.0``, ``AB-12``
 and ``ab12``. Lengths, kinds of signs and their shares tell; a value never does.
 """
@@ -34,6 +36,28 @@ def key_shapes(frame: pd.DataFrame, recipe: Recipe) -> list[str]:
         for number, key in enumerate(recipe.keys)
         for part in key.parts
     ]
+
+
+def lost_parts(frame: pd.DataFrame, recipe: Recipe) -> list[str]:
+    """Return a sentence for each part of each key whose steps leave nothing of some values.
+
+    Args:
+        frame: canonical rows; the first 5000 are looked at.
+        recipe: what the keys are.
+    """
+    rows, told = frame.iloc[:_ROWS], []
+    for number, key in enumerate(recipe.keys):
+        for part in key.parts:
+            column = rows[part.column]
+            there = column.notna().to_numpy(dtype=bool)
+            left = np.array([each is not None for each in part.texts(column)], dtype=bool)
+            if (lost := int((there & ~left).sum())) > 0:
+                told.append(
+                    f"key {number + 1}, column {part.column}: the steps [{', '.join(part.steps)}] "
+                    f"leave nothing of {_about(lost, int(there.sum()))} of its values, whose rows "
+                    "have no such key; let the mapping write them as the others do"
+                )
+    return told
 
 
 def _shape(values: list[str | None], num_rows: int) -> str:

@@ -49,7 +49,7 @@ from consilo.kernel.verbs import Disclosure, FromRows, count, envelopes, numbers
 from consilo.kernel.view import Message, SiloView
 from consilo.matching import group
 from consilo.matching.entities import people, shuffle, sketch
-from consilo.matching.key_shapes import key_shapes
+from consilo.matching.key_shapes import key_shapes, lost_parts
 from consilo.matching.roles import MATCHES, match_of
 from consilo.matching.side import MAX_VALUES, Side, integers, last_step, turns_name, values_name
 from consilo.wire.payload import canonical_json, digest, pack, unpack
@@ -158,6 +158,8 @@ class Psi(Protocol[None]):
         recipe = self.spec.recipe
         frame = silo.rows.frame(silo.contract, purpose=silo.job.purpose)
         recipe.require_columns(list(frame.columns), where="match.recipe")
+        for line in lost_parts(frame, recipe):
+            log.warning("%s", line)
         found = people(frame, recipe, shard_key=_scope(silo, recipe.hash))
         others = tuple(name for name in message.cohort if name != silo.name)
         hub = self.hub(message.cohort)

@@ -116,3 +116,28 @@ def test_a_recipe_whose_steps_know_numbers_has_a_hash_of_its_own():
     for step in ("number", "digits"):
         part = recipe({"parts": [{"column": "a", "steps": [step]}]}).keys[0].parts[0]
         assert "1000.0" in part.examples
+
+
+@pytest.mark.parametrize(
+    ("step", "values", "expected"),
+    [
+        ("date", ["19900501.0", "1990/5/1", "1990.05.01"], ["1990-05-01"] * 3),
+        ("date", ["1990-05-01T00:00:00.0+02:00", "1990-05-01 12:30 Z"], ["1990-05-01"] * 2),
+        ("date", ["199051", "1051990", "1990-05-01x", "1990-02-30", "1990-05/01"], [None] * 5),
+        # Of a number the first zero is lost; of a text nobody knows which sign.
+        ("date:%d%m%Y", ["01051990", "1051990.0", "1051990"], ["1990-05-01"] * 2 + [None]),
+    ],
+)
+def test_a_day_is_read_as_it_was_told_or_not_at_all(step, values, expected):
+    """1051990 by %d%m%Y was the 10th of May."""
+    assert made("c", step, values=values) == expected
+
+
+def test_a_step_that_leaves_the_century_open_is_refused():
+    with pytest.raises(ValueError, match="does not say the century"):
+        Part(column="c", steps=("date:%d.%m.%y",))
+
+
+def test_a_recipe_with_dates_has_a_hash_of_its_own():
+    parts = [Part(column="c", steps=(step,)) for step in ("date", "year", "date:%d.%m.%Y")]
+    assert all("1051990.0" in part.examples for part in parts)

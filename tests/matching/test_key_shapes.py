@@ -7,7 +7,7 @@ import pytest
 
 from consilo.jobs.recipe import Recipe
 from consilo.matching.entities import people
-from consilo.matching.key_shapes import key_shapes
+from consilo.matching.key_shapes import key_shapes, lost_parts
 
 
 def recipe(*steps: str) -> Recipe:
@@ -48,3 +48,11 @@ def test_no_value_is_told_and_no_length_of_one_person(values):
 def test_a_column_without_keys_is_said():
     (line,) = key_shapes(frame([None, " "]), recipe("trim"))
     assert line.endswith("none of 2 rows has one")
+
+
+def test_what_the_steps_leave_nothing_of_is_told_without_a_value():
+    values = ["1990-05-01", "01.05.1990", None, "19900501.0"] * 10
+    (line,) = lost_parts(frame(values), recipe("trim", "date"))
+    assert line.startswith("key 1, column patient: the steps [trim, date] leave nothing of 35% of")
+    assert "01.05" not in line
+    assert lost_parts(frame(values), recipe("trim")) == []

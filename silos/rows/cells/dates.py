@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
+from consilo.contracts.compact_dates import padded
 from silos.rows.cells.numbers import Writing, distinct_values, floats
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _formatted(cells: list[Any], writing: DateWriting) -> tuple[pd.Series[Any], 
     import numpy as np
 
     assert writing.form is not None
-    texts = [_as_text(each) for each in cells]
+    texts = [_as_text(each, writing.form) for each in cells]
     found = _parsed(texts, writing.form, writing.years_from)
     seen: set[str] = set()
     if (other := _swapped(writing.form)) is not None:
@@ -265,13 +266,13 @@ def _placed(
     return _that_fit(naive), frozenset(seen)
 
 
-def _as_text(value: Any) -> str | None:
+def _as_text(value: Any, form: str) -> str | None:
     if isinstance(value, str):
-        return value.strip()
+        return padded(value.strip(), form, is_number=False)
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return None
     number = float(value)
-    return str(int(number)) if number.is_integer() else None
+    return padded(str(int(number)), form, is_number=True) if number.is_integer() else None
 
 
 def _parsed(texts: list[str | None], form: str, years_from: int | None) -> pd.Series[Any]:

@@ -170,6 +170,12 @@ DAY = pd.Timestamp(2024, 1, 2)
         (dt.date(2024, 1, 2), {"date_format": "%d.%m.%Y"}, DAY),
         (dt.datetime(2024, 1, 2, 5), {"date_format": "%d.%m.%Y"}, pd.Timestamp(2024, 1, 2, 5)),
         (20240102, {"date_format": "%Y%m%d"}, DAY), (20240102.0, {"date_format": "%Y%m%d"}, DAY),
+        # A number has lost its first zero; of a text nobody knows which sign is missing.
+        (2012024, {"date_format": "%d%m%Y"}, DAY), ("02012024", {"date_format": "%d%m%Y"}, DAY),
+        ("2012024", {"date_format": "%d%m%Y"}, None), (202412, {"date_format": "%Y%m%d"}, None),
+        ("2.1.2024", {"date_format": "%d.%m.%Y"}, DAY),
+        ("2JAN2024", {"date_format": "%d%b%Y"}, DAY),
+        ("212024 5:00", {"date_format": "%d%m%Y %H:%M"}, None),
     ],
 )  # fmt: skip
 def test_a_cell_is_one_date_or_counted(cell, how, expected):
