@@ -23,6 +23,8 @@ DEFAULT_NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
 _CODE = r"^\s*(?:[+-]?(?:0[0-9]+(?:\.[0-9]*)?|[0-9]+[eE][0-9]+)|\+[0-9]+)\s*$"
 """What no program writes for a number: an exponent has its sign, as in ``1e+16``, a whole number
 none where it is not below zero."""
+_DAY = r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]00:00(?::00(?:\.0+)?)?[+-][0-9:]+\s*$"
+"""A day as its first moment in some zone, which DuckDB would forget."""
 
 
 class CsvSource(FilesSource):
@@ -82,7 +84,10 @@ class CsvSource(FilesSource):
         return CsvForm(**said)
 
     def columns_of_codes(self) -> tuple[str, ...]:
-        """Return columns of text whose cells look like numbers: ``007`` is no 7.
+        """Return columns of text whose cells look like numbers, or whose days like moments.
+
+        ``007`` is no 7, and where all cells are such as ``2024-05-01T00:00+02:00``, that is no
+        evening of April.
 
         It costs a pass over the files. A mapping says itself which columns are text; who reads the
         whole file, as DuckDB does, asks here.
@@ -94,6 +99,7 @@ class CsvSource(FilesSource):
         if unknown:
             raise SourceUnreadable(f"{self.where}: as_text names '{unknown[0]}', no column of it")
         found = dict.fromkeys(self.as_text)
+        days = dict.fromkeys(names, False)
         for block in self.blocks(text=names):
             for name in names:
                 if (
@@ -101,7 +107,12 @@ class CsvSource(FilesSource):
                     and pc.any(pc.match_substring_regex(block[name], _CODE)).as_py()
                 ):
                     found[name] = None
-        return tuple(found)
+            for name in tuple(days):
+                like = pc.match_substring_regex(block[name], _DAY)
+                days[name] |= pc.any(like).as_py() or False
+                if not pc.all(like).as_py():
+                    del days[name]
+        return tuple(found | {name: None for name, is_one in days.items() if is_one})
 
     def _names_in(self, path: Path) -> list[str]:
         return names_of(self._form, path)
