@@ -98,6 +98,9 @@ def _whole(folder: Path) -> Iterator[None]:
 def _folder(model: str, directory: Path | None) -> Path:
     """Return where a model's files are."""
     if model.startswith("models:/"):
+        from consilo.machine.environment import quieten
+
+        quieten()  # before MLflow is imported
         from flows.registry.model_lookup import fetched
         from flows.services.federation import Addresses
 
