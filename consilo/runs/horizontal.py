@@ -264,6 +264,8 @@ class Run(AnalyticsRun):
             self.evaluated = evaluated
             if evaluated.noise:
                 self.notes.append(_noisy(evaluated))
+                if "accuracy" in evaluated.metrics and not evaluated.constant:
+                    self.notes.append(_NOT_COMPARED)
             elif not evaluated.metrics:
                 self.notes.append(_NO_FIGURES if self._pays_for_none else _KEPT_BACK)
             for name, metrics in evaluated.silos.items():
@@ -543,6 +545,10 @@ def worse_than_constant(
 _NO_FIGURES = (
     "no figures of merit: the job is private and pays for none; privacy.metrics_epsilon says what "
     "they may cost"
+)
+_NOT_COMPARED = (
+    "no comparison with a constant prediction: how many rows each class has is not paid for "
+    "under privacy; compare accuracy with the largest share that is known from elsewhere"
 )
 _KEPT_BACK = "no figures of merit: the silos' policies keep them back, or they have too few rows"
 

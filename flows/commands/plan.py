@@ -133,7 +133,8 @@ def _show(told: Mapping[str, Any]) -> None:
             spends = f", ε {drawn['epsilon']:.3f}" if "epsilon" in drawn else ""
             console.print(f"{name}: drawn for {drawn['rounds']:.0f} rounds, if all answer{spends}")
     for name, offer in told["silos"].items():
-        if not offer["takes_part"]:
+        # Why there is no quorum ends with these very lines.
+        if not offer["takes_part"] and offer["reason"] not in told["reason"]:
             console.print(f"{name} takes no part ({offer['code']}): {offer['reason']}")
     if told["adjacency"]:
         console.print(f"ε: {told['adjacency']}")

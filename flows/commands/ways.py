@@ -5,6 +5,7 @@ Each is a block that hands out `Once`: what runs a job once, as often as it is c
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,7 +127,8 @@ def alone(
                 if not is_up:
                     rising.wait()
                     is_up = True
-                return running.wait(say, Watch(home, supervisor, say).look)
+                summary = running.wait(say, Watch(home, supervisor, say).look)
+                return {**summary, "notes": [*(summary.get("notes") or ()), _stopped(home)]}
 
             yield once
 
@@ -149,6 +151,14 @@ def connected(directory: Path, parameters: Mapping[str, Any]) -> Iterator[Once]:
                 return running.wait(say, absence.look)
 
         yield once
+
+
+def _stopped(home: Path) -> str:
+    """Return how what a run left can be looked at, whose services stop with it."""
+    return (
+        f"Prefect and MLflow stop now; 'consilo up --dir {shlex.quote(str(home))}' starts them "
+        "again, at these addresses"
+    )
 
 
 def _below(folder: Path | None, name: str) -> Path | None:

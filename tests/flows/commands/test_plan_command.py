@@ -88,6 +88,7 @@ def test_what_was_planned_is_what_is_spent_and_the_next_run_is_refused_up_front(
     refused = plan(study)
     assert refused.exit_code == 1
     assert "0 of at least 2 silos answered" in refused.output.replace("\n", " ")
+    assert " ".join(refused.output.split()).count("of which") == 3  # each silo's reason once
 
 
 def test_a_silo_whose_account_runs_dry_in_a_run_is_left_out_of_the_rest(study):
