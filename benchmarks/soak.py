@@ -60,7 +60,7 @@ from flows.rehearsal.deployed import submit  # noqa: E402
 from flows.rehearsal.disks import mount, of_our_own, why_not  # noqa: E402
 from flows.rehearsal.faults import CATALOGUE, Fault  # noqa: E402
 from flows.rehearsal.place import rehearsal_place  # noqa: E402
-from flows.rehearsal.replay import Ended, ended, replay  # noqa: E402
+from flows.rehearsal.replay import Ended, ended, replays  # noqa: E402
 from flows.rehearsal.standing import Standing, standing  # noqa: E402
 from flows.services.federation import Addresses  # noqa: E402
 from flows.services.launch import can_go_on  # noqa: E402
@@ -312,7 +312,7 @@ def compared(
         runs: what is held against it, or against the job done again.
         place: where it is done again.
     """
-    twins: dict[str, Ended] = {} if twin is None else {_who(twin): twin}
+    twins: dict[str, list[Ended]] = {} if twin is None else {_who(twin): [twin]}
     everybody = set(rehearsed.silos)
     equal = whole = 0
     for each in runs:
@@ -323,8 +323,8 @@ def compared(
         if each.reason:
             continue
         if key not in twins:
-            twins[key] = replay(rehearsed, came, place)
-        if came.is_as(twins[key]):
+            twins[key] = [*replays(rehearsed, came, place)]
+        if any(came.is_as(twin) for twin in twins[key]):
             equal += 1
         else:
             say(f"{each.run} is not as its twin: {came} != {twins[key]}")
@@ -336,7 +336,8 @@ def _who(came: Ended) -> str:
     """Return who was there at which step, as a key."""
     rounds = {number: sorted(who) for number, who in came.rounds.items()}
     others = (came.checked, came.counted, came.judged)
-    return repr((sorted(rounds.items()), [None if e is None else sorted(e) for e in others]))
+    told = [None if each is None else sorted(each) for each in others]
+    return repr((sorted(rounds.items()), told, sorted(came.unheard)))
 
 
 def parts_of(there: Standing) -> Mapping[str, int]:

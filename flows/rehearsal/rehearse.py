@@ -13,7 +13,7 @@ from flows.rehearsal.deployed import by_worker, run_deployed
 from flows.rehearsal.disks import mount, of_our_own, why_not
 from flows.rehearsal.faults import Fault
 from flows.rehearsal.place import Place
-from flows.rehearsal.replay import Ended, ended, replay
+from flows.rehearsal.replay import Ended, ended, replays
 from flows.rehearsal.standing import Standing, standing
 from flows.rehearsal.strike import Strike
 from flows.rehearsal.survival import (
@@ -205,9 +205,7 @@ def _is_right(there: Standing, came: Ended, twin: Ended) -> bool:
     if came.participation == twin.participation:
         return came.is_as(twin)
     place = there.place.folder / "replayed"
-    # A record does not say whether a silo whose answer was late had computed it, and paid.
-    ways = (True, False) if came.unheard else (False,)
-    return any(came.is_as(replay(there.rehearsed, came, place, paid=each)) for each in ways)
+    return any(came.is_as(each) for each in replays(there.rehearsed, came, place))
 
 
 def _records(there: Standing) -> list[Path]:

@@ -224,7 +224,22 @@ class Attended:
         return step is None or header.silo in step
 
 
-def replay(rehearsed: Rehearsed, before: Ended, place: Path, *, paid: bool) -> Ended:
+def replays(rehearsed: Rehearsed, before: Ended, place: Path) -> Iterator[Ended]:
+    """Run a rehearsed job again with the participation of a run; yield what it may come to.
+
+    A record does not say whether a silo whose answer was late had computed it, and paid: where
+    there is one, both are done.
+
+    Args:
+        rehearsed: the job and its silos; copies of these are asked.
+        before: the run.
+        place: a directory for it, which is gone afterwards.
+    """
+    for paid in (True, False) if before.unheard else (False,):
+        yield _replay(rehearsed, before, place, paid=paid)
+
+
+def _replay(rehearsed: Rehearsed, before: Ended, place: Path, *, paid: bool) -> Ended:
     """Run a rehearsed job again with the participation of a run, and return what it comes to.
 
     Args:
