@@ -26,8 +26,9 @@ def rewritten(directory, table, names) -> None:
             f"{each:,.9f}".translate(str.maketrans(",.", "\u202f,")) for each in table[name]
         ]
     for name in ("surname", "number"):
-        apart = table[name].map(lambda each: unicodedata.normalize("NFD", f"\ufeff{each}\u00a0"))
-        table[name] = apart
+        table[name] = table[name].map(
+            lambda each: unicodedata.normalize("NFD", f"\ufeff{each}\u00a0"), na_action="ignore"
+        )
     table.to_parquet(directory / "rows.parquet", index=False)
     (directory / "rows.csv").unlink()
     silo = yaml.safe_load((directory / "silo.yaml").read_text())
