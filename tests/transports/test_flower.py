@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -393,7 +394,7 @@ def test_silos_that_are_gone_after_an_absence_of_the_superlink_are_waited_for(
             has_error=lambda: True, error=SimpleNamespace(code=ErrorCode.NODE_UNAVAILABLE)
         )
         replies.arrived["asked"] = (head, None, b"", 0.0)
-        return link._fetch(link._ours, "asked", replies)[0]
+        return link._fetch(link._ours, "asked", replies, math.inf)[0]
 
     answers[:] = [httpx.ConnectError("refused"), list(SILOS)]
     link.online()
