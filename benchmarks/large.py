@@ -119,12 +119,12 @@ def measure(folder: Path, silos: int, width: int, rounds: int) -> dict[str, floa
         certificate = Path(said_certificate)
         (link,) = supervisor.services
 
-        def start(**settings: object) -> None:
+        def start(*options: str, preload: list[str]) -> None:
             for name, directory in directories.items():
                 path = directory / "node.yaml"
-                said = {**yaml.safe_load(path.read_text()), **settings}
+                said = {**yaml.safe_load(path.read_text()), "preload": preload}
                 path.write_text(yaml.safe_dump(said))
-                start_node(supervisor, name, directory)
+                start_node(supervisor, name, directory, *options)
             wait_online(address, certificate, directories, supervisor.services)
 
         def cpu() -> dict[str, float]:
@@ -134,7 +134,7 @@ def measure(folder: Path, silos: int, width: int, rounds: int) -> dict[str, floa
                 found[name] = found.get(name, 0.0) + cpu_seconds([each.pid])
             return found
 
-        start(answerer="echo_answerer:answerer", preload=[])
+        start("--answerer", "echo_answerer:answerer", preload=[])
         body = os.urandom(4 * width * width)
         figures["model_mib"] = len(body) / MIB
         with FlowerTransport.open(
@@ -159,7 +159,7 @@ def measure(folder: Path, silos: int, width: int, rounds: int) -> dict[str, floa
             service.stop()
         say(f"echo: {figures['echo_s_per_round']:.2f} s a round")
 
-        start(answerer="silos.silo:answerer", preload=list(PRELOAD))
+        start(preload=list(PRELOAD))
         warm()
         del body, sent
         gc.collect()

@@ -257,11 +257,17 @@ def parties_of(silos: Mapping[str, Path]) -> dict[str, Party]:
     return {name: Party(public_hex(key)) for name, key in keys.items()}
 
 
-def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
+def start_node(supervisor: Supervisor, name: str, directory: Path, *options: str) -> Service:
     """Start a silo's node: its own process tree, directory, keys and FLWR_HOME.
 
     Silos of this machine stand for machines of their own: unless the environment says otherwise,
     none knows another's rows again.
+
+    Args:
+        supervisor: looks after it.
+        name: the silo's.
+        directory: the silo's.
+        options: for trials: of ``python -m silos.node``.
     """
     from silos.kept.sketches import STATE
     from silos.node.node import STRUCK_OFF_EXIT
@@ -270,7 +276,7 @@ def start_node(supervisor: Supervisor, name: str, directory: Path) -> Service:
     known = os.environ.get(STATE) or str(directory / "sketches")
     return supervisor.start(
         f"silo {name}",
-        [sys.executable, *ISOLATED, "-m", "silos.node", "--dir", str(directory)],
+        [sys.executable, *ISOLATED, "-m", "silos.node", "--dir", str(directory), *options],
         log=directory / "node.log",
         env=child_environment(home=directory / "flwr", **{STATE: known}),
         cwd=directory,

@@ -224,9 +224,6 @@ def test_an_invalid_job_says_so_without_its_content(host):
     body = pack({"job": value, "contract": clinic.contract().to_json(), "payload": {}})
     reply, _ = ask(host, {}, body=body)
     assert told(reply) == ("fault", "failed")
-    host.full = False
-    reply, _ = ask(host, {}, body=body)
-    assert told(reply)[0] == "ok"
     assert b"SENTINEL" not in reply.header
 
 

@@ -36,6 +36,9 @@ class Process:
     def last_lines(self) -> str:
         return ""
 
+    def stop(self) -> None:
+        assert self.returncode is not None, "a service that goes on is stopped"
+
 
 class Supervisor:
     """Keeps the command lines that it is asked to start."""
