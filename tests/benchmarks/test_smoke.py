@@ -25,6 +25,8 @@ PROGRAMS = sorted(
     for path in BENCHMARKS.glob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
+WHOLE = {"at_once", "soak"}
+"""These bring up all of a federation's services: with the slow tests."""
 LEAVE_OUT = {"rounds": ["--ours-only"]}
 """Parts that take too long even when they are small: stock Flower, 14 s a round and a minute's
 start. `test_benchmarks.py` runs them."""
@@ -70,7 +72,10 @@ def done(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Done]]:
 
 
 @pytest.mark.federation
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(p, marks=pytest.mark.slow) if p in WHOLE else p for p in PROGRAMS],
+)
 def test_it_runs(name: str, done: Callable[[str], Done]) -> None:
     found = done(name)
     assert found.returncode == 0, found.stderr[-3000:]

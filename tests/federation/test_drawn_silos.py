@@ -25,7 +25,7 @@ from silos.gate.policy import TEMPLATE
 from silos.silo import Silo
 from tests.federation.test_same_bytes import pin_each_other, trained
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.federation, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def rounds(run: Run) -> list[tuple[list[str], list[str]]]:
