@@ -67,19 +67,25 @@ class Chain:
         """Return whether a line holds this text; what came lately is found first."""
         return self._last_with(text) is not None
 
-    def last_with(self, text: bytes) -> dict[str, Any] | None:
-        """Return the last entry whose line holds this text; None where none does."""
-        line = self._last_with(text)
+    def last_with(self, *texts: bytes) -> dict[str, Any] | None:
+        """Return the last entry whose line holds one of these texts; None where none does.
+
+        Args:
+            texts: what is likely to be found last comes first: the others are looked for behind it.
+        """
+        line = self._last_with(*texts)
         return None if line is None else dict(json.loads(line))
 
-    def _last_with(self, text: bytes) -> bytes | None:
+    def _last_with(self, *texts: bytes) -> bytes | None:
         if not self.path.exists() or not self.path.stat().st_size:
             return None
         with (
             self.path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            at = content.rfind(text)
+            at = -1
+            for text in texts:
+                at = max(at, content.rfind(text, at + 1))
             if at < 0:
                 return None
             start, end = content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at)

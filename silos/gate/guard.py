@@ -186,8 +186,9 @@ class Guard:
             self._note_stranger(partial(audit.answered, self.log, reply, fields))
             head = self.log.head
         else:
-            spent = self.ledger.head
-            head = audit.answered(self.log, reply, fields, ledger="" if spent == START else spent)
+            # Where nothing was ever spent the log need not be read.
+            spent = None if self.ledger.head == START else self.history.spent()
+            head = audit.answered(self.log, reply, fields, ledger=spent or "")
         word = ""
         if header is not None:
             if reply.status == "ok":
@@ -199,9 +200,12 @@ class Guard:
         """Answer nothing more for a run, and erase what was kept for it.
 
         The ledger's newest hash goes into the audit log, whose own goes to the coordinator: so the
-        end of the ledger cannot be cut off unnoticed either.
+        end of the ledger cannot be cut off unnoticed either. One that was cut off before is none
+        to note.
         """
-        self.log.append("ledger", run=run_id, head=self.ledger.head)
+        spent = self.history.spent()
+        if spent is not None:
+            self.log.append("ledger", run=run_id, head=spent)
         self.store.conclude(run_id)
         self.run_state.end(run_id)
 

@@ -59,8 +59,25 @@ class History:
         """
         lacking = self._lacking(newest)
         if lacking is not None:
-            write_atomic(self.directory / _FILE, json.dumps(lacking).encode(), mode=0o600)
+            self._write(lacking)
         self.require_whole()
+
+    def require_spent(self) -> None:
+        """Raise `Refused`, now and from now on, where the ledger lacks what the log saw spent.
+
+        It is `recognise` for each reservation: all but the end of the log is left unread.
+        """
+        if self._is_forgotten(told := self._last_spent()):
+            self._write(_of_ledger(told))
+        self.require_whole()
+
+    def spent(self) -> str | None:
+        """Return the newest hash of the ledger, for the log; None where it lacks what the log saw.
+
+        A hash from such a ledger would stand behind the one that it lacks, and hide that.
+        """
+        head = self.ledger.head
+        return None if self._is_forgotten(self._last_spent()) else head
 
     def recognise_standing(self, held: Standing) -> None:
         """Raise `Refused`, now and from now on, where our log does not have what a partner holds.
@@ -69,8 +86,7 @@ class History:
             held: signed by us.
         """
         if not self._has(held.head) and held.lines > self._given_up()["lines"]:
-            lacking = {"accepted": held.head, "step": "", "what": "log", "lines": held.lines}
-            write_atomic(self.directory / _FILE, json.dumps(lacking).encode(), mode=0o600)
+            self._write({"accepted": held.head, "step": "", "what": "log", "lines": held.lines})
         self.require_whole()
 
     def standing(self) -> tuple[int, str]:
@@ -129,8 +145,8 @@ class History:
                     "lines": lines,
                 }
         for told in (self._last_spent(), self._last_head("linked"), self._last_head("apart")):
-            if told != START and not self.ledger.has(told) and not self._is_accepted(told):
-                return {"accepted": told, "step": "", "what": "ledger"}
+            if self._is_forgotten(told):
+                return _of_ledger(told)
         return None
 
     def _given_up(self) -> dict[str, int]:
@@ -158,15 +174,19 @@ class History:
         """Return whether a line of the log has this hash, or people have decided about it."""
         return self.log.has(f'"hash":"{head}"'.encode()) or self._is_accepted(head)
 
+    def _write(self, lacking: Mapping[str, Any]) -> None:
+        write_atomic(self.directory / _FILE, json.dumps(lacking).encode(), mode=0o600)
+
+    def _is_forgotten(self, told: str) -> bool:
+        """Return whether the ledger lacks a hash that the log saw, and nobody decided about it."""
+        return told != START and not self.ledger.has(told) and not self._is_accepted(told)
+
     def _is_accepted(self, head: str) -> bool:
         return self.log.has(f'"accepted":"{head}"'.encode())
 
     def _last_spent(self) -> str:
         """Return the hash of the ledger that the log saw last, at a run's end or in an answer."""
-        lines = [
-            self.log.last_with(each) for each in (b'"kind":"ledger"', f'"{LEDGER_HEAD}":"'.encode())
-        ]
-        last = max((each for each in lines if each), key=lambda each: each["seq"], default=None)
+        last = self.log.last_with(f'"{LEDGER_HEAD}":"'.encode(), b'"kind":"ledger"')
         if last is None:
             return START
         return str(last["body"]["head" if last["kind"] == "ledger" else LEDGER_HEAD])
@@ -175,3 +195,8 @@ class History:
         """Return the hash of the ledger in the log's last line of a kind."""
         entry = self.log.last_with(f'"kind":"{kind}"'.encode())
         return START if entry is None else str(entry["body"]["head"])
+
+
+def _of_ledger(told: str) -> dict[str, Any]:
+    """Return what is lacking, where it is the end of the ledger."""
+    return {"accepted": told, "step": "", "what": "ledger"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 from consilo.jobs.job import Unit
 from consilo.privacy.account import Account, Admit, Charge
@@ -25,7 +25,7 @@ class Recogniser(Protocol):
 class Remembers(Protocol):
     """Knows whether the silo has forgotten what it spent."""
 
-    def recognise(self, newest: Mapping[str, Any] | None) -> None:
+    def require_spent(self) -> None:
         """Raise `Refused` where it has; see `silos.gate.history`."""
         ...
 
@@ -58,7 +58,7 @@ class Accounts:
         Accounts with the same rows must be able to pay too. Whoever asks may begin a run without
         the question in which it is found out that the ledger was lost, so it is asked here.
         """
-        self._history.recognise(None)
+        self._history.require_spent()
         with self._same_rows.recognised(account) as note:
             return self.ledger.reserve(
                 account,

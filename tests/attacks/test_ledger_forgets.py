@@ -342,3 +342,35 @@ def test_a_ledger_that_was_lost_is_found_out_whatever_a_run_begins_with(tmp_path
         assert attacker.reserved(silo) == 0
     assert silo.history.accept()["what"] == "ledger"
     assert ask("four")[0].status == "ok"
+
+
+@pytest.mark.parametrize("before", ["a question that spends nothing", "an end"])
+@pytest.mark.parametrize("kept", [False, True], ids=["lost", "older"])
+def test_nothing_that_a_coordinator_does_first_hides_that_a_ledger_was_lost(
+    tmp_path, monkeypatch, before, kept
+):
+    """The hash of the ledger that there was then would have stood in the log as the newest."""
+    job = clinic.job(features={"standardize": "none"}, privacy={"epsilon": 1.0, "delta": 1e-3})
+
+    def ask(run, asked=job):
+        monkeypatch.setenv("CONSILO_STATE", str(tmp_path / run))
+        silo = attacker.make(tmp_path / "silo", TEMPLATE)
+        asking = (silo, "fedavg", "train", attacker.model(asked), asked)
+        return attacker.ask(*asking, run=run, attest=True)[0], silo
+
+    ledger = tmp_path / "silo" / "ledger.db"
+    assert ask("one")[0].status == "ok"
+    older = ledger.read_bytes()
+    assert ask("two")[0].status == "ok"
+    for each in ledger.parent.glob("ledger.db*"):
+        each.unlink()
+    if kept:
+        ledger.write_bytes(older)
+    if before == "an end":
+        attacker.make(tmp_path / "silo", TEMPLATE).gate.conclude("two")
+    else:
+        without = job.changed(privacy=None)
+        assert ask("three", without)[0].status == "ok"
+    header, _ = ask("four")
+    assert header.status == "fault"
+    assert "silo ledger accept" in header.reason
