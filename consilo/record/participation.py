@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from consilo.jobs.causes import AWAY, BAD_UPDATE, NOT_DRAWN, REFUSALS, not_asked, not_drawn
 from consilo.kernel.loop import Exchange
@@ -24,17 +24,7 @@ Outcome = Literal[
     "not_asked",
     "not_drawn",
 ]
-OUTCOMES: tuple[Outcome, ...] = (
-    "trained",
-    "late",
-    "dropped",
-    "refused",
-    "rejected",
-    "unused",
-    "left_out",
-    "not_asked",
-    "not_drawn",
-)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 """What became of a silo in a round:
 
     trained    its update counts

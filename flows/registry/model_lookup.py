@@ -34,14 +34,11 @@ def with_model(job: Job, tracking_uri: str) -> Job:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client, name = MlflowClient(tracking_uri), named.removeprefix("models:/")
     try:
-        version = _version(client, name)
+        version = _version(MlflowClient(tracking_uri), named.removeprefix("models:/"))
     except (MlflowException, TypeError) as cause:
-        raise ConfigInvalid(
-            "protocol.args.model",
-            [f"the registry has no '{named}'; expected models:/NAME@ALIAS or models:/NAME/VERSION"],
-        ) from cause
+        told = f"'{named}': {_why_not(cause, tracking_uri)}"
+        raise ConfigInvalid("protocol.args.model", [told]) from cause
     tags = version.tags or {}
     if names.tag(tags, names.TAG_FORMAT) != PARTS:
         raise ConfigInvalid(
@@ -74,17 +71,7 @@ def fetched(uri: str, tracking_uri: str) -> Path:
             artifact_uri=_files_of(client, version.name, version.version), tracking_uri=tracking_uri
         )
     except (MlflowException, TypeError, OSError) as cause:
-        if getattr(cause, "error_code", "") in _NOT_THERE or isinstance(cause, TypeError):
-            told = (
-                f"the registry at {tracking_uri} has no such model; expected models:/NAME@ALIAS "
-                "or models:/NAME/VERSION"
-            )
-        else:
-            told = (
-                f"the registry at {tracking_uri} does not answer for it: {str(cause)[:200]}; is "
-                "'consilo up' running there?"
-            )
-        raise ConfigInvalid(uri, [told]) from cause
+        raise ConfigInvalid(uri, [_why_not(cause, tracking_uri)]) from cause
     found = sorted(Path(place).rglob("scoring.json"))
     if not found:
         raise ConfigInvalid(
@@ -95,6 +82,19 @@ def fetched(uri: str, tracking_uri: str) -> Path:
             uri, ["a former release registered it; load it with mlflow.pyfunc.load_model"]
         )
     return found[0].parent
+
+
+def _why_not(cause: Exception, tracking_uri: str) -> str:
+    """Return why a model was not found: it is not there, or its registry is away."""
+    if getattr(cause, "error_code", "") in _NOT_THERE or isinstance(cause, TypeError):
+        return (
+            f"the registry at {tracking_uri} has no such model; expected models:/NAME@ALIAS "
+            "or models:/NAME/VERSION"
+        )
+    return (
+        f"the registry at {tracking_uri} does not answer for it: {str(cause)[:200]}; is "
+        "'consilo up' running there?"
+    )
 
 
 def _version(client: MlflowClient, name: str) -> ModelVersion:

@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay
+
 from consilo.config import read_yaml
 from consilo.machine.files import write_atomic
 from consilo.runs.checkpoint import CHECKPOINT
@@ -281,8 +283,10 @@ def _lose_machine(fault: Fault, there: Standing, silo: str) -> Undo:
         there.kill(service, held=True)
         service.process.wait(10.0)
     there.service("pipeline").process.wait(10.0)
-    while there.home.exists():  # what looks after it may still write there
-        shutil.rmtree(there.home, ignore_errors=True)
+    # What looks after it may still write there.
+    Retrying(retry=retry_if_exception_type(OSError), stop=stop_after_delay(10), reraise=True)(
+        shutil.rmtree, there.home
+    )
     backup.restore(archive, there.home)
     for service in parts:
         there.start_again(service)

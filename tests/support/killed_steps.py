@@ -17,6 +17,7 @@ import clinic
 import yaml
 from agreed import agree
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from forked import in_child
 
 from consilo.horizontal.features import Scale
 from consilo.horizontal.training import Training, TrainState, request
@@ -99,17 +100,6 @@ def question(place: Path):
     kernel.run("fedavg", Once(JOB), fed, state)
     assert Header.decode(seen["north"].header).round == 1
     return seen["north"]
-
-
-def in_child(work) -> int:
-    child = os.fork()
-    if not child:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    return os.waitpid(child, 0)[1]
 
 
 def killing(moment: int) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 import clinic
 import yaml
 from agreed import agree
+from forked import in_child
 from killed_steps import CONTRACT, KEY, POLICY
 
 from consilo.errors import RunNotResumable
@@ -80,21 +81,6 @@ def made(place: Path) -> None:
 
 def opened(place: Path) -> dict[str, Any]:
     return acquainted({name: place / name for name in SILOS}, place, KEY, ())
-
-
-def in_child(work: Callable[[], None]) -> None:
-    """Do it in a process of its own, as everything is that computes: this one stays cold."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-    if os.waitpid(child, 0)[1]:
-        raise SystemExit("a process failed; its error stands above")
 
 
 class Telling:
@@ -205,7 +191,7 @@ def shown(place: Path, beside: Path) -> dict[str, Any]:
     def work() -> None:
         where.write_text(json.dumps(found(place)))
 
-    in_child(work)
+    assert in_child(work) == 0, "it does not open; the error stands above"
     return json.loads(where.read_text())
 
 
@@ -245,7 +231,7 @@ def down(place: Path) -> None:
 
 def main(home: Path, system: str, cuts: int, seed: int) -> None:
     base, twin, place, image = (home / each for each in ("base", "twin", "mount", "image"))
-    in_child(lambda: made(base))
+    assert in_child(lambda: made(base)) == 0
     shutil.copytree(base, twin)
     started = time.monotonic()
     running(twin)

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,16 +52,3 @@ def struck(work: Callable[[], None], call: str, how: str) -> tuple[bool, bool]:
         status = os.waitpid(child, 0)[1]
         tracer.wait()
     return os.WIFSIGNALED(status), status == 0
-
-
-def in_child(work: Callable[[], None]) -> bool:
-    """Do ``work`` in a fork, so that this process stays as it is; return whether it went well."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitpid(child, 0)[1] == 0

@@ -23,8 +23,9 @@ from typing import Any
 import clinic
 import power_cuts
 import yaml
+from forked import in_child
 from killed_steps import CONTRACT, KEY, POLICY
-from strace import in_child, struck
+from strace import struck
 
 from consilo.errors import ConfigInvalid, RunNotResumable
 from consilo.kernel.loop import Party
@@ -254,17 +255,17 @@ def seen(deed: Deed, place: Path) -> Any:
         with contextlib.suppress(FileNotFoundError, ConfigInvalid):
             said.write_text(json.dumps(deed.look(place)))
 
-    assert in_child(work), "what is there does not open; the error stands above"
+    assert in_child(work) == 0, "what is there does not open; the error stands above"
     return json.loads(said.read_text()) if said.exists() else None
 
 
 def main(home: Path, name: str, call: str, first: int, stride: int) -> None:
     deed, base, place = DEEDS[name], home / "base", home / "place"
     base.mkdir()
-    assert in_child(lambda: deed.prepare(base))
+    assert in_child(lambda: deed.prepare(base)) == 0
     shutil.copytree(base, place)
     with deed.beside(place):
-        assert in_child(lambda: deed.act(place))
+        assert in_child(lambda: deed.act(place)) == 0
     print(json.dumps(seen(deed, place)), flush=True)
     shutil.rmtree(place)
     for how in ("signal=KILL", "error=ENOSPC", "error=EIO"):
@@ -281,7 +282,7 @@ def main(home: Path, name: str, call: str, first: int, stride: int) -> None:
             told = {"how": how, "number": number, "killed": killed, "went_well": went_well}
             told["there"] = seen(deed, place)
             with deed.beside(place):
-                told["again"] = in_child(lambda: deed.act(place))
+                told["again"] = in_child(lambda: deed.act(place)) == 0
             told["after"] = seen(deed, place)
             print(json.dumps(told), flush=True)
             shutil.rmtree(place)

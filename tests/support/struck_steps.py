@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import strace
-from killed_steps import _joined, _split, in_child, kinds, made, opened, prepared, question
+from forked import in_child
+from killed_steps import _joined, _split, kinds, made, opened, prepared, question
 
 from consilo.kernel.headers import ReplyHeader
 from consilo.protocols.dispatch import answerer
