@@ -72,8 +72,13 @@ def begin(there: Standing) -> tuple[str, Path]:
     raise TimeoutError(f"the worker began no run within {_BEGINS_WITHIN_S:.0f} s")
 
 
-def submit(there: Standing) -> str:
-    """Ask Prefect for a run of the job by the worker; return the flow run's id."""
+def submit(there: Standing, *, wait_s: float | None = None) -> str:
+    """Ask Prefect for a run of the job by the worker; return the flow run's id.
+
+    Args:
+        there: the federation.
+        wait_s: for how long the run waits for silos at its start; None for as long as it does.
+    """
     api = Addresses.load(there.home).prefect_api
     flow = ask(f"{api}/flows/", {"name": "pipeline"}, within_s=_ANSWERS_S)["id"]
     deployment = {
@@ -86,7 +91,8 @@ def submit(there: Standing) -> str:
         "enforce_parameter_schema": False,
     }
     made = ask(f"{api}/deployments/", deployment, within_s=_ANSWERS_S)["id"]
-    parameters = {"job": str(there.rehearsed.file)}
+    parameters: dict[str, Any] = {"job": str(there.rehearsed.file)}
+    parameters |= {} if wait_s is None else {"wait_s": wait_s}
     asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
     return str(ask(f"{api}/deployments/{made}/create_flow_run", asked, within_s=_ANSWERS_S)["id"])
 
