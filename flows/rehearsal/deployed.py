@@ -19,6 +19,7 @@ from flows.tending.servers import ask
 _BEGINS_WITHIN_S, _ENDS_WITHIN_S = 120.0, 300.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _NAME = "rehearsal"
+_IN_PLACE = "prefect.deployments.steps.set_working_directory"
 _ANSWERS_S = 20.0  # on a machine that runs a whole federation
 
 
@@ -85,7 +86,9 @@ def submit(there: Standing, *, wait_s: float | None = None) -> str:
         "name": _NAME,
         "flow_id": flow,
         "entrypoint": "flows/pipeline.py:pipeline",
-        "path": str(SHIPPED.parent),
+        # As `prefect deploy` says it: else the worker copies the directory for each run, with its
+        # environment, and stands still while it deletes the copy.
+        "pull_steps": [{_IN_PLACE: {"directory": str(SHIPPED.parent)}}],
         "work_pool_name": names.POOL,
         "work_queue_name": "default",
         "enforce_parameter_schema": False,
