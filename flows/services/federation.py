@@ -25,6 +25,7 @@ from consilo.kernel.headers import WIRE_VERSION, WIRE_VERSIONS
 from consilo.kernel.loop import Party
 from consilo.machine.environment import ISOLATED, child_environment
 from consilo.machine.files import write_atomic
+from consilo.machine.leases import is_held
 from consilo.machine.processes import Service, Supervisor
 from consilo.membership.coordinator import Coordinator, Reachable
 from consilo.membership.keys import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from flows.services.services import Starting
 
 _ONLINE_S = 180.0
+_RESTARTED_WITHIN_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -378,6 +380,9 @@ def _standing(home: Path, name: str) -> str:
 def connect(order: Order) -> Iterator[Connection]:
     """Open a Flower run on the federation in ``order.home``; the job's modules are its bundle.
 
+    A SuperLink that is away is waited for where a process looks after the federation, which starts
+    it again.
+
     Raises:
         CoordinatorUnreachable: where nothing answers.
     """
@@ -405,6 +410,7 @@ def connect(order: Order) -> Iterator[Connection]:
         ),
         home=home / "superlink",
         cancelled=order.cancelled,
+        wait_s=_RESTARTED_WITHIN_S if is_held(home / "up.lock") else 0.0,
     )
     try:
         yield Connection(

@@ -32,5 +32,5 @@ def warm() -> None:
     learner.fit(data, plan, rng=np.random.default_rng(0))
     learner.fit(data, plan, rng=np.random.default_rng(0), hooks=[hook])
     learner.evaluate(data)
-    layers = torch.nn.LayerNorm(2), torch.nn.Dropout(0.1), torch.nn.TransformerEncoderLayer(2, 1, 2)
-    traced(torch.nn.Sequential(torch.nn.Linear(2, 2), *layers), 2)
+    layers = torch.nn.LayerNorm(4), torch.nn.Dropout(0.1), torch.nn.TransformerEncoderLayer(4, 1, 4)
+    traced(torch.nn.Sequential(torch.nn.Linear(2, 4), *layers), 2)

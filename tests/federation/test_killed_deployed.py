@@ -252,3 +252,26 @@ def test_one_that_dies_before_it_has_a_run_is_asked_for_again(
     assert further["id"] != died
     assert further["parameters"] == first["parameters"]
     assert {each for each in runs.glob("*") if each.is_dir()} - known == {record.parent}
+
+
+def test_one_that_begins_while_the_superlink_is_away_waits_for_it(there: Standing) -> None:
+    late = doing(there, "late", protocol={"name": "fedavg", "rounds": 2})
+    api = Addresses.load(there.home).prefect_api
+    superlink = late.service("superlink")
+    late.kill(superlink, held=True)
+    flow_run = submit(late)
+
+    def is_running() -> bool | None:
+        return ask(f"{api}/flow_runs/{flow_run}", within_s=60)["state"]["type"] == "RUNNING" or None
+
+    until(late, "its flow run", is_running)
+    time.sleep(5.0)  # it has imported what it needs, and finds nobody
+    assert is_running()
+    late.start_again(superlink)
+    record = until(
+        late,
+        "a run",
+        lambda: next((r for r in (there.home / "runs").glob("late-*/record.jsonl")), None),
+    )
+    came = over(late, record)
+    assert (came.status, len(came.rounds)) == ("complete", 2)

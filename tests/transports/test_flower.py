@@ -424,6 +424,31 @@ def test_nobody_at_the_address_is_a_clear_error(tmp_path: Path) -> None:
         FlowerTransport.open(address, authority.ca_certificate, PLAIN, home=tmp_path)
 
 
+def test_a_superlink_that_is_started_again_is_waited_for_before_there_is_a_run(
+    tmp_path: Path,
+) -> None:
+    authority = keys.load_or_create_authority(tmp_path / "tls")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address, taken = f"127.0.0.1:{listener.getsockname()[1]}", []
+
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    taken.append(connection.recv(1))
+                    connection.close()
+
+        threading.Thread(target=take, daemon=True).start()
+        for wait_s, least in ((0.0, 1), (1.0, 3)):
+            taken.clear()
+            with pytest.raises(CoordinatorUnreachable, match="nobody answers"):
+                FlowerTransport.open(
+                    address, authority.ca_certificate, PLAIN, home=tmp_path, wait_s=wait_s
+                )
+            assert len(taken) >= least
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 def test_the_same_content_is_the_same_bundle(tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")

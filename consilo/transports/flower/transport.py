@@ -115,8 +115,10 @@ class FlowerTransport:
         bundle: bytes,
         home: Path,
         cancelled: threading.Event | None,
+        wait_s: float = 0.0,
     ) -> None:
         self._address = address
+        self._wait_s = wait_s
         self._ca_certificate = ca_certificate
         self.bundle_hash = bundle_hash(bundle)
         self._cancelled = cancelled or threading.Event()
@@ -152,6 +154,7 @@ class FlowerTransport:
         *,
         home: Path,
         cancelled: threading.Event | None = None,
+        wait_s: float = 0.0,
     ) -> Self:
         """Submit a run and claim it.
 
@@ -161,11 +164,12 @@ class FlowerTransport:
             bundle: what the silos are asked to execute; see `consilo.transports.flower.bundle`.
             home: the coordinator's folder, shared by all flows of one SuperLink.
             cancelled: once set, whatever waits raises `RunCancelled` within a second.
+            wait_s: for how long a SuperLink that is away is waited for before there is a run.
 
         Raises:
             CoordinatorUnreachable: where nobody answers at ``address``.
         """
-        transport = cls(address, ca_certificate, bundle, home, cancelled)
+        transport = cls(address, ca_certificate, bundle, home, cancelled, wait_s)
         try:
             transport._claimed = transport._claims.claim()
             transport._keep_alive_from_now()
@@ -500,7 +504,7 @@ class FlowerTransport:
             self._open_again(ours, cause)
 
     def _call(self, method: Any, request: Any) -> Any:
-        retry_s, tries = RETRY_S if self._claimed is not None else 0.0, 0
+        retry_s, tries = RETRY_S if self._claimed is not None else self._wait_s, 0
 
         def try_again() -> None:
             nonlocal tries
