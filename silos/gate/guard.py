@@ -315,7 +315,7 @@ class Guard:
                 judged_last_day=self.store.count_judged(since=day_ago, but=step),
             ),
         )
-        if isinstance(job, TableJob) and use.uses_rows and permitted.wants_privacy:
+        if isinstance(job, TableJob) and use.uses_rows and permitted.is_private:
             _require_uncounted(job, contract)
         if isinstance(job, TableJob) and use.rows == "part":
             near = self.shares.too_near(job, use.contract, asked, permitted)
@@ -420,9 +420,9 @@ def _require_uncounted(job: TableJob, contract: Contract) -> None:
     lacking = [each for each in contract.features if contract.columns[each].nullable_share > 0]
     if job.features.missing == "drop" and lacking:
         raise Refused(
-            "this silo's policy wants differential privacy, and how many rows are learnt from is "
-            f"told exactly: without those that lack '{lacking[0]}', say, it would tell how many "
-            "do; use features.missing 'mean' or 'indicator'",
+            "this silo's policy lets no statistic leave exactly, and how many rows are learnt from "
+            f"is told as it is: without those that lack '{lacking[0]}', say, it would tell how "
+            "many do; use features.missing 'mean' or 'indicator'",
             code="privacy",
         )
 

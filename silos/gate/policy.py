@@ -295,9 +295,10 @@ class EvaluationRules(Config):
     Args:
         splits: by which columns a job may split the rows, and at which values, as a job's
             ``evaluation.split`` says it: one that could be moved would tell single rows apart by
-            the figures before and after. None allows all, unless privacy is wanted: how many rows
-            are on either side is told exactly. A share and a fold are bounded by ``max_holdout``,
-            and a column of role split says itself what it is for.
+            the figures before and after. None allows all, unless privacy is wanted, or no exact
+            statistic is to leave: how many rows are on either side is told exactly. A share and a
+            fold are bounded by ``max_holdout``, and a column of role split says itself what it is
+            for.
         max_holdout: largest share of the rows that a job may hold out; what is held out is not
             learnt from, so that it bounds from how few rows an update is made, too.
         per_run: evaluations in one run; None sets no limit.
@@ -527,7 +528,7 @@ class Policy(Config):
                 code="job",
             )
         self._permit_threads(job)
-        if asked.uses_rows:
+        if asked.fields:  # how many rows a split leaves is told even where no value is used
             self._permit_holdout(job)
         withheld: dict[str, str] = {}
         for field in asked.fields:
@@ -572,7 +573,7 @@ class Policy(Config):
         most, named = self.evaluation.max_holdout, job.evaluation.named
         if named is not None and named.column is not None:
             splits = self.evaluation.splits
-            if splits is None and self.privacy.is_wanted:
+            if splits is None and self.privacy.tells_little:
                 splits = ()
             if splits is not None and named not in splits:
                 raise Refused(

@@ -6,6 +6,8 @@ value, a share that is moved by a hair.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import attacker
 import clinic
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.holdout import PURPOSE, unit_numbers
 from consilo.horizontal.statistics import _templates
+from consilo.jobs.match import Match
 from silos.gate.policy import TEMPLATE
 from silos.proposals import onboard
 
@@ -175,6 +178,50 @@ def test_where_privacy_is_wanted_rows_that_lack_a_feature_are_not_counted(tmp_pa
         told[missing] = (header.status, fields.get("num_examples"))
     assert told == {"mean": ("ok", 29), "indicator": ("ok", 29), "drop": ("fault", None)}
     assert "features.missing" in header.reason
+
+
+AFTER = {"split": {"column": "age", "after": 60.0}}
+REST = {"runs": ["before"], "rounds": 1, "record": "0" * 64}
+
+
+@pytest.mark.parametrize("verb", ["quote/quote", "continuation/reserve", "fedavg/train"])
+@pytest.mark.parametrize("rule", ["required: no", "exact_statistics: yes"])
+def test_no_verb_counts_the_rows_of_a_range(tmp_path, verb, rule) -> None:
+    """What a run's rounds cost tells how many rows; it was asked of rows up to any age."""
+    strict = {"required: no": "required: yes", "exact_statistics: yes": "exact_statistics: no"}
+    policy = TEMPLATE.replace(rule, strict[rule])
+    silo = attacker.make(tmp_path, policy + "\nevaluation: {splits: null, max_holdout: 0.3}\n")
+    private = {"epsilon": 5.0, "delta": 1e-5, "statistics_epsilon": 0.5}
+    for asked in (AFTER, {"holdout": 0.4}):
+        job = clinic.job(privacy=private, continues=REST, evaluation=asked)
+        header, fields = attacker.ask(silo, *verb.split("/"), attacker.model(job), job, attest=True)
+        assert (header.status, fields) == ("fault", {})
+        assert "evaluation" in header.reason
+    assert not attacker.reserved(silo)
+
+
+@pytest.mark.parametrize("verb", ["statistics/moments", "fedavg/train", "evaluation/evaluate"])
+def test_nothing_is_made_of_all_rows_in_a_job_over_matched_ones(tmp_path, verb) -> None:
+    """Shares were held apart in jobs over a silo's own rows only, by the job's kind."""
+    silo = attacker.make(tmp_path, TEMPLATE)
+    now = datetime.now(UTC)
+    told = ("recipe", "clinic@1", "rows", "unstated", now, now + timedelta(days=1))
+    silo.matches.keep_match(Match("m", np.arange(30), ("south",), *told))
+    held = {"north": ["age", "smoker"], "south": ["ward"]}
+    args = {"match": "m", "label_silo": "north", "columns": held}
+    for rows in (8, 9):
+        job = clinic.job(
+            kind="vertical",
+            protocol={"name": "vertical_linear", "args": args},
+            task="binary",
+            evaluation={"holdout": share(silo, rows)},
+        )
+        payload = attacker.model(job) | _templates(
+            Encoding.plan(CONTRACT, job), moments=True, target=False
+        )
+        header, fields = attacker.ask(silo, *verb.split("/"), payload, job, attest=True)
+        assert (header.code, fields) == ("refused", {})
+        assert "a silo's own rows" in header.reason
 
 
 def test_it_goes_by_the_policys_floors_and_by_exact_answers(tmp_path) -> None:
