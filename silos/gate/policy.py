@@ -65,8 +65,8 @@ privacy:
   allow_reproducible: no         # noise that whoever knows the job's seed can take away
   exact_statistics: yes          # no: means, class counts, histograms, figures of merit leave
                                  # with noise only
-  # max_epsilon: 10.0            # in one run; unless said, these where the section wants noise
-  # max_delta: 1.0e-3            # (or the ε of the largest budget)
+  # max_epsilon: 10.0            # in one run; unless said, these (or the ε of the largest budget);
+  # max_delta: 1.0e-3            # who says one of them wants privacy
   # budgets:                     # all runs together, by data set; "*" is every other one
   #   "*":
   #     epsilon: 10.0            # within window_days; without that key, for ever
@@ -162,8 +162,9 @@ class Leaving(Config):
 
 
 MOST_EPSILON, MOST_DELTA = 10.0, 1e-3
-"""Of one run, where a policy wants noise and says no limit: of more ε, or δ, noise hides nothing.
-Where a budget has a larger ε, that ε."""
+"""Of one run, where a policy says no limit: of more ε, or δ, noise hides nothing, and such a job
+would pass for private. Where a budget has a larger ε, that ε; no end with ``allow_reproducible``,
+where the policy does not want noise."""
 
 
 class PrivacyRules(Config):
@@ -173,8 +174,8 @@ class PrivacyRules(Config):
         required: what is computed from rows leaves only with it: updates, statistics, figures of
             merit, what crosses to other silos. Exempt are one bit of a contract check, the number
             of rows, and matches, which ``matching`` admits.
-        max_epsilon: of one run; None is `MOST_EPSILON` where the section wants noise, else no end.
-        max_delta: of one run; None is `MOST_DELTA` where the section wants noise, else no end.
+        max_epsilon: of one run; None is `MOST_EPSILON`.
+        max_delta: of one run; None is `MOST_DELTA`.
         allow_reproducible: whether a job may key the noise by its own seed.
         exact_statistics: whether sums over rows may leave exactly: moments, class counts,
             histograms, figures of merit; if not, only those of jobs that pay for them, with
@@ -260,7 +261,9 @@ class PrivacyRules(Config):
         if asked.reproducible and not self.allow_reproducible:
             return "this silo's policy allows no reproducible noise"
         epsilon, delta = self.max_epsilon, self.max_delta
-        if self.is_wanted:
+        # Who bears reproducible noise bears that it hides nothing; else what is called noise counts
+        # as such, in floors too, also where the policy does not want it.
+        if self.is_wanted or not self.allow_reproducible:
             epsilon = self._most_epsilon if epsilon is None else epsilon
             delta = MOST_DELTA if delta is None else delta
         return _above("ε", asked.epsilon, epsilon) or _above("δ", asked.delta, delta)

@@ -168,13 +168,17 @@ class Shares:
 
 
 def _floors(job: TableJob, asked: Asked, permitted: Permitted) -> dict[str, int]:
-    """Return of how many rows each field must be made that would leave exactly."""
+    """Return of how many rows each field must be made that would leave exactly.
+
+    What is noisy counts as exact where the policy does not want noise: nothing bounds then how
+    often it is asked, and the mean of many answers is as good as exact.
+    """
     return {
         each.name: max(permitted.floors.get(disclosure, 1) for disclosure in each.disclosures)
         for each in asked.fields
         if each.name not in permitted.withheld
         and each.rows not in (FromRows.NONE, FromRows.CHECKED, FromRows.MATCH)
-        and not (job.privacy is not None and job.privacy.pays(each.rows.price))
+        and not (permitted.wants_privacy and job.privacy is not None)
     }
 
 
@@ -194,5 +198,5 @@ def _said(least: int) -> str:
     return (
         f"fewer than {least} of this silo's rows lie between this job's share of the rows and one "
         "that was asked before, so that two exact answers would tell of them; use the same share, "
-        "or one that differs by more, or a job with privacy"
+        "or one that differs by more"
     )

@@ -229,12 +229,57 @@ def test_it_goes_by_the_policys_floors_and_by_exact_answers(tmp_path) -> None:
     silo = attacker.make(
         tmp_path / "open", policy.replace("statistic: yes", "statistic: {min_rows: 1}")
     )
-    private = attacker.make(tmp_path / "private", TEMPLATE)
+    wanted = TEMPLATE.replace("required: no", "required: yes")
+    private = attacker.make(tmp_path / "private", wanted)
     privacy = {"epsilon": 5.0, "delta": 1e-5}
     for rows in (8, 9, 10):
         assert train(silo, evaluation={"holdout": share(silo, rows)})[0].status == "ok"
         held_out = {"holdout": share(private, rows)}
         header, _ = train(private, evaluation=held_out, privacy=privacy)
         assert header.status == "ok", header.reason
-    assert train(private, evaluation={"holdout": share(private, 8)})[0].status == "ok"
-    assert train(private, evaluation={"holdout": share(private, 9)})[0].code == "too_few_rows"
+
+
+NOISELESS = {"epsilon": 1e6, "delta": 0.5, "accountant": "rdp"}
+
+
+@pytest.mark.parametrize("change", [{}, {"epsilon": 9.0}, {"delta": 1e-5}], ids=str)
+def test_what_is_called_noise_is_none_where_nobody_bounds_its_price(silo, change) -> None:
+    """A step on one row with ε 1e6 was taken for private, and for one of all rows."""
+    privacy = {**NOISELESS, "max_grad_norm": 2.0, **change}
+    few = {"batch_size": 1, "steps": 1, "lr": 1.0}
+    for local in (few, WHOLE):
+        header, fields = train(silo, privacy=privacy, local=local)
+        assert (header.code, fields) == ("refused", {})
+        assert "in one run" in header.reason
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 9.0])
+def test_nor_does_it_lift_a_floor_there(silo, epsilon) -> None:
+    """Of noise that may be asked for as often as one likes the mean is none."""
+    privacy = {"epsilon": epsilon, "delta": 1e-5, "accountant": "rdp"}
+    few = {"batch_size": 1, "steps": 1, "lr": 1.0}
+    same = {"holdout": share(silo, 8)}
+    header, _ = train(silo, privacy=privacy, local=few, evaluation=same)
+    assert header.code == "too_few_rows"
+    told = [
+        train(silo, privacy=each, evaluation={"holdout": share(silo, rows)})[0].code
+        for each, rows in ((privacy, 8), (privacy, 9), (None, 9), (None, 8), (privacy, 16))
+    ]
+    assert told == ["", "too_few_rows", "too_few_rows", "", ""]
+
+
+def test_the_mean_of_few_values_is_not_told_with_next_to_no_noise_either(tmp_path) -> None:
+    rows = clinic.frame(500, missing=0)
+    rows.loc[3:, "age"] = np.nan
+    contract = clinic.contract(
+        clinic.CONTRACT.replace("nullable_share: 0.9", "nullable_share: 1.0")
+    )
+    policy = TEMPLATE.replace("# max_epsilon: 10.0", "max_epsilon: 1.0e+9")
+    policy = policy.replace("# max_delta: 1.0e-3", "max_delta: 0.9")
+    silo = attacker.make(tmp_path, policy, rows, agreed=False)
+    onboard.confirm(tmp_path, contract, contract.digest)
+    privacy = {**NOISELESS, "statistics_epsilon": 5e5}
+    header, fields = statistics(silo, contract, privacy=privacy)
+    assert header.status == "ok", header.reason
+    assert [float(each[0]) for each in fields["moments"].values()] == [0.0, 0.0, 0.0]
+    assert fields["moments"]["count"][1] > 300
