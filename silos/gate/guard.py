@@ -31,7 +31,7 @@ from consilo.kernel.headers import (
 )
 from consilo.kernel.owner import SUPERSEDED, owner_in
 from consilo.kernel.protocol import RowsUsed
-from consilo.kernel.verbs import Asked, Permitted
+from consilo.kernel.verbs import Asked, FromRows, Permitted
 from consilo.protocols.names import declaration_of
 from consilo.record.chain import START, Chain
 from silos.gate import audit
@@ -317,7 +317,10 @@ class Guard:
         )
         if isinstance(job, TableJob) and use.uses_rows and permitted.is_private:
             _require_uncounted(job, contract)
+        is_counted = any(each.rows != FromRows.CHECKED for each in asked.fields)
         if isinstance(job, TableJob) and use.rows == "part":
+            if permitted.is_private and is_counted:
+                self.shares.require_few(job, use.contract, most=self.policy.evaluation.shares)
             near = self.shares.too_near(job, use.contract, asked, permitted)
             permitted = replace(permitted, withheld={**permitted.withheld, **near})
         return permitted

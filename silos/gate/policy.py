@@ -81,6 +81,8 @@ privacy:
 #     - {column: visited, after: 2024-01-01}           # column of role split need none
 #   per_day: 1000                # models judged on held-out rows; later ones get no figures
 #   per_run: 100
+#   shares: 12                   # where privacy is wanted: at so many places jobs may ever cut the
+#                                # rows; how many lie on either side is told exactly
 
 # matching:                      # rows of which silos are the same people; without it, refused;
 #                                # it also needs disclosures: {sealed: yes, match: yes}
@@ -306,12 +308,17 @@ class EvaluationRules(Config):
             learnt from, so that it bounds from how few rows an update is made, too.
         per_run: evaluations in one run; None sets no limit.
         per_day: evaluations within 24 hours, over all runs; None sets no limit.
+        shares: where no exact statistic is to leave, at how many places of the rows' random order
+            shares and folds may ever lie, over all jobs under one contract. How many rows are on
+            either side is told exactly, and rows that are alike lie at one place: by shares enough
+            all numbers of rows that are alike would be found.
     """
 
     max_holdout: float = Field(default=0.5, gt=0, lt=1)
     splits: tuple[Split, ...] | None = ()
     per_run: int | None = Field(default=None, ge=1)
     per_day: int | None = Field(default=1000, ge=1)
+    shares: int = Field(default=12, ge=1)
 
 
 class Limits(Config):

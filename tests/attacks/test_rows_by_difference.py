@@ -283,3 +283,25 @@ def test_the_mean_of_few_values_is_not_told_with_next_to_no_noise_either(tmp_pat
     assert header.status == "ok", header.reason
     assert [float(each[0]) for each in fields["moments"].values()] == [0.0, 0.0, 0.0]
     assert fields["moments"]["count"][1] > 300
+
+
+@pytest.mark.parametrize("verb", ["quote/quote", "fedavg/train", "statistics/moments"])
+def test_numbers_of_rows_that_are_alike_are_not_found_by_moving_a_share(tmp_path, verb) -> None:
+    """They lie at one place, so that shares enough told how many are alike, at no ε."""
+    policy = TEMPLATE.replace("required: no", "required: yes") + "\nevaluation: {shares: 3}\n"
+    silo = attacker.make(tmp_path, policy)
+    privacy = {"epsilon": 5.0, "delta": 1e-5, "statistics_epsilon": 0.5, "accountant": "rdp"}
+    payload = attacker.model() | {"moments": {}, "classes": {"counts": np.zeros(2, np.int64)}}
+    told = []
+    for number, asked in enumerate(
+        ({"holdout": 0.2}, fold(3, 2), {"holdout": 0.25}, {"holdout": 0.2}, fold(3, 3), fold(4, 1))
+    ):
+        job = clinic.job(privacy=privacy, evaluation=asked, features={"standardize": "none"})
+        ask = (silo, *verb.split("/"), payload, job)
+        header, _ = attacker.ask(*ask, attest=True, run=f"r{number}")
+        told.append((header.status, "evaluation.shares" in header.reason))
+    yes, no = ("ok", False), ("fault", True)
+    assert told == [yes, yes, no, yes, yes, no]
+    # A check counts nothing, and uses no place up.
+    job = clinic.job(privacy=privacy, evaluation={"holdout": 0.3})
+    assert attacker.ask(silo, "contract_check", "check", {}, job)[0].status == "ok"
