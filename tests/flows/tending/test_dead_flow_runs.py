@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.states import Pending, Running
 
 from flows.registry import names
-from flows.tending.dead_flow_runs import end_dead
+from flows.tending.dead_flow_runs import STARTED_WITHIN_S, end_dead
 
 pytestmark = pytest.mark.flow
 
@@ -74,5 +75,23 @@ def test_the_next_run_gets_the_place_of_a_dead_one(services):
         assert end_dead(services.prefect_api) == [first.name]
         assert client.set_flow_run_state(second.id, Pending()).status.value == "ACCEPT"
         for each in (first, second):
+            client.delete_flow_run(each.id)
+        client.delete_deployment(deployment)
+
+
+def test_one_that_a_worker_took_and_never_started_is_ended(services):
+    """Its worker was killed between the two: no worker takes one that is Pending."""
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("never-started")
+        deployment = client.create_deployment(flow_id, "nightly", work_pool_name=names.POOL)
+        taken, waits = (client.create_flow_run_from_deployment(deployment) for _ in range(2))
+        client.set_flow_run_state(taken.id, Pending(), force=True)
+        assert end_dead(services.prefect_api, now=time.time() + STARTED_WITHIN_S - 60) == []
+        assert end_dead(services.prefect_api, now=time.time() + STARTED_WITHIN_S) == [taken.name]
+        state = client.read_flow_run(taken.id).state
+        assert state.is_crashed()
+        assert "its worker died before it started it" in state.message
+        assert client.read_flow_run(waits.id).state.is_scheduled()
+        for each in (taken, waits):
             client.delete_flow_run(each.id)
         client.delete_deployment(deployment)
