@@ -204,8 +204,26 @@ def _checked(
             raise ValueError("no arguments")
         if not all(isinstance(key, str) and key.isidentifier() for key in named):
             raise ValueError("no names of arguments")
-        made.append((operation, read(arguments), {key: read(each) for key, each in named.items()}))
+        given, also = read(arguments), {key: read(each) for key, each in named.items()}
+        _require_known(operation, given, also)
+        made.append((operation, given, also))
     return made
+
+
+def _require_known(operation: str, arguments: list[Any], named: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where an entry, or a mask, of ours is not one that is known beforehand.
+
+    A place that was computed of a row may lie beyond the end: one row would decide of a fault.
+    """
+    if operation == _PICK:
+        value, place = arguments
+        if named or not isinstance(value, _Ref) or type(place) is not int or place < 0:
+            raise ValueError("no entry of a result")
+    elif operation == _MASK:
+        shape, mean = arguments
+        whole = isinstance(shape, list) and all(type(each) is int and each >= 0 for each in shape)
+        if named or not whole or not isinstance(mean, int | float) or not 0 <= mean <= 1:
+            raise ValueError("no mask")
 
 
 def traced(model: nn.Module, num_inputs: int) -> dict[str, Any]:
