@@ -245,3 +245,7 @@ def of_another(tags: Iterable[str]) -> list[str]:
     ['mine']
     """
     return [each for each in tags if each not in STATUSES and not each.startswith(_RUN)]
+
+
+WORKER = "coordinator"
+"""The worker of the pool that `consilo up --worker` starts."""

@@ -213,8 +213,12 @@ def test_an_asynchronous_one_comes_to_what_the_order_of_arrival_makes(there: Sta
     require_one_run_shown(arrives, flow_run, record, rounds=6)
 
 
-def test_one_that_dies_before_it_has_a_run_is_asked_for_again(there: Standing) -> None:
-    early = doing(there, "early", protocol={"name": "fedavg", "rounds": 2})
+@pytest.mark.parametrize("with_worker", [False, True])
+def test_one_that_dies_before_it_has_a_run_is_asked_for_again(
+    there: Standing, with_worker: bool
+) -> None:
+    """Also where its worker dies at the same time, which would have told Prefect."""
+    early = doing(there, f"early-{with_worker}".lower(), protocol={"name": "fedavg", "rounds": 2})
     runs, api = there.home / "runs", Addresses.load(there.home).prefect_api
     known = set(runs.glob("*"))
     died = submit(early)
@@ -223,7 +227,11 @@ def test_one_that_dies_before_it_has_a_run_is_asked_for_again(there: Standing) -
         told = ask(f"{api}/flow_runs/{died}", within_s=60)["infrastructure_pid"]
         return int(told.rpartition(":")[2]) if told else None
 
-    os.kill(until(early, "its process", begun_by), signal.SIGKILL)
+    process = until(early, "its process", begun_by)
+    if with_worker:
+        early.kill(early.service("worker"), held=False)
+    else:
+        os.kill(process, signal.SIGKILL)
     (record,) = until(
         early,
         "a run",

@@ -90,7 +90,7 @@ def test_a_parameter_out_of_range_is_refused_before_anything_runs(deployed):
 
 def test_a_worker_runs_a_deployment_with_the_home_of_its_environment(deployed, services, tmp_path):
     with Supervisor() as supervisor:
-        worker = start_worker(supervisor, tmp_path, deployed, name="test")
+        worker = start_worker(supervisor, tmp_path, deployed)
         with get_client(sync_client=True) as client:
             found = client.read_deployment_by_name("pipeline/on-demand")
             run = client.create_flow_run_from_deployment(found.id)
