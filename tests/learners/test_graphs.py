@@ -240,6 +240,22 @@ def test_what_is_no_such_list_is_refused(said: Any) -> None:
         Graph(said, state, frozenset(state))
 
 
+@pytest.mark.parametrize("rows", [2, 5])
+def test_no_norm_is_over_more_than_one_row(rows: int) -> None:
+    """Mapped, a norm over a shape that begins with the number of rows was one over all of them."""
+    said = forged(
+        ["native_layer_norm", [{"value": 2}, [rows, 1, INPUTS], None, None, 1e-5], {}],
+        ["pick", [{"value": 3}, 0], {}],
+    )
+    state = {"weight": np.zeros((1, INPUTS), "f4"), "bias": np.zeros(1, "f4")}
+    graph = Graph(said, state, frozenset(state))
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        graph(torch.randn(rows, INPUTS))
+    entries = [each.expand(rows, *each.shape) for each in graph.entries()]
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        graph.by_rows(entries, torch.randn(rows, INPUTS))
+
+
 def test_no_row_chooses_a_place_that_is_not_there() -> None:
     """A place of a largest number is made of a row; beyond the end, it decided of a fault."""
     largest = [
