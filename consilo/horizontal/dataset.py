@@ -71,8 +71,9 @@ def training_rows(silo: SiloView, encoding: Encoding) -> TrainingRows:
     """Return the canonical rows that this silo trains on.
 
     Raises:
-        Refused: where the job hides subjects, and the contract names none.
+        Refused: where the job hides subjects, and the contract names none; or is over matched rows.
     """
+    _require_own_rows(silo)
     split = _split(silo, encoding)
     return TrainingRows(split.train.count, split)
 
@@ -132,8 +133,9 @@ def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
         scale: the global one; None takes the silo's own, exactly.
 
     Raises:
-        Refused: where a private job asks for the silo's own exact scale.
+        Refused: where a private job asks for the silo's own exact scale, or is over matched rows.
     """
+    _require_own_rows(silo)
     job = TableJob.of(silo.job)
     if scale is None and job.privacy is not None:
         raise Refused("a private job uses no exact moments of a silo", code="privacy")
@@ -170,6 +172,16 @@ def rows_of(silo: SiloView, encoding: Encoding, scale: Scale | None) -> Rows:
         kept["fingerprint"].tobytes().hex(),
         *whose,
     )
+
+
+def _require_own_rows(silo: SiloView) -> None:
+    """Raise `Refused` in a job over matched rows: the gate has judged those, and these are all."""
+    if silo.job.rows != "part":
+        raise Refused(
+            f"'{silo.header.protocol}' is of a silo's own rows; a {silo.job.kind} job is about "
+            "those that are matched",
+            code="verb",
+        )
 
 
 def _of_subjects(silo: SiloView) -> list[object]:

@@ -45,9 +45,12 @@ def scaled_rows(silo: SiloView, encoding: Encoding, sent: Scale | None) -> Rows:
         sent: with the question; None asks for the silo's own.
 
     Raises:
-        Refused: where the job is private, and pays for no statistics or has no ranges for them.
+        Refused: where the job is private, and pays for no statistics or has no ranges for them; and
+            where what was sent is no scale of the columns.
         BudgetExhausted: where they cannot be paid.
     """
+    if sent is not None:
+        _require_of_columns(sent, encoding)
     if sent is not None or silo.job.privacy is None:
         return rows_of(silo, encoding, sent)
     if not private_statistics(silo):
@@ -57,6 +60,24 @@ def scaled_rows(silo: SiloView, encoding: Encoding, sent: Scale | None) -> Rows:
             code="privacy",
         )
     return rows_of(silo, encoding, _private_scale(silo, encoding))
+
+
+def _require_of_columns(sent: Scale, encoding: Encoding) -> None:
+    """Raise `Refused` unless a scale has two finite numbers a column, the second above 0.
+
+    With one for each row a message could keep single rows, and what a row becomes would depend on
+    how many lie before it.
+    """
+    size = (len(encoding.numeric),)
+    for name, each in sent.to_payload().items():
+        if each.shape != size or each.dtype.kind not in "fiu" or not np.isfinite(each).all():
+            raise Refused(
+                f"the scale's {name} must be {size[0]} finite numbers, one a numeric column; its "
+                f"shape is {each.shape}",
+                code="scale",
+            )
+    if not (sent.deviation > 0).all():
+        raise Refused("the scale's deviations must be above 0", code="scale")
 
 
 def _private_scale(silo: SiloView, encoding: Encoding) -> Scale:

@@ -334,7 +334,10 @@ def _private_moments(silo: SiloView, encoding: Encoding, *, moments: bool) -> di
         sigma, stream = reserve_noise(silo, "gaussian_sums", mark.hexdigest(), sums.rows)
         noisy = sums.noisy(sigma, stream)
         if moments:
-            reply["moments"] = dict(zip(("count", "mean", "m2"), noisy.moments(), strict=True))
+            told = Moments(*noisy.moments())
+            # By the noisy number of values: the floor holds where there is next to no noise.
+            told = told.of_at_least(silo.permitted.floors.get(STATISTIC, 1))
+            reply["moments"] = told.to_payload()
         if num_classes:
             reply["classes"] = {"counts": noisy.class_counts()}
     return reply

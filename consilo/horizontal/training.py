@@ -344,7 +344,7 @@ def train_locally(
         hooks: what the protocol adds to the training.
     """
     learner, rows = loaded(silo, message.payload)
-    silo.require_floor(Disclosure.UPDATE, _num_used(silo.job, rows))
+    silo.require_floor(Disclosure.UPDATE, _num_used(silo, rows))
     figures_here: Mapping[str, Any] = {}
     if silo.job.privacy is None:
         figures_here = judged(silo, learner, rows, curves=False)
@@ -380,13 +380,14 @@ def train_locally(
     }
 
 
-def _num_used(job: Job, rows: Rows) -> int:
+def _num_used(silo: SiloView, rows: Rows) -> int:
     """Return of how many rows, or subjects, an update is made at most: those of the round's steps.
 
-    Under privacy any may be in any step, and noise hides which.
+    Where the silo wants privacy any may be in any step, and noise hides which. Where it does not,
+    nobody bounds how much noise there is.
     """
-    plan = plan_of(job)
-    if job.privacy is not None or plan.steps is None:
+    plan = plan_of(silo.job)
+    if silo.permitted.wants_privacy or plan.steps is None:
         return rows.num_train
     return min(rows.num_train, plan.steps * plan.batch_size)
 

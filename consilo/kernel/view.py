@@ -213,18 +213,18 @@ class SiloView:
     def noise(self, fingerprint: str) -> SecretStream:
         """Return the stream of this step's sampling and noise.
 
-        Keyed by the silo's secret of this run and by all that is asked, content included: a
-        coordinator that changes anything in the question gets other noise, and cannot subtract two
-        answers. A job with ``privacy.reproducible`` gets a `ReproducibleStream`, keyed by its seed,
-        the step's scope and the silo, and by no content: one last bit that differs between two
-        machines would be other noise.
+        Keyed by the silo's secret of this run and by all that is asked, content, job, contract and
+        code included: a coordinator that changes anything in the question gets other noise, and
+        cannot subtract two answers. A job with ``privacy.reproducible`` gets a
+        `ReproducibleStream`, keyed by its seed, the step's scope and the silo, and by no content:
+        one last bit that differs between two machines would be other noise.
 
         Args:
             fingerprint: of the rows that are hidden.
         """
         if self._is_reproducible:
             return ReproducibleStream(self.secret_key(), self.header.scope)
-        asked = "/".join(str(part) for part in self.header.question)
+        asked = "/".join(str(part) for part in (*self.header.question, self.header.manifest.digest))
         return SecretStream(self.secret_key(), f"{asked}/{fingerprint}")
 
     def secret_key(self) -> bytes:
@@ -277,7 +277,8 @@ class SiloView:
         mechanism = named(mechanism, unit)
         if pays_ahead:
             self._require_state_since(mechanism, (sigma, sample_rate, steps))
-        terms = f"{mechanism}/{sigma!r}/{sample_rate!r}/{steps}/{fingerprint}"
+        manifest = self.header.manifest.digest  # under another job or code it is another use
+        terms = f"{mechanism}/{sigma!r}/{sample_rate!r}/{steps}/{fingerprint}/{manifest}"
         key = self.secrets.secret(self.header.run_id)
         charge = Charge(
             self.header.run_id,

@@ -9,7 +9,8 @@ once, on made-up rows, in a process that has no other, and says which operations
 What is written down is believed no further than its form. It is made of public numbers alone, so
 that it can tell of no row; the operations are those of `OPERATIONS`, which compute the same
 whatever the numbers are, fault on none, and read nothing but their arguments; and a `Graph` is
-mapped over rows (`torch.vmap`), so that none of them can reach another, whatever it was told.
+mapped over rows (`torch.vmap`), and must do on one row that is not mapped, so that none of them can
+reach another, whatever it was told.
 
 Not every model can be written down: one that branches on values, looks up rows in a table, or draws
 otherwise than by dropout is told as `Untraceable`, and runs apart.
@@ -44,6 +45,7 @@ OPERATIONS = frozenset(
     """.split()  # noqa: SIM905
 )
 """Of torch's ``aten``, each in its default form unless said."""
+_VIEWS = ("view", "_unsafe_view")
 _PICK, _MASK = "pick", "mask"
 """Ours: an entry of a result that has several, and a mask of dropout."""
 _MOST_NODES = 20_000
@@ -90,6 +92,7 @@ class Graph(nn.Module):
             raise ReplyInvalid("what the job's own model says it does is of other parameters")
         for name in self._names:
             self._hold(name, torch.from_numpy(np.array(params[name])), name in trained)
+        self._tried: set[tuple[bool, torch.Size]] = set()
         self.draws_nothing = False
         """Take a mask's mean in its place, for tests of what was written down."""
 
@@ -141,10 +144,29 @@ class Graph(nn.Module):
                 rows.new_zeros(1, *rows.shape[1:]),
             )
             return one[:0]
+        self._require_of_one(rows.shape[1:])
         found: Tensor = torch.vmap(self._row, in_dims=dims, randomness="different")(entries, rows)
         return found
 
-    def _row(self, entries: list[Tensor], row: Tensor) -> Tensor:
+    def _require_of_one(self, shape: torch.Size) -> None:
+        """Do everything once for one row that is not mapped; raise whatever it raises.
+
+        torch maps some operations by handing all rows to them with one dimension more, and does not
+        look whether their arguments fit one row: a norm over a shape of as many rows as there are
+        would mix them. On one row that shape is no part of it.
+        """
+        if (self.training, shape) in self._tried:
+            return
+        was, self.draws_nothing = self.draws_nothing, True
+        try:
+            with torch.no_grad():
+                entries = [each.detach() for each in self.entries()]
+                self._row(entries, torch.zeros(shape), alone=True)
+        finally:
+            self.draws_nothing = was
+        self._tried.add((self.training, shape))
+
+    def _row(self, entries: list[Tensor], row: Tensor, *, alone: bool = False) -> Tensor:
         values: list[Any] = [*entries, row[None]]
         constants = self._constants
 
@@ -163,8 +185,10 @@ class Graph(nn.Module):
                 mean = row.new_full(given[0], given[1])
                 values.append(mean if self.draws_nothing else torch.bernoulli(mean))
             else:
+                # A row that is not mapped has other strides, of which a view may make nothing.
+                done = "reshape" if alone and operation in _VIEWS else operation
                 values.append(
-                    _found(operation)(*given, **{key: filled(each) for key, each in named.items()})
+                    _found(done)(*given, **{key: filled(each) for key, each in named.items()})
                 )
         output: Tensor = values[-1]
         return output[0]
@@ -214,8 +238,26 @@ def _checked(
             raise ValueError("no arguments")
         if not all(isinstance(key, str) and key.isidentifier() for key in named):
             raise ValueError("no names of arguments")
-        made.append((operation, read(arguments), {key: read(each) for key, each in named.items()}))
+        given, also = read(arguments), {key: read(each) for key, each in named.items()}
+        _require_known(operation, given, also)
+        made.append((operation, given, also))
     return made
+
+
+def _require_known(operation: str, arguments: list[Any], named: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where an entry, or a mask, of ours is not one that is known beforehand.
+
+    A place that was computed of a row may lie beyond the end: one row would decide of a fault.
+    """
+    if operation == _PICK:
+        value, place = arguments
+        if named or not isinstance(value, _Ref) or type(place) is not int or place < 0:
+            raise ValueError("no entry of a result")
+    elif operation == _MASK:
+        shape, mean = arguments
+        whole = isinstance(shape, list) and all(type(each) is int and each >= 0 for each in shape)
+        if named or not whole or not isinstance(mean, int | float) or not 0 <= mean <= 1:
+            raise ValueError("no mask")
 
 
 def traced(model: nn.Module, num_inputs: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from consilo.errors import (
 )
 from consilo.jobs.causes import DISK_FULL, TOO_FEW_ROWS
 from consilo.jobs.job import Job
-from consilo.kernel.brief import UNBRIEFED, briefed
+from consilo.kernel.brief import SINCE_WIRE, UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
 from consilo.kernel.roles import Apart, SiloHost
 from consilo.kernel.verbs import Asked, Disclosure, Field, Permitted, Verb, unread
@@ -211,6 +211,9 @@ def _question(header: Header, body: bytes, host: SiloHost) -> Question:
     if digest(body) != header.content:
         raise ReplyInvalid("the request's body is not the one its header names")
     content = unpack(body)
+    if header.wire < SINCE_WIRE and "job" not in content:
+        # Such a step is named by its body alone: told by the run, it would be one for two jobs.
+        raise ReplyInvalid("a request of this wire version brings job and contract in its body")
     if "job" in content:
         job, contract = Job.from_json(content["job"]), Contract.from_json(content["contract"])
     else:

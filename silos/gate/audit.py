@@ -20,10 +20,14 @@ rewrite its history unnoticed (`consilo.record.crosscheck`).
     scored     rows that such a model scored for people here: how many
     model_dropped  a part was deleted by people here
     left       the silo has left the federation
+
+A line with counts that nobody outside is told has a ``salt``: its hash leaves with the next reply,
+and whoever knows all else of it could try every count until that hash fits.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +46,14 @@ LEDGER_HEAD = "ledger-head"
 def audit_log(directory: Path) -> Chain:
     """Return the audit log of the silo in ``directory``."""
     return Chain(directory / "audit.jsonl")
+
+
+def salted(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a line says with random bits beside it, so that its hash tells no number of it.
+
+    16 random bytes: the line's hash goes to the coordinator, who knows all else.
+    """
+    return {**body, "salt": secrets.token_hex(16)}
 
 
 def asked(
@@ -83,7 +95,7 @@ def asked(
         wire=header.wire,
         decision=decision,
         **why,
-        **({"consent": dict(consent)} if consent else {}),
+        **(salted({"consent": dict(consent)}) if consent else {}),
         **({"withheld": dict(withheld)} if withheld else {}),
     )
 

@@ -31,7 +31,7 @@ from consilo.kernel.headers import (
 )
 from consilo.kernel.owner import SUPERSEDED, owner_in
 from consilo.kernel.protocol import RowsUsed
-from consilo.kernel.verbs import Asked, Permitted
+from consilo.kernel.verbs import Asked, FromRows, Permitted
 from consilo.protocols.names import declaration_of
 from consilo.record.chain import START, Chain
 from silos.gate import audit
@@ -315,9 +315,12 @@ class Guard:
                 judged_last_day=self.store.count_judged(since=day_ago, but=step),
             ),
         )
-        if isinstance(job, TableJob) and use.uses_rows and permitted.wants_privacy:
+        if isinstance(job, TableJob) and use.uses_rows and permitted.is_private:
             _require_uncounted(job, contract)
+        is_counted = any(each.rows != FromRows.CHECKED for each in asked.fields)
         if isinstance(job, TableJob) and use.rows == "part":
+            if permitted.is_private and is_counted:
+                self.shares.require_few(job, use.contract, most=self.policy.evaluation.shares)
             near = self.shares.too_near(job, use.contract, asked, permitted)
             permitted = replace(permitted, withheld={**permitted.withheld, **near})
         return permitted
@@ -420,9 +423,9 @@ def _require_uncounted(job: TableJob, contract: Contract) -> None:
     lacking = [each for each in contract.features if contract.columns[each].nullable_share > 0]
     if job.features.missing == "drop" and lacking:
         raise Refused(
-            "this silo's policy wants differential privacy, and how many rows are learnt from is "
-            f"told exactly: without those that lack '{lacking[0]}', say, it would tell how many "
-            "do; use features.missing 'mean' or 'indicator'",
+            "this silo's policy lets no statistic leave exactly, and how many rows are learnt from "
+            f"is told as it is: without those that lack '{lacking[0]}', say, it would tell how "
+            "many do; use features.missing 'mean' or 'indicator'",
             code="privacy",
         )
 

@@ -21,7 +21,7 @@ import numpy as np
 from consilo.errors import Refused
 from consilo.jobs.match import Match, MatchQuestion
 from consilo.machine.database import open_database
-from silos.gate.audit import audit_log
+from silos.gate.audit import audit_log, salted
 from silos.gate.policy import MatchingRules
 
 _DAY_S = 86_400.0
@@ -95,7 +95,8 @@ class MatchLog:
             Refused: where it, or what is common, is too small, or nearly that of an earlier query.
         """
         cause = self._judged(run_id, partner, rules, num_theirs, num_common, now.timestamp())
-        known = {"run": run_id, "partner": partner, "theirs": num_theirs, "common": num_common}
+        counts = {"theirs": num_theirs, "common": num_common}
+        known = salted({"run": run_id, "partner": partner, **counts})
         if cause is not None:
             self._chain().append("match", decision="refused", code=cause.code, **known)
             raise cause
@@ -116,8 +117,8 @@ class MatchLog:
             handle=match.handle,
             partners=list(match.partners),
             recipe=match.recipe_hash,
-            rows=len(match.rows),
             expires=match.expires.isoformat(),
+            **salted({"rows": len(match.rows)}),
         )
 
     def _permit(self, question: MatchQuestion, rules: MatchingRules, now: float) -> None:
@@ -241,7 +242,7 @@ class MatchLog:
             contract=question.contract,
             dataset=question.dataset,
             purpose=question.purpose,
-            own=question.num_entities,
+            **salted({"own": question.num_entities}),
             **decision,
         )
 

@@ -65,8 +65,8 @@ privacy:
   allow_reproducible: no         # noise that whoever knows the job's seed can take away
   exact_statistics: yes          # no: means, class counts, histograms, figures of merit leave
                                  # with noise only
-  # max_epsilon: 10.0            # in one run; unless said, these where the section wants noise
-  # max_delta: 1.0e-3            # (or the ε of the largest budget)
+  # max_epsilon: 10.0            # in one run; unless said, these (or the ε of the largest budget);
+  # max_delta: 1.0e-3            # who says one of them wants privacy
   # budgets:                     # all runs together, by data set; "*" is every other one
   #   "*":
   #     epsilon: 10.0            # within window_days; without that key, for ever
@@ -81,6 +81,8 @@ privacy:
 #     - {column: visited, after: 2024-01-01}           # column of role split need none
 #   per_day: 1000                # models judged on held-out rows; later ones get no figures
 #   per_run: 100
+#   shares: 12                   # where privacy is wanted: at so many places jobs may ever cut the
+#                                # rows; how many lie on either side is told exactly
 
 # matching:                      # rows of which silos are the same people; without it, refused;
 #                                # it also needs disclosures: {sealed: yes, match: yes}
@@ -162,8 +164,9 @@ class Leaving(Config):
 
 
 MOST_EPSILON, MOST_DELTA = 10.0, 1e-3
-"""Of one run, where a policy wants noise and says no limit: of more ε, or δ, noise hides nothing.
-Where a budget has a larger ε, that ε."""
+"""Of one run, where a policy says no limit: of more ε, or δ, noise hides nothing, and such a job
+would pass for private. Where a budget has a larger ε, that ε; no end with ``allow_reproducible``,
+where the policy does not want noise."""
 
 
 class PrivacyRules(Config):
@@ -173,8 +176,8 @@ class PrivacyRules(Config):
         required: what is computed from rows leaves only with it: updates, statistics, figures of
             merit, what crosses to other silos. Exempt are one bit of a contract check, the number
             of rows, and matches, which ``matching`` admits.
-        max_epsilon: of one run; None is `MOST_EPSILON` where the section wants noise, else no end.
-        max_delta: of one run; None is `MOST_DELTA` where the section wants noise, else no end.
+        max_epsilon: of one run; None is `MOST_EPSILON`.
+        max_delta: of one run; None is `MOST_DELTA`.
         allow_reproducible: whether a job may key the noise by its own seed.
         exact_statistics: whether sums over rows may leave exactly: moments, class counts,
             histograms, figures of merit; if not, only those of jobs that pay for them, with
@@ -260,7 +263,9 @@ class PrivacyRules(Config):
         if asked.reproducible and not self.allow_reproducible:
             return "this silo's policy allows no reproducible noise"
         epsilon, delta = self.max_epsilon, self.max_delta
-        if self.is_wanted:
+        # Who bears reproducible noise bears that it hides nothing; else what is called noise counts
+        # as such, in floors too, also where the policy does not want it.
+        if self.is_wanted or not self.allow_reproducible:
             epsilon = self._most_epsilon if epsilon is None else epsilon
             delta = MOST_DELTA if delta is None else delta
         return _above("ε", asked.epsilon, epsilon) or _above("δ", asked.delta, delta)
@@ -295,19 +300,25 @@ class EvaluationRules(Config):
     Args:
         splits: by which columns a job may split the rows, and at which values, as a job's
             ``evaluation.split`` says it: one that could be moved would tell single rows apart by
-            the figures before and after. None allows all, unless privacy is wanted: how many rows
-            are on either side is told exactly. A share and a fold are bounded by ``max_holdout``,
-            and a column of role split says itself what it is for.
+            the figures before and after. None allows all, unless privacy is wanted, or no exact
+            statistic is to leave: how many rows are on either side is told exactly. A share and a
+            fold are bounded by ``max_holdout``, and a column of role split says itself what it is
+            for.
         max_holdout: largest share of the rows that a job may hold out; what is held out is not
             learnt from, so that it bounds from how few rows an update is made, too.
         per_run: evaluations in one run; None sets no limit.
         per_day: evaluations within 24 hours, over all runs; None sets no limit.
+        shares: where no exact statistic is to leave, at how many places of the rows' random order
+            shares and folds may ever lie, over all jobs under one contract. How many rows are on
+            either side is told exactly, and rows that are alike lie at one place: by shares enough
+            all numbers of rows that are alike would be found.
     """
 
     max_holdout: float = Field(default=0.5, gt=0, lt=1)
     splits: tuple[Split, ...] | None = ()
     per_run: int | None = Field(default=None, ge=1)
     per_day: int | None = Field(default=1000, ge=1)
+    shares: int = Field(default=12, ge=1)
 
 
 class Limits(Config):
@@ -527,7 +538,7 @@ class Policy(Config):
                 code="job",
             )
         self._permit_threads(job)
-        if asked.uses_rows:
+        if asked.fields:  # how many rows a split leaves is told even where no value is used
             self._permit_holdout(job)
         withheld: dict[str, str] = {}
         for field in asked.fields:
@@ -572,7 +583,7 @@ class Policy(Config):
         most, named = self.evaluation.max_holdout, job.evaluation.named
         if named is not None and named.column is not None:
             splits = self.evaluation.splits
-            if splits is None and self.privacy.is_wanted:
+            if splits is None and self.privacy.tells_little:
                 splits = ()
             if splits is not None and named not in splits:
                 raise Refused(

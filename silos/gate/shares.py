@@ -8,6 +8,9 @@ many rows as the policy's ``min_rows`` of what leaves, lie between it and its ne
 holds for the rows that one job drops for a missing feature and another does not, and for a split
 by a column beside shares and other splits.
 
+Where no exact statistic is to leave the exact numbers of rows on either side are all that does; the
+places at which rows were cut are kept for that, too, and are few (`Shares.require_few`).
+
 It holds for what a job's settings move. What else makes two answers differ by a row, such as a row
 that came in between, only differential privacy hides: see docs/threat-model.md.
 """
@@ -60,6 +63,33 @@ class Shares:
 
     rows: Tables
     store: Store
+
+    def require_few(self, job: TableJob, contract: Contract, *, most: int) -> None:
+        """Keep where a job cuts the rows, of which exact numbers are told and nothing else.
+
+        Args:
+            job: over the silo's own rows.
+            contract: what they obey.
+            most: places, over all jobs.
+
+        Raises:
+            Refused: where they would be more.
+        """
+        ends = ends_of(job.evaluation)
+        kind = f"{contract.digest}/counted"
+        while ends is not None:
+            known = self.store.cuts(kind)
+            new = {str(each) for each in ends} - known.keys()
+            if len(known) + len(new) > most:
+                told = ", ".join(f"{int(each) / 2**64:.4g}" for each in sorted(known, key=int))
+                raise Refused(
+                    f"this silo has told how many rows lie on either side of {len(known)} shares, "
+                    f"and would tell it of {most} (evaluation.shares of its policy): use one of "
+                    f"those, {told}",
+                    code="holdout",
+                )
+            if not new or self.store.keep_cuts(kind, known, dict.fromkeys(new, 1)):
+                return
 
     def too_near(
         self, job: TableJob, contract: Contract, asked: Asked, permitted: Permitted
@@ -168,13 +198,17 @@ class Shares:
 
 
 def _floors(job: TableJob, asked: Asked, permitted: Permitted) -> dict[str, int]:
-    """Return of how many rows each field must be made that would leave exactly."""
+    """Return of how many rows each field must be made that would leave exactly.
+
+    What is noisy counts as exact where the policy does not want noise: nothing bounds then how
+    often it is asked, and the mean of many answers is as good as exact.
+    """
     return {
         each.name: max(permitted.floors.get(disclosure, 1) for disclosure in each.disclosures)
         for each in asked.fields
         if each.name not in permitted.withheld
         and each.rows not in (FromRows.NONE, FromRows.CHECKED, FromRows.MATCH)
-        and not (job.privacy is not None and job.privacy.pays(each.rows.price))
+        and not (permitted.wants_privacy and job.privacy is not None)
     }
 
 
@@ -194,5 +228,5 @@ def _said(least: int) -> str:
     return (
         f"fewer than {least} of this silo's rows lie between this job's share of the rows and one "
         "that was asked before, so that two exact answers would tell of them; use the same share, "
-        "or one that differs by more, or a job with privacy"
+        "or one that differs by more"
     )

@@ -7,6 +7,8 @@ ever in its memory, so that none is in that of a process it forks later. Each su
 
 - has that one descriptor, reads its rows from it, and then locks itself in further: it opens no
   file, starts no process and no thread, and has nothing that outlives it (`sandbox.alone`);
+- has an address space that is larger by half of the message's memory at most, so that no row's
+  process can bring the message to its limit, whose end would be seen;
 - runs the job's own code only then, writes its answer into the descriptor, and is killed when its
   time is over. Processes begin at fixed intervals, whatever the one before did, one at a time.
 """
@@ -17,6 +19,7 @@ import ast
 import contextlib
 import importlib
 import os
+import resource
 import signal
 import socket
 import struct
@@ -30,9 +33,15 @@ from consilo.horizontal.features import Encoding
 from consilo.learners.sources import Source, source_at
 from consilo.machine import sandbox
 from silos.node.channel import Channel, believed
+from silos.rows.memory import LIMIT_MIB
 
 _SPARE = 1.25
 """From one beginning to the next, in limits: a killed process needs time to be taken down."""
+
+
+_PAGE_BYTES = resource.getpagesize()
+_UNLIMITED_MIB = 4096
+"""Of a message whose caller says no limit."""
 
 
 def serve(channel: Channel, bundle: Path, silo: Path, content: bytes) -> None:
@@ -47,7 +56,9 @@ def serve(channel: Channel, bundle: Path, silo: Path, content: bytes) -> None:
     Raises:
         SandboxUnavailable: where this process cannot be locked in.
     """
-    sandbox.confine([bundle], keep=(channel.descriptor,), hidden=silo, forks=True)
+    more_bytes = int(os.environ.get(LIMIT_MIB, _UNLIMITED_MIB)) << 19
+    statm = os.open("/proc/self/statm", os.O_RDONLY)
+    sandbox.confine([bundle], keep=(channel.descriptor, statm), hidden=silo, forks=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     job, contract = believed(content)
     known: dict[str, Any] = {
@@ -71,7 +82,7 @@ def serve(channel: Channel, bundle: Path, silo: Path, content: bytes) -> None:
             begins = started + limit_s * _SPARE
             child = os.fork()
             if not child:
-                _be_one(descriptor, what, known)
+                _be_one(descriptor, what, known, statm, more_bytes)
             os.close(descriptor)
             _wait(child, started + limit_s)
             channel.send(b"E", struct.pack("d", time.monotonic() - started))
@@ -79,9 +90,23 @@ def serve(channel: Channel, bundle: Path, silo: Path, content: bytes) -> None:
                 begins = time.monotonic()
 
 
-def _be_one(descriptor: int, what: str, known: Mapping[str, Any]) -> None:
+def _limit_memory(statm: int, more_bytes: int) -> None:
+    """Let this process have so many bytes more than its parent has, shared ones included.
+
+    Args:
+        statm: of the parent, which is as large.
+        more_bytes: what code of the job may add.
+    """
+    most = int(os.pread(statm, 256, 0).split()[0]) * _PAGE_BYTES + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _be_one(
+    descriptor: int, what: str, known: Mapping[str, Any], statm: int, more_bytes: int
+) -> None:
     """Be the process of one unit; never returns."""
     try:
+        _limit_memory(statm, more_bytes)
         # Whatever else is open is closed before one line of the job's own code runs.
         sandbox.alone(keep=(descriptor,))
         _, content = Channel(descriptor).receive()

@@ -87,6 +87,8 @@ TRIES = {
     "write": "open('/tmp/seen', 'w')",
     "lock": "fcntl.flock(0, fcntl.LOCK_EX)",
     "flags of a shared file": "fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK)",
+    "memory beyond the message's": "mmap.mmap(-1, 3 << 30)",
+    "memory of its own beyond it": "mmap.mmap(-1, 3 << 30, flags=mmap.MAP_PRIVATE)",
     "other descriptors": "[os.fstat(n) for n in range(3, 64) if n != HERE()]",
 }
 PREAMBLE = """
@@ -230,6 +232,13 @@ def test_nothing_of_a_process_outlives_it_or_reaches_another(tmp_path: Path, nam
     act = "assert not works(lambda: 1), 'it would be told'"
     with pytest.raises(ConsiloError):
         delta(units(tmp_path, act), data(1.0))
+
+
+@alone
+def test_what_an_honest_one_needs_is_there(tmp_path: Path) -> None:
+    """The limit is that of memory beside what the process begins with."""
+    act = "assert works(lambda: mmap.mmap(-1, 1 << 30)) and len(bytearray(1 << 28))"
+    assert np.isfinite(delta(units(tmp_path, act), data(1.0))).all()
 
 
 @alone

@@ -6,6 +6,8 @@ value, a share that is moved by a hair.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import attacker
 import clinic
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.holdout import PURPOSE, unit_numbers
 from consilo.horizontal.statistics import _templates
+from consilo.jobs.match import Match
 from silos.gate.policy import TEMPLATE
 from silos.proposals import onboard
 
@@ -177,17 +180,128 @@ def test_where_privacy_is_wanted_rows_that_lack_a_feature_are_not_counted(tmp_pa
     assert "features.missing" in header.reason
 
 
+AFTER = {"split": {"column": "age", "after": 60.0}}
+REST = {"runs": ["before"], "rounds": 1, "record": "0" * 64}
+
+
+@pytest.mark.parametrize("verb", ["quote/quote", "continuation/reserve", "fedavg/train"])
+@pytest.mark.parametrize("rule", ["required: no", "exact_statistics: yes"])
+def test_no_verb_counts_the_rows_of_a_range(tmp_path, verb, rule) -> None:
+    """What a run's rounds cost tells how many rows; it was asked of rows up to any age."""
+    strict = {"required: no": "required: yes", "exact_statistics: yes": "exact_statistics: no"}
+    policy = TEMPLATE.replace(rule, strict[rule])
+    silo = attacker.make(tmp_path, policy + "\nevaluation: {splits: null, max_holdout: 0.3}\n")
+    private = {"epsilon": 5.0, "delta": 1e-5, "statistics_epsilon": 0.5}
+    for asked in (AFTER, {"holdout": 0.4}):
+        job = clinic.job(privacy=private, continues=REST, evaluation=asked)
+        header, fields = attacker.ask(silo, *verb.split("/"), attacker.model(job), job, attest=True)
+        assert (header.status, fields) == ("fault", {})
+        assert "evaluation" in header.reason
+    assert not attacker.reserved(silo)
+
+
+@pytest.mark.parametrize("verb", ["statistics/moments", "fedavg/train", "evaluation/evaluate"])
+def test_nothing_is_made_of_all_rows_in_a_job_over_matched_ones(tmp_path, verb) -> None:
+    """Shares were held apart in jobs over a silo's own rows only, by the job's kind."""
+    silo = attacker.make(tmp_path, TEMPLATE)
+    now = datetime.now(UTC)
+    told = ("recipe", "clinic@1", "rows", "unstated", now, now + timedelta(days=1))
+    silo.matches.keep_match(Match("m", np.arange(30), ("south",), *told))
+    held = {"north": ["age", "smoker"], "south": ["ward"]}
+    args = {"match": "m", "label_silo": "north", "columns": held}
+    for rows in (8, 9):
+        job = clinic.job(
+            kind="vertical",
+            protocol={"name": "vertical_linear", "args": args},
+            task="binary",
+            evaluation={"holdout": share(silo, rows)},
+        )
+        payload = attacker.model(job) | _templates(
+            Encoding.plan(CONTRACT, job), moments=True, target=False
+        )
+        header, fields = attacker.ask(silo, *verb.split("/"), payload, job, attest=True)
+        assert (header.code, fields) == ("refused", {})
+        assert "a silo's own rows" in header.reason
+
+
 def test_it_goes_by_the_policys_floors_and_by_exact_answers(tmp_path) -> None:
     policy = TEMPLATE.replace("update: yes", "update: {min_rows: 1}")
     silo = attacker.make(
         tmp_path / "open", policy.replace("statistic: yes", "statistic: {min_rows: 1}")
     )
-    private = attacker.make(tmp_path / "private", TEMPLATE)
+    wanted = TEMPLATE.replace("required: no", "required: yes")
+    private = attacker.make(tmp_path / "private", wanted)
     privacy = {"epsilon": 5.0, "delta": 1e-5}
     for rows in (8, 9, 10):
         assert train(silo, evaluation={"holdout": share(silo, rows)})[0].status == "ok"
         held_out = {"holdout": share(private, rows)}
         header, _ = train(private, evaluation=held_out, privacy=privacy)
         assert header.status == "ok", header.reason
-    assert train(private, evaluation={"holdout": share(private, 8)})[0].status == "ok"
-    assert train(private, evaluation={"holdout": share(private, 9)})[0].code == "too_few_rows"
+
+
+NOISELESS = {"epsilon": 1e6, "delta": 0.5, "accountant": "rdp"}
+
+
+@pytest.mark.parametrize("change", [{}, {"epsilon": 9.0}, {"delta": 1e-5}], ids=str)
+def test_what_is_called_noise_is_none_where_nobody_bounds_its_price(silo, change) -> None:
+    """A step on one row with ε 1e6 was taken for private, and for one of all rows."""
+    privacy = {**NOISELESS, "max_grad_norm": 2.0, **change}
+    few = {"batch_size": 1, "steps": 1, "lr": 1.0}
+    for local in (few, WHOLE):
+        header, fields = train(silo, privacy=privacy, local=local)
+        assert (header.code, fields) == ("refused", {})
+        assert "in one run" in header.reason
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 9.0])
+def test_nor_does_it_lift_a_floor_there(silo, epsilon) -> None:
+    """Of noise that may be asked for as often as one likes the mean is none."""
+    privacy = {"epsilon": epsilon, "delta": 1e-5, "accountant": "rdp"}
+    few = {"batch_size": 1, "steps": 1, "lr": 1.0}
+    same = {"holdout": share(silo, 8)}
+    header, _ = train(silo, privacy=privacy, local=few, evaluation=same)
+    assert header.code == "too_few_rows"
+    told = [
+        train(silo, privacy=each, evaluation={"holdout": share(silo, rows)})[0].code
+        for each, rows in ((privacy, 8), (privacy, 9), (None, 9), (None, 8), (privacy, 16))
+    ]
+    assert told == ["", "too_few_rows", "too_few_rows", "", ""]
+
+
+def test_the_mean_of_few_values_is_not_told_with_next_to_no_noise_either(tmp_path) -> None:
+    rows = clinic.frame(500, missing=0)
+    rows.loc[3:, "age"] = np.nan
+    contract = clinic.contract(
+        clinic.CONTRACT.replace("nullable_share: 0.9", "nullable_share: 1.0")
+    )
+    policy = TEMPLATE.replace("# max_epsilon: 10.0", "max_epsilon: 1.0e+9")
+    policy = policy.replace("# max_delta: 1.0e-3", "max_delta: 0.9")
+    silo = attacker.make(tmp_path, policy, rows, agreed=False)
+    onboard.confirm(tmp_path, contract, contract.digest)
+    privacy = {**NOISELESS, "statistics_epsilon": 5e5}
+    header, fields = statistics(silo, contract, privacy=privacy)
+    assert header.status == "ok", header.reason
+    assert [float(each[0]) for each in fields["moments"].values()] == [0.0, 0.0, 0.0]
+    assert fields["moments"]["count"][1] > 300
+
+
+@pytest.mark.parametrize("verb", ["quote/quote", "fedavg/train", "statistics/moments"])
+def test_numbers_of_rows_that_are_alike_are_not_found_by_moving_a_share(tmp_path, verb) -> None:
+    """They lie at one place, so that shares enough told how many are alike, at no ε."""
+    policy = TEMPLATE.replace("required: no", "required: yes") + "\nevaluation: {shares: 3}\n"
+    silo = attacker.make(tmp_path, policy)
+    privacy = {"epsilon": 5.0, "delta": 1e-5, "statistics_epsilon": 0.5, "accountant": "rdp"}
+    payload = attacker.model() | {"moments": {}, "classes": {"counts": np.zeros(2, np.int64)}}
+    told = []
+    for number, asked in enumerate(
+        ({"holdout": 0.2}, fold(3, 2), {"holdout": 0.25}, {"holdout": 0.2}, fold(3, 3), fold(4, 1))
+    ):
+        job = clinic.job(privacy=privacy, evaluation=asked, features={"standardize": "none"})
+        ask = (silo, *verb.split("/"), payload, job)
+        header, _ = attacker.ask(*ask, attest=True, run=f"r{number}")
+        told.append((header.status, "evaluation.shares" in header.reason))
+    yes, no = ("ok", False), ("fault", True)
+    assert told == [yes, yes, no, yes, yes, no]
+    # A check counts nothing, and uses no place up.
+    job = clinic.job(privacy=privacy, evaluation={"holdout": 0.3})
+    assert attacker.ask(silo, "contract_check", "check", {}, job)[0].status == "ok"

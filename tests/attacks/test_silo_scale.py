@@ -129,3 +129,27 @@ def test_ranges_are_needed_to_make_it():
     asked = view(InMemorySilo("north", narrow(False)), job, clinic.contract(OPEN))
     with pytest.raises(Refused, match="need a range with min and max"):
         loaded(asked, payload(job))
+
+
+@pytest.mark.parametrize("private", [True, False], ids=["private", "exact"])
+@pytest.mark.parametrize("name", ["mean", "deviation"])
+@pytest.mark.parametrize("kind", ["of rows", "short", "not finite"])
+def test_a_scale_is_of_columns_and_of_nothing_else(kind, name, private):
+    """A neighbour: with one for each row, all but a single row are put to nothing.
+
+    So an update of all rows was that row's, at any floor; under privacy a row more moved each row
+    behind it to another scale, by which the sum moved as often as the noise does not hide.
+    """
+    rows = narrow(False)
+    job = clinic.job(**({"privacy": PRIVACY} if private else {}), evaluation={"holdout": 0.5})
+    asked, encoding = view(InMemorySilo("north", rows), job), Encoding.plan(clinic.contract(), job)
+    size = len(encoding.numeric)
+    shape = {"of rows": (len(rows), size), "short": (1, size), "not finite": (size,)}[kind]
+    sent = {"mean": np.zeros(size), "deviation": np.ones(size)}
+    sent[name] = np.full(shape, np.nan if kind == "not finite" else 1e30)
+    with pytest.raises(Refused, match=f"scale's {name} must be {size} finite numbers"):
+        loaded(asked, {**payload(job), "scale": sent})
+    with pytest.raises(Refused, match="must be above 0"):
+        loaded(
+            asked, {**payload(job), "scale": {"mean": np.zeros(size), "deviation": -np.ones(size)}}
+        )

@@ -223,6 +223,13 @@ def forged(*nodes: Any) -> dict[str, Any]:
         forged(["relu", [VALUE], {"out of": 1}]),
         forged(["relu", {"value": 0}, {}]),
         forged("relu"),
+        forged(["pick", [VALUE, VALUE], {}]),
+        forged(["pick", [VALUE, [VALUE]], {}]),
+        forged(["pick", [VALUE, True], {}]),
+        forged(["pick", [[VALUE], 0], {}]),
+        forged(["mask", [[VALUE], 0.5], {}]),
+        forged(["mask", [[2], VALUE], {}]),
+        forged(["mask", [[2], 1.5], {}]),
     ],
 )
 def test_what_is_no_such_list_is_refused(said: Any) -> None:
@@ -231,6 +238,44 @@ def test_what_is_no_such_list_is_refused(said: Any) -> None:
     }
     with pytest.raises(ReplyInvalid):
         Graph(said, state, frozenset(state))
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+def test_no_norm_is_over_more_than_one_row(rows: int) -> None:
+    """Mapped, a norm over a shape that begins with the number of rows was one over all of them."""
+    said = forged(
+        ["native_layer_norm", [{"value": 2}, [rows, 1, INPUTS], None, None, 1e-5], {}],
+        ["pick", [{"value": 3}, 0], {}],
+    )
+    state = {"weight": np.zeros((1, INPUTS), "f4"), "bias": np.zeros(1, "f4")}
+    graph = Graph(said, state, frozenset(state))
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        graph(torch.randn(rows, INPUTS))
+    entries = [each.expand(rows, *each.shape) for each in graph.entries()]
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        graph.by_rows(entries, torch.randn(rows, INPUTS))
+
+
+def test_no_row_chooses_a_place_that_is_not_there() -> None:
+    """A place of a largest number is made of a row; beyond the end, it decided of a fault."""
+    largest = [
+        ["unsqueeze", [{"value": 2}, 0], {}],
+        ["max_pool2d_with_indices", [{"value": 3}, [1, INPUTS]], {}],
+        ["pick", [{"value": 4}, 1], {}],
+        ["mul.Scalar", [{"value": 5}, 1000], {}],
+    ]
+    state = {"weight": np.zeros((1, INPUTS), "f4"), "bias": np.zeros(1, "f4")}
+    rows = torch.eye(INPUTS)
+    found = Graph(forged(*largest, ["alias", [{"value": 6}], {}]), state, frozenset(state))(rows)
+    assert found.flatten().tolist() == [1000 * each for each in range(INPUTS)]
+    with pytest.raises(ReplyInvalid):
+        Graph(forged(*largest, ["pick", [VALUE, {"value": 6}], {}]), state, frozenset(state))
+    # Nor does an operation that wants a number take one of a row: whichever it is, it faults.
+    for name in ("select.int", "slice.Tensor", "unbind.int", "add.Scalar", "split.Tensor"):
+        said = forged(*largest, [name, [VALUE, {"value": 6}], {}])
+        for row in rows:
+            with pytest.raises((RuntimeError, TypeError)):
+                Graph(said, state, frozenset(state))(row[None])
 
 
 def test_no_operation_can_write_draw_or_read_elsewhere() -> None:
