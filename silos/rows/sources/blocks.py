@@ -261,7 +261,7 @@ class BlockColumns(MutableMapping[str, "pd.Series[Any]"]):
         if pa.types.is_temporal(column.type):
             return to_frame(pa.table({name: column}))[name]
         if column.num_chunks != 1:
-            column = column.combine_chunks()
+            column = column.combine_chunks(memory_pool=pa.system_memory_pool())
         values: pd.Series[Any] = column.to_pandas(types_mapper=_types().get)
         return values
 
