@@ -138,8 +138,8 @@ def in_blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             yield whole.slice(at, size)
             has_yielded = True
             at += size
+        num_bytes = num_bytes * (num_waiting - at) // num_waiting  # to count them takes a while
         waiting, num_waiting = [whole.slice(at)], num_waiting - at
-        num_bytes = waiting[0].nbytes
         del whole
     if num_waiting or not has_yielded:
         yield stacked(waiting) if waiting else pa.table({})
