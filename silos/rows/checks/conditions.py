@@ -133,7 +133,7 @@ def _between(expectation: Any) -> Callable[[Columns], Any]:
     """Return which values lie within the bounds; whole numbers are compared as such, exactly."""
 
     def fits(columns: Columns) -> Any:
-        values = columns[expectation.column]
+        values: Any = columns[expectation.column]
         low, high = expectation.min_value, expectation.max_value
         strict_low, strict_high = bool(expectation.strict_min), bool(expectation.strict_max)
         if str(values.dtype) == "Int64":
