@@ -17,8 +17,9 @@ same job done again in this process with whoever the record says was there.
     equal                       of them: parameters, figures and ε are those of the twin, to the bit
     failed                      of them: without a result
     whole                       of them: everybody was there all the time
-    submitted_again             flow runs that died before they had opened a run, and were asked for
-                                once more by this program
+    submitted_again             flow runs that failed, or were cancelled, before they had opened a
+                                run, and were asked for once more by this program; one that died is
+                                asked for again by who tends the directory
     left                        at the end: runs, flow runs and MLflow runs not over, bodies at the
                                 SuperLink, processes that nobody owns
     not_once                    runs that MLflow does not show just once, with each round once
@@ -261,7 +262,10 @@ class Soak:
         return _came(self.there, record, "the run is not over")
 
     def _begun(self, runs: Path, known: set[str], flow_run: str) -> Path | None:
-        """Return the record of the run that a flow run opens; None where it died before."""
+        """Return the record of the run that a flow run opens, or who was asked for in its place.
+
+        None where it failed before, or was cancelled.
+        """
         api = Addresses.load(self.there.home).prefect_api
         deadline = time.monotonic() + _BEGUN_WITHIN_S
         asked_at = time.monotonic() + 5.0
@@ -276,8 +280,8 @@ class Soak:
                     state = ask(f"{api}/flow_runs/{flow_run}")["state"]
                 except OSError:
                     continue
-                if state["type"] in ("FAILED", "CRASHED", "CANCELLED"):
-                    say(f"   a flow run died before it had a run: {state['message']}")
+                if state["type"] in ("FAILED", "CANCELLED"):
+                    say(f"   a flow run ended before it had a run: {state['message']}")
                     return None
         return None
 

@@ -15,9 +15,10 @@ from pydantic import Field
 from consilo.errors import ConsiloError
 from consilo.jobs.job import Job
 from consilo.runs.analytics import AnalyticsRun
+from flows.endings import flow_run_name, refused
 from flows.registry import names
 from flows.services.connection import home_directory, job_file
-from flows.session import Session, final_state, flow_run_name, opened, order_of, refused
+from flows.session import Session, final_state, opened, order_of
 from flows.tasks import admit, check, describe, show_statistics, wait_for_silos
 
 Bins = Annotated[int, Field(ge=2, le=200)]

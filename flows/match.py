@@ -6,21 +6,22 @@ The match stays in the silos, under its handle, until it expires; a later job na
 from __future__ import annotations
 
 from typing import Annotated, Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from pydantic import Field
 
 from consilo.errors import ConsiloError
 from consilo.jobs.job import Job
 from consilo.record.run_record import new_run_id
 from consilo.runs.match import contract_of, run_match
+from flows.endings import failed, flow_run_name, quiet_errors, refused
 from flows.services.connection import connect, home_directory, job_file
 from flows.services.order import Connection, Order
 from flows.services.owning import owning
-from flows.session import flow_run_name, quiet_errors, refused
-from flows.shown import flow_run, rename
+from flows.shown import flow_run, opens, rename
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
@@ -46,6 +47,7 @@ def match_entities(meeting: Meeting, wait_s: float) -> dict[str, Any]:
     connection, order = meeting.connection, meeting.order
     run_id = new_run_id(order.job.name, "match")
     directory = connection.home / "runs" / run_id
+    opens(UUID(meeting.flow_run_id), run_id)
     with owning(directory, flow_run=meeting.flow_run_id):
         result = run_match(
             order.job,
@@ -103,5 +105,5 @@ def match(
     tags = (f"job:{asked.name}", f"contract:{contract.ref}", result["status"])
     rename(flow_run(), f"{asked.name} · match · {result['status']}", tags=tags)
     if result["status"] == "failed":
-        return Failed(message=result["reason"], data=result)
+        return failed(result["reason"], result)
     return Completed(message=f"matched under '{result['handle']}'", data=result)

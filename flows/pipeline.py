@@ -22,17 +22,10 @@ from consilo.jobs.job import Job
 from consilo.runs.continued import extended
 from consilo.runs.folds import fold_job
 from flows import analytics, vertical
+from flows.endings import flow_run_name, refused, summary_of
 from flows.registry import names
 from flows.services.connection import home_directory, job_file
-from flows.session import (
-    Session,
-    called,
-    final_state,
-    flow_run_name,
-    opened,
-    order_of,
-    refused,
-)
+from flows.session import Session, called, final_state, opened, order_of
 from flows.tasks import (
     admit,
     check,
@@ -149,7 +142,7 @@ STAGES: Mapping[str, Callable[[Session, float], None]] = {
 
 
 def run_pipeline(*, home: Path | str, run_id: str = "", **parameters: Any) -> dict[str, Any]:
-    """Run the pipeline in this process and return its summary, whatever its state.
+    """Run the pipeline in this process and return its summary, however it ends.
 
     Args:
         home: the coordinator's directory.
@@ -159,7 +152,7 @@ def run_pipeline(*, home: Path | str, run_id: str = "", **parameters: Any) -> di
     with called(run_id):
         # Prefect takes a flow that answers `Any` for one that is awaited.
         state = cast("State[Any]", pipeline(home=str(home), return_state=True, **parameters))
-    return cast("dict[str, Any]", state.result(raise_on_failure=False))
+    return summary_of(state)
 
 
 def changed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import State, get_run_logger, runtime
+from prefect import State, get_run_logger
 from prefect.exceptions import TerminationSignal
-from prefect.settings import get_current_settings
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed
 
 from consilo.contracts.contract import Contract
 from consilo.errors import (
@@ -37,6 +35,7 @@ from consilo.runs.stages import Stages
 from consilo.runs.vertical import VerticalRun
 from flows import artifacts
 from flows.cancellation import Cancellable, watching
+from flows.endings import cancelled, failed, quiet_errors
 from flows.registry import names
 from flows.registry.departed import tag_departed
 from flows.registry.model_lookup import with_model
@@ -45,7 +44,15 @@ from flows.registry.tracking import Tracker, run_tags
 from flows.services.connection import connect
 from flows.services.order import ORDERED_FROM, Connection, Order
 from flows.services.owning import owning
-from flows.shown import close_died, close_ended, flow_run, number_of, rename
+from flows.shown import (
+    close_died,
+    close_ended,
+    flow_run,
+    number_of,
+    opens,
+    prefect_place,
+    rename,
+)
 
 _called: ContextVar[str] = ContextVar("called", default="")
 
@@ -153,6 +160,7 @@ def opened(
         connect(order) as connection,
         owning(connection.home / "runs" / order.run_id, flow_run=str(flow_run_id)),
     ):
+        opens(flow_run_id, order.run_id)
         run = _run(order, connection, made, experiment)
         session = _tracked(order, connection, run, experiment, flow_run_id)
         try:
@@ -184,32 +192,12 @@ def final_state(session: Session) -> State[Any]:
     result = session.close()
     summary = result.to_json()
     if isinstance(session.error, RunCancelled):
-        return Cancelled(message=result.reason, data=summary)
+        return cancelled(result.reason, summary)
     if result.status == "failed":
-        return Failed(message=result.reason, data=summary)
+        return failed(result.reason, summary)
     if result.status == "degraded":
         return Completed(name="Degraded", message=f"degraded: {result.reason}", data=summary)
     return Completed(message="complete", data=summary)
-
-
-def refused(error: ConsiloError) -> State[Any]:
-    """Return the state of a flow run whose job could not even begin."""
-    reason = f"{type(error).__name__}: {error}"
-    get_run_logger().error(reason)
-    job = flow_run_name()
-    rename(flow_run(), f"{job} · refused", tags=(f"job:{job}", "refused"))
-    summary = {
-        "status": "failed",
-        "reason": reason,
-        "silos": {},
-        "metrics": {},
-        "model": None,
-        "mlflow": None,
-        "prefect": prefect_place(flow_run()),
-        "record": None,
-        "seconds": {},
-    }
-    return Failed(message=reason, data=summary)
 
 
 def order_of(
@@ -256,37 +244,6 @@ def called(run_id: str) -> Iterator[None]:
         yield
     finally:
         _called.reset(token)
-
-
-def flow_run_name() -> str:
-    """Return what Prefect calls a flow run: its job."""
-    return Path(runtime.flow_run.parameters["job"]).stem
-
-
-def prefect_place(flow_run_id: UUID) -> dict[str, str]:
-    """Return where people and programs find a flow run."""
-    api = get_current_settings().api.url or ""
-    page = f"{api.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
-    return {"api_url": api, "flow_run_id": str(flow_run_id), "url": page}
-
-
-class _WithoutTraceback(logging.Filter):
-    """Errors that Consilo raises on purpose say all in one sentence; their stack is noise."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if isinstance(error, ConsiloError):
-            record.exc_info, record.exc_text = None, None
-        return True
-
-
-_without_traceback = _WithoutTraceback()
-
-
-def quiet_errors() -> None:
-    """Keep tracebacks of Consilo's own errors out of Prefect's logs; safe to call again."""
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_without_traceback)
 
 
 def _tracked(

@@ -12,6 +12,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
 from consilo.record.run_record import read
@@ -27,12 +28,28 @@ def flow_run() -> UUID:
     return context.flow_run.id
 
 
+def prefect_place(flow_run_id: UUID) -> dict[str, str]:
+    """Return where people and programs find a flow run."""
+    api = get_current_settings().api.url or ""
+    page = f"{api.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
+    return {"api_url": api, "flow_run_id": str(flow_run_id), "url": page}
+
+
 def rename(flow_run_id: UUID, name: str, *, tags: Sequence[str]) -> None:
     """Give a flow run a name, and tags besides those that it was started with."""
     with get_client(sync_client=True) as client:
         known = client.read_flow_run(flow_run_id).tags
         kept = [each for each in known if each not in names.STATUSES]
         client.update_flow_run(flow_run_id, name=name, tags=list(dict.fromkeys([*kept, *tags])))
+
+
+def opens(flow_run_id: UUID, run_id: str) -> None:
+    """Let a flow run say which run it is about to open: one that died before is asked for again."""
+    with get_client(sync_client=True) as client:
+        known = client.read_flow_run(flow_run_id).tags
+        client.update_flow_run(
+            flow_run_id, tags=list(dict.fromkeys([*known, names.run_tag(run_id)]))
+        )
 
 
 def number_of(directory: Path) -> int:

@@ -9,10 +9,15 @@ one unit moves the sum by at most ``max_norm * (1 + ARITHMETIC)``, as `consilo.p
 promises of models that are taken apart in this process.
 
 A unit without an answer of the right size in its time adds nothing.
+
+A process a unit takes milliseconds, and a table has many. So a model is asked first what it does
+(`consilo.learners.graphs`): where that can be written down, nothing of it runs here either, but
+what it wrote down does, row by row, at the speed of a model of Consilo's own.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +27,7 @@ from torch import Tensor, nn
 
 from consilo.errors import JobInvalid, ReplyInvalid
 from consilo.kernel.roles import Apart
+from consilo.learners.graphs import Graph
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import FitSession, Indices, TorchLearner
 from consilo.privacy.noise import SecretStream
@@ -29,6 +35,8 @@ from consilo.wire.params import Params
 from consilo.wire.payload import unpack
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+log = logging.getLogger(__name__)
 
 _MOST_WORDS = 1 << 22
 
@@ -40,6 +48,7 @@ class LearnerApart(TorchLearner):
         apart: where the model is.
         task: what is learnt.
         params: what of the model's state was sent: every trained parameter.
+        inputs: of the model, in a row.
         threads: of the optimiser's steps.
 
     Raises:
@@ -47,12 +56,37 @@ class LearnerApart(TorchLearner):
         ReplyInvalid: where it says what cannot be.
     """
 
-    def __init__(self, apart: Apart, task: Task, params: Params, *, threads: int) -> None:
+    def __init__(
+        self, apart: Apart, task: Task, params: Params, *, inputs: int, threads: int
+    ) -> None:
         self.apart = apart
+        self._inputs = inputs
         apart.load(params)
         order, trained = _described(apart, params)
         ordered = {name: params[name] for name in order}
         super().__init__(_Shell(ordered, trained), task, threads=threads)
+
+    def graph(self) -> Graph | None:
+        """Return what the model wrote down of itself; None where it cannot, as the log then says.
+
+        Of its code nothing runs here, and what it wrote was made of public numbers alone.
+        """
+        try:
+            said = unpack(_measured(self.apart, "trace", {}, _MOST_WORDS))
+            if said["graph"] is not None:
+                made = Graph(said["graph"], self.parameters(), frozenset(self.trained))
+                row = torch.from_numpy(made_up(np.zeros((1, self._inputs), np.float32)))
+                self.task.shape_outputs(made(row))
+                return made
+            why = str(said["why"])
+        except Exception as cause:
+            why = type(cause).__name__
+        log.warning(
+            "the job's own model computes in a process for each row, which takes some hundred times"
+            " as long as a model that can be written down: %s",
+            "".join(each if each.isprintable() else " " for each in why[:500]),
+        )
+        return None
 
     def publish(self) -> None:
         """Let the next processes start with the parameters as they are now."""

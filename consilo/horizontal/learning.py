@@ -15,7 +15,8 @@ from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
 from consilo.kernel.roles import Apart
 from consilo.kernel.view import SiloView
-from consilo.learners.modules import build_model
+from consilo.learners.graphs import Untraceable, traced
+from consilo.learners.modules import build_model, is_offered
 from consilo.learners.optimizers import is_own_optimizer
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitHook, FitPlan, FitReport, TorchLearner
@@ -68,10 +69,45 @@ def learner_of(
 
 def learner_apart(
     job: Job, encoding: Encoding, apart: Apart, params: Params, target: Scale | None = None
-) -> LearnerApart:
-    """Return a learner whose model runs in processes apart, with parameters that were sent."""
+) -> TorchLearner:
+    """Return a learner for a model whose code may not see two rows, with parameters that were sent.
+
+    The model is a `Graph` where its code can be written down, and computes here; else it runs in
+    processes apart, one for each unit, which takes some hundred times as long.
+    """
     asked = ModelJob.of(job)
-    return LearnerApart(apart, _task_of(asked, encoding, (), target), params, threads=asked.threads)
+    task = _task_of(asked, encoding, (), target)
+    made = LearnerApart(apart, task, params, inputs=len(encoding.inputs), threads=asked.threads)
+    graph = made.graph() if asked.loss is None or is_offered(asked.loss, "loss") else None
+    return made if graph is None else TorchLearner(graph, task, threads=asked.threads)
+
+
+def row_by_row(job: Job, learner: TorchLearner, inputs: int) -> str:
+    """Return why silos would train a job in a process for each row; empty where they would not.
+
+    Args:
+        job: whose own code they lock in, unless their policies say otherwise.
+        learner: of the job, with its own model.
+        inputs: of the model, in a row.
+    """
+    asked = ModelJob.of(job)
+    if job.privacy is None or is_offered(asked.module.name, "model"):
+        return ""
+    if asked.loss is not None and not is_offered(asked.loss, "loss"):
+        why = f"its loss '{asked.loss}' is the job's own"
+    elif callable(getattr(learner.model, "loss", None)):
+        why = "its model has a loss of its own"
+    else:
+        try:
+            traced(learner.model, inputs)
+        except Untraceable as cause:
+            why = f"its model cannot be written down: {cause}"
+        else:
+            return ""
+    return (
+        f"with privacy, silos compute this job in a process for each row of each step, some 100 ms "
+        f"a row: {why}. See docs/jobs.md, 'A model of your own with privacy'"
+    )
 
 
 def _task_of(
@@ -187,7 +223,7 @@ def private_fit(
         privacy.delta,
         rounds=job.most_rounds - silo.header.round,
     )
-    hook = _hook(silo, sigma, rate, fingerprint, subjects)
+    hook = _hook(silo, learner, sigma, rate, fingerprint, subjects)
     report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
     return report, {"epsilon": epsilon, "epsilon_bound": bound}
 
@@ -302,7 +338,7 @@ def _fit_prepaid(
     sigma, rate, history = prepaid(silo, units=units, fingerprint=fingerprint)
     rounds.keep({})
     epsilon, bound = run_epsilon(history, privacy, silo.kept_number)
-    hook = _hook(silo, sigma, rate, fingerprint, subjects)
+    hook = _hook(silo, learner, sigma, rate, fingerprint, subjects)
     plan = plan_of(job)
     report = learner.fit(data, plan, rng=silo.rng("batches"), hooks=(*hooks, hook))
     silo.account.settle(_prepaid_id(silo))
@@ -310,14 +346,20 @@ def _fit_prepaid(
 
 
 def _hook(
-    silo: SiloView, sigma: float, rate: float, fingerprint: str, subjects: Subjects | None
+    silo: SiloView,
+    learner: TorchLearner,
+    sigma: float,
+    rate: float,
+    fingerprint: str,
+    subjects: Subjects | None,
 ) -> DPHook:
     privacy = silo.job.privacy
     assert privacy is not None
     most_rows = privacy.max_rows_per_subject or 1
+    apart = learner.apart if isinstance(learner, LearnerApart) else None
     return DPHook(
         sigma=sigma,
-        source=None if silo.apart is None else GradientsApart(silo.apart, most_rows),
+        source=None if apart is None else GradientsApart(apart, most_rows),
         max_grad_norm=privacy.max_grad_norm,
         sample_rate=rate,
         stream=silo.noise(fingerprint),

@@ -131,6 +131,11 @@ class Statistics(Protocol[None]):
         """Return True: what scales features, and what a page shows of them, is asked of it."""
         return True
 
+    @classmethod
+    def asks(cls, job: Job) -> frozenset[str]:
+        """Return the names of verbs: a histogram is of analytics alone."""
+        return frozenset({"moments", "histogram"} if job.kind == "analytics" else {"moments"})
+
     def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Summary]:
         """Merge the silos' moments; then, with ``bins``, ask for counts per bin."""
         cohort, quorum = fed.cohort(), fed.job.cohort_quorum

@@ -16,6 +16,7 @@ import torch
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import learner_of
 from consilo.jobs.job import Job
+from consilo.learners.graphs import Untraceable, traced
 from consilo.learners.torch_learner import TorchLearner, backward, call_loss
 from consilo.privacy.dpsgd import check_private
 from consilo.wire.params import Params
@@ -34,7 +35,7 @@ def answer(
     """Return what the job's own code says.
 
     Args:
-        what: ``describe``, ``gradient`` or ``outputs``.
+        what: ``describe``, ``trace``, ``gradient`` or ``outputs``.
         unit: ``features`` (rows, inputs), ``targets`` and ``seed``, as far as the question has it.
         job: names the code.
         encoding: of the rows.
@@ -53,6 +54,8 @@ def answer(
             said = {"trained": [], "order": [], "fault": f"{type(cause).__name__}: {cause}"}
         return pack(said)
     learner = _loaded(job, encoding, params, search_path)
+    if what == "trace":
+        return _trace(learner, encoding)
     if what == "outputs":
         return _outputs(learner, unit["features"]).tobytes()
     return _gradient(learner, unit)
@@ -90,6 +93,17 @@ def _outputs(learner: TorchLearner, features: np.ndarray[Any, Any]) -> np.ndarra
     with torch.no_grad():
         found = learner.forward(learner.model, torch.from_numpy(features))
     return found.double().numpy()
+
+
+def _trace(learner: TorchLearner, encoding: Encoding) -> bytes:
+    """Return what the model does with one row, written down, or why that cannot be."""
+    try:
+        if callable(getattr(learner.model, "loss", None)):
+            raise Untraceable("it has a loss of its own")
+        said: dict[str, Any] = {"graph": traced(learner.model, len(encoding.inputs)), "why": ""}
+    except Untraceable as cause:
+        said = {"graph": None, "why": str(cause)}
+    return pack(said)
 
 
 def _try(learner: TorchLearner, encoding: Encoding) -> None:

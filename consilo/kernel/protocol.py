@@ -96,6 +96,11 @@ class Protocol(Generic[StateT]):
         return False
 
     @classmethod
+    def asks(cls, job: Job) -> frozenset[str]:
+        """Return the names of the verbs that a run of ``job`` asks of it; all, unless said."""
+        return frozenset(cls.verbs())
+
+    @classmethod
     def declaration(cls) -> Declaration:
         """Return what the class declares."""
         return Declaration(cls.rows, cls.only_by_its_job, cls.after_the_end)

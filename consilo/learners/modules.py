@@ -175,7 +175,7 @@ def resolve(
     if not (colon and name.isidentifier() and all(each.isidentifier() for each in parts)):
         raise JobInvalid(what, [f"'{where}' is not of the form 'module:name'"])
     homes = HOMES.get(what, ())
-    if any(_is_below(module_name, home) for home in homes):
+    if is_offered(where, what):
         module = _import(module_name, lambda: importlib.import_module(module_name), what)
         found = _attribute(module, module_name, name, what)
         is_own = any(_is_below(getattr(found, "__module__", None), home) for home in homes)
@@ -191,6 +191,11 @@ def resolve(
             is_own = source.defines(found)
     _refuse_other(found, where, what, of, is_own=is_own)
     return found
+
+
+def is_offered(where: str, what: str) -> bool:
+    """Return whether a name is of the installed modules that may offer it, not the job's own."""
+    return any(_is_below(where.partition(":")[0], home) for home in HOMES.get(what, ()))
 
 
 def _refuse_other(found: Any, where: str, what: str, of: type[Any] | None, *, is_own: bool) -> None:

@@ -5,6 +5,7 @@ Which way is chosen by rule, never by the user (`clipped_sums`):
 | way | for | how |
 |---|---|---|
 | `BookKeeping` | models of `LAYERS` only, each used once a forward | below |
+| `MappedRows` | models that were written down (`Graph`) | parameters of its own for each row |
 | `HookedRows` | every other model; groups of rows | Opacus' hooks; functorch for unknown layers |
 
 Book-keeping (Bu, Wang, Zha, Karypis 2022, arXiv 2210.00038) keeps each layer's input ``a`` and the
@@ -42,6 +43,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from consilo.learners.graphs import Graph
 from consilo.learners.torch_learner import backward
 
 RowLosses = Callable[[Callable[[Tensor], Any]], Tensor]
@@ -119,6 +121,8 @@ def clipped_sums(
         grouped: whether rows come in groups.
     """
     wanted = list(parameters)
+    if isinstance(model, Graph):
+        return MappedRows(model, wanted, max_norm)
     if grouped:
         return HookedRows(model, wanted, max_norm)
     try:
@@ -407,7 +411,82 @@ def _means(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     return means
 
 
-class HookedRows:
+class _RowSums:
+    """Clipped sums from gradients of single rows, which subclasses make."""
+
+    def __init__(self, parameters: list[nn.Parameter], max_norm: float) -> None:
+        self._parameters = parameters
+        self._max_norm = max_norm
+        self._sums: list[Tensor] | None = None
+
+    def sum_up(self, found: list[Tensor], places: Tensor | None, sizes: Sequence[int]) -> None:
+        """Clip and add gradients, each (rows, size), of the rows at ``places``."""
+        rows = found if places is None else [each[places] for each in found]
+        summed = clipped_groups if sizes else _clipped_rows
+        made = [
+            each.view_as(parameter)
+            for each, parameter in zip(
+                summed(rows, sizes, self._max_norm), self._parameters, strict=True
+            )
+        ]
+        self._sums = (
+            made
+            if self._sums is None
+            else [old.add_(new) for old, new in zip(self._sums, made, strict=True)]
+        )
+
+    def take(self) -> list[Tensor]:
+        """Return the sums and start again."""
+        sums, self._sums = self._sums, None
+        if sums is None:
+            return [torch.zeros_like(each, dtype=torch.float64) for each in self._parameters]
+        return sums
+
+
+class MappedRows(_RowSums):
+    """Clipped sums from a backward pass in which each row has a copy of the parameters.
+
+    Args:
+        model: called row by row.
+        parameters: of it, what is trained, in order.
+        max_norm: L2 norm to which each row's gradient is clipped.
+    """
+
+    def __init__(self, model: Graph, parameters: list[nn.Parameter], max_norm: float) -> None:
+        super().__init__(parameters, max_norm)
+        self._model = model
+
+    def add(
+        self,
+        losses: RowLosses,
+        num_rows: int,
+        *,
+        places: Tensor | None = None,
+        sizes: Sequence[int] = (),
+    ) -> None:
+        """Add the clipped gradients of some rows, or groups of rows."""
+        copies: dict[int, Tensor] = {}
+
+        def of_each(entry: Tensor) -> Tensor:
+            made = entry.detach().expand(num_rows, *entry.shape)
+            copies[id(entry)] = made
+            return made.requires_grad_(entry.requires_grad)
+
+        entries = [of_each(each) for each in self._model.entries()]
+        total = losses(lambda features: self._model.by_rows(entries, features)).sum()
+        wanted = [copies[id(each)] for each in self._parameters]
+        found = torch.autograd.grad(total, wanted, allow_unused=True)
+        flat = [
+            (torch.zeros_like(each) if made is None else made).reshape(num_rows, -1)
+            for each, made in zip(wanted, found, strict=True)
+        ]
+        self.sum_up(flat, places, sizes)
+
+    def close(self) -> None:
+        """Leave the model as it was: nothing was done to it."""
+
+
+class HookedRows(_RowSums):
     """Clipped sums from Opacus' per-row gradients, for any model that Opacus can take apart.
 
     Args:
@@ -427,9 +506,7 @@ class HookedRows:
     ) -> None:
         from opacus.grad_sample import GradSampleModule
 
-        self._parameters = parameters
-        self._max_norm = max_norm
-        self._sums: list[Tensor] | None = None
+        super().__init__(parameters, max_norm)
         self._wrapped: Any = GradSampleModule(
             model, loss_reduction="sum", force_functorch=functorch
         )
@@ -455,35 +532,16 @@ class HookedRows:
         self, num_rows: int, *, places: Tensor | None = None, sizes: Sequence[int] = ()
     ) -> None:
         """Clip and sum what the backward pass left in ``grad_sample``."""
-        rows = []
+        flat = []
         for parameter in self._parameters:
             held: Any = getattr(parameter, "grad_sample", None)
             found = torch.cat(held) if isinstance(held, list) else held
             if found is None:  # the forward did not use it
                 found = parameter.new_zeros((num_rows, *parameter.shape))
-            flat = found.reshape(num_rows, -1)
-            rows.append(flat if places is None else flat[places])
+            flat.append(found.reshape(num_rows, -1))
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
-        summed = clipped_groups if sizes else _clipped_rows
-        made = [
-            each.view_as(parameter)
-            for each, parameter in zip(
-                summed(rows, sizes, self._max_norm), self._parameters, strict=True
-            )
-        ]
-        self._sums = (
-            made
-            if self._sums is None
-            else [old.add_(new) for old, new in zip(self._sums, made, strict=True)]
-        )
-
-    def take(self) -> list[Tensor]:
-        """Return the sums and start again."""
-        sums, self._sums = self._sums, None
-        if sums is None:
-            return [torch.zeros_like(each, dtype=torch.float64) for each in self._parameters]
-        return sums
+        self.sum_up(flat, places, sizes)
 
     def close(self) -> None:
         """Unwrap the model."""

@@ -59,6 +59,7 @@ def _horizontal_parts(
     facts: dict[str, Any], job: Any, contract: Any, folder: Path
 ) -> tuple[dict[str, Any], str]:
     from consilo.horizontal.features import Scale
+    from consilo.horizontal.learning import row_by_row
     from consilo.runs.forecast import forecast, traffic
     from consilo.runs.plan import first_state, passes_of, plan
 
@@ -71,9 +72,13 @@ def _horizontal_parts(
         "parameters": sum(v.size for v in made.learner.parameters().values()),
         "bytes_per_round_and_silo": moved and moved.bytes_down + moved.bytes_up,
     }
+    slow = row_by_row(job, made.learner, len(made.encoding.inputs))
+    if slow:
+        facts["row_by_row"] = slow
     return facts, (
         f"contract {contract.ref}, {facts['inputs']} inputs, {facts['parameters']} parameters, "
         f"{job.protocol.rounds} rounds of {job.protocol.name}; {forecast(moved, (), {})}"
+        + (f"\nslow: {slow}" if slow else "")
     )
 
 

@@ -219,3 +219,33 @@ def of_died(name: str, tags: Sequence[str]) -> tuple[str, list[str]]:
     """
     bare = name.rpartition(" · ")[0] or name
     return f"{bare} · died", [*(each for each in tags if each not in STATUSES), "died"]
+
+
+_RUN = "run:"
+
+
+def run_tag(run_id: str) -> str:
+    """Return the tag of a flow run that says which run it opens, or goes on with."""
+    return f"{_RUN}{run_id}"
+
+
+def runs_of(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return which runs a flow run opens, or goes on with, given its tags.
+
+    >>> runs_of(["job:heart", run_tag("heart-1")])
+    ('heart-1',)
+    """
+    return tuple(each.removeprefix(_RUN) for each in tags if each.startswith(_RUN))
+
+
+def of_another(tags: Iterable[str]) -> list[str]:
+    """Return the tags of a flow run that does from the beginning what another one should have.
+
+    >>> of_another(["mine", "run:heart-1", "died"])
+    ['mine']
+    """
+    return [each for each in tags if each not in STATUSES and not each.startswith(_RUN)]
+
+
+WORKER = "coordinator"
+"""The worker of the pool that `consilo up --worker` starts."""

@@ -19,6 +19,7 @@ from flows.tending.servers import ask
 _BEGINS_WITHIN_S, _ENDS_WITHIN_S = 120.0, 300.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _NAME = "rehearsal"
+_IN_PLACE = "prefect.deployments.steps.set_working_directory"
 _ANSWERS_S = 20.0  # on a machine that runs a whole federation
 
 
@@ -72,21 +73,29 @@ def begin(there: Standing) -> tuple[str, Path]:
     raise TimeoutError(f"the worker began no run within {_BEGINS_WITHIN_S:.0f} s")
 
 
-def submit(there: Standing) -> str:
-    """Ask Prefect for a run of the job by the worker; return the flow run's id."""
+def submit(there: Standing, *, wait_s: float | None = None) -> str:
+    """Ask Prefect for a run of the job by the worker; return the flow run's id.
+
+    Args:
+        there: the federation.
+        wait_s: for how long the run waits for silos at its start; None for as long as it does.
+    """
     api = Addresses.load(there.home).prefect_api
     flow = ask(f"{api}/flows/", {"name": "pipeline"}, within_s=_ANSWERS_S)["id"]
     deployment = {
         "name": _NAME,
         "flow_id": flow,
         "entrypoint": "flows/pipeline.py:pipeline",
-        "path": str(SHIPPED.parent),
+        # As `prefect deploy` says it: else the worker copies the directory for each run, with its
+        # environment, and stands still while it deletes the copy.
+        "pull_steps": [{_IN_PLACE: {"directory": str(SHIPPED.parent)}}],
         "work_pool_name": names.POOL,
         "work_queue_name": "default",
         "enforce_parameter_schema": False,
     }
     made = ask(f"{api}/deployments/", deployment, within_s=_ANSWERS_S)["id"]
-    parameters = {"job": str(there.rehearsed.file)}
+    parameters: dict[str, Any] = {"job": str(there.rehearsed.file)}
+    parameters |= {} if wait_s is None else {"wait_s": wait_s}
     asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
     return str(ask(f"{api}/deployments/{made}/create_flow_run", asked, within_s=_ANSWERS_S)["id"])
 

@@ -120,18 +120,15 @@ def start_mlflow(supervisor: Supervisor, home: Path, *, port: int | None = None)
     return Starting(url, service, lambda: _answers(f"{url}/health"))
 
 
-def start_worker(
-    supervisor: Supervisor, home: Path, api_url: str, *, name: str = "coordinator"
-) -> Service:
+def start_worker(supervisor: Supervisor, home: Path, api_url: str) -> Service:
     """Start a process worker that runs the deployments of the pool `names.POOL`.
 
     Args:
         supervisor: ends it, and the flow runs below it.
         home: the coordinator's directory; flows find their federation there.
         api_url: of the Prefect server.
-        name: of the worker.
     """
-    argv = [_binary("prefect"), "worker", "start", "--pool", names.POOL, "--name", name]
+    argv = [_binary("prefect"), "worker", "start", "--pool", names.POOL, "--name", names.WORKER]
     argv += ["--type", "process"]
     environment = {
         **child_environment(),

@@ -3,7 +3,8 @@
 A run is owned by the process that holds its lease (`flows.services.owning`). One whose record is
 open and that nobody owns was cut off. Where a deployment had started it, it is *adopted*: another
 flow run of the same deployment goes on with it, three times at most. One that a person started is
-*reported*, with the command that goes on with it. What Prefect and MLflow show as running though
+*reported*, with the command that goes on with it. A flow run that died before it had a run is asked
+for again (`flows.tending.unbegun`). What Prefect and MLflow show as running though
 its run has ended, or its process died, is *ended*.
 
 The record decides: Prefect's and MLflow's databases may be new, or behind.
@@ -22,6 +23,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -36,11 +38,11 @@ from flows.registry import names
 from flows.services.owning import OWNER, owning
 from flows.services.place import STATE
 from flows.tending.findings import Finding
-from flows.tending.servers import ask, end_died
+from flows.tending.servers import NOT_FINAL, ask, end_died
+from flows.tending.unbegun import MOST_ASKED, unbegun
 
 MOST_ADOPTED = 3
 """How often a run is gone on with by itself; then a person is asked."""
-_NOT_FINAL = ("RUNNING", "PENDING", "SCHEDULED", "PAUSED", "CANCELLING")
 _OURS_TO_TIDY = tuple(sorted(set(STATE) - {"prefect", "mlflow", "superlink"}))
 _PAGE = 200
 _UNREADABLE = "unreadable"
@@ -119,6 +121,8 @@ def reconcile(home: Path, *, prefect_api: str, tracking_uri: str, act: bool) -> 
         except RunNotResumable:  # somebody goes on with it, or has ended it, since we looked
             continue
     found += _asked(_mlflow_runs, tracking_uri, home, {each.name: each for each in runs}, act)
+    owners = {each.owner for each in runs}
+    found += _asked(partial(unbegun, owners=owners), prefect_api, home, act)
     found += _asked(_pauses, prefect_api)
     if act:
         for name in _OURS_TO_TIDY:
@@ -157,7 +161,7 @@ def _is_ending(home: Path, run: RunState, api: str) -> bool:
     if not 0.0 <= time.time() - lease.stat().st_mtime < LEASE_S:
         return False
     flow_run = _flow_run(api, run.owner)
-    return flow_run is not None and flow_run["state"]["type"] in _NOT_FINAL
+    return flow_run is not None and flow_run["state"]["type"] in NOT_FINAL
 
 
 def _cut_off(home: Path, run: RunState, api: str, *, act: bool) -> Finding:
@@ -190,7 +194,7 @@ def _cut_off(home: Path, run: RunState, api: str, *, act: bool) -> Finding:
     except OSError as cause:  # its deployment was deleted, say
         what = f"{what}; no other flow run could be made ({cause})"
         return Finding("run", run.name, what, todo=by_hand)
-    if further["state"]["type"] not in _NOT_FINAL:
+    if further["state"]["type"] not in NOT_FINAL:
         return Finding(
             "run", run.name, f"{what}; flow run {further['name']} could not go on", todo=by_hand
         )
@@ -233,14 +237,21 @@ def end_run(home: Path, run: str, reason: str) -> None:
 
 
 def _adopt(api: str, died: Mapping[str, Any], run: str, times: int) -> Any:
-    """Let the deployment of a flow run that died go on with its run; once for each death."""
-    asked = {
+    """Let the deployment of a flow run that died go on with its run; once for each death.
+
+    A successor that died before it took the run over is asked for again, as one that began none.
+    """
+    asked: dict[str, Any] = {
         "parameters": {**died["parameters"], "resume": run},
-        "idempotency_key": f"{run}/{times}",
-        "tags": died["tags"],
+        "tags": [*names.of_another(died["tags"]), names.run_tag(run)],
         "state": {"type": "SCHEDULED", "message": f"goes on with {died['name']}"},
     }
-    return ask(f"{api}/deployments/{died['deployment_id']}/create_flow_run", asked)
+    for again in range(1 + MOST_ASKED):
+        asked["idempotency_key"] = f"{run}/{times}" + (f"/{again}" if again else "")
+        further = ask(f"{api}/deployments/{died['deployment_id']}/create_flow_run", asked)
+        if further["state"]["type"] != "CRASHED":
+            break
+    return further
 
 
 def _flow_run(api: str, flow_run_id: str) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@ from typing import Any
 from flows.registry import names
 
 WITHIN_S = 5.0
+NOT_FINAL = ("RUNNING", "PENDING", "SCHEDULED", "PAUSED", "CANCELLING")
+"""Types of states of flow runs that may still do something."""
 
 
 def ask(
@@ -35,7 +37,7 @@ def ask(
 
 
 def end_died(api: str, flow_run: Mapping[str, Any], message: str) -> None:
-    """Let Prefect show that the process of a flow run has died.
+    """Let Prefect show that the process of a flow run has died; one that was to be cancelled, is.
 
     Args:
         api: of the Prefect server.
@@ -46,7 +48,8 @@ def end_died(api: str, flow_run: Mapping[str, Any], message: str) -> None:
         OSError: where the server does not answer.
     """
     place = f"{api}/flow_runs/{flow_run['id']}"
-    state = {"type": "CRASHED", "name": "Crashed", "message": message}
+    ending = "Cancelled" if flow_run["state"]["type"] == "CANCELLING" else "Crashed"
+    state = {"type": ending.upper(), "name": ending, "message": message}
     # Forced: orchestration would let a run that is Cancelling go nowhere else.
     ask(f"{place}/set_state", {"state": state, "force": True})
     name, tags = names.of_died(str(flow_run["name"]), flow_run["tags"])

@@ -87,9 +87,11 @@ def narrowest(job: Job, waiting: Waiting | None = None) -> str:
 def _fields(job: Job) -> Iterator[tuple[str, AskedField]]:
     """Yield what a run of the job would let leave: protocol, declared field."""
     for name in (job.algorithm, *asked_besides(job)):
-        for verb in find_protocol(name).verbs().values():
-            for field in asked_of(name, verb).fields:
-                yield name, field
+        kind = find_protocol(name)
+        asked = kind.asks(job)
+        for verb in kind.verbs().values():
+            if verb.name in asked:
+                yield from ((name, field) for field in asked_of(name, verb).fields)
 
 
 def _disclosures(job: Job) -> list[str]:
@@ -121,6 +123,9 @@ def _is_all_private(job: Job) -> bool:
     """Return whether everything that the job needs of rows is noisy and paid."""
     privacy = job.privacy
     if privacy is None:
+        return False
+    scales = isinstance(job, TableJob) and job.features.standardize == "global"
+    if scales and privacy.statistics_epsilon is None:  # by exact moments
         return False
     return all(
         field.optional

@@ -85,9 +85,13 @@ class Units:
             )
 
     def measure(self, what: str, unit: Mapping[str, Any], most_bytes: int) -> bytes | None:
-        """Return the same for rows that are made up; the next ones get a time like it took."""
+        """Return the same for rows that are made up; the next ones get a time like it took.
+
+        A question about no rows at all is no measure of theirs.
+        """
         answer, seconds = self._one(b"M", what, unit, most_bytes, FIRST_S)
-        self._took.append(seconds)
+        if unit:
+            self._took.append(seconds)
         return answer
 
     def _one(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 def warm() -> None:
-    """Import torch and Opacus and take one plain and one private step on made-up rows.
+    """Import torch and Opacus, take a plain and a private step on made-up rows, write a model down.
+
+    What these import where they first need it, no process may that is locked in.
 
     Leaves torch with one thread and starts no other, which makes forking afterwards safe.
     """
@@ -14,6 +16,7 @@ def warm() -> None:
 
     torch.set_num_threads(1)
 
+    from consilo.learners.graphs import traced
     from consilo.learners.tabular import LogisticRegression
     from consilo.learners.tasks import Task
     from consilo.learners.torch_learner import Arrays, FitPlan, TorchLearner
@@ -29,3 +32,5 @@ def warm() -> None:
     learner.fit(data, plan, rng=np.random.default_rng(0))
     learner.fit(data, plan, rng=np.random.default_rng(0), hooks=[hook])
     learner.evaluate(data)
+    layers = torch.nn.LayerNorm(2), torch.nn.Dropout(0.1), torch.nn.TransformerEncoderLayer(2, 1, 2)
+    traced(torch.nn.Sequential(torch.nn.Linear(2, 2), *layers), 2)

@@ -32,6 +32,7 @@ from consilo.transports.flower.bundle import build_bundle, keep_bundle
 from silos.gate.policy import TEMPLATE
 from silos.node.apart import Units
 from silos.node.wall import Wall
+from silos.node.warm_up import warm
 from silos.node.worker import fork_worker
 
 ALONE = "CONSILO_TESTS_ALONE"
@@ -124,6 +125,7 @@ NORM = 1.0
 
 def units(folder: Path, act: str = "pass", text: str = NET) -> Units:
     """Where a model that does ``act`` in its forward computes, as a guard has it."""
+    folder.mkdir(exist_ok=True)
     content = text.replace("{act}", act).encode() + PREAMBLE.encode()
     bundle = keep_bundle(build_bundle({"net.py": content}), folder / "bundles")
     (folder / "silo").mkdir(exist_ok=True)
@@ -140,7 +142,7 @@ def data(*first: float) -> Arrays:
 
 def delta(apart: Units, rows: Arrays, sigma: float = 0.0) -> np.ndarray:
     """What training changes in one step of size 1 over all rows, times how many there are."""
-    learner = LearnerApart(apart, Task.of("binary"), PARAMS, threads=1)
+    learner = LearnerApart(apart, Task.of("binary"), PARAMS, inputs=5, threads=1)
     hook = DPHook(
         sigma=sigma,
         max_grad_norm=NORM,
@@ -175,6 +177,32 @@ def test_one_row_moves_the_sum_by_the_norm_at_most(tmp_path: Path, way: str) -> 
     assert np.linalg.norm(without) > 0.1
     moved = delta(apart, rows) - without
     assert np.linalg.norm(moved) <= NORM * (1 + ARITHMETIC) + 1e-5
+
+
+@alone
+def test_a_model_that_can_be_written_down_computes_in_the_guard_without_its_code(
+    tmp_path: Path,
+) -> None:
+    """And gives the sums that processes of one row give; one that looks at values does not."""
+    warm()  # as a silo's node does
+    for way in ("crash", "raise", "stash"):
+        learner = LearnerApart(
+            units(tmp_path / way, WAYS[way]), Task.of("binary"), PARAMS, inputs=5, threads=1
+        )
+        assert learner.graph() is None
+    apart = units(tmp_path)
+    graph = LearnerApart(apart, Task.of("binary"), PARAMS, inputs=5, threads=1).graph()
+    assert graph is not None
+    learner = TorchLearner(graph, Task.of("binary"))
+    hook = DPHook(
+        sigma=0.0, max_grad_norm=NORM, sample_rate=1.0, stream=SecretStream(bytes(32), "test")
+    )
+    rows, rng = data(1.0, 2.0, 3.0), np.random.default_rng(0)
+    learner.fit(rows, FitPlan(batch_size=3, steps=1, lr=1.0), rng=rng, hooks=[hook])
+    assert apart.asked == 0
+    after = learner.parameters()
+    moved = np.concatenate([(PARAMS[each] - after[each]).ravel() for each in PARAMS]) * 3
+    np.testing.assert_allclose(moved, delta(units(tmp_path), rows), atol=1e-5)
 
 
 @alone

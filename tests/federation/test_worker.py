@@ -29,6 +29,9 @@ from tests.federation.test_killed_flow import _rounds, _wait_for_round
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
 
 
+_IN_PLACE = "prefect.deployments.steps.set_working_directory"
+
+
 def ask(url: str, body: Any = None, method: str | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
@@ -106,7 +109,7 @@ def test_a_run_whose_flow_was_killed_is_gone_on_with_by_its_deployment(demo: Kep
         "name": "adopted",
         "flow_id": flow,
         "entrypoint": "flows/pipeline.py:pipeline",
-        "path": str(SHIPPED.parent),
+        "pull_steps": [{_IN_PLACE: {"directory": str(SHIPPED.parent)}}],
         "work_pool_name": names.POOL,
         "work_queue_name": "default",
         "enforce_parameter_schema": False,

@@ -20,6 +20,7 @@ from consilo.record import run_record as record
 from consilo.transports.local import LocalTransport
 from consilo.wire.parcel import Parcel
 from flows.cancellation import Cancellable
+from flows.endings import summary_of
 from flows.pipeline import pipeline
 from flows.services.connection import connecting
 
@@ -70,7 +71,7 @@ def test_a_cancelled_run_stops_and_is_closed(act, federation):
         state = pipeline(str(slow), home=str(federation.home), wait_s=0, return_state=True)
     cancelling.join(timeout=5)
     assert state.is_cancelled()
-    summary = state.result(raise_on_failure=False)
+    summary = summary_of(state)
     assert summary["status"] == "failed"
     assert summary["reason"].startswith("RunCancelled")
     assert summary["model"] is None

@@ -90,7 +90,7 @@ def test_a_parameter_out_of_range_is_refused_before_anything_runs(deployed):
 
 def test_a_worker_runs_a_deployment_with_the_home_of_its_environment(deployed, services, tmp_path):
     with Supervisor() as supervisor:
-        worker = start_worker(supervisor, tmp_path, deployed, name="test")
+        worker = start_worker(supervisor, tmp_path, deployed)
         with get_client(sync_client=True) as client:
             found = client.read_deployment_by_name("pipeline/on-demand")
             run = client.create_flow_run_from_deployment(found.id)
@@ -99,10 +99,19 @@ def test_a_worker_runs_a_deployment_with_the_home_of_its_environment(deployed, s
                 if run.state.is_final():
                     break
                 time.sleep(0.2)
-        told = worker.last_lines(40)
+        for _ in range(600):  # its process ends after its state
+            told = worker.last_lines(40)
+            if "exited with status code" in told:
+                break
+            time.sleep(0.2)
     # Nobody has put a federation there: that is how far the flow can get, in the worker's home.
     assert run.state.is_failed(), told
     assert f"no federation is up in {tmp_path}" in run.state.message, told
+    # Prefect raises what a failed state holds: it said that a dict "cannot be resolved into an
+    # exception", with its stack, where the reason should have been.
+    assert "TypeError" not in told
+    assert "Traceback" not in told
+    assert "exited with unexpected exception: CoordinatorUnreachable: no federation is up" in told
     # Two tasks of the server write at each poll of a worker; one of them found the file locked.
     assert faults(prefect_log(services.home)) == ()
 

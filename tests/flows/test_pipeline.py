@@ -28,6 +28,7 @@ from prefect.states import Failed, Running, State
 from consilo.machine.processes import free_port
 from consilo.record import run_record as record
 from consilo.record.traces import traces_of
+from flows.endings import summary_of
 from flows.pipeline import pipeline
 from flows.registry import names, patient
 from flows.registry.tracking import Tracker
@@ -67,7 +68,7 @@ def run(federation, **parameters) -> Ended:
             return_state=True,
             **parameters,
         )
-    return Ended(state, state.result(raise_on_failure=False), federation)
+    return Ended(state, summary_of(state), federation)
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +378,8 @@ def test_a_look_at_the_lists_tells_job_number_and_status(ending, request):
     job = f"{ending}-model"
     shown = flow_run_of(ended.flow_run_id)
     assert shown.name == f"{job} · 1 · {ending}"
-    assert set(shown.tags) == {f"job:{job}", "contract:toy@1", ending}
+    run = Path(ended.summary["record"]).parent.name
+    assert set(shown.tags) == {f"job:{job}", "contract:toy@1", f"run:{run}", ending}
     found = ended.client.get_run(ended.run_id)
     assert found.info.run_name == shown.name
     tags = found.data.tags

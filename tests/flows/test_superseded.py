@@ -14,6 +14,7 @@ from prefect.logging import disable_run_logger
 from consilo.errors import RunNotResumable
 from consilo.record.run_record import RunRecord, read
 from flows import session
+from flows.endings import summary_of
 from flows.pipeline import pipeline
 from flows.services.connection import connecting
 from tests.flows.conftest import KEY
@@ -38,7 +39,7 @@ def test_a_flow_that_wakes_beside_its_successor_leaves_the_run_alone(make_federa
         state = pipeline(
             str(federation.job), home=str(federation.home), wait_s=0, return_state=True
         )
-    summary = state.result(raise_on_failure=False)
+    summary = summary_of(state)
     assert summary["status"] == "failed"
     assert summary["reason"].startswith("RunSuperseded")
     (record,) = runs.glob("*/record.jsonl")

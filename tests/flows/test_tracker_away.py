@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from consilo.machine.processes import Supervisor, free_port
 from consilo.protocols.dispatch import answerer
 from consilo.record.run_record import verify
+from flows.endings import summary_of
 from flows.pipeline import pipeline
 from flows.services.connection import connecting
 from flows.services.services import start_mlflow, start_prefect
@@ -52,7 +53,7 @@ def test_a_run_outlives_its_tracker(federation, services, tmp_path, monkeypatch)
             state = pipeline(
                 str(federation.job), home=str(federation.home), wait_s=0, return_state=True
             )
-        summary = state.result(raise_on_failure=False)
+        summary = summary_of(state)
         assert summary["status"] == "complete", summary["reason"]
         assert verify(Path(summary["record"]))["status"] == "complete"
         client = MlflowClient(federation.tracking_uri)
@@ -96,7 +97,7 @@ def test_a_run_outlives_prefects_server(make_federation, tmp_path, services) -> 
             state = pipeline(
                 str(federation.job), home=str(federation.home), wait_s=0, return_state=True
             )
-            summary = state.result(raise_on_failure=False)
+            summary = summary_of(state)
             assert summary["status"] == "complete", summary["reason"]
             with get_client(sync_client=True) as client:
                 shown = client.read_flow_run(summary["prefect"]["flow_run_id"])

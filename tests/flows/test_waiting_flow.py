@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
 )
 
 from consilo.record.run_record import read
+from flows.endings import summary_of
 from flows.pipeline import pipeline
 from flows.registry import names
 from flows.services.connection import connecting
@@ -54,7 +55,7 @@ def test_people_see_that_it_waits_and_it_goes_on(federation):
         state = pipeline(str(federation.job), home=str(federation.home), wait_s=0,
                          return_state=True)  # fmt: skip
     watcher.join(timeout=5)
-    summary = state.result(raise_on_failure=False)
+    summary = summary_of(state)
     assert summary["status"] == "complete", summary["reason"]
     assert seen["name"].endswith(" · waiting")
     assert seen["tag"].startswith("waiting for clara until ")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from consilo.errors import IncompatibleJob, JobInvalid
-from consilo.horizontal.apart import GradientsApart
+from consilo.horizontal.apart import GradientsApart, LearnerApart
 from consilo.horizontal.features import Encoding, Scale, target_range
 from consilo.horizontal.learning import learner_apart, learner_of
 from consilo.horizontal.private_figures import _outputs
@@ -211,6 +211,12 @@ class Here:
     measure = ask
 
 
+def one_by_one(job, encoding, apart, plain, target):
+    """The learner of a model that cannot be written down."""
+    task, inputs = plain.task, len(encoding.inputs)
+    return LearnerApart(apart, task, plain.parameters(), inputs=inputs, threads=1)
+
+
 def test_a_model_in_processes_apart_sees_standardised_targets_too():
     job = job_of(privacy={"epsilon": 2.0, "delta": 1e-3}, features={"standardize": "contract"})
     encoding = Encoding.plan(contract(-8, 8), job)
@@ -222,7 +228,8 @@ def test_a_model_in_processes_apart_sees_standardised_targets_too():
     apart = Here(job, encoding)
     fitted = []
     for learner, source in (
-        (learner_apart(job, encoding, apart, plain.parameters(), target), GradientsApart(apart)),
+        (one_by_one(job, encoding, apart, plain, target), GradientsApart(apart)),
+        (learner_apart(job, encoding, apart, plain.parameters(), target), None),
         (plain, None),
     ):
         stream = ReproducibleStream(b"k" * 32, "a test")
@@ -230,12 +237,16 @@ def test_a_model_in_processes_apart_sees_standardised_targets_too():
         plan = FitPlan(batch_size=6, steps=4, lr=0.1)
         learner.fit(data, plan, rng=np.random.default_rng(1), hooks=(hook,))
         fitted.append(learner.parameters())
-    for name, value in fitted[1].items():
+    for name, value in fitted[2].items():
         np.testing.assert_allclose(fitted[0][name], value, atol=1e-2)
+        np.testing.assert_allclose(fitted[1][name], value, atol=1e-2)
     seen = [unit["targets"] for what, unit in apart.asked if what == "gradient"]
     assert max(np.abs(each).max() for each in seen) < 10
     # Figures are in the target's own units, as those of a model in this process.
-    elsewhere = learner_apart(job, encoding, apart, plain.parameters(), target)
     found = _outputs(plain, data.features, stream)
-    assert np.allclose(_outputs(elsewhere, data.features, stream), found)
+    for elsewhere in (
+        one_by_one(job, encoding, apart, plain, target),
+        learner_apart(job, encoding, apart, plain.parameters(), target),
+    ):
+        assert np.allclose(_outputs(elsewhere, data.features, stream), found)
     assert abs(found.mean() - 1e6) < 1000

@@ -25,8 +25,8 @@ TRAIN = FedAvg.verbs()["train"]
 ROUNDS = {"protocol": {"name": "fedavg", "rounds": 4}}
 
 
-def changing(host, change, rounds):
-    """A silo whose update is changed on its way, in some rounds."""
+def changing(host, change, rounds, *, rows=None):
+    """A silo whose update is changed on its way, in some rounds, and the rows that it states."""
     answer, sent = answerer(host), {}
 
     def reply(parcel):
@@ -38,6 +38,7 @@ def changing(host, change, rounds):
         sent[header.round] = fields["delta"]
         if header.round in rounds:
             fields["delta"] = change(fields["delta"], sent)
+            fields["num_examples"] = rows or fields["num_examples"]
         return Parcel(made.header, pack(fields))
 
     return reply
@@ -125,8 +126,9 @@ def update(norm, rows=10):
     return {"delta": {"w": np.array([norm, 0.0], np.float64)}, "num_examples": rows}
 
 
-def told(updates, silo, round, fields):
-    asked = {"params": {"w": np.zeros(2)}}
+def told(updates, silo, round, fields, *, model=None):
+    """Judge an answer in a round; the model moves a little in each, unless one is said."""
+    asked = {"params": {"w": np.array([0.0, 1e-9 * (round if model is None else model)])}}
     updates.require_like(TRAIN, fields, asked, silo=silo, round=round, step="0")
 
 
@@ -178,6 +180,55 @@ def test_where_training_has_come_to_rest_nothing_and_the_same_again_are_honest()
     told(updates, "a", 4, update(1e-6))
     with pytest.raises(UpdateRejected, match="replayed"):
         told(updates, "b", 4, update(0.9))
+
+
+def test_where_updates_cancel_out_the_same_again_is_honest():
+    """Their sum is nothing, so that the model does not move and each is asked the same again."""
+    updates = Updates()
+    for number in (1, 2, 3):
+        told(updates, "a", number, update(1.0), model=7)
+        told(updates, "b", number, update(-1.0), model=7)
+    with pytest.raises(UpdateRejected, match="replayed: the update is that of round 1"):
+        told(updates, "a", 4, update(1.0), model=8)
+    # To and fro between two models: as it was in the round of the same one.
+    for number in (4, 5, 6, 7):
+        told(updates, "a", number, update(2.0 + number % 2), model=10 + number % 2)
+    with pytest.raises(UpdateRejected, match="replayed: the update is that of round 4"):
+        told(updates, "a", 8, update(2.0), model=11)
+
+
+def constant(sign):
+    """A change of an update to one that is the same in each round."""
+    return lambda delta, sent: {n: np.full_like(v, 0.5 * sign) for n, v in delta.items()}
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_a_run_whose_silos_cancel_out_loses_none_of_them(cancels, tmp_path):
+    hosts = clinic.hosts(clinic.frames(30, 30))
+    every = range(1, 5)
+    answers = {
+        "east": changing(hosts["east"], constant(1), every, rows=20),
+        "north": changing(hosts["north"], constant(-1 if cancels else 2), every, rows=20),
+    }
+    result = run_all(clinic.run_of(clinic.job(**ROUNDS), answers, tmp_path, key=KEY))
+    rejected = {(each.round, each.silo) for each in result.participation
+                if each.outcome == "rejected"}  # fmt: skip
+    lines = [e["body"] for e in read(tmp_path / "record.jsonl") if e["kind"] == "round"]
+    if cancels:
+        assert result.status == "complete", result.reason
+        assert (len({each["params"] for each in lines}), len(lines), rejected) == (1, 4, set())
+    else:
+        assert {silo for _, silo in rejected} == {"east", "north"}
+        assert "replayed: the update is that of round 1" in result.reason
+
+
+def test_a_history_of_the_release_before_is_taken():
+    before = {"train.delta.0": {"1": {"a": [1.0, 1.0, 7]}, "2": {"a": [4.0, 2.0, 8]}}}
+    updates = Updates()
+    updates.take(before)
+    assert updates.to_payload() == before
+    told(updates, "a", 3, update(1.0))
+    assert len(updates.to_payload()["train.delta.0"]["3"]["a"]) == 6
 
 
 def test_with_little_history_the_bound_is_wide():

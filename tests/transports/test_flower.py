@@ -43,6 +43,8 @@ from consilo.transports.flower.bundle import (
 )
 from consilo.transports.flower.calls import call, connect
 from consilo.transports.flower.claim import Claimed
+from consilo.transports.flower.doorbell import MAX_WAIT_S
+from consilo.transports.flower.fleet import _HOLD_S
 from consilo.transports.flower.superlink import Registry, SuperLink, start_superlink
 from consilo.transports.flower.transport import FlowerTransport, _Replies
 from consilo.wire.parcel import Arrival, Fault, Parcel, Transport
@@ -66,6 +68,10 @@ def answerer(silo, bundle, elsewhere=None):
     return answer
 """
 SILOS = ("silo0", "silo1", "silo2")
+LOOKS_AGAIN_S = 24.0
+"""After so long a node asks again by itself."""
+WOKEN_WITHIN_S = 20.0
+"""An answer takes 0.4 s on a quiet machine."""
 PLAIN = build_bundle()
 WITH_MODULE = build_bundle({"brought.py": b"def name():\n    return 'brought along'\n"})
 
@@ -154,8 +160,6 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
                 federation.start_node(name)
             federation.wait_online(SILOS)
             yield federation
-            begin = time.monotonic()
-    assert time.monotonic() - begin < 10
     left = [command for command in marked(mark) if "pytest" not in command]
     assert not left
 
@@ -182,13 +186,20 @@ def test_parcels_reach_the_silos_they_name_and_come_back_unchanged(federation: F
         for body in (b"", os.urandom(50_000), os.urandom(9_000_000), bytes(9_000_000)):
             sent = parcels("echo", body)
             check(list(transport.exchange(sent, deadline_s=30)), sent)
-        seconds = []
-        for _ in range(5):
-            begin = time.monotonic()
+        transport.finish(ok=True)
+
+
+@pytest.mark.federation
+def test_a_node_is_woken_by_what_is_sent_and_does_not_come_by_itself(
+    federation: Federation,
+) -> None:
+    # A node that has answered asks for more at once, and is held for `_HOLD_S` where nothing
+    # rings. So whoever answers the next question before that was woken by it.
+    assert LOOKS_AGAIN_S == min(_HOLD_S, MAX_WAIT_S) > WOKEN_WITHIN_S
+    with federation.transport() as transport:
+        for _ in range(4):
             sent = parcels("echo", os.urandom(8_000))
-            check(list(transport.exchange(sent, deadline_s=30)), sent)
-            seconds.append(time.monotonic() - begin)
-        assert sorted(seconds)[2] < 2.0  # 0.4 s on a quiet machine
+            check(list(transport.exchange(sent, deadline_s=WOKEN_WITHIN_S)), sent)
         transport.finish(ok=True)
 
 
@@ -236,16 +247,14 @@ def test_a_bundle_is_refused_until_the_operator_approves_its_hash(federation: Fe
 @pytest.mark.federation
 def test_faults_are_arrivals_and_the_others_answer(federation: Federation) -> None:
     with federation.transport() as transport:
-        begin = time.monotonic()
         sent = parcels("die", silos=("silo2", "nobody", "silo0"))
-        arrivals = {each.silo: each for each in transport.exchange(sent, deadline_s=30)}
-        assert time.monotonic() - begin < 10
+        arrivals = {each.silo: each for each in transport.exchange(sent, deadline_s=300)}
         faults = {silo: each.fault.code for silo, each in arrivals.items() if each.fault}
         assert faults == {"silo2": "crashed", "nobody": "unreachable"}
 
 
 @pytest.mark.federation
-def test_a_cancelled_run_stops_waiting_within_a_second(federation: Federation) -> None:
+def test_a_cancelled_run_does_not_wait_for_the_deadline(federation: Federation) -> None:
     cancelled = threading.Event()
     with federation.transport(cancelled=cancelled) as transport:
         arrivals = transport.exchange(parcels("echo", silos=("silo0",)), deadline_s=60)
@@ -254,10 +263,8 @@ def test_a_cancelled_run_stops_waiting_within_a_second(federation: Federation) -
         try:
             arrivals = transport.exchange(parcels("echo", silos=("silo0",)), deadline_s=60)
             threading.Timer(0.5, cancelled.set).start()
-            begin = time.monotonic()
-            with pytest.raises(RunCancelled):
+            with pytest.raises(RunCancelled):  # at the deadline it would be a fault
                 next(arrivals)
-            assert time.monotonic() - begin < 2
         finally:
             os.kill(node_pid(federation, "silo0"), signal.SIGCONT)
 
@@ -274,14 +281,12 @@ def test_a_run_that_is_stopped_from_outside_ends_as_cancelled(federation: Federa
 def test_a_node_that_is_killed_costs_the_deadline_and_comes_back(federation: Federation) -> None:
     with federation.transport() as transport:
         exchange = transport.exchange(parcels("sleep"), deadline_s=5)
-        begin = time.monotonic()
         assert next(exchange).fault is None
         os.kill(node_pid(federation, "silo1"), signal.SIGKILL)
         killed, other = list(exchange)
         assert killed.fault is not None
         assert killed.fault.code in ("deadline", "unreachable")
         assert other.fault is None
-        assert time.monotonic() - begin < 7
         wait_until(lambda: federation.nodes["silo1"].returncode is not None, 5)
         assert not federation.nodes["silo1"].pids()
         federation.start_node("silo1")
@@ -293,9 +298,9 @@ def test_a_node_that_is_killed_costs_the_deadline_and_comes_back(federation: Fed
 
 @pytest.mark.federation
 def test_a_node_goes_at_once_when_asked_and_says_goodbye(federation: Federation) -> None:
-    begin = time.monotonic()
-    federation.nodes["silo2"].stop()
-    assert time.monotonic() - begin < 5
+    node = federation.nodes["silo2"]
+    node.stop(grace_s=60.0)
+    assert node.signal_number != signal.SIGKILL
     with federation.transport() as transport:
         assert transport.online() == ("silo0", "silo1")
         (arrival,) = transport.exchange(parcels("echo", silos=("silo2",)), deadline_s=10)

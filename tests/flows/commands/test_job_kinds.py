@@ -65,3 +65,40 @@ def test_what_a_match_would_cost_is_not_asked(tmp_path: Path) -> None:
     found = CliRunner().invoke(build(), ["job", "plan", str(place), "--silos", str(tmp_path)])
     assert found.exit_code != 0
     assert "there is no model in it" in str(found.exception)
+
+
+OWN = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self, num_inputs: int, num_outputs: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(num_inputs, num_outputs)
+
+    def forward(self, features):
+        return self.layer(features) {more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "privacy", "is_slow"),
+    [
+        ("* 2", True, False),
+        ("* (2 if features.sum() > 0 else 1)", True, True),
+        ("* (2 if features.sum() > 0 else 1)", False, False),
+    ],
+)
+def test_a_model_that_silos_would_compute_row_by_row_is_told(
+    tmp_path: Path, more: str, privacy: bool, is_slow: bool
+) -> None:
+    (tmp_path / "net.py").write_text(OWN.format(more=more))
+    job = yaml.safe_load((JOBS / "breast_cancer.yaml").read_text()) | {"model": "net:Net"}
+    del job["privacy"], job["promotion"]
+    if privacy:
+        job["privacy"] = {"epsilon": 4.0, "delta": 1e-4}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    said = validated(tmp_path / "job.yaml")
+    assert ("a process for each row" in said) is is_slow
+    facts = json.loads(validated(tmp_path / "job.yaml", "--json"))
+    assert ("get value out of a tracing tensor" in facts.get("row_by_row", "")) is is_slow

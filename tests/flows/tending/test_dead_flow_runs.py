@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ from prefect.client.orchestration import get_client
 from prefect.states import Pending, Running
 
 from flows.registry import names
-from flows.tending.dead_flow_runs import end_dead
+from flows.tending.dead_flow_runs import STARTED_WITHIN_S, _lives, end_dead
+from flows.tending.servers import ask
 
 pytestmark = pytest.mark.flow
 
@@ -54,9 +57,27 @@ def test_runs_of_dead_processes_are_ended_and_no_others(services):
         }
         assert "died, with its worker" in states["dead"].message
         assert end_dead(services.prefect_api) == []
+        # A worker of Prefect 3.7 tells a number and no machine: it is this one if no other works.
+        client.update_flow_run(runs["elsewhere"], infrastructure_pid=str(dead_pid()))
+        client.update_flow_run(runs["alive"], infrastructure_pid=str(os.getpid()))
+        beats = f"{services.prefect_api}/work_pools/{names.POOL}/workers/heartbeat"
+        ask(beats, {"name": names.WORKER})
+        assert end_dead(services.prefect_api) == ["elsewhere"]
+        ask(beats, {"name": "of another machine"})
+        client.update_flow_run(runs["alive"], infrastructure_pid=str(dead_pid()))
+        assert end_dead(services.prefect_api) == []
+        workers = f"{services.prefect_api}/work_pools/{names.POOL}/workers"
+        ask(f"{workers}/of%20another%20machine", method="DELETE")
         for each in runs.values():
             client.delete_flow_run(each)
         client.delete_deployment(deployment)
+
+
+def test_another_process_that_has_got_the_number_since_then_is_not_the_flow_runs():
+    assert _lives(os.getpid(), time.time())
+    assert _lives(os.getpid(), math.inf)
+    assert not _lives(os.getpid(), time.time() - 10**6)
+    assert not _lives(dead_pid(), math.inf)
 
 
 def test_the_next_run_gets_the_place_of_a_dead_one(services):
@@ -74,5 +95,31 @@ def test_the_next_run_gets_the_place_of_a_dead_one(services):
         assert end_dead(services.prefect_api) == [first.name]
         assert client.set_flow_run_state(second.id, Pending()).status.value == "ACCEPT"
         for each in (first, second):
+            client.delete_flow_run(each.id)
+        client.delete_deployment(deployment)
+
+
+@pytest.mark.parametrize("known", ["nothing", "a number"])
+def test_one_that_a_worker_took_and_never_started_is_ended(services, known):
+    """Its worker was killed between the two: no worker takes one that is Pending.
+
+    A worker tells Prefect the number of the process that it made, and no machine: only what runs
+    in that process adds it. So of one that was killed there a number is known that lives nowhere,
+    or, by now, is another's.
+    """
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("never-started")
+        deployment = client.create_deployment(flow_id, "nightly", work_pool_name=names.POOL)
+        taken, waits = (client.create_flow_run_from_deployment(deployment) for _ in range(2))
+        client.set_flow_run_state(taken.id, Pending(), force=True)
+        if known == "a number":
+            client.update_flow_run(taken.id, infrastructure_pid=str(os.getpid()))
+        assert end_dead(services.prefect_api, now=time.time() + STARTED_WITHIN_S - 60) == []
+        assert end_dead(services.prefect_api, now=time.time() + STARTED_WITHIN_S) == [taken.name]
+        state = client.read_flow_run(taken.id).state
+        assert state.is_crashed()
+        assert "its worker died before it started it" in state.message
+        assert client.read_flow_run(waits.id).state.is_scheduled()
+        for each in (taken, waits):
             client.delete_flow_run(each.id)
         client.delete_deployment(deployment)

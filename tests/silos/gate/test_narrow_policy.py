@@ -25,10 +25,12 @@ PRIVATE = {
         "metrics_epsilon": 0.5,
     }
 }
+PRIVATE_TRAINING = {"privacy": {"epsilon": 3.0, "delta": 1e-4}}
 JOBS = {
     "plain": {},
     "private": PRIVATE,
     "exact statistics": {"privacy": {"epsilon": 3.0, "delta": 1e-4}},
+    "scaled by the contract": {**PRIVATE_TRAINING, "features": {"standardize": "contract"}},
     "reproducible": {"privacy": {**PRIVATE["privacy"], "reproducible": True}},
     "threads": {"local": {"threads": 3}},
     "four silos": {"quorum": {"min_silos": 4}},
@@ -50,7 +52,7 @@ def allowed(policy: Policy, job: Job, contract: str = "clinic@1") -> set[str]:
     kept = set()
     for name in (job.algorithm, *asked_besides(job)):
         for verb in find_protocol(name).verbs().values():
-            if verb.name == "histogram":  # of an analytics run alone
+            if verb.name not in find_protocol(name).asks(job):
                 continue
             permitted = policy.permit(header(job, contract), job, asked_of(name, verb), met())
             kept |= set(permitted.withheld)
@@ -90,6 +92,13 @@ def test_a_private_job_needs_privacy_and_a_budget_of_one_run(tmp_path):
     for other in (clinic.job(), dearer, clinic.job(**JOBS["reproducible"])):
         with pytest.raises(Refused):
             allowed(policy, other)
+
+
+def test_one_whose_features_are_scaled_by_the_contract_needs_nothing_exact(tmp_path):
+    policy = policy_of(clinic.job(**JOBS["scaled by the contract"]), tmp_path)
+    assert policy.privacy.required
+    job = clinic.job(**PRIVATE_TRAINING, features={"standardize": "global"})
+    assert not policy_of(job, tmp_path).privacy.required
 
 
 def test_what_a_job_does_not_need_is_not_in_it(tmp_path):
