@@ -6,7 +6,6 @@ if the table had been in memory. A table of less than a block never touches the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -96,10 +95,10 @@ class _Column:
         self._files: dict[str, BinaryIO] = {}
         for part in () if pa.types.is_null(kind) else parts:
             place = path.with_name(f"{path.name}.{part}")
-            # A file that is made anew and not emptied: ext4 would put an emptied one on the disk
-            # when it is closed, and these are deleted soon.
-            handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            self._files[part] = os.fdopen(handle, "wb", buffering=0)
+            place.touch(mode=0o600, exist_ok=False)
+            # Not emptied: ext4 puts a file that was emptied on the disk when it is closed, and these
+            # are deleted soon.
+            self._files[part] = place.open("r+b", buffering=0)
         if self._is_text:
             self._write("offsets", np.zeros(1, np.int64))
 
