@@ -253,9 +253,9 @@ class CanonicalCache:
                 written = beside.submit(write_table, building / "table.arrow", table)
                 given = None if self._verdicts is None else self._verdicts.of(key)
                 report, told = given or self._checked(table, unreadable, contract, building, now)
+                write_atomic(building / "report.json", report.to_json().encode(), mode=0o600)
+                shutil.rmtree(columns)  # the table that was mapped from there stays readable
                 digest = written.result()
-            shutil.rmtree(columns)  # the table that was mapped from there stays readable
-            write_atomic(building / "report.json", report.to_json().encode(), mode=0o600)
             entry = {
                 "sha256": digest,
                 "stamp": _stamp(building / "table.arrow"),

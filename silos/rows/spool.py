@@ -95,8 +95,10 @@ class _Column:
         self._files: dict[str, BinaryIO] = {}
         for part in () if pa.types.is_null(kind) else parts:
             place = path.with_name(f"{path.name}.{part}")
-            place.touch(mode=0o600)
-            self._files[part] = place.open("wb", buffering=0)
+            place.touch(mode=0o600, exist_ok=False)
+            # Not emptied: ext4 puts a file that was emptied on the disk when it is closed, and
+            # these are deleted soon.
+            self._files[part] = place.open("r+b", buffering=0)
         if self._is_text:
             self._write("offsets", np.zeros(1, np.int64))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import (
     Callable,
@@ -31,7 +30,6 @@ _FIRST_S, _END_S = -62_135_596_800, 253_402_300_800
 _BLOCK_BYTES = 32 << 20
 """A block of a very wide table has fewer rows, so that it does not hold much more than this."""
 _END = object()
-_THREADS = min(4, len(os.sched_getaffinity(0)))
 ItemT = TypeVar("ItemT")
 MadeT = TypeVar("MadeT")
 
@@ -103,10 +101,11 @@ def made_in_order(
 ) -> Generator[MadeT]:
     """Yield what ``make`` gives of each item, in order, made in other threads meanwhile.
 
-    At most ``ahead`` wait. Close it, or use it up: then nothing runs any more.
+    At most ``ahead`` wait, and as many threads make them: more than there are cores, since now and
+    then each waits for the interpreter. Close it, or use it up: then nothing runs any more.
     """
     coming: deque[Future[MadeT]] = deque()
-    with ThreadPoolExecutor(_THREADS) as beside:
+    with ThreadPoolExecutor(ahead) as beside:
         try:
             for item in items:
                 coming.append(beside.submit(make, item))
@@ -138,8 +137,8 @@ def in_blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             yield whole.slice(at, size)
             has_yielded = True
             at += size
+        num_bytes = num_bytes * (num_waiting - at) // num_waiting  # to count them takes a while
         waiting, num_waiting = [whole.slice(at)], num_waiting - at
-        num_bytes = waiting[0].nbytes
         del whole
     if num_waiting or not has_yielded:
         yield stacked(waiting) if waiting else pa.table({})
@@ -261,7 +260,7 @@ class BlockColumns(MutableMapping[str, "pd.Series[Any]"]):
         if pa.types.is_temporal(column.type):
             return to_frame(pa.table({name: column}))[name]
         if column.num_chunks != 1:
-            column = column.combine_chunks()
+            column = column.combine_chunks(memory_pool=pa.system_memory_pool())
         values: pd.Series[Any] = column.to_pandas(types_mapper=_types().get)
         return values
 

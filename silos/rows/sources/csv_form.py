@@ -112,6 +112,7 @@ def opened(
         names: the columns' names where the text is what follows the head of a file.
         text_block: bytes that it takes apart at a time, and the most that a row may have.
     """
+    import pyarrow as pa
     from pyarrow import csv
 
     given = names or form.names
@@ -134,8 +135,14 @@ def opened(
         escape_char=form.escape or False,
         newlines_in_values=True,
     )
+    # One thread makes these rows and another lets them go; Arrow's usual pool takes fresh memory
+    # for most of them then, which the system has to clear first.
     return csv.open_csv(
-        text, read_options=reading, parse_options=parsing, convert_options=converting
+        text,
+        read_options=reading,
+        parse_options=parsing,
+        convert_options=converting,
+        memory_pool=pa.system_memory_pool(),
     )
 
 

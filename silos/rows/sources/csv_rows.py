@@ -117,6 +117,7 @@ def _of_pieces(
             text, whole = pa.BufferReader(part), len(part) + 1
             with opened(form, text, wanted, types, names=named, text_block=whole) as reader:
                 tables.append(reader.read_all())
+        pieces.take_back(piece)
         return _looked_at(form, pa.concat_tables(tables))
 
     with pa.input_stream(str(path), compression="detect") as file:
@@ -195,12 +196,9 @@ def _inexact(table: pa.Table) -> list[str]:
     for name, column in zip(table.schema.names, table.columns, strict=True):
         if not pa.types.is_float64(column.type):
             continue
-        ends = pc.min_max(column)
-        if not (ends["max"].as_py() or 0) >= _EXACT and not (ends["min"].as_py() or 0) <= -_EXACT:
-            continue
         size = pc.abs(column)
-        large = pc.and_(pc.greater_equal(size, _EXACT), pc.less(size, _EXPONENTS))
-        if pc.any(large).as_py():
+        large = pc.greater_equal(size, _EXACT)
+        if pc.any(large).as_py() and pc.any(pc.and_(large, pc.less(size, _EXPONENTS))).as_py():
             found.append(name)
     return found
 

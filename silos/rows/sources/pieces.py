@@ -87,6 +87,9 @@ class Piece:
 class Pieces:
     """The text of a file in pieces that end where a row does; then maybe a `rest`.
 
+    The memory of a piece that was given to `take_back` holds a later one: fresh memory costs more
+    than to read into it.
+
     Args:
         file: open, in an encoding that `can_cut`.
         signs: that may hide a line's end.
@@ -98,16 +101,20 @@ class Pieces:
         self._signs = signs
         self._piece_bytes = piece_bytes
         self.rest: Rest | None = None
+        self._free: list[bytearray] = []
+
+    def take_back(self, piece: Piece) -> None:
+        """Take the memory of a piece that nobody looks at any more; from any thread."""
+        self._free.append(piece.text)
 
     def __iter__(self) -> Iterator[Piece]:
         """Yield the pieces; afterwards `rest` says what is left."""
         before, is_first = bytearray(), True
         while True:
-            # Each byte is written once: fresh memory costs more than to read it.
-            known, text = len(before), bytearray(len(before) + self._piece_bytes)
-            text[:known] = before
+            known, text = len(before), self._memory(len(before) + self._piece_bytes)
             with memoryview(text) as whole:
-                size = known + self._file.readinto(whole[known:])
+                whole[:known] = before
+                size = known + self._file.readinto(whole[known : known + self._piece_bytes])
             if size == known:
                 break
             end = text.rfind(b"\n", known, size) + 1
@@ -121,6 +128,11 @@ class Pieces:
             is_first = False
         if before:
             yield Piece(before, len(before), is_first)
+
+    def _memory(self, size: int) -> bytearray:
+        """Return at least so many bytes, of a piece that was taken back where there is one."""
+        text = self._free.pop() if self._free else bytearray()
+        return text if len(text) >= size else bytearray(size + size // 8)
 
 
 def _between(text: memoryview, is_first: bool) -> bytes | memoryview:

@@ -40,6 +40,19 @@ def read(path, **options):
     return pa.concat_tables(source.blocks(["b", "a"], text=["a", "b"])).combine_chunks()
 
 
+def test_the_memory_of_a_piece_that_was_taken_back_holds_later_ones():
+    text = b"".join(b"%d,x\n" % at for at in range(200))
+    pieces = Pieces(io.BytesIO(text), [b'"'], piece_bytes=64)
+    found, memory = [], []
+    for piece in pieces:
+        found.append(b"".join(map(bytes, piece.parts(20))))
+        if not any(piece.text is each for each in memory):
+            memory.append(piece.text)
+        pieces.take_back(piece)
+    assert b"".join(found) == text
+    assert len(memory) < 4 < len(found)
+
+
 @EASY
 @given(ROWS, LATER, ROWS, st.booleans())
 def test_a_file_read_in_pieces_is_the_one_read_whole(tmp_path, first, quoted, last, ends):
