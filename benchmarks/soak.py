@@ -238,6 +238,10 @@ class Soak:
             self.there.service("pipeline").stop()
             record = self.strikes.record
             assert record is not None
+            if not record.exists():  # nothing was begun: whoever wants a run asks again
+                say(f"   ended before it had a run: {summary.get('reason')}")
+                self.again += 1
+                continue
             if not can_go_on(record) or time.monotonic() > deadline:
                 return _came(self.there, record, str(summary.get("reason") or ""))
             resume = record.parent.name

@@ -144,11 +144,11 @@ class Graph(nn.Module):
                 rows.new_zeros(1, *rows.shape[1:]),
             )
             return one[:0]
-        self._require_of_one(rows.shape[1:])
+        self._require_of_one(rows.shape[1:], rows.dtype)
         found: Tensor = torch.vmap(self._row, in_dims=dims, randomness="different")(entries, rows)
         return found
 
-    def _require_of_one(self, shape: torch.Size) -> None:
+    def _require_of_one(self, shape: torch.Size, dtype: torch.dtype) -> None:
         """Do everything once for one row that is not mapped; raise whatever it raises.
 
         torch maps some operations by handing all rows to them with one dimension more, and does not
@@ -161,7 +161,7 @@ class Graph(nn.Module):
         try:
             with torch.no_grad():
                 entries = [each.detach() for each in self.entries()]
-                self._row(entries, torch.zeros(shape), alone=True)
+                self._row(entries, torch.zeros(shape, dtype=dtype), alone=True)
         finally:
             self.draws_nothing = was
         self._tried.add((self.training, shape))
