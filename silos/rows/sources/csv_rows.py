@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from consilo.errors import SourceUnreadable
 from silos.rows.sources import csv_form
@@ -62,7 +62,7 @@ def tables_of(
     fixed = dict(types)
     for path in paths:
         if form.escape is not None:
-            _refuse_escaped_nothing(form, path)
+            _refuse_escaped_letters(form, path)
         try:
             with opened(form, path, wanted, fixed) as reader:
                 if any(map(pa.types.is_binary, reader.schema.types)):
@@ -284,23 +284,39 @@ def _refuse_zero_bytes(form: CsvForm, table: pa.Table) -> None:
             )
 
 
-def _refuse_escaped_nothing(form: CsvForm, path: Path) -> None:
-    """Raise where a field is ``\\N``, as some databases write "nothing": it would be the code N."""
+def _refuse_escaped_letters(form: CsvForm, path: Path) -> None:
+    """Raise where an escape stands before a sign that needs none: writers mean different things.
+
+    It would be taken away. Some databases mean "nothing" by ``\\N`` and a tab by ``\\t``, and some
+    writers (DuckDB) escape within quotes only, so that in any other field it is the text's own.
+    """
     import pyarrow as pa
 
     assert form.escape is not None
-    escape, around = re.escape(form.escape), re.escape(form.separator)
-    nothing = re.compile(rf"(?:^|[\r\n{around}]){escape}N(?:[\r\n{around}]|$)")
+    pair = re.compile(rf"{re.escape(form.escape)}(.)", re.DOTALL)
+    needed = {form.separator, form.quote, form.escape, "\r", "\n"}
     with (
         pa.input_stream(str(path), compression="detect") as file,
         io.TextIOWrapper(file, encoding=form.encoding, newline="") as text,
     ):
-        before = ""
+        rest = ""
         while piece := text.read(csv_form.TEXT_BLOCK):
-            if nothing.search(before + piece):
-                raise SourceUnreadable(
-                    f"{form.where}: a field is {form.escape}N, which means nothing to some "
-                    "databases and would be read as the text N; write empty fields, or leave "
-                    "escape out"
-                )
-            before = piece[-3:]
+            piece, end = rest + piece, 0
+            for found in pair.finditer(piece):
+                end = found.end()
+                if found[1] not in needed:
+                    _refuse_letter(form, found[1])
+            rest = piece[-1:] if piece.endswith(form.escape) and end < len(piece) else ""
+
+
+def _refuse_letter(form: CsvForm, letter: str) -> NoReturn:
+    told = (
+        f"{form.escape}N, which means nothing to some databases and would be read as the text N"
+        if letter == "N"
+        else f"{form.escape} before a sign that needs no escape: to some writers that is a tab or "
+        "the like, to others a text of its own, and it would be lost"
+    )
+    raise SourceUnreadable(
+        f"{form.where}: a field has {told}; write empty fields for nothing and all texts in quotes,"
+        " or leave escape out"
+    )

@@ -22,7 +22,7 @@ import pytest
 from consilo.contracts.contract import Contract
 from consilo.errors import ConfigInvalid, SourceUnreadable
 from silos.rows.mapping import Mapping
-from silos.rows.sources import parse_source
+from silos.rows.sources import csv_form, parse_source
 from silos.rows.sources.database import array_of
 from silos.rows.standardise import standardise
 
@@ -182,6 +182,23 @@ def test_a_nothing_that_an_escape_would_make_a_code_is_refused(tmp_path, at):
     (tmp_path / "again").mkdir()
     made, _ = read({**described, "na_values": ["\\N"]}, "string", tmp_path / "again")
     assert made[-2:] == [None, "b"]
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 5])
+def test_an_escape_before_a_sign_that_needs_none_is_refused_and_not_taken_away(
+    tmp_path, monkeypatch, before
+):
+    """DuckDB escapes within quotes only: of its text a\\b the sign got lost without a word."""
+    monkeypatch.setattr(csv_form, "TEXT_BLOCK", 8)
+    described = {"type": "csv", "path": str(tmp_path / "t.csv"), "escape": "\\"}
+    for place, field in {"a": "a\\b", "b": '"a\\b"', "c": "\\t"}.items():
+        (tmp_path / place).mkdir()
+        (tmp_path / "t.csv").write_text("y,x\n" + "z" * before + f",{field}\n")
+        with pytest.raises(SourceUnreadable, match="it would be lost"):
+            read(described, "string", tmp_path / place)
+    monkeypatch.undo()
+    (tmp_path / "t.csv").write_text("y,x\n" + "z" * before + ',"a\\\\b\\"c"\n1,d\\,e\n')
+    assert read(described, "string", tmp_path) == (['a\\b"c', "d,e"], 0)
 
 
 def test_a_file_without_quotes_has_them_as_signs(tmp_path):

@@ -123,7 +123,9 @@ def written(frame: pd.DataFrame, way: str, place: Path) -> dict:
         pl.from_pandas(local).write_csv(path, separator=separator, quote_style=style)
         return {"type": "csv", "path": str(path), "separator": separator}
     if way == "duckdb csv escaped":
-        as_duckdb(local, path, "FORMAT csv, HEADER, DELIMITER '\t', ESCAPE '\\'")
+        texts = ", ".join(f'"{name}"' for name in local.columns[:2])  # it escapes in quotes only
+        how = f"FORMAT csv, HEADER, DELIMITER '\t', ESCAPE '\\', FORCE_QUOTE ({texts})"
+        as_duckdb(local, path, how)
         return {"type": "csv", "path": str(path), "separator": "\t", "escape": "\\"}
     if way == "duckdb csv":
         as_duckdb(local, path, "FORMAT csv, HEADER")
