@@ -25,8 +25,11 @@ def run_show(
 ) -> None:
     """Show what a run record says: who took part, under which contract and code, at what cost.
 
+    A line each, in words; --json gives all that it says.
+
     Example: consilo run show coordinator/runs/RUN
     """
+    from consilo.record.lines import in_words
     from consilo.record.run_record import read
 
     entries = read(_record(record))
@@ -34,8 +37,7 @@ def run_show(
         print(json.dumps(entries))
         return
     for entry in entries:
-        body = json.dumps(entry["body"], ensure_ascii=False)
-        print(f"{entry['seq']:>3}  {entry['time']}  {entry['kind']:<13} {body[:300]}")
+        print(in_words(entry))
 
 
 @run_app.command("verify")
