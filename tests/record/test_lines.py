@@ -24,10 +24,19 @@ DROPPED = {"silo": "south", "outcome": "dropped", "epsilon": None}
     ("kind", "body", "words"),
     [
         ("contract", {"silo": "north", "verdict": "passed", "reason": ""}, "north: passed"),
-        ("contract", {"silo": "n", "verdict": "failed", "reason": "range (age)"}, "n: failed: range (age)"),
+        (
+            "contract",
+            {"silo": "n", "verdict": "failed", "reason": "range (age)"},
+            "n: failed: range (age)",
+        ),
         (
             "replies",
-            {"headers": [{"silo": "n", "code": "", "status": "ok"}, {"silo": "s", "code": "refused", "status": "fault"}]},
+            {
+                "headers": [
+                    {"silo": "n", "code": "", "status": "ok"},
+                    {"silo": "s", "code": "refused", "status": "fault"},
+                ]
+            },
             "signed by n; refused: s",
         ),
         (
@@ -36,9 +45,13 @@ DROPPED = {"silo": "south", "outcome": "dropped", "epsilon": None}
             "round 3: 1 silos trained; ε up to 1.250; south dropped; parameters 0123456789ab",
         ),
         ("evaluated", {"metrics": {"accuracy": 0.91234}}, "accuracy 0.9123"),
-        ("closed", {"status": "failed", "entries": 9, "reason": "no quorum"}, "failed, 9 lines: no quorum"),
+        (
+            "closed",
+            {"status": "failed", "entries": 9, "reason": "no quorum"},
+            "failed, 9 lines: no quorum",
+        ),
     ],
-)  # fmt: skip
+)
 def test_it_is_told_in_words(kind: str, body: Any, words: str) -> None:
     assert told(kind, **body) == words
 
