@@ -14,15 +14,19 @@ import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from consilo.errors import ConsiloError
+from consilo.errors import ConsiloError, ServiceFailed
 from consilo.garbage import collect_seldom
 from consilo.machine.environment import quieten
 from consilo.machine.files import write_atomic
+from consilo.machine.leases import is_held
+from flows.tending.servers import ask
 
 _WAIT_S = 300.0
+_PREFECT_S = 120.0
 
 
 def main() -> int:
@@ -44,6 +48,7 @@ def _run(home: Path, run_id: str, parameters: dict[str, Any]) -> dict[str, Any]:
     try:
         _import_early()
         addresses = _addresses(home)
+        _await_prefect(addresses.prefect_api, home)
         from flows.services.services import prefect_environment
 
         os.environ.update(prefect_environment(home, addresses.prefect_api))
@@ -51,6 +56,9 @@ def _run(home: Path, run_id: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
         return run_pipeline(home=home, run_id=run_id, **parameters)
     except ConsiloError as error:
+        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    except OSError as error:  # a full disk, say; the log has where
+        traceback.print_exc()
         return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
 
 
@@ -70,6 +78,26 @@ def _addresses(home: Path) -> Any:
     while not (home / "federation.json").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     return Addresses.load(home)
+
+
+def _await_prefect(api: str, home: Path) -> None:
+    """Wait for a Prefect that is away, where a process looks after it and starts it again.
+
+    Raises:
+        ServiceFailed: where it stays away.
+    """
+    deadline = time.monotonic() + _PREFECT_S
+    while True:
+        try:
+            ask(f"{api}/health")
+            return
+        except OSError as cause:
+            if not is_held(home / "up.lock") or time.monotonic() > deadline:
+                raise ServiceFailed(
+                    f"Prefect does not answer at {api} ({cause}); is 'consilo up --dir {home}' "
+                    "still running?"
+                ) from None
+        time.sleep(0.5)
 
 
 def _leave(code: int) -> NoReturn:
