@@ -32,7 +32,7 @@ from consilo.jobs.causes import AWAY
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange, Party
 from consilo.kernel.steps import Publish
-from consilo.machine.files import tidy
+from consilo.machine.files import is_full, tidy
 from consilo.membership.software import changes, hardware, installed
 from consilo.metrics.words import in_short
 from consilo.protocols.conclude import CONCLUDE_S
@@ -60,7 +60,7 @@ def silent(text: str) -> None:
 
 
 _NOT_OVER = (TransportError, ServiceAway)
-"""What cuts a run off that others can go on with, rather than ends it."""
+"""What cuts a run off that others can go on with, rather than ends it; so does a full disk."""
 _CANCELLED_S = 2.0  # silos hear of a cancellation too, but nobody waits for one that is at work
 
 
@@ -344,17 +344,21 @@ class Stages:
         A second call, after one that failed half way, ends the run as the first one said.
         Where messages cannot travel no silo can be told of an end, and there is none: the record
         stays open, and the run can be gone on with from its last checkpoint. So it is where the
-        tracker stays away.
+        tracker stays away, or the coordinator's disk is full.
 
         Args:
             error: what ended it early; None for a run that went through.
             extra: further entries of the summary: model, mlflow, prefect, …
         """
-        if isinstance(error, _NOT_OVER) and self._ending is None:
+        if self._is_cut_off(error):
             self._settle()
             status, reason = self._verdict(error)
-            self._talk.note_replies()
-            self.record.add("interrupted", reason=reason)
+            try:
+                self._talk.note_replies()
+                self.record.add("interrupted", reason=reason)
+            except OSError as cause:  # where no room is left for a line either, none says so
+                if not is_full(cause):
+                    raise
             return self._result(status, reason, extra)
         if self._ending is None:
             self._ending = self._end(error, extra)
@@ -365,6 +369,12 @@ class Stages:
         self._close_record(self._ending)
         said = self._ending["said"]
         return self._result(said["status"], said["reason"], extra)
+
+    def _is_cut_off(self, error: BaseException | None) -> bool:
+        """Return whether an error is no end of the run: another process can go on with it."""
+        if error is None or self._ending is not None:
+            return False
+        return isinstance(error, _NOT_OVER) or is_full(error)
 
     def _result(self, status: RunStatus, reason: str, extra: Mapping[str, Any]) -> RunResult:
         return RunResult(
@@ -584,7 +594,9 @@ class Stages:
         if error is not None:
             kind = type(error).__name__
             reason = str(error) if isinstance(error, ConsiloError) else "see the coordinator's log"
-            if isinstance(error, _NOT_OVER) and self._ending is None:
+            if is_full(error):
+                reason = "the coordinator's disk is full; make room"
+            if self._is_cut_off(error):
                 reason += f"; the run is not over: --resume {self.run_id} goes on with it"
             return "failed", f"{kind}: {reason}"
         missing = [

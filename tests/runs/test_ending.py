@@ -135,7 +135,10 @@ def test_a_record_goes_on_where_a_line_could_not_be_written(hosts, tmp_path):
     with files.on(BadDisk("record.jsonl", FULL)), pytest.raises(OSError, match="No space"):
         run.train_round()
     run.close(FULL)
-    assert verify(tmp_path / "record.jsonl")["status"] == "failed"
+    again = begun(hosts, tmp_path, resume=True)
+    again.train_all()
+    again.close()
+    assert verify(tmp_path / "record.jsonl")["status"] == "complete"
 
 
 class Counts(Protocol):
@@ -200,3 +203,19 @@ def test_what_a_disk_kept_of_a_writer_that_it_failed_goes_with_the_end(hosts, tm
     assert len([*folder.parent.rglob(".*")]) == 2
     run.close()
     assert [*folder.parent.rglob(".*")] == []
+
+
+@pytest.mark.parametrize("room_for_a_line", [True, False])
+def test_a_full_disk_is_no_end_of_a_run(hosts, tmp_path, room_for_a_line):
+    """A checkpoint found no room; a line saying that the run has failed did, and it was over."""
+    run = begun(hosts, tmp_path)
+    run.train_round()
+    with files.on(files.Disk() if room_for_a_line else BadDisk("record.jsonl", FULL)):
+        result = run.close(FULL)
+    assert result.status == "failed"
+    assert "the coordinator's disk is full; make room; the run is not over" in result.reason
+    assert "closed" not in kinds(tmp_path)
+    assert (kinds(tmp_path)[-1] == "interrupted") is room_for_a_line
+    again = begun(hosts, tmp_path, resume=True)
+    again.train_all()
+    assert again.close().status == "complete"
