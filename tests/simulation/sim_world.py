@@ -29,6 +29,7 @@ from consilo.kernel.loop import Party
 from consilo.machine.files import on, tidy
 from consilo.membership.keys import load_or_create_signing_key
 from consilo.protocols.dispatch import answerer
+from consilo.record import chain
 from consilo.wire.parcel import Arrival, Parcel
 from consilo.wire.parcel import Fault as NoAnswer
 from consilo.wire.payload import unpack
@@ -198,6 +199,8 @@ class World:
                 result = run.close(cause)
             except OSError:
                 return ""
+            if chain.read(folder / "record.jsonl")[-1]["kind"] != "closed":
+                return ""  # its disk was full: it is not over, and another process goes on with it
         return result.status
 
     # The silos.
