@@ -56,10 +56,10 @@ def _run(home: Path, run_id: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
         return run_pipeline(home=home, run_id=run_id, **parameters)
     except ConsiloError as error:
-        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        return {"run_id": run_id, "status": "failed", "reason": f"{type(error).__name__}: {error}"}
     except OSError as error:  # a full disk, say; the log has where
         traceback.print_exc()
-        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        return {"run_id": run_id, "status": "failed", "reason": f"{type(error).__name__}: {error}"}
 
 
 def _import_early() -> None:

@@ -73,5 +73,7 @@ def test_a_disk_without_room_is_the_reason_and_not_a_traceback(
 
     monkeypatch.setattr(runner, "_import_early", full)
     said = runner._run(tmp_path, "a-run", {})
-    assert said == {"status": "failed", "reason": "OSError: [Errno 28] No space left on device"}
+    assert said["status"] == "failed"
+    assert said["run_id"] == "a-run"
+    assert said["reason"] == "OSError: [Errno 28] No space left on device"
     assert "Traceback" in capsys.readouterr().err
