@@ -260,7 +260,7 @@ def _tracked(
             prefect_url=prefect_place(flow_run_id)["url"],
         )
         if order.resume:
-            close_died(connection.tracking_uri, experiment, run.run_id)
+            close_died(run.run_id)
         number = number_of(run.directory)
         tracker = Tracker.open(
             connection.tracking_uri,

@@ -8,10 +8,15 @@ from uuid import UUID
 
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
@@ -77,7 +82,7 @@ def close_ended(tracking_uri: str, experiment: str, directory: Path) -> None:
     last = read(path)[-1]
     if last["kind"] != "closed":
         return
-    close_died(tracking_uri, experiment, directory.name)
+    close_died(directory.name)
     client = MlflowClient(tracking_uri)
     found = client.get_experiment_by_name(experiment)
     known = None if found is None else run_of(client, found.experiment_id, directory.name)
@@ -91,35 +96,30 @@ def close_ended(tracking_uri: str, experiment: str, directory: Path) -> None:
     client.set_terminated(known, names.ending_of(status, reason))
 
 
-def close_died(tracking_uri: str, experiment: str, run_id: str) -> None:
-    """Tell Prefect that the flow run of a run that is gone on with died, where it still runs.
+def close_died(run_id: str) -> None:
+    """Tell Prefect that the flow runs of a run that is gone on with died, where they still run.
+
+    They say which run they open before there is anything of it (`opens`). Whoever calls this owns
+    the run, so that no other flow run does anything for it.
 
     Args:
-        tracking_uri: of the MLflow server, which knows which flow run it was.
-        experiment: of the run.
         run_id: of the run.
     """
-    client = MlflowClient(tracking_uri)
-    found = client.get_experiment_by_name(experiment)
-    before = None if found is None else run_of(client, found.experiment_id, run_id)
-    flow_run_id = (
-        "" if before is None else names.tag(client.get_run(before).data.tags, names.TAG_FLOW_RUN)
-    )
-    if not flow_run_id or flow_run_id == str(flow_run()):
-        return
     crashed: State[None] = Crashed(
         message=f"its process died; flow run {flow_run()} goes on with it"
     )
+    about = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[names.run_tag(run_id)]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+    )
     with get_client(sync_client=True) as prefect:
-        try:
-            died = prefect.read_flow_run(UUID(flow_run_id))
-        except ObjectNotFound:  # Prefect's database is another one than it was
-            return
-        its_own = FlowRunFilter(id=FlowRunFilterId(any_=[died.id]))
-        for each in prefect.read_task_runs(flow_run_filter=its_own, limit=200):
-            if each.state is None or not each.state.is_final():
-                prefect.set_task_run_state(each.id, crashed, force=True)
-        if died.state is None or not died.state.is_final():
+        for died in prefect.read_flow_runs(flow_run_filter=about):
+            if died.id == flow_run():
+                continue
+            its_own = FlowRunFilter(id=FlowRunFilterId(any_=[died.id]))
+            for each in prefect.read_task_runs(flow_run_filter=its_own, limit=200):
+                if each.state is None or not each.state.is_final():
+                    prefect.set_task_run_state(each.id, crashed, force=True)
             prefect.set_flow_run_state(died.id, crashed, force=True)
             name, tags = names.of_died(died.name, died.tags)
             prefect.update_flow_run(died.id, name=name, tags=tags)

@@ -23,7 +23,7 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.logging.handlers import APILogWorker
-from prefect.states import Failed, Running, State
+from prefect.states import Failed, Running, Scheduled, State
 
 from consilo.machine.processes import free_port
 from consilo.record import run_record as record
@@ -31,9 +31,8 @@ from consilo.record.traces import traces_of
 from flows.endings import summary_of
 from flows.pipeline import pipeline
 from flows.registry import names, patient
-from flows.registry.tracking import Tracker
 from flows.services.connection import connecting
-from flows.shown import close_died, flow_run
+from flows.shown import close_died, flow_run, opens
 
 pytestmark = pytest.mark.flow
 
@@ -471,23 +470,32 @@ def test_the_flow_run_of_a_process_that_died_is_closed_by_who_goes_on(services):
     # It stood as running for ever beside the one that finished the run.
     @flow(name="pipeline")
     def goes_on() -> str:
-        close_died(services.tracking_uri, "died", "toy-1")
-        close_died(services.tracking_uri, "died", "nobody knows this run")
-        close_died(services.tracking_uri, "no such experiment", "toy-1")
+        opens(flow_run(), "toy-1")
+        close_died("toy-1")
+        close_died("nobody knows this run")
         return str(flow_run())
 
     with get_client(sync_client=True) as client:
         died = client.create_flow_run(
-            goes_on, name="toy · 1 · running", tags=["job:toy", "running"], state=Running()
+            goes_on,
+            name="toy · 1 · running",
+            tags=["job:toy", "running", names.run_tag("toy-1")],
+            state=Running(),
         )
-        done = client.create_flow_run(goes_on, name="toy · 2 · failed", state=Failed())
-    for name, run_id, each in (("one", "toy-1", died), ("two", "toy-2", done)):
-        tags = {names.TAG_RUN: run_id, names.TAG_FLOW_RUN: str(each.id)}
-        Tracker.open(services.tracking_uri, experiment="died", name=name, tags=tags)
+        tags = [names.run_tag("toy-1")]
+        done = client.create_flow_run(goes_on, name="toy · 2", tags=tags, state=Failed())
+        waits = client.create_flow_run(goes_on, name="toy · 3", tags=tags, state=Scheduled())
+        another = client.create_flow_run(
+            goes_on, name="toy · 4", tags=[names.run_tag("toy-2")], state=Running()
+        )
     again = goes_on()
     closed = flow_run_of(died.id)
     assert closed.state.is_crashed()
     assert again in closed.state.message
     assert closed.name == "toy · 1 · died"
-    assert set(closed.tags) == {"job:toy", "died"}
+    assert {"job:toy", "died"} <= set(closed.tags)
+    assert "running" not in closed.tags
     assert flow_run_of(done.id).state.is_failed()
+    assert flow_run_of(waits.id).state.is_scheduled()
+    assert flow_run_of(another.id).state.is_running()
+    assert flow_run_of(again).state.is_completed()
