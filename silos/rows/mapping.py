@@ -99,7 +99,8 @@ class Mapping(Config):
         if not mapping.confirmed:
             raise Refused(
                 f"the silo's mapping to {contract.ref} is a proposal that nobody there has "
-                f"confirmed; read it, then: consilo silo data confirm {contract.ref}",
+                f"confirmed; read it, then: consilo silo data confirm {contract.ref} (or the "
+                "contract's file)",
                 code="mapping",
             )
         return mapping
@@ -424,12 +425,12 @@ def require_agreed(directory: Path, contract: Contract) -> None:
     if agreed is None:
         raise Refused(
             f"nobody in this silo has confirmed the contract {contract.ref}; read it, then: "
-            f"consilo silo data confirm {contract.ref}",
+            f"consilo silo data confirm {contract.ref} (or the contract's file)",
             code="contract_unconfirmed",
         )
     if agreed != contract.digest:
         raise Refused(
             f"the contract {contract.ref} is not the text that this silo has confirmed; read what "
-            f"changed, then: consilo silo data confirm {contract.ref}",
+            f"changed, then: consilo silo data confirm {contract.ref} (or the contract's file)",
             code="contract_changed",
         )
