@@ -65,7 +65,7 @@ def test_a_scheduled_run_comes_by_itself_trains_and_registers(demo: KeptDemo) ->
 
     before = versions(demo)
     with Supervisor() as supervisor:
-        start_worker(supervisor, demo.home, api, name=f"test-{os.getpid()}")
+        start_worker(supervisor, demo.home, api)
         # The night comes a few seconds from now; the rest is as prefect.yaml says. A loaded machine
         # may plan the first one too late, so there are more; as soon as one starts, no other comes.
         soon = datetime.now(UTC) + timedelta(seconds=10)
@@ -118,7 +118,7 @@ def test_a_run_whose_flow_was_killed_is_gone_on_with_by_its_deployment(demo: Kep
     parameters = {"job": str(demo.home / "jobs" / "breast-cancer.yaml"), "rounds": 6}
     asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
     with Supervisor() as supervisor:
-        start_worker(supervisor, demo.home, api, name=f"adopts-{os.getpid()}")
+        start_worker(supervisor, demo.home, api)
         died = ask(f"{api}/deployments/{made}/create_flow_run", asked)["id"]
         run = _wait_for_round(runs, known, 2)
         told = ask(f"{api}/flow_runs/{died}")["infrastructure_pid"]
