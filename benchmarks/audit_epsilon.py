@@ -11,8 +11,8 @@ proves nothing: so few answers cannot show more than ``most_that_can_be_shown``.
 The same is done to copies that are broken on purpose, and must be caught: their noise is off, their
 clipping is off, their scale is exact, or their rows are computed in the order of the table.
 
-    bookkeeping_*, rows_*, hooks_*, functorch_*, poisson_*, moments_*, histogram_*, scale_*
-    figures_*, cut_layer_*
+    bookkeeping_*, rows_*, hooks_*, functorch_*, written_down_*, poisson_*, moments_*, histogram_*
+    scale_*, figures_*, cut_layer_*
     places_*: a model that gives a row another gradient in each place of the batch
     dp_sgd_subject_*, statistics_subject_*, figures_subject_*: a person with 40 rows, or without
     PATH_stated                    ε of a path, at δ 1e-5
@@ -29,6 +29,7 @@ clipping is off, their scale is exact, or their rows are computed in the order o
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -53,6 +54,7 @@ from consilo.horizontal.subjects import Subjects
 from consilo.jobs.job import Job
 from consilo.kernel.headers import Header, Manifest
 from consilo.kernel.view import SiloView
+from consilo.learners.graphs import Graph, traced
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import Arrays, FitPlan, FitSession, TorchLearner
 from consilo.privacy.accounting import noise_multiplier
@@ -173,6 +175,17 @@ class Own(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return logits."""
         return features @ self.weight
+
+
+@functools.cache
+def _said() -> dict[str, Any]:
+    return traced(Linear(), 4)
+
+
+def written_down() -> nn.Module:
+    """Return a linear layer as a silo has it whose code it may not run: a list of operations."""
+    state = {name: each.detach().numpy() for name, each in Linear().state_dict().items()}
+    return Graph(_said(), state, frozenset(state))
 
 
 class Unclipped(DPHook):
@@ -567,6 +580,7 @@ PATHS: Mapping[str, Callable[[], Path]] = {
     "rows": partial(training_path, Rows),
     "hooks": partial(training_path, Twice),
     "functorch": partial(training_path, Own),
+    "written_down": partial(training_path, written_down),
     "poisson": partial(training_path, Linear, rate=0.5, steps=4),
     "moments": moments_path,
     "histogram": histogram_path,
