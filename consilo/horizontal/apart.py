@@ -30,6 +30,7 @@ from consilo.kernel.roles import Apart
 from consilo.learners.graphs import Graph
 from consilo.learners.tasks import Task
 from consilo.learners.torch_learner import FitSession, Indices, TorchLearner
+from consilo.printable import printable
 from consilo.privacy.noise import SecretStream
 from consilo.wire.params import Params
 from consilo.wire.payload import unpack
@@ -84,7 +85,7 @@ class LearnerApart(TorchLearner):
         log.warning(
             "the job's own model computes in a process for each row, which takes some hundred times"
             " as long as a model that can be written down: %s",
-            "".join(each if each.isprintable() else " " for each in why[:500]),
+            printable(why, most=500),
         )
         return None
 
@@ -209,8 +210,7 @@ def _described(apart: Apart, params: Params) -> tuple[list[str], frozenset[str]]
     except (ValueError, TypeError, KeyError, RecursionError) as cause:
         raise ReplyInvalid("the job's own model describes itself in no form") from cause
     if fault:
-        printable = "".join(each if each.isprintable() else " " for each in fault)
-        raise JobInvalid("model", [f"on a made-up row it raised {printable}"])
+        raise JobInvalid("model", [f"on a made-up row it raised {printable(fault)}"])
     named = frozenset(trained)
     same = len(order) == len(params) and set(order) == set(params)
     floats = all(params[each].dtype.kind == "f" for each in named & set(params))

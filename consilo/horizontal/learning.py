@@ -78,7 +78,7 @@ def learner_apart(
     asked = ModelJob.of(job)
     task = _task_of(asked, encoding, (), target)
     made = LearnerApart(apart, task, params, inputs=len(encoding.inputs), threads=asked.threads)
-    graph = made.graph() if asked.loss is None or is_offered(asked.loss, "loss") else None
+    graph = None if _has_own_loss(asked) else made.graph()
     return made if graph is None else TorchLearner(graph, task, threads=asked.threads)
 
 
@@ -93,21 +93,21 @@ def row_by_row(job: Job, learner: TorchLearner, inputs: int) -> str:
     asked = ModelJob.of(job)
     if job.privacy is None or is_offered(asked.module.name, "model"):
         return ""
-    if asked.loss is not None and not is_offered(asked.loss, "loss"):
-        why = f"its loss '{asked.loss}' is the job's own"
-    elif callable(getattr(learner.model, "loss", None)):
-        why = "its model has a loss of its own"
-    else:
+    why = f"its loss '{asked.loss}' is the job's own"
+    if not _has_own_loss(asked):
         try:
             traced(learner.model, inputs)
+            return ""
         except Untraceable as cause:
             why = f"its model cannot be written down: {cause}"
-        else:
-            return ""
     return (
         f"with privacy, silos compute this job in a process for each row of each step, some 100 ms "
         f"a row: {why}. See docs/jobs.md, 'A model of your own with privacy'"
     )
+
+
+def _has_own_loss(asked: ModelJob) -> bool:
+    return asked.loss is not None and not is_offered(asked.loss, "loss")
 
 
 def _task_of(

@@ -206,9 +206,7 @@ def _found(operation: str) -> Any:
     return getattr(getattr(torch.ops.aten, name), form or "default")
 
 
-def _checked(
-    nodes: Any, entries: int, constants: int
-) -> list[tuple[str, list[Any], dict[str, Any]]]:
+def _checked(nodes: Any, entries: int, constants: int) -> list[_Node]:
     """Return nodes whose operations are ours and whose values came before them."""
     if not isinstance(nodes, list) or not 0 < len(nodes) <= _MOST_NODES:
         raise ValueError("no list of nodes")
@@ -271,11 +269,14 @@ def traced(model: nn.Module, num_inputs: int) -> dict[str, Any]:
         Untraceable: where it does what cannot be written down, or where what was written down
             computes something else than the model.
     """
+    if callable(getattr(model, "loss", None)):
+        raise Untraceable("it has a loss of its own")
     state = {name: each.detach() for name, each in model.state_dict().items()}
     kept = [each.data_ptr() for each in state.values() if each.numel()]
     if len(set(kept)) < len(kept):
         raise Untraceable("two of its parameters are one")
-    beside = set(dict(model.named_buffers())) - set(state)
+    if set(dict(model.named_buffers())) - set(state):
+        raise Untraceable("it has buffers that are not in its state")
     constants: list[np.ndarray[Any, Any]] = []
     said: dict[str, Any] = {"entries": list(state), "constants": constants}
     row = torch.rand((1, num_inputs), generator=torch.Generator().manual_seed(0))
@@ -284,8 +285,6 @@ def traced(model: nn.Module, num_inputs: int) -> dict[str, Any]:
         for mode in ("training", "scoring"):
             model.train(mode == "training")
             said[mode] = list(_nodes(model, state, row, constants))
-        if beside:
-            raise Untraceable("it has buffers that are not in its state")
         _require_same(model, said, num_inputs)
     finally:
         model.train(was)

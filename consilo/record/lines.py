@@ -65,7 +65,8 @@ def _round(body: Body) -> str:
         if each["outcome"] not in ("trained", "not_drawn")
     ]
     spent = [each["epsilon"] for each in took if each.get("epsilon") is not None]
-    parts = [f"round {body['round']}: {len(took)} silos trained"]
+    number = f"{len(took)} silo" + ("" if len(took) == 1 else "s")
+    parts = [f"round {body['round']}: {number} trained"]
     parts += [f"ε up to {max(spent):.3f}"] if spent else []
     parts += [", ".join(others)] if others else []
     return "; ".join([*parts, f"parameters {str(body['params'])[:_DIGITS]}"])

@@ -6,7 +6,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,19 +29,10 @@ class _Healthy(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def prefect(port: int) -> Iterator[None]:
-    with closing(_closing(port)) as server:
+    with http.server.HTTPServer(("127.0.0.1", port), _Healthy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield
         server.shutdown()
-
-
-class _Server(http.server.HTTPServer):
-    def close(self) -> None:
-        self.server_close()
-
-
-def _closing(port: int) -> _Server:
-    return _Server(("127.0.0.1", port), _Healthy)
 
 
 def test_a_prefect_that_comes_back_is_waited_for_where_somebody_starts_it_again(

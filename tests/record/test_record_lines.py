@@ -42,7 +42,7 @@ DROPPED = {"silo": "south", "outcome": "dropped", "epsilon": None}
         (
             "round",
             {"round": 3, "participation": [TRAINED, DROPPED], "params": "0123456789abcdef"},
-            "round 3: 1 silos trained; ε up to 1.250; south dropped; parameters 0123456789ab",
+            "round 3: 1 silo trained; ε up to 1.250; south dropped; parameters 0123456789ab",
         ),
         ("evaluated", {"metrics": {"accuracy": 0.91234}}, "accuracy 0.9123"),
         (

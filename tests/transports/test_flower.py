@@ -424,12 +424,11 @@ def test_nobody_at_the_address_is_a_clear_error(tmp_path: Path) -> None:
         FlowerTransport.open(address, authority.ca_certificate, PLAIN, home=tmp_path)
 
 
-def test_a_superlink_that_is_started_again_is_waited_for_before_there_is_a_run(
-    tmp_path: Path,
-) -> None:
-    authority = keys.load_or_create_authority(tmp_path / "tls")
+@contextlib.contextmanager
+def breaking_off() -> Iterator[tuple[str, list[bytes]]]:
+    """Yield an address that takes connections and breaks them off, and what came by each."""
+    taken: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        address, taken = f"127.0.0.1:{listener.getsockname()[1]}", []
 
         def take() -> None:
             with contextlib.suppress(OSError):
@@ -439,6 +438,15 @@ def test_a_superlink_that_is_started_again_is_waited_for_before_there_is_a_run(
                     connection.close()
 
         threading.Thread(target=take, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}", taken
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_superlink_that_is_started_again_is_waited_for_before_there_is_a_run(
+    tmp_path: Path,
+) -> None:
+    authority = keys.load_or_create_authority(tmp_path / "tls")
+    with breaking_off() as (address, taken):
         for wait_s, least in ((0.0, 1), (1.0, 3)):
             taken.clear()
             with pytest.raises(CoordinatorUnreachable, match="nobody answers"):
@@ -446,7 +454,6 @@ def test_a_superlink_that_is_started_again_is_waited_for_before_there_is_a_run(
                     address, authority.ca_certificate, PLAIN, home=tmp_path, wait_s=wait_s
                 )
             assert len(taken) >= least
-        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_the_same_content_is_the_same_bundle(tmp_path: Path) -> None:
@@ -514,20 +521,8 @@ def test_a_proxy_behind_which_nobody_answers_is_asked_again(tmp_path: Path) -> N
     # It takes the connection and breaks the handshake off: that read as a certificate that is not
     # trusted, and a run behind such a proxy ended at the first restart of its SuperLink.
     authority = keys.load_or_create_authority(tmp_path / "tls")
-    with socket.create_server(("127.0.0.1", 0)) as proxy:
-        taken = []
-
-        def take() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = proxy.accept()
-                    taken.append(connection.recv(1))
-                    connection.close()
-
-        threading.Thread(target=take, daemon=True).start()
-        address = f"127.0.0.1:{proxy.getsockname()[1]}"
+    with breaking_off() as (address, taken):
         client = connect(RuntimeHttpClient, address, authority.ca_certificate, component="flwr CLI")
         with pytest.raises(CoordinatorUnreachable, match="nobody answers"):
             call(client.GetNodes, GetNodesRequest(), address=address, retry_s=0.5)
         assert len(taken) > 2
-        proxy.shutdown(socket.SHUT_RDWR)

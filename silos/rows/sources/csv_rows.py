@@ -294,7 +294,8 @@ def _refuse_escaped_letters(form: CsvForm, path: Path) -> None:
 
     assert form.escape is not None
     pair = re.compile(rf"{re.escape(form.escape)}(.)", re.DOTALL)
-    needed = {form.separator, form.quote, form.escape, "\r", "\n"}
+    quote = '"' if form.quote == "none" else form.quote  # writers without quotes escape it, too
+    needed = {form.separator, quote, form.escape, "\r", "\n"}
     with (
         pa.input_stream(str(path), compression="detect") as file,
         io.TextIOWrapper(file, encoding=form.encoding, newline="") as text,

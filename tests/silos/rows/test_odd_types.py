@@ -6,6 +6,7 @@ DuckDB that is infinite ended in a traceback.
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import sqlite3
 from contextlib import closing
@@ -199,6 +200,14 @@ def test_an_escape_before_a_sign_that_needs_none_is_refused_and_not_taken_away(
     monkeypatch.undo()
     (tmp_path / "t.csv").write_text("y,x\n" + "z" * before + ',"a\\\\b\\"c"\n1,d\\,e\n')
     assert read(described, "string", tmp_path) == (['a\\b"c', "d,e"], 0)
+
+
+def test_what_is_written_without_quotes_and_with_an_escape_is_read_back(tmp_path):
+    texts = ['a"b', "c,d", "e\\f", "g"]
+    frame = pd.DataFrame({"x": texts, "y": range(4)})
+    frame.to_csv(tmp_path / "t.csv", index=False, quoting=csv.QUOTE_NONE, escapechar="\\")
+    described = {"type": "csv", "path": str(tmp_path / "t.csv"), "quote": "none", "escape": "\\"}
+    assert read(described, "string", tmp_path) == (texts, 0)
 
 
 def test_a_file_without_quotes_has_them_as_signs(tmp_path):
