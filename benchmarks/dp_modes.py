@@ -12,6 +12,8 @@ oracle, one gradient at a time.
     *_functorch                    Opacus, every layer by torch.func
     *_expanded                     Opacus, torch's expanded weights
     *_ghost                        Opacus' ghost clipping: two backward passes
+    *_written_down                 a list of operations on one row, mapped over rows: what a silo
+                                   makes of a model of the job's own (one of rows of numbers)
     *_subjects                     what `clipped_sums` takes where subjects are hidden: hooks, and
                                    the mean gradient of each four rows is clipped
     *_ms                           CPU of a step, plain SGD's and that of each way
@@ -34,8 +36,16 @@ from report import Report, columns, load_now, options, say, sized
 from torch import Tensor, nn
 from torch.nn import functional
 
+from consilo.learners.graphs import Graph, traced
 from consilo.learners.tabular import MLP
-from consilo.privacy.clipping import BookKeeping, ClippedSums, HookedRows, RowLosses, clipped_sums
+from consilo.privacy.clipping import (
+    BookKeeping,
+    ClippedSums,
+    HookedRows,
+    MappedRows,
+    RowLosses,
+    clipped_sums,
+)
 from consilo.privacy.noise import SecretStream, add_gaussian
 
 MAX_NORM = 0.7
@@ -152,11 +162,23 @@ class Ghost:
         self._wrapped.cleanup()
 
 
+def written_down(model: nn.Module, parameters: list[nn.Parameter], max_norm: float) -> ClippedSums:
+    """Clip as a silo does whose code a model is not: from a list of operations on one row."""
+    (first, *_) = parameters
+    state = {name: each.detach().numpy() for name, each in model.state_dict().items()}
+    graph = Graph(traced(model, first.shape[1]), state, frozenset(state))
+    held = dict(graph.named_parameters())
+    for name, each in model.named_parameters():
+        held[name].data = each.data  # a step of the one is a step of the other
+    return MappedRows(graph, [held[name] for name, _ in model.named_parameters()], max_norm)
+
+
 WAYS: dict[str, Callable[[nn.Module, list[nn.Parameter], float], ClippedSums]] = {
     "hooks": HookedRows,
     "functorch": lambda *given: HookedRows(*given, functorch=True),
     "expanded": Expanded,
     "ghost": Ghost,
+    "written_down": written_down,
 }
 
 
