@@ -152,10 +152,11 @@ def _tried(there: Standing, faults: tuple[Fault, ...], twin: Ended, scale: float
 def _strikes(there: Standing, faults: tuple[Fault, ...], twin: Ended, scale: float) -> list[Strike]:
     """Return the faults on their way; those of silos strike different ones, if they can."""
     strikes: list[Strike] = []
+    last = max(twin.rounds)  # a job may have learnt all it can before its last round
     for fault in faults:
         struck = [each.silo for each in strikes if each.fault.part == "silo"]
         silo = fault.silo or chosen_silo(there.rehearsed.job, twin.rows, struck)
-        strikes.append(Strike(fault, there, silo, scale=scale))
+        strikes.append(Strike(fault, there, silo, last=last, scale=scale))
     return strikes
 
 
