@@ -183,8 +183,7 @@ def _survival(there: Standing, twin: Ended, trial: _Trial, scale: float) -> Surv
         words = ["the run ended before it could strike", *words]
     if reason and status != NOT_POSSIBLE:
         words.insert(0, reason.splitlines()[0])
-    everybody = set(there.rehearsed.silos)
-    whole = [sum(who == everybody for who in each.rounds.values()) for each in trial.runs]
+    whole = [len(each.whole) for each in trial.runs]
     after_s = [each.went_on_after_s for each in strikes if each.went_on_after_s is not None]
     return Survival(
         fault="+".join(each.fault.name for each in strikes),
