@@ -12,7 +12,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.parameters import Seconds, flow_run_name
+from flows.beginning import Seconds, flow_run_name, says_whose
 
 Bins = Annotated[int, Field(ge=2, le=200)]
 
@@ -35,6 +35,7 @@ def analytics(job: str, bins: Bins = 20, wait_s: Seconds = 60.0, home: str | Non
         wait_s: how long to wait for silos that are not connected yet, in seconds.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
+    says_whose()
     from consilo.errors import ConsiloError  # late, as in flows/pipeline.py
     from consilo.jobs.job import Job
     from consilo.runs.analytics import AnalyticsRun

@@ -10,7 +10,7 @@ from prefect import State, get_run_logger
 from prefect.states import Cancelled, Failed
 
 from consilo.errors import ConsiloError
-from flows.parameters import flow_run_name
+from flows.beginning import flow_run_name
 from flows.shown import flow_run, prefect_place, rename
 
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")

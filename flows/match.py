@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed
 
-from flows.parameters import Seconds, flow_run_name
+from flows.beginning import Seconds, flow_run_name, says_whose
 
 
 @flow(name="match", flow_run_name=flow_run_name, persist_result=False)
@@ -27,6 +27,7 @@ def match(
             carried as it is. Empty makes a bundle here, which the coordinator signs.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
+    says_whose()
     import threading
 
     from consilo.errors import ConsiloError  # late, as in flows/pipeline.py

@@ -19,7 +19,7 @@ from prefect import State, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.parameters import Seconds, flow_run_name
+from flows.beginning import Seconds, flow_run_name, says_whose
 
 Rounds = Annotated[int, Field(ge=1, le=100_000)]
 Epsilon = Annotated[float, Field(gt=0)]
@@ -68,6 +68,7 @@ def pipeline(
             carried as it is. Empty makes a bundle here, which the coordinator signs.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
+    says_whose()
     from consilo.errors import ConsiloError
     from flows.asked import asked_for
     from flows.endings import refused
