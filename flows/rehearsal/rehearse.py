@@ -164,6 +164,8 @@ def _survival(there: Standing, twin: Ended, trial: _Trial, scale: float) -> Surv
     job, words, strikes = there.rehearsed.job, trial.words, trial.strikes
     status, reason = str(trial.summary["status"]), str(trial.summary["reason"] or "")
     not_possible = "; ".join(each.not_possible for each in strikes if each.not_possible)
+    if len(strikes) == 1:  # beside another fault it may come to nothing
+        not_possible = not_possible or strikes[0].had_no_effect
     was_played = not not_possible and all(each.has_struck for each in strikes)
     equal = None
     if was_played and status != "failed":

@@ -50,6 +50,7 @@ class Strike:
         self._opened_at: float | None = None
         self.went_on_after_s: float | None = None
         self.not_possible = ""
+        self.had_no_effect = ""
 
     @property
     def where(self) -> str:
@@ -93,7 +94,10 @@ class Strike:
         """End the cause, if it has not ended."""
         undo, self._undo = self._undo, None
         if undo is not None:
-            undo()
+            try:
+                undo()
+            except NotPossible as why:
+                self.had_no_effect = str(why)
             self._over_at = self._clock()
 
     def _strike(self) -> None:
