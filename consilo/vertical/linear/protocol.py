@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from consilo.config import parse
-from consilo.errors import IncompatibleJob, JobInvalid, ReplyInvalid
+from consilo.errors import IncompatibleJob, JobInvalid, PartnerRejected
 from consilo.jobs.holders import Holders
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
@@ -226,7 +226,7 @@ class VerticalLinear(VerticalTraining):
             so_far = fits.scores[name].shape[1] + told["scores"].shape[1]
             most = num_inputs(silo, self.settings, name)
             if so_far > most:
-                raise ReplyInvalid(
+                raise PartnerRejected(
                     f"silo '{name}' sent {so_far} score columns, of {most} that it can have"
                 )
             scores[name] = told["scores"]
@@ -236,7 +236,7 @@ class VerticalLinear(VerticalTraining):
 
 
 def _require_size(sender: str, scores: Array, width: int) -> None:
-    """Raise `ReplyInvalid` where score columns are larger than standardised columns make them.
+    """Raise `PartnerRejected` where score columns are larger than standardised columns make them.
 
     A number that is standardised over the rows, or carried to [-1, 1], and a 0 or 1 have a mean
     square of 1 at most. So squares of all columns sum to rows times columns at most, and along
@@ -250,9 +250,9 @@ def _require_size(sender: str, scores: Array, width: int) -> None:
     with np.errstate(over="ignore"):
         found = float(np.sum(scores**2))
     if found > _SLACK * len(scores) * width:
-        raise ReplyInvalid(
+        raise PartnerRejected(
             f"the score columns of silo '{sender}' are larger than {width} standardised columns "
-            f"can make them: a mean square of {found / len(scores):.3g} a row"
+            "can make them"
         )
 
 
