@@ -20,7 +20,8 @@ ConsiloError
 │   ├── SiloMisconfigured   a file that a silo's people wrote is invalid
 │   ├── SiloOutdated        a silo's release does not know what the job asks
 │   ├── ReplyInvalid        an answer does not match what its verb declares
-│   │   └── UpdateRejected  an update is unlike those of the rounds before, and cannot count
+│   │   ├── UpdateRejected  an update is unlike those of the rounds before, and cannot count
+│   │   └── PartnerRejected what another silo sent one for its step is not what was agreed
 │   ├── SiloDiskFull        a silo's disk is full, or its quota used up: asked again, it may answer
 │   ├── SiloFailed          the computation failed in the silos: the job's code, or their software
 │   └── QuorumLost          silos are away, late or gone
@@ -182,6 +183,10 @@ class ReplyInvalid(RunFailed):
 
 class UpdateRejected(ReplyInvalid):
     """A silo's update is what was declared, and cannot be honest work: it is not counted."""
+
+
+class PartnerRejected(ReplyInvalid):
+    """What another silo has sealed for this one cannot be used; the message names that silo."""
 
 
 class SiloDiskFull(RunFailed):

@@ -12,17 +12,9 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from consilo.errors import ConsiloError
-from consilo.jobs.job import Job
-from consilo.runs.analytics import AnalyticsRun
-from flows.endings import flow_run_name, refused
-from flows.registry import names
-from flows.services.connection import home_directory, job_file
-from flows.session import Session, final_state, opened, order_of
-from flows.tasks import admit, check, describe, show_statistics, wait_for_silos
+from flows.beginning import Seconds, flow_run_name, says_whose
 
 Bins = Annotated[int, Field(ge=2, le=200)]
-Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
 @flow(
@@ -43,6 +35,16 @@ def analytics(job: str, bins: Bins = 20, wait_s: Seconds = 60.0, home: str | Non
         wait_s: how long to wait for silos that are not connected yet, in seconds.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
+    says_whose()
+    from consilo.errors import ConsiloError  # late, as in flows/pipeline.py
+    from consilo.jobs.job import Job
+    from consilo.runs.analytics import AnalyticsRun
+    from flows.endings import refused
+    from flows.registry import names
+    from flows.services.connection import home_directory, job_file
+    from flows.session import final_state, opened, order_of
+    from flows.stages import spread
+
     try:
         place = home_directory(home)
         path = job_file(job, place)
@@ -50,16 +52,7 @@ def analytics(job: str, bins: Bins = 20, wait_s: Seconds = 60.0, home: str | Non
         order = order_of(asked, home=place, search_path=(path.parent,))
         experiment = names.analytics_experiment(asked.name)
         with opened(order, experiment=experiment, stages=AnalyticsRun) as session:
-            stages(session, wait_s, bins)
+            spread(session, wait_s, bins)
     except ConsiloError as error:
         return refused(error)
     return final_state(session)
-
-
-def stages(session: Session, wait_s: float, bins: int = 20) -> None:
-    """Do every stage of a run that trains nothing."""
-    wait_for_silos(session, wait_s)
-    check(session)
-    admit(session)
-    describe(session, bins)
-    show_statistics(session)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
-from prefect import State, get_run_logger, runtime
+from prefect import State, get_run_logger
 from prefect.states import Cancelled, Failed
 
 from consilo.errors import ConsiloError
+from flows.beginning import flow_run_name
 from flows.shown import flow_run, prefect_place, rename
 
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
@@ -76,11 +76,6 @@ def summary_of(state: State[Any]) -> dict[str, Any]:
     if isinstance(told, BaseException):
         raise told
     return cast("dict[str, Any]", told)
-
-
-def flow_run_name() -> str:
-    """Return what Prefect calls a flow run: its job."""
-    return Path(runtime.flow_run.parameters["job"]).stem
 
 
 class _InOneSentence(logging.Filter):

@@ -5,67 +5,12 @@ The match stays in the silos, under its handle, until it expires; a later job na
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 from prefect.states import Completed
-from pydantic import Field
 
-from consilo.errors import ConsiloError
-from consilo.jobs.job import Job
-from consilo.record.run_record import new_run_id
-from consilo.runs.match import contract_of, run_match
-from flows.endings import failed, flow_run_name, quiet_errors, refused
-from flows.services.connection import connect, home_directory, job_file
-from flows.services.order import Connection, Order
-from flows.services.owning import owning
-from flows.shown import flow_run, opens, rename
-
-Seconds = Annotated[float, Field(ge=0, le=86_400)]
-
-
-class Meeting:
-    """An open federation and what it shall match; a plain object, which Prefect hands on as it is.
-
-    Args:
-        connection: the open federation.
-        order: job and contract.
-        flow_run_id: of Prefect.
-    """
-
-    def __init__(self, connection: Connection, order: Order, flow_run_id: str) -> None:
-        self.connection = connection
-        self.order = order
-        self.flow_run_id = flow_run_id
-
-
-@task(task_run_name="match-entities", persist_result=False, cache_policy=NO_CACHE)
-def match_entities(meeting: Meeting, wait_s: float) -> dict[str, Any]:
-    """Match the rows of all silos of an open federation; return what the coordinator may know."""
-    connection, order = meeting.connection, meeting.order
-    run_id = new_run_id(order.job.name, "match")
-    directory = connection.home / "runs" / run_id
-    opens(UUID(meeting.flow_run_id), run_id)
-    with owning(directory, flow_run=meeting.flow_run_id):
-        result = run_match(
-            order.job,
-            order.contract,
-            connection.transport,
-            silos=connection.silos,
-            directory=directory,
-            run_id=run_id,
-            key=connection.signing_key,
-            parties=connection.parties,
-            absent=connection.absent,
-            bundle=connection.bundle,
-            wait_s=wait_s,
-            on_wait=lambda waiting: get_run_logger().warning(waiting.told),
-        )
-    connection.finish(result["status"] == "complete", result["reason"] or "matched")
-    get_run_logger().info("match %s: %s %s", run_id, result["status"], result["reason"])
-    return result
+from flows.beginning import Seconds, flow_run_name, says_whose
 
 
 @flow(name="match", flow_run_name=flow_run_name, persist_result=False)
@@ -82,7 +27,17 @@ def match(
             carried as it is. Empty makes a bundle here, which the coordinator signs.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
+    says_whose()
     import threading
+
+    from consilo.errors import ConsiloError  # late, as in flows/pipeline.py
+    from consilo.jobs.job import Job
+    from consilo.runs.match import contract_of
+    from flows.endings import failed, quiet_errors, refused
+    from flows.meeting import Meeting, match_entities
+    from flows.services.connection import connect, home_directory, job_file
+    from flows.services.order import Order
+    from flows.shown import flow_run, rename
 
     quiet_errors()
     try:

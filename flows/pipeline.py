@@ -5,11 +5,13 @@ of one model (`flows.vertical`).
 
 The flow is Flower's ServerApp: it opens the run and holds the transport itself, so that a contract
 check is a Prefect task per silo, a round is a task, and logs, retries and cancelling are Prefect's.
+
+What a run needs is imported when it runs. Prefect's worker imports this file, too, to look for
+hooks of a flow run that died, and holds what that takes along for as long as it lives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -17,32 +19,13 @@ from prefect import State, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from consilo.errors import ConsiloError, JobInvalid
-from consilo.jobs.job import Job
-from consilo.runs.continued import extended
-from consilo.runs.folds import fold_job
-from flows import analytics, vertical
-from flows.endings import flow_run_name, refused, summary_of
-from flows.registry import names
-from flows.services.connection import home_directory, job_file
-from flows.session import Session, called, final_state, opened, order_of
-from flows.tasks import (
-    admit,
-    check,
-    evaluate,
-    register,
-    report,
-    standardize,
-    train,
-    wait_for_silos,
-)
+from flows.beginning import Seconds, flow_run_name, says_whose
 
 Rounds = Annotated[int, Field(ge=1, le=100_000)]
 Epsilon = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 Folds = Annotated[int, Field(ge=2, le=50)]
 Fold = Annotated[int, Field(ge=1, le=50)]
-Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
 @flow(
@@ -85,60 +68,33 @@ def pipeline(
             carried as it is. Empty makes a bundle here, which the coordinator signs.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
+    says_whose()
+    from consilo.errors import ConsiloError
+    from flows.asked import asked_for
+    from flows.endings import refused
+    from flows.registry import names
+    from flows.session import final_state, opened
+    from flows.stages import STAGES
+
     try:
-        place = home_directory(home)
-        path = job_file(job, place)
-        asked: Job
-        if extend:
-            if folds or fold:
-                raise JobInvalid(path.name, ["'folds' and 'fold' are no part of an extension"])
-            asked = extended(place / "runs", extend, rounds=rounds or 0, epsilon=epsilon)
-        else:
-            asked = changed(
-                Job.load(path),
-                rounds=rounds,
-                epsilon=epsilon,
-                private=private,
-                seed=seed,
-                folds=folds,
-                fold=fold,
-            )
-        order = order_of(
-            asked,
-            home=place,
-            search_path=(path.parent,),
-            resume=resume or "",
-            bundle=place / bundle if bundle else None,
-            registers=folds is None,
-            job_file=path,
+        order = asked_for(
+            job,
+            rounds=rounds,
+            epsilon=epsilon,
+            private=private,
+            seed=seed,
+            folds=folds,
+            fold=fold,
+            resume=resume,
+            extend=extend,
+            bundle=bundle,
+            home=home,
         )
-        with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
-            STAGES[asked.kind](session, wait_s)
+        with opened(order, experiment=names.pipeline_experiment(order.job.name)) as session:
+            STAGES[order.job.kind](session, wait_s)
     except ConsiloError as error:
         return refused(error)
     return final_state(session)
-
-
-def _horizontal(session: Session, wait_s: float) -> None:
-    wait_for_silos(session, wait_s)
-    check(session)
-    admit(session)
-    if session.horizontal.state is None:  # a run that is resumed stands further already
-        standardize(session)
-    train(session)
-    evaluate(session)
-    if session.registers:
-        register(session)
-    report(session)
-
-
-STAGES: Mapping[str, Callable[[Session, float], None]] = {
-    "horizontal": _horizontal,
-    "vertical": vertical.stages,
-    "scoring": vertical.scoring_stages,
-    "analytics": analytics.stages,
-}
-"""What a run of each kind does, task by task."""
 
 
 def run_pipeline(*, home: Path | str, run_id: str = "", **parameters: Any) -> dict[str, Any]:
@@ -149,40 +105,10 @@ def run_pipeline(*, home: Path | str, run_id: str = "", **parameters: Any) -> di
         run_id: of the run, chosen by who wants to follow it; empty lets it choose.
         parameters: the flow's others.
     """
+    from flows.endings import summary_of
+    from flows.session import called
+
     with called(run_id):
         # Prefect takes a flow that answers `Any` for one that is awaited.
         state = cast("State[Any]", pipeline(home=str(home), return_state=True, **parameters))
     return summary_of(state)
-
-
-def changed(
-    job: Job,
-    *,
-    rounds: int | None = None,
-    epsilon: float | None = None,
-    private: bool = True,
-    seed: int | None = None,
-    folds: int | None = None,
-    fold: int | None = None,
-) -> Job:
-    """Return the job with what a person asks for in place of what its file says.
-
-    Raises:
-        JobInvalid: where a change does not fit the job.
-        IncompatibleJob: where it has no folds.
-    """
-    changes: dict[str, Any] = {}
-    if rounds is not None:
-        changes["protocol"] = {"rounds": rounds}
-    if not private:
-        changes["privacy"] = None
-    elif epsilon is not None:
-        changes["privacy"] = {"epsilon": epsilon}
-    if seed is not None:
-        changes["seed"] = seed
-    job = job.changed(**changes) if changes else job
-    if folds is None and fold is None:
-        return job
-    if folds is None or fold is None:
-        raise JobInvalid(job.name, ["folds and fold belong together: folds 5, fold 1"])
-    return fold_job(job, folds=folds, fold=fold)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from consilo.errors import (
     BudgetExhausted,
     BundleNotApproved,
+    MatchUnusable,
     ModelDiverged,
+    PartnerRejected,
     QuorumLost,
     Refused,
     ReplyInvalid,
@@ -28,7 +30,11 @@ from consilo.wire.parcel import Fault
 
 TOO_FEW_ROWS = "too_few_rows"
 """A fault's code: a policy's floor of rows, or of people in common, is not reached."""
-REFUSALS = ("refused", TOO_FEW_ROWS, "bundle_not_approved", "budget_exhausted")
+MATCH = "match"
+"""A fault's code: the silo has no match of rows that fits the job, or its rows are others now."""
+PARTNER = "partner"
+"""A fault's code: what another silo has sealed for this one cannot be used."""
+REFUSALS = ("refused", MATCH, TOO_FEW_ROWS, "bundle_not_approved", "budget_exhausted")
 """Codes of faults by which a silo says no: asked again in the same run, it would say so again."""
 FOR_GOOD = (*REFUSALS, "contract")
 """Faults after which a silo is not asked again in the same run: it has said no."""
@@ -101,6 +107,12 @@ CAUSES = (
         "Ask for what their policies allow, or have their people change policy.yaml",
     ),
     Cause(
+        MatchUnusable,
+        (MATCH,),
+        "the match of rows cannot be used in",
+        "Match the rows again ('consilo match run'), with the data as they are now; then run again",
+    ),
+    Cause(
         SourceUnreadable,
         ("source",),
         "the data cannot be read by",
@@ -123,6 +135,12 @@ CAUSES = (
         ("invalid_reply",),
         "an answer that is not what was declared came from",
         "Look at the code of the job's model and protocol, and at the versions of Consilo",
+    ),
+    Cause(
+        PartnerRejected,
+        (PARTNER,),
+        "what another silo sent cannot be used in",
+        "Have the people of the silo that is named below look at its software and data",
     ),
     Cause(
         UpdateRejected,

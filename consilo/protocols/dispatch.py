@@ -19,13 +19,14 @@ from consilo.errors import (
     InvalidInput,
     JobInvalid,
     ModelDiverged,
+    PartnerRejected,
     Refused,
     ReplyInvalid,
     SchemaDrift,
     SourceUnreadable,
     VersionUnsupported,
 )
-from consilo.jobs.causes import DISK_FULL, TOO_FEW_ROWS
+from consilo.jobs.causes import DISK_FULL, MATCH, PARTNER, TOO_FEW_ROWS
 from consilo.jobs.job import Job
 from consilo.kernel.brief import SINCE_WIRE, UNBRIEFED, briefed
 from consilo.kernel.headers import WIRE_VERSION, Header, ReplyHeader
@@ -45,11 +46,13 @@ _DISCLOSED: dict[type[ConsiloError], str] = {
     BudgetExhausted: "budget_exhausted",
     ModelDiverged: "diverged",
     VersionUnsupported: "version",
+    PartnerRejected: PARTNER,
 }
 """Errors whose own words may travel: they are made of declared names and counts only."""
 _TOLD = {
     **{each: each for each in ("bundle_not_approved", UNBRIEFED)},
     **dict.fromkeys(("group", "intersection", "set_size"), TOO_FEW_ROWS),
+    **dict.fromkeys(("match", "match_expired", "match_purpose", "match_stale"), MATCH),
 }
 """A refusal's rule → the code that travels with its words; of any other it is ``refused``."""
 

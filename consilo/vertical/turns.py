@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from consilo.errors import Refused, ReplyInvalid
+from consilo.errors import PartnerRejected, Refused, ReplyInvalid
 from consilo.jobs.quorum import Quorum
 from consilo.kernel.letters import Envelope, Mailbox
 from consilo.kernel.steps import Answers, Ask, Reply, Step
@@ -108,18 +108,18 @@ class Post:
 
 
 def require_shape(sender: str, name: str, value: Any, shape: tuple[int | None, ...]) -> None:
-    """Raise `ReplyInvalid` unless an array from another silo has a shape; None is any length."""
+    """Raise `PartnerRejected` unless an array from another silo has a shape; None is any length."""
     actual = getattr(value, "shape", ())
     if len(actual) != len(shape) or any(
         want not in (None, has) for want, has in zip(shape, actual, strict=True)
     ):
-        raise ReplyInvalid(f"'{name}' from silo '{sender}' has another shape than was agreed")
+        raise PartnerRejected(f"'{name}' from silo '{sender}' has another shape than was agreed")
 
 
 def require_finite(sender: str, name: str, value: Any) -> None:
-    """Raise `ReplyInvalid` where an array from another silo holds NaN or infinite numbers."""
+    """Raise `PartnerRejected` where an array from another silo holds NaN or infinite numbers."""
     if not np.isfinite(value).all():
-        raise ReplyInvalid(f"'{name}' from silo '{sender}' holds numbers that are none")
+        raise PartnerRejected(f"'{name}' from silo '{sender}' holds numbers that are none")
 
 
 def keep(silo: SiloView, name: str, step: int, value: Mapping[str, Any]) -> None:

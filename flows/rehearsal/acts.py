@@ -23,6 +23,7 @@ from flows.rehearsal import clocks, deployed, disks
 from flows.rehearsal.copies import copy_silo
 from flows.rehearsal.faults import Fault, What
 from flows.rehearsal.links import FAIR, Weather
+from flows.rehearsal.poison import LIED
 from flows.rehearsal.standing import Standing
 from flows.services.federation import Addresses
 from silos.silo_config import SiloConfig
@@ -41,7 +42,7 @@ _SLOW_RUNS_S, _SLOW_RESTS_S = 0.05, 0.45
 
 
 class NotPossible(Exception):
-    """This fault cannot be played here; the message says why."""
+    """This fault cannot be played here, or was not, as its end finds out; the message says why."""
 
 
 def nothing() -> None:
@@ -186,7 +187,16 @@ def _poison(fault: Fault, there: Standing, silo: str) -> Undo:
     """Let a silo's node sign updates that are not finite, or 1e30 times too large."""
     lie = "not_finite" if fault.amount is None else "exploding"
     argv = [*there.service("silo", silo).argv, "--answerer", f"flows.rehearsal.poison:{lie}"]
-    return _started_otherwise(there, silo, argv)
+    lied = there.rehearsed.silos[silo] / LIED
+    lied.unlink(missing_ok=True)
+    honest = _started_otherwise(there, silo, argv)
+
+    def undo() -> None:
+        honest()
+        if not lied.exists():
+            raise NotPossible(f"nothing that {silo} sent was an update to change")
+
+    return undo
 
 
 def _corrupt_checkpoint(fault: Fault, there: Standing, silo: str) -> Undo:

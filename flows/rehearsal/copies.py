@@ -50,11 +50,6 @@ class Rehearsed:
     silos: Mapping[str, Path]
     data: str
 
-    @property
-    def num_rounds(self) -> int:
-        """How many rounds the job trains."""
-        return ModelJob.of(self.job).protocol.rounds
-
 
 def prepare(path: Path, at: Place, silos: Path | None, *, rounds: int | None) -> Rehearsed:
     """Copy a job and its silos into a rehearsal's place; without silos, make some up.

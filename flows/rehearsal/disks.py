@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
+_SOURCE = "rehearsal"
 _ROOMY = "4g"  # memory is taken for what is written only
 
 
@@ -41,7 +43,7 @@ def mount(folder: Path) -> None:
     aside = folder.with_name(f"{folder.name}.aside")
     folder.rename(aside)
     folder.mkdir(mode=0o700)
-    _mount("-t", "tmpfs", "-o", f"size={_ROOMY},mode=700", "rehearsal", str(folder))
+    _mount("-t", "tmpfs", "-o", f"size={_ROOMY},mode=700", _SOURCE, str(folder))
     shutil.copytree(aside, folder, dirs_exist_ok=True, symlinks=True)
     shutil.rmtree(aside)
 
@@ -54,6 +56,22 @@ def fill(folder: Path) -> None:
 def empty(folder: Path) -> None:
     """Let there be room again."""
     _mount("-o", f"remount,size={_ROOMY}", str(folder))
+
+
+def let_go(folder: Path) -> None:
+    """Take the disks away that lie below a folder; what still uses one keeps it until it ends."""
+    mounts = Path("/proc/self/mounts")
+    if not mounts.is_file():
+        return
+    for line in reversed(mounts.read_text().splitlines()):
+        source, place, *_ = line.split(" ")
+        if source == _SOURCE and folder in Path(_plain(place)).parents:
+            subprocess.run(["umount", "--lazy", _plain(place)], check=True, capture_output=True)
+
+
+def _plain(place: str) -> str:
+    """Return a path of the list of mounts, in which a space is ``\\040``."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place)
 
 
 def used_bytes(folder: Path) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from consilo.machine.locks import Held, holding
 from consilo.runs.outcome import fresh
+from flows.rehearsal.disks import let_go
 
 _PREFIX, _HELD = "consilo-rehearsal-", "held"
 _NEW_S = 60.0
@@ -75,6 +76,7 @@ def rehearsal_place(keep: Path | None) -> Iterator[Place]:
         if kept is not None:  # copied, since disks of the rehearsal's own go with its processes
             kept.mkdir(mode=0o700, parents=True, exist_ok=True)
             shutil.copytree(made, kept, dirs_exist_ok=True, symlinks=True)
+        let_go(made)
         shutil.rmtree(made, ignore_errors=True)
 
 

@@ -8,20 +8,27 @@ machine can.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from consilo.kernel.letters import Envelope
 from consilo.protocols import dispatch
 from consilo.protocols.dispatch import Elsewhere
+from consilo.vertical.turns import Post
 from consilo.wire.parcel import Answer
 from consilo.wire.payload import pack
 from silos.silo import answerer
 
-UPDATES = ("delta", "update", "updates", "gradient", "params", "sealed")
+UPDATES = ("delta", "update", "updates", "gradient", "params")
 """Names of reply fields that hold what the model is changed by."""
+SEALED = ("scores", "values", "gains")
+"""Names of what the silos of a vertical job seal for each other, and learn from."""
+LIED = "lied"
+"""A file in the silo's directory once something that left was changed."""
 
 
 def not_finite(
@@ -41,18 +48,29 @@ def exploding(
 def _lying(
     factor: float, silo_dir: Path, bundle_dir: Path | None, elsewhere: Elsewhere | None
 ) -> Answer:
+    seal = Post.seal
+
+    def lie(value: Any, names: Collection[str], *, is_named: bool = False) -> Any:
+        if isinstance(value, Mapping):
+            return {
+                name: lie(each, names, is_named=is_named or name in names)
+                for name, each in value.items()
+            }
+        if is_named and isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.any():
+            with suppress(OSError):  # its disk may be full
+                (silo_dir / LIED).touch()
+            with np.errstate(over="ignore", invalid="ignore"):
+                return (value * value.dtype.type(factor)).astype(value.dtype)
+        return value
+
     @functools.wraps(pack)
     def poisoned(fields: Any) -> Any:
-        return pack({n: _times(v, factor) if n in UPDATES else v for n, v in fields.items()})
+        return pack(lie(fields, UPDATES))
 
-    vars(dispatch)["pack"] = poisoned  # of this process, which answers one message and ends
+    def sealed(self: Post, receiver: str, topic: str, content: Mapping[str, Any]) -> Envelope:
+        return seal(self, receiver, topic, lie(content, SEALED))
+
+    # Of this process, which answers one message and ends.
+    vars(dispatch)["pack"] = poisoned
+    Post.seal = sealed  # type: ignore[method-assign]
     return answerer(silo_dir, bundle_dir, elsewhere)
-
-
-def _times(value: Any, factor: float) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _times(each, factor) for name, each in value.items()}
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):
-            return (value * value.dtype.type(factor)).astype(value.dtype)
-    return value

@@ -152,10 +152,11 @@ def _tried(there: Standing, faults: tuple[Fault, ...], twin: Ended, scale: float
 def _strikes(there: Standing, faults: tuple[Fault, ...], twin: Ended, scale: float) -> list[Strike]:
     """Return the faults on their way; those of silos strike different ones, if they can."""
     strikes: list[Strike] = []
+    last = max(twin.rounds)  # a job may have learnt all it can before its last round
     for fault in faults:
         struck = [each.silo for each in strikes if each.fault.part == "silo"]
         silo = fault.silo or chosen_silo(there.rehearsed.job, twin.rows, struck)
-        strikes.append(Strike(fault, there, silo, scale=scale))
+        strikes.append(Strike(fault, there, silo, last=last, scale=scale))
     return strikes
 
 
@@ -163,6 +164,8 @@ def _survival(there: Standing, twin: Ended, trial: _Trial, scale: float) -> Surv
     job, words, strikes = there.rehearsed.job, trial.words, trial.strikes
     status, reason = str(trial.summary["status"]), str(trial.summary["reason"] or "")
     not_possible = "; ".join(each.not_possible for each in strikes if each.not_possible)
+    if len(strikes) == 1:  # beside another fault it may come to nothing
+        not_possible = not_possible or strikes[0].had_no_effect
     was_played = not not_possible and all(each.has_struck for each in strikes)
     equal = None
     if was_played and status != "failed":
@@ -182,8 +185,7 @@ def _survival(there: Standing, twin: Ended, trial: _Trial, scale: float) -> Surv
         words = ["the run ended before it could strike", *words]
     if reason and status != NOT_POSSIBLE:
         words.insert(0, reason.splitlines()[0])
-    everybody = set(there.rehearsed.silos)
-    whole = [sum(who == everybody for who in each.rounds.values()) for each in trial.runs]
+    whole = [len(each.whole) for each in trial.runs]
     after_s = [each.went_on_after_s for each in strikes if each.went_on_after_s is not None]
     return Survival(
         fault="+".join(each.fault.name for each in strikes),

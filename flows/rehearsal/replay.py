@@ -49,6 +49,7 @@ class Ended:
         reason: why.
         order: round → in which order answers came, where a round does not wait for all.
         unheard: round and silo whose answer was late: it may have computed it, and paid.
+        whole: rounds in which nobody was missing who was to take part.
     """
 
     params: str
@@ -63,6 +64,7 @@ class Ended:
     reason: str
     order: Mapping[int, Round] = field(default_factory=dict)
     unheard: frozenset[tuple[int, str]] = frozenset()
+    whole: frozenset[int] = frozenset()
 
     def is_as(self, other: Ended) -> bool:
         """Return whether model and ε are the same, to the bit."""
@@ -80,6 +82,8 @@ class Ended:
         return (self.rounds, self.checked, self.counted, self.judged, self.order)
 
 
+_MISSING = ("late", "dropped", "refused", "rejected", "unused", "left_out")
+"""Outcomes of a silo's part in a round that are not as they are without a fault."""
 _OWN = ("model", "salt")
 """What of a silo's part of a model is another one in each run: its run, and what hides it."""
 
@@ -96,6 +100,7 @@ def ended(record: Path, silos: Mapping[str, Path]) -> Ended:
     rows: dict[str, int] = {}
     order: dict[int, Round] = {}
     unheard: set[tuple[int, str]] = set()
+    whole: set[int] = set()
     found: dict[str, Any] = {
         "counted": None,
         "judged": None,
@@ -118,6 +123,8 @@ def ended(record: Path, silos: Mapping[str, Path]) -> Ended:
                 rows |= {n: int(each["num_examples"]) for n, each in body["silos"].items()}
                 late = [name for name, code in body["faults"].items() if code == "deadline"]
                 unheard |= {(int(body["round"]), name) for name in late}
+                if not _missing(body):
+                    whole.add(int(body["round"]))
                 if "arrivals" in body:
                     order[int(body["round"])] = Round.of(body)
             case "evaluated" if "parts" in body:  # a vertical model, which all of them keep
@@ -135,8 +142,19 @@ def ended(record: Path, silos: Mapping[str, Path]) -> Ended:
         rows=rows,
         order=order,
         unheard=frozenset(unheard),
+        whole=frozenset(whole),
         **found,
     )
+
+
+def _missing(told: Mapping[str, Any]) -> set[str]:
+    """Return who was to take part in a round and did not; an answer that is still to come is not.
+
+    Args:
+        told: what a line ``round`` of a record says.
+    """
+    out = {each["silo"] for each in told["participation"] if each["outcome"] in _MISSING}
+    return out - set(told.get("late", ()))
 
 
 def _model_in(run: str, silos: Mapping[str, Path]) -> str:

@@ -22,6 +22,7 @@ class Strike:
         fault: which.
         there: the federation.
         silo: whom it strikes, where it strikes a silo.
+        last: the round after which training is over, in a run without faults.
         scale: by which its duration is multiplied.
         clock: seconds that only grow.
     """
@@ -32,11 +33,13 @@ class Strike:
         there: Standing,
         silo: str,
         *,
+        last: int,
         scale: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fault, self.silo = fault, silo
         self._there = there
+        self._last = last
         self._lasts_s = None if fault.lasts is None else fault.lasts * scale
         self._clock = clock
         self._record: Path | None = None
@@ -47,6 +50,7 @@ class Strike:
         self._opened_at: float | None = None
         self.went_on_after_s: float | None = None
         self.not_possible = ""
+        self.had_no_effect = ""
 
     @property
     def where(self) -> str:
@@ -76,8 +80,7 @@ class Strike:
             self._opened_at = self._clock()
         rounds = [e["body"]["round"] for e in entries if e["kind"] == "round"]
         if self._struck_at is None:
-            last = self._there.rehearsed.num_rounds
-            wanted = last if self.fault.round is None else self.fault.round - 1
+            wanted = self._last if self.fault.round is None else self.fault.round - 1
             begun = any(e["kind"] in ("standardized", "matched") for e in entries)
             if any(number >= wanted for number in rounds) or (wanted == 0 and begun):
                 self._strike()
@@ -91,7 +94,10 @@ class Strike:
         """End the cause, if it has not ended."""
         undo, self._undo = self._undo, None
         if undo is not None:
-            undo()
+            try:
+                undo()
+            except NotPossible as why:
+                self.had_no_effect = str(why)
             self._over_at = self._clock()
 
     def _strike(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from consilo.errors import RunFailed
 from consilo.jobs.job import Job
 from consilo.jobs.joint import JointJob
+from consilo.jobs.model_job import ModelJob
 from consilo.wire.parcel import not_connected
 from flows.rehearsal.faults import Fault
 
@@ -33,7 +34,7 @@ class Survival:
         promise: survives or refuses: what the job's own quorum says of it; of faults that strike
             one run together ``survives or says why``.
         status: complete, degraded or failed; ``not possible here``.
-        rounds_lost: in which not everybody was, or that were not done.
+        rounds_lost: in which somebody was missing who was to take part, or that were not done.
         seconds: from the end of the cause, or where it has none from the strike, until the run got
             further; None where it did not.
         equal: whether model, figures and ε are those of the undisturbed run or, where a silo was
@@ -68,7 +69,7 @@ def kind_of(job: Job) -> Kind:
 
 
 def can_miss(job: Job, rows: Mapping[str, int], silo: str) -> bool:
-    """Return whether the job's quorum holds without a silo.
+    """Return whether the job's quorum holds without a silo, in whatever cohort it is drawn.
 
     Args:
         job: with its quorum.
@@ -77,6 +78,10 @@ def can_miss(job: Job, rows: Mapping[str, int], silo: str) -> bool:
     """
     if isinstance(job, JointJob):
         return False  # a turn goes over everybody's columns
+    return all(_holds(job, among, silo) for among in (rows, _least(job, rows, silo)))
+
+
+def _holds(job: Job, rows: Mapping[str, int], silo: str) -> bool:
     there = [name for name in rows if name != silo]
     missing = {silo: not_connected()}
     try:
@@ -84,6 +89,24 @@ def can_miss(job: Job, rows: Mapping[str, int], silo: str) -> bool:
     except RunFailed:
         return False
     return True
+
+
+def _least(job: Job, rows: Mapping[str, int], silo: str) -> Mapping[str, int]:
+    """Return those who may be drawn with a silo for a round and can spare it least, with its rows.
+
+    Whom a round is drawn from decides its quorum: it is lost with the silo where the others are the
+    fewest, and have the fewest rows.
+    """
+    cohort = job.draws if isinstance(job, ModelJob) else None
+    if cohort is None:
+        return rows
+    size = job.quorum.min_silos if cohort.size is None else cohort.size  # by poisson, at least
+    always = [name for name in rows if name in job.quorum.mandatory]
+    if silo not in always and len(always) >= size:
+        return rows  # it is never drawn
+    others = sorted((name for name in rows if name not in (silo, *always)), key=rows.__getitem__)
+    drawn = dict.fromkeys([silo, *always, *others])
+    return {name: rows[name] for name in list(drawn)[:size]}
 
 
 def chosen_silo(job: Job, rows: Mapping[str, int], besides: Sequence[str] = ()) -> str:

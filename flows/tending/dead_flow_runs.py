@@ -1,4 +1,4 @@
-"""Flow runs that a worker of this machine started, and whose processes have died: ends them.
+"""Flow runs of this machine whose processes have died: ends them.
 
 A killed worker leaves its flow run Running, or Pending, and a limit of one run at a time then holds
 every later one up. Prefect knows the number of the process of a run that a process worker started,
@@ -6,6 +6,8 @@ and no machine beside it (3.7; others wrote both). Where all workers of the pool
 `consilo up` starts, that is this machine, and whoever looks from it sees whether the process lives.
 Whatever the machine: one that was taken five minutes ago and that has not begun was taken by a
 worker that died before it started it, and no other one would begin it.
+
+A flow run that a person has started says itself whose it is (`flows.beginning`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ _CLOCKS_S = 10.0
 
 
 def end_dead(api: str, *, pool: str = names.POOL, now: float | None = None) -> list[str]:
-    """End the pool's flow runs whose processes on this machine have died; return their names.
+    """End flow runs whose processes on this machine have died; return their names.
+
+    They are those of the pool, and those that no deployment has started.
 
     Args:
         api: of the Prefect server.
@@ -39,15 +43,18 @@ def end_dead(api: str, *, pool: str = names.POOL, now: float | None = None) -> l
     Raises:
         OSError: where the server does not answer.
     """
-    asked = {
-        "flow_runs": {"state": {"type": {"any_": _ALIVE}}},
-        "work_pools": {"name": {"any_": [pool]}},
-    }
+    alive = {"state": {"type": {"any_": _ALIVE}}}
+    asked = {"flow_runs": alive, "work_pools": {"name": {"any_": [pool]}}}
+    of_pool = ask(f"{api}/flow_runs/filter", asked)
+    of_people = {"flow_runs": {**alive, "deployment_id": {"is_null_": True}}}
+    alone = ask(f"{api}/flow_runs/filter", of_people)
+    is_here = bool(of_pool) and _has_no_other_worker(api, pool)
+    now = time.time() if now is None else now
+    dead = [(each, _death(each, now, is_here=is_here)) for each in of_pool]
+    dead += [(each, _death_alone(each)) for each in alone]
     ended = []
-    found = ask(f"{api}/flow_runs/filter", asked)
-    is_here = bool(found) and _has_no_other_worker(api, pool)
-    for each in found:
-        if why := _death(each, time.time() if now is None else now, is_here=is_here):
+    for each, why in dead:
+        if why:
             end_died(api, each, why)
             ended.append(str(each["name"]))
     return ended
@@ -67,16 +74,31 @@ def _death(flow_run: Mapping[str, Any], now: float, *, is_here: bool) -> str:
         now: seconds since 1970.
         is_here: whether a process whose machine is not told is one of this machine.
     """
-    host, _, pid = str(flow_run["infrastructure_pid"] or "").rpartition(":")
-    state = flow_run["state"]
-    since = datetime.fromisoformat(str(state["timestamp"])).timestamp()
-    latest = since if state["type"] == "RUNNING" else math.inf
+    host, pid, latest = _process(flow_run)
     is_here = host == socket.gethostname() or (not host and is_here)
     if is_here and pid.isdigit() and not _lives(int(pid), latest):
         return f"its process ({pid}) died, with its worker"
-    if state["type"] == "PENDING" and now - since >= STARTED_WITHIN_S:
+    since = datetime.fromisoformat(str(flow_run["state"]["timestamp"])).timestamp()
+    if flow_run["state"]["type"] == "PENDING" and now - since >= STARTED_WITHIN_S:
         return f"its worker died before it started it: not begun for {now - since:.0f} s"
     return ""
+
+
+def _death_alone(flow_run: Mapping[str, Any]) -> str:
+    """Return how a flow run died that no deployment has started; empty where it may live."""
+    host, pid, latest = _process(flow_run)
+    if host == socket.gethostname() and pid.isdigit() and not _lives(int(pid), latest):
+        return f"its process ({pid}) died"
+    return ""
+
+
+def _process(flow_run: Mapping[str, Any]) -> tuple[str, str, float]:
+    """Return machine and number of a flow run's process, and when it began at the latest."""
+    host, _, pid = str(flow_run["infrastructure_pid"] or "").rpartition(":")
+    state = flow_run["state"]
+    is_running = state["type"] == "RUNNING"
+    since = datetime.fromisoformat(str(state["timestamp"])).timestamp() if is_running else math.inf
+    return host, pid, since
 
 
 def _lives(pid: int, latest: float) -> bool:

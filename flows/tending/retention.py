@@ -2,22 +2,26 @@
 
 Kept for good: the record of each run, members, keys, audit log, and all that MLflow holds, which is
 what a decision or a registered model rests on. The rest has a bound: checkpoints of runs that have
-ended and logs and results of pipelines lapse by age, a log of a service is turned over by size
-(`consilo.machine.logs`), and Prefect's server deletes its old flow runs itself
-(`flows.services.services.start_prefect`).
+ended and logs and results of pipelines lapse by age, the folder of a run that never began after an
+hour, a log of a service is turned over by size (`consilo.machine.logs`), and Prefect's server
+deletes its old flow runs itself (`flows.services.services.start_prefect`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from consilo.machine.files import remove
+from consilo.machine.leases import is_held
 from consilo.membership.coordinator import Keep
 from consilo.runs.checkpoint import CHECKPOINT
+from flows.services.owning import OWNER
 from flows.tending.reconcile import runs_in
 
 _DAY_S = 86_400.0
+_BEGUN_WITHIN_S = 3600.0
 
 
 def let_lapse(home: Path, keep: Keep, *, now: float) -> list[Path]:
@@ -35,7 +39,20 @@ def let_lapse(home: Path, keep: Keep, *, now: float) -> list[Path]:
     ]
     for path in gone:
         remove(path)
-    return gone
+    return [*gone, *_without_a_run(home, now)]
+
+
+def _without_a_run(home: Path, now: float) -> Iterator[Path]:
+    """Delete folders of runs whose process died before it wrote a line; yield which."""
+    for lease in (home / "runs").glob(f"*/{OWNER}"):
+        folder = lease.parent
+        is_new = now - folder.stat().st_mtime < _BEGUN_WITHIN_S
+        if is_new or is_held(lease) or [each.name for each in folder.iterdir()] != [OWNER]:
+            continue
+        remove(lease)
+        with suppress(OSError):  # somebody has begun to write there this moment
+            folder.rmdir()
+            yield folder
 
 
 def _lapsing(home: Path, keep: Keep) -> Iterator[tuple[Path, int]]:

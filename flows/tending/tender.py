@@ -89,7 +89,7 @@ class Tender:
     def _end_dead(self) -> None:
         try:
             for name in end_dead(self._addresses.prefect_api):
-                self._tell(f"flow run {name} died with its worker and is closed in Prefect")
+                self._tell(f"flow run {name} died with its process and is closed in Prefect")
         except OSError:  # the server is away; the next time finds the same
             return
 

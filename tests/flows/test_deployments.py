@@ -57,6 +57,33 @@ def test_entry_points_import_and_accept_the_parameters(deployment):
     assert deployment["work_pool"]["name"] == names.POOL
 
 
+def test_what_a_worker_imports_of_the_flows_is_light():
+    """A worker imported torch and MLflow to look for hooks of a flow that was killed: +270 MiB."""
+    files = sorted({each["entrypoint"].partition(":")[0] for each in deployments()})
+    modules = [each.removesuffix(".py").replace("/", ".") for each in files]
+    heavy = ("torch", "mlflow", "great_expectations", "opacus", "flwr", "cryptography", "consilo")
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTED, *modules, "--", *heavy],
+        cwd=ROOT,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["flows.analytics", "flows.match", "flows.pipeline"]
+
+
+_IMPORTED = """
+import importlib, sys
+split = sys.argv.index("--")
+for each in sys.argv[1:split]:
+    importlib.import_module(each)
+print(*sorted(each for each in sys.argv[1:] if each in sys.modules))
+"""
+"""Prints which of the modules that it is told of are imported after those before ``--``."""
+
+
 def test_all_deployments_arrive_with_their_schedules_limits_and_forms(deployed):
     with get_client(sync_client=True) as client:
         nightly = client.read_deployment_by_name("pipeline/nightly")

@@ -11,7 +11,9 @@ from consilo import errors
 from consilo.errors import (
     BudgetExhausted,
     BundleNotApproved,
+    MatchUnusable,
     ModelDiverged,
+    PartnerRejected,
     QuorumLost,
     Refused,
     ReplyInvalid,
@@ -42,6 +44,8 @@ CLASSES = {
     "bundle_not_approved": BundleNotApproved,
     "too_few_rows": TooFewRows,
     "refused": Refused,
+    "match": MatchUnusable,
+    "partner": PartnerRejected,
     "source": SourceUnreadable,
     "configuration": SiloMisconfigured,
     "version": SiloOutdated,

@@ -153,6 +153,8 @@ def test_answers_that_are_taken_as_they_come_weigh_by_how_late_they_are():
         ("refused", "refused"),
         ("bundle_not_approved", "refused"),
         ("too_few_rows", "refused"),
+        ("match", "refused"),
+        ("partner", "dropped"),
         ("invalid_reply", "rejected"),
         ("bad_update", "rejected"),
         ("stale", "rejected"),

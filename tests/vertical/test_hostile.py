@@ -277,6 +277,7 @@ def test_a_row_moves_its_own_embedding_alone_where_it_is_hidden():
     ("topic", "lie", "said"),
     [
         ("scores", lambda told: {"scores": told["scores"] * np.nan}, "numbers that are none"),
+        ("scores", lambda told: {"scores": told["scores"] * 1e30}, "larger than 2 standardised"),
         ("scores", lambda told: {"scores": np.ones((60, 3))}, "3 score columns, of 2"),
         ("part", lambda told: {"coordinates": told["coordinates"] * np.inf}, "that are none"),
         ("residuals", lambda told: {n: each[:1] for n, each in told.items()}, "another shape"),

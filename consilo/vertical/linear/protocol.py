@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from consilo.config import parse
-from consilo.errors import IncompatibleJob, JobInvalid, ReplyInvalid
+from consilo.errors import IncompatibleJob, JobInvalid, PartnerRejected
 from consilo.jobs.holders import Holders
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
@@ -36,6 +36,8 @@ from consilo.vertical.linear.solve import Kind, directions, figures_of, residual
 from consilo.vertical.training import REFERENCE, VERTICAL, Turn, VerticalTraining, references
 
 _RESIDUALS, _SCORES, _PART = "residuals", "scores", "part"
+_SLACK = 1.01
+"""Columns are kept in single precision."""
 
 
 class LinearSettings(Holders):
@@ -224,11 +226,34 @@ class VerticalLinear(VerticalTraining):
             so_far = fits.scores[name].shape[1] + told["scores"].shape[1]
             most = num_inputs(silo, self.settings, name)
             if so_far > most:
-                raise ReplyInvalid(
+                raise PartnerRejected(
                     f"silo '{name}' sent {so_far} score columns, of {most} that it can have"
                 )
             scores[name] = told["scores"]
+            if ModelJob.of(silo.job).features.standardize != "none":
+                _require_size(name, np.column_stack([fits.scores[name], scores[name]]), most)
         return block, fits.with_scores(scores)
+
+
+def _require_size(sender: str, scores: Array, width: int) -> None:
+    """Raise `PartnerRejected` where score columns are larger than standardised columns make them.
+
+    A number that is standardised over the rows, or carried to [-1, 1], and a 0 or 1 have a mean
+    square of 1 at most. So squares of all columns sum to rows times columns at most, and along
+    orthonormal directions to no more than that.
+
+    Args:
+        sender: whose.
+        scores: all of its score columns so far, [rows, score columns].
+        width: how many columns it has.
+    """
+    with np.errstate(over="ignore"):
+        found = float(np.sum(scores**2))
+    if found > _SLACK * len(scores) * width:
+        raise PartnerRejected(
+            f"the score columns of silo '{sender}' are larger than {width} standardised columns "
+            "can make them"
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from consilo.cli import build
 from consilo.contracts.contract import SHIPPED
 from consilo.runs.kinds import WAYS
-from flows.pipeline import STAGES
+from flows.stages import STAGES
 
 JOBS = SHIPPED / "jobs"
 VERTICAL = yaml.safe_load((JOBS / "breast_cancer_vertical.yaml").read_text())

@@ -9,6 +9,7 @@ import yaml
 
 from consilo.contracts.contract import SHIPPED, Contract
 from consilo.jobs.job import Job
+from consilo.jobs.model_job import ModelJob
 from flows.demo.demo_data import write_hospitals
 from flows.rehearsal.copies import copy_silo, prepare
 from flows.rehearsal.place import Place
@@ -19,7 +20,7 @@ from silos.silo import Silo
 @pytest.mark.parametrize("name", ["heart", "breast_cancer", "breast_cancer_vertical"])
 def test_made_up_silos_keep_the_contract_of_the_job(tmp_path: Path, name: str) -> None:
     made = prepare(SHIPPED / "jobs" / f"{name}.yaml", Place(tmp_path), None, rounds=3)
-    assert made.num_rounds == 3
+    assert ModelJob.of(made.job).protocol.rounds == 3
     contract = Contract.load(made.job.contract, search=[made.file.parent])
     for silo, directory in made.silos.items():
         part = made.job.part(contract, silo)

@@ -147,3 +147,19 @@ def test_a_promise_is_kept_by_the_right_result_or_a_true_reason(
     promise: str, status: str, reason: str, equal: bool | None, orphans: int, kept: bool
 ) -> None:
     assert is_kept(promise, status, reason, equal=equal, orphans=orphans) is kept
+
+
+def test_the_quorum_of_a_cohort_is_that_of_whoever_may_be_drawn_with_a_silo() -> None:
+    """A rehearsal took all silos for those of a round, and promised what no draw can keep."""
+    rows = {"a": 100, "b": 100, "c": 100, "d": 500}
+    job = Job.load(SHIPPED / "jobs" / "heart.yaml")
+    all_of = job.changed(quorum={"min_silos": 2, "min_data_share": 0.3, "mandatory": []})
+
+    def missed(**cohort: object) -> set[str]:
+        drawn = all_of.changed(cohort=cohort)
+        return {name for name in rows if can_miss(drawn, rows, name)}
+
+    assert {name for name in rows if can_miss(all_of, rows, name)} == set(rows)
+    assert missed(size=3) == {"a", "b", "c"}  # with d, the others hold 200 of 700 rows
+    assert missed(size=2) == set()
+    assert missed(rate=0.9, by="poisson") == set()  # a draw may have just two

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,10 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import Pending, Running
 
+from consilo.contracts.contract import SHIPPED
+from consilo.machine.environment import child_environment
 from flows.registry import names
+from flows.services.services import prefect_environment
 from flows.tending.dead_flow_runs import STARTED_WITHIN_S, _lives, end_dead
 from flows.tending.servers import ask
 
@@ -71,6 +75,41 @@ def test_runs_of_dead_processes_are_ended_and_no_others(services):
         for each in runs.values():
             client.delete_flow_run(each)
         client.delete_deployment(deployment)
+
+
+_KILLED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from flows.pipeline import run_pipeline
+from flows.services.connection import connecting
+
+def dies(order):
+    os.kill(os.getpid(), 9)
+
+with connecting(dies):
+    run_pipeline(home=sys.argv[2], job="heart")
+"""
+
+
+def test_a_flow_run_of_a_person_that_was_killed_before_it_had_a_run_is_ended(services, tmp_path):
+    """Nobody knew of its process, and Prefect showed it as running for good."""
+    environment = prefect_environment(services.home, services.prefect_api)
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(SHIPPED.parent), str(tmp_path)],
+        env=child_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with get_client(sync_client=True) as client:
+        (died,) = [each for each in client.read_flow_runs() if each.name == "heart"]
+        assert died.state.type.value == "RUNNING"
+        assert len(end_dead(services.prefect_api)) == 1
+        state = client.read_flow_run(died.id).state
+        assert (state.type.value, "died" in state.message) == ("CRASHED", True)
+        assert end_dead(services.prefect_api) == []
+        client.delete_flow_run(died.id)
 
 
 def test_another_process_that_has_got_the_number_since_then_is_not_the_flow_runs():

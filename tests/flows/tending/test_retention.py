@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consilo.errors import ConfigInvalid
 from consilo.membership.coordinator import Keep, Reachable
 from consilo.record.run_record import RunRecord
+from flows.services.owning import owning
 from flows.services.place import settle_place
 from flows.tending.retention import let_lapse
 
@@ -50,6 +51,19 @@ def test_only_what_nothing_rests_on_lapses(tmp_path: Path) -> None:
     assert left == {*made, "runs/ended/record.jsonl", "runs/open/record.jsonl"} - {
         name for names in gone.values() for name in names
     }
+
+
+def test_the_folder_of_a_run_that_never_began_does_not_stay(tmp_path: Path) -> None:
+    """A process that was killed before its run's first line left a folder for good."""
+    for name in ("died", "begun", "goes on"):
+        with owning(tmp_path / "runs" / name, flow_run=""):
+            pass
+    (tmp_path / "runs" / "begun" / "record.jsonl").touch()
+    with owning(tmp_path / "runs" / "goes on", flow_run=""):
+        assert let_lapse(tmp_path, Keep(), now=time.time() + 60) == []
+        gone = let_lapse(tmp_path, Keep(), now=time.time() + 2 * 3600)
+    assert gone == [tmp_path / "runs" / "died"]
+    assert {each.name for each in (tmp_path / "runs").iterdir()} == {"begun", "goes on"}
 
 
 def test_how_long_is_said_in_the_coordinators_file(tmp_path: Path) -> None:

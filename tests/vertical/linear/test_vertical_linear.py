@@ -11,7 +11,7 @@ import yaml
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
-from consilo.errors import IncompatibleJob, JobInvalid, Refused
+from consilo.errors import IncompatibleJob, JobInvalid, MatchUnusable, Refused
 from consilo.jobs.holders import Holders
 from consilo.kernel.headers import Header, Manifest
 from consilo.kernel.verbs import Disclosure, Permitted
@@ -214,7 +214,7 @@ def test_halves_of_different_matches_are_not_trained_on():
     hosts = vertical.silos_of(table(60), COLUMNS)
     match = hosts["shop"].kept_matches["m"]
     hosts["shop"].kept_matches["m"] = type(match)(**{**vars(match), "recipe_hash": "other"})
-    with pytest.raises(Refused, match="another match under this handle"):
+    with pytest.raises(MatchUnusable, match="another match under this handle"):
         vertical.driven(
             vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS), hosts
         )
@@ -262,7 +262,7 @@ def test_an_expired_match_is_not_used():
     hosts = vertical.silos_of(table(60), COLUMNS)
     match = hosts["bank"].kept_matches["m"]
     hosts["bank"].kept_matches["m"] = type(match)(**{**vars(match), "expires": match.created})
-    with pytest.raises(Refused, match="match again"):
+    with pytest.raises(MatchUnusable, match="match again"):
         vertical.driven(
             vertical.job_of("vertical_linear", COLUMNS), vertical.contract_of(COLUMNS), hosts
         )
