@@ -34,7 +34,8 @@ ConsiloError
 ├── RunCancelled            somebody asked the run to stop
 ├── RunNotResumable         a run has ended, or its job, contract or code are others now
 ├── RunSuperseded           another process has gone on with the run; this one leaves it alone
-└── RecordTampered          the run record does not verify
+├── DecisionRefused         a decision about a model does not count, or cannot be made (now)
+└── RecordTampered          the run record, or another log, does not verify
 
 A message says what, where, expected and found, and what to do next. It never holds a data value.
 """
@@ -237,5 +238,9 @@ class RunSuperseded(ConsiloError):
     """Another process has gone on with the run: what this one knows of it is old."""
 
 
+class DecisionRefused(ConsiloError):
+    """A decision about a model does not count: who says it may not, or it fits nothing now."""
+
+
 class RecordTampered(ConsiloError):
-    """A run record was edited, cut or reordered."""
+    """A run record, or another log, was edited, cut or reordered."""

@@ -271,8 +271,28 @@ class ReduceSpec(Config):
 
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_TIME = "[1-9][0-9]{0,4}[smhd]"
-_TIME_TOLD = "a number and its unit (s, m, h or d), such as 90s, 30m, 2h or 1d"
+SPAN_TOLD = "a number and its unit (s, m, h or d), such as 90s, 30m, 2h or 1d"
+
+
+def _has_a_unit(value: Any) -> Any:
+    if isinstance(value, int | float):
+        raise ValueError(f"expected {SPAN_TOLD}")
+    return value
+
+
+Span = Annotated[
+    Annotated[str, Form("[1-9][0-9]{0,4}[smhd]", SPAN_TOLD)] | None, BeforeValidator(_has_a_unit)
+]
+"""A length of time as a job says it; None where it says none."""
+
+
+def span_s(told: str) -> float:
+    """Return the seconds of a `Span`.
+
+    >>> span_s("2h")
+    7200.0
+    """
+    return float(told[:-1]) * _SECONDS[told[-1]]
 
 
 class QuorumSpec(Config):
@@ -291,19 +311,12 @@ class QuorumSpec(Config):
     )
     # The key is a word of Python's, so that no statement can name it. In a class's body `locals()`
     # is the class's own namespace, which the language reference promises: it may be written to.
-    __annotations__["for"] = Annotated[str, Form(_TIME, _TIME_TOLD)] | None
+    __annotations__["for"] = Span
     locals()["for"] = Field(
         None,
         description="on_loss wait: how long silos are waited for",
         examples=["2h", "30m"],
     )
-
-    @field_validator("for", mode="before")
-    @classmethod
-    def _has_a_unit(cls, value: Any) -> Any:
-        if isinstance(value, int | float):
-            raise ValueError(f"expected {_TIME_TOLD}")
-        return value
 
     @model_validator(mode="after")
     def _waits_for_a_time(self) -> Self:
@@ -321,7 +334,7 @@ class QuorumSpec(Config):
         7200.0
         """
         told: str | None = getattr(self, "for")
-        return None if told is None else float(told[:-1]) * _SECONDS[told[-1]]
+        return None if told is None else span_s(told)
 
     late: Literal["drop", "wait", "next_round"] = Field(
         "drop",
@@ -357,14 +370,6 @@ class Evaluation(Config):
     def named(self) -> Split | None:
         """The split that the job describes; None for a share, and for a column of role split."""
         return self.split if isinstance(self.split, Split) else None
-
-
-class Promotion(Config):
-    """What reviewers hold a candidate to; written on the registered model's tags."""
-
-    metric: str = "roc_auc"
-    per_silo_tolerance: float = Field(0.02, ge=0)
-    approvals: int = Field(1, ge=1)
 
 
 def _itself(value: Any) -> Any:
@@ -419,6 +424,13 @@ _YOUNG = (
     ("protocol", "max_staleness", 3),
     ("quorum", "late", 3),
     ("", "compare", 3),
+    ("promotion", "four_eyes", 3),
+    ("promotion", "quorum", 3),
+    ("promotion", "mandatory", 3),
+    ("promotion", "min_gain", 3),
+    ("promotion", "max_no", 3),
+    ("promotion", "max_age", 3),
+    ("promotion", "aliases", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""
 _YOUNG_VALUES = (("reduce", "rule", 3), ("privacy", "unit", 3))

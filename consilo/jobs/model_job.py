@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from consilo.errors import JobInvalid
 from consilo.jobs.cohort import CohortSpec
@@ -13,10 +13,10 @@ from consilo.jobs.job import (
     Local,
     MatchSpec,
     ModelSpec,
-    Promotion,
     ProtocolSpec,
     ReduceSpec,
 )
+from consilo.jobs.promotion import Promotion
 from consilo.jobs.table_job import TableJob
 
 
@@ -40,13 +40,27 @@ class ModelJob(TableJob):
     protocol: ProtocolSpec = ProtocolSpec()
     local: Local = Local(epochs=1)
     reduce: ReduceSpec = ReduceSpec()
-    promotion: Promotion | None = None
     compare: tuple[Literal["local"], ...] = Field(
         (),
         description="local: a silo that votes on the model holds it against one that it trains "
         "alone, on its own rows, for as many steps as the run; it takes the silo that long again",
     )
+    promotion: Promotion | None = Field(None, description="what a candidate must bring to be used")
     match: MatchSpec | None = Field(None, description="rows of which silos belong together")
+
+    @model_validator(mode="after")
+    def _votes_of_whom_it_asks(self) -> Self:
+        both = (
+            []
+            if self.promotion is None
+            else [name for name in self.promotion.mandatory if name in self.exclude]
+        )
+        if both:
+            raise ValueError(
+                f"promotion.mandatory: {', '.join(both)} must vote and, by 'exclude', is not "
+                "asked; leave it out of one of the two"
+            )
+        return self
 
     trains: ClassVar[bool] = True
     """Whether a model is made; else one is used that was made before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import sys
@@ -69,6 +70,14 @@ def child_environment(*, home: Path | None = None, **extra: str) -> dict[str, st
         environment["FLWR_HOME"] = str(home)
     environment.update(extra)
     return environment
+
+
+def login() -> str:
+    """Return by which login this process runs; its number where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without /etc/passwd
+        return f"uid-{os.getuid()}"
 
 
 def quieten() -> None:

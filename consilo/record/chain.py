@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,6 +107,27 @@ class Chain:
             append(file, self.path, line)
         return head
 
+    def append_signed(
+        self, kind: str, body: Mapping[str, Any], sign: Callable[[str], Mapping[str, str]]
+    ) -> str:
+        """Append an entry that is signed at its place in the chain, and return its hash.
+
+        Args:
+            kind: what happened.
+            body: as of `append`.
+            sign: given the hash of the entry without it, returns what is added to the body.
+
+        Raises:
+            RecordTampered: where the last line is not one of a chain.
+        """
+        with self._locked() as file:
+            seq, prev = _last(file, self.path.name)
+            time = self._now()
+            bare = linked(seq, time, kind, body, prev)[1]
+            line, head = linked(seq, time, kind, {**body, **sign(bare)}, prev)
+            append(file, self.path, line)
+        return head
+
     @contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
         handle = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
@@ -122,6 +143,17 @@ def linked(seq: int, time: str, kind: str, body: Mapping[str, Any], prev: str) -
     rest = canonical_json({"kind": kind, "prev": prev, "seq": seq, "time": time})[1:]
     head = digest(told + rest)
     return told + b'"hash":"' + head.encode() + b'",' + rest + b"\n", head
+
+
+def unsigned(entry: Mapping[str, Any], added: Collection[str]) -> str:
+    """Return the hash of an entry of `Chain.append_signed` without what its signature added.
+
+    Args:
+        entry: of a chain.
+        added: the keys of its body that came with the signature.
+    """
+    body = {key: value for key, value in entry["body"].items() if key not in added}
+    return linked(entry["seq"], entry["time"], entry["kind"], body, entry["prev"])[1]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from consilo.kernel.loop import Exchange, Kernel, Party
 from consilo.kernel.pace import FILE as PACE
 from consilo.kernel.pace import Pace
 from consilo.kernel.updates import Updates
+from consilo.machine.environment import login
 from consilo.protocols.conclude import CONCLUDE_S, Conclude
 from consilo.record.chain import in_utc
 from consilo.record.heads import SiloHeads
@@ -154,7 +155,7 @@ class Conversation:
     def keep_record(self, path: Path, **opening: Any) -> RunRecord:
         """Begin a record that opens with what everybody is told, and with ``opening``."""
         self.record = RunRecord(path, self._key, now=lambda: in_utc(self._now()))
-        self.record.add("opened", **self.opening(), **opening)
+        self.record.add("opened", **self.opening(), started_by=login(), **opening)
         return self.record
 
     def opening(self) -> dict[str, Any]:

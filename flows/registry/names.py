@@ -17,7 +17,11 @@ HOME_VARIABLE = "CONSILO_HOME"
 CANDIDATE = "candidate"
 """Alias of the newest registered model whose run was complete."""
 DEGRADED_CANDIDATE = "candidate-degraded"
-"""Alias of the newest whose run was degraded; a person who accepts it points `CANDIDATE` at it."""
+"""Alias of the newest whose run was degraded; who approves it says that they accept that."""
+CHAMPION = "champion"
+"""Alias of the version that is in use: it moves by a decision (`consilo.decisions`) alone."""
+PREVIOUS = "previous"
+"""Alias of the champion before it, to which a rollback goes."""
 
 # Metrics of the whole run; the model's own metrics come under `global_metric`.
 ROUND_SECONDS = "round/seconds"
@@ -77,6 +81,8 @@ TAG_LABEL_SILO = "label_silo"
 """Of a vertical model: who learns what it says."""
 TAG_PROMOTION = "promotion"
 """What the job says that reviewers hold the model to, as JSON; absent where it says nothing."""
+TAG_DECISIONS = "decisions_head"
+"""Of a registered model: how long the chain of its decisions was, and the hash of its last line."""
 _FORMERLY = {
     TAG_RUN: "consilo.run_id",
     TAG_FORMAT: "consilo.model_format",
