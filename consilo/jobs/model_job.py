@@ -17,6 +17,7 @@ from consilo.jobs.job import (
     ProtocolSpec,
     ReduceSpec,
 )
+from consilo.jobs.model.card import CardSpec
 from consilo.jobs.table_job import TableJob
 
 
@@ -41,6 +42,9 @@ class ModelJob(TableJob):
     local: Local = Local(epochs=1)
     reduce: ReduceSpec = ReduceSpec()
     promotion: Promotion | None = None
+    card: CardSpec | None = Field(
+        None, description="what the author states about the model; its card repeats it"
+    )
     match: MatchSpec | None = Field(None, description="rows of which silos belong together")
 
     trains: ClassVar[bool] = True
@@ -93,6 +97,11 @@ class ModelJob(TableJob):
     def matching(self) -> MatchSpec | None:
         """The section ``match``."""
         return self.match
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What ``card`` says; what it leaves out is not in it."""
+        return {} if self.card is None else self.card.model_dump(mode="json", exclude_defaults=True)
 
     @property
     def threads(self) -> int:
