@@ -35,6 +35,7 @@ class Evaluated:
         constant: the figures of the best constant prediction on the same rows, where known.
         confusion: rows by true and said class over all silos; empty where it is not known.
         classes: how the classes are called.
+        silo_intervals: silo → 95 % intervals of its own metrics, where one is known.
     """
 
     metrics: Mapping[str, float]
@@ -45,6 +46,7 @@ class Evaluated:
     constant: Mapping[str, float] = field(default_factory=dict)
     confusion: tuple[tuple[int, ...], ...] = ()
     classes: tuple[str, ...] = ()
+    silo_intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
 
 class Evaluation(Protocol[None]):
@@ -84,6 +86,11 @@ class Evaluation(Protocol[None]):
             figures.constant_of(sums),
             tuple(tuple(row) for row in matrix.tolist()),
             classes,
+            {
+                name: figures.intervals_of(each["tally"], classes)
+                for name, each in fields.items()
+                if each.get("tally")
+            },
         )
 
     @verb(

@@ -529,6 +529,11 @@ class Job(Config):
         return self.matching
 
     @property
+    def stated(self) -> dict[str, Any]:
+        """What the author states for the model's card, in plain JSON values; empty for nothing."""
+        return {}
+
+    @property
     def threads(self) -> int:
         """How many threads a silo computes a step with."""
         return 1
@@ -593,9 +598,11 @@ class Job(Config):
         """Return the job as plain JSON values, every default filled in.
 
         Keys that are younger than the oldest wire version are left out while they have their
-        default, so that a silo of a release before understands the job.
+        default, so that a silo of a release before understands the job. So is what the author
+        states for the model's card, which travels to nobody.
         """
         value = self.model_dump(mode="json")
+        value.pop("card", None)  # no silo's matter, and none of a step's id: see `stated`
         used = self._said_young_keys()
         for section, key, _ in (("", "kind", 0), *_YOUNG):
             part = value.get(section) if section else value

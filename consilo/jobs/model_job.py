@@ -17,6 +17,7 @@ from consilo.jobs.job import (
     ReduceSpec,
 )
 from consilo.jobs.promotion import Promotion
+from consilo.jobs.model.card import CardSpec
 from consilo.jobs.table_job import TableJob
 
 
@@ -46,6 +47,9 @@ class ModelJob(TableJob):
         "alone, on its own rows, for as many steps as the run; it takes the silo that long again",
     )
     promotion: Promotion | None = Field(None, description="what a candidate must bring to be used")
+    card: CardSpec | None = Field(
+        None, description="what the author states about the model; its card repeats it"
+    )
     match: MatchSpec | None = Field(None, description="rows of which silos belong together")
 
     @model_validator(mode="after")
@@ -112,6 +116,11 @@ class ModelJob(TableJob):
     def matching(self) -> MatchSpec | None:
         """The section ``match``."""
         return self.match
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What ``card`` says; what it leaves out is not in it."""
+        return {} if self.card is None else self.card.model_dump(mode="json", exclude_defaults=True)
 
     @property
     def threads(self) -> int:

@@ -107,6 +107,32 @@ def asked_of(name: str, verb: Verb) -> Asked:
     return verb.asked if name in NAMES else verb.asked.strictest()
 
 
+def leaves(job: Job) -> dict[str, dict[str, dict[str, str]]]:
+    """Return what a run of ``job`` may let leave a silo, as far as it is believed.
+
+    A silo's own policy may hold some of it back.
+
+    Returns:
+        Protocol → verb → field → its classes and, behind a semicolon, what it is computed from: a
+        value of `FromRows`. Of a job's own protocol nothing is believed: it has no verbs here.
+    """
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for name in dict.fromkeys((job.algorithm, *asked_besides(job))):
+        if name not in NAMES:
+            found[name] = {}
+            continue
+        kind = find_protocol(name)
+        found[name] = {
+            verb.name: {
+                each.name: f"{', '.join(sorted(each.disclosures))}; {each.rows}"
+                for each in verb.asked.fields
+            }
+            for verb in kind.verbs().values()
+            if verb.name in kind.asks(job)
+        }
+    return found
+
+
 def asked_besides(job: Job) -> tuple[str, ...]:
     """Return the names of Consilo's own protocols that a run of ``job`` asks besides the job's."""
     return tuple(name for name in NAMES if find_protocol(name).serves(job))

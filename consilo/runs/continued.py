@@ -47,7 +47,8 @@ def extended(runs: Path, run_id: str, *, rounds: int, epsilon: float | None = No
         IncompatibleJob: where nobody could go on with it.
     """
     closing, opened = _ended(runs / run_id)
-    job = Job.from_json(opened["job"])
+    stated = {"card": opened["card"]} if opened.get("card") else {}
+    job = Job.from_json({**opened["job"], **stated})
     if not isinstance(job, Horizontal):
         raise IncompatibleJob(
             f"{run_id}: only a horizontal job's run can be extended, this one is of the kind "

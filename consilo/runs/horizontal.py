@@ -279,6 +279,13 @@ class Run(AnalyticsRun):
                 rows=dict(evaluated.rows),
                 intervals={name: list(ends) for name, ends in evaluated.intervals.items()},
                 constant=dict(evaluated.constant),
+                noise=dict(evaluated.noise),
+                silos={name: dict(each) for name, each in evaluated.silos.items() if each},
+                silo_intervals={
+                    name: {figure: list(ends) for figure, ends in each.items()}
+                    for name, each in evaluated.silo_intervals.items()
+                    if each
+                },
             )
             self._talk.note_replies()
         return evaluated

@@ -37,6 +37,7 @@ from consilo.membership.software import changes, hardware, installed
 from consilo.metrics.words import in_short
 from consilo.protocols.conclude import CONCLUDE_S
 from consilo.protocols.contract_check import ContractCheck
+from consilo.protocols.names import leaves
 from consilo.record.chain import in_utc
 from consilo.record.participation import Part, parts_of
 from consilo.record.run_record import RunRecord
@@ -169,6 +170,8 @@ class Stages:
             self.record = self._talk.keep_record(
                 directory / "record.jsonl",
                 excluded=sorted(set(silos) & set(job.exclude)),
+                leaves=leaves(job),
+                **({"card": job.stated} if job.stated else {}),
                 **_here(),
                 threads=job.threads,
                 reproducible=job.privacy is not None and job.privacy.reproducible,

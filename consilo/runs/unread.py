@@ -15,6 +15,7 @@ from consilo.protocols.names import NAMES, find_protocol
 _ALWAYS = (
     "name",
     "description",
+    "card*",
     "purpose",
     "kind",
     "contract",

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from consilo.cards.model_files import digests_in, whole
 from consilo.contracts.contract import Column, Contract
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
@@ -39,6 +40,7 @@ class Registered:
         model_id: of the logged model behind it.
         format: how it was written, such as `consilo.models.folder.EXPORTED`.
         alias: that will point at it.
+        files: SHA-256 over its own files and theirs; see `consilo.cards.model_files`.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Registered:
     model_id: str
     format: str
     alias: str
+    files: str = ""
 
     def to_json(self) -> dict[str, str]:
         """Return what the run's summary says of it."""
@@ -56,6 +59,7 @@ class Registered:
             "uri": self.uri,
             "version_uri": f"models:/{self.name}/{self.version}",
             "format": self.format,
+            "files": self.files,
         }
 
 
@@ -116,7 +120,8 @@ def versioned(
         job: names the model.
         metrics: of the model; they are tied to it.
         status: how its run ends; decides the alias.
-        save: writes the model to ``saved`` in a folder and returns its format.
+        save: writes the model's own files to ``parts`` in a folder, all that MLflow wants to
+            ``saved``, and returns its format.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
     from mlflow.exceptions import MlflowException
@@ -138,6 +143,7 @@ def versioned(
                 model_id=logged.model_id,
             ),
         )
+        files = whole(digests_in(folder / "parts"))
         for cache in folder.rglob("__pycache__"):
             shutil.rmtree(cache)
         client.log_model_artifacts(logged.model_id, str(folder / "saved"))
@@ -172,7 +178,7 @@ def versioned(
     )
     alias = names.alias_of(status)
     uri = f"models:/{name}@{alias}"
-    return Registered(name, str(made.version), uri, logged.model_id, kind, alias)
+    return Registered(name, str(made.version), uri, logged.model_id, kind, alias, files)
 
 
 def label(client: MlflowClient, registered: Registered, tags: Mapping[str, str]) -> None:
