@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from pydantic import model_validator as validator
 
 from consilo.config import Config, nearest, parse, read_yaml
+from consilo.contracts.analytics import Declared, declared_faults
 from consilo.contracts.rules import (
     Bounds,
     ClassBalance,
@@ -68,6 +69,8 @@ class Contract(Config):
         description: one or two sentences for people.
         columns: name → column, in the order of the canonical table.
         rules: rules about rows together.
+        groups: the columns by whose values rows may be compared: with each other, never picked.
+        analytics: on which bins and at which times people may be told of the rows.
     """
 
     name: Name
@@ -75,6 +78,8 @@ class Contract(Config):
     description: str = ""
     columns: dict[str, Column] = Field(min_length=1)
     rules: TableRules = TableRules()
+    groups: tuple[Name, ...] = ()
+    analytics: Declared | None = None
 
     @validator(mode="before")
     @classmethod
@@ -104,6 +109,7 @@ class Contract(Config):
             faults.append("columns: one column may have the role subject")
         faults += unknown_columns(self.rules, list(self.columns))
         faults += misused_columns(self.rules, self.columns) if not faults else []
+        faults += declared_faults(self.columns, self.groups, self.analytics)
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -148,6 +154,10 @@ class Contract(Config):
         """Return the contract as canonical JSON; columns are a list, so that order survives."""
         value = self.model_dump(mode="json")
         value["columns"] = list(value["columns"].values())
+        # Younger than the first contracts: one that declares none reads as it did before them.
+        for key in ("groups", "analytics"):
+            if not value[key]:
+                del value[key]
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
