@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from consilo.decisions.signed_lines import coordinators_keys
 from consilo.errors import DecisionRefused, RecordTampered
-from consilo.jobs.promotion import Promotion
+from consilo.jobs.sections.promotion import Promotion
 from consilo.record import run_record
 from consilo.record.chain import Chain
 

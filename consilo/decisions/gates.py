@@ -13,7 +13,7 @@ from typing import Any
 from consilo.decisions.candidates import Candidate
 from consilo.decisions.reviewers import Reviewer
 from consilo.decisions.vote import Ballot, Vote
-from consilo.jobs.promotion import Promotion
+from consilo.jobs.sections.promotion import Promotion
 
 _GAIN = "gain/champion"
 _ROWS = "rows"

@@ -28,6 +28,7 @@ from consilo.horizontal.dataset import TrainingRows, training_rows
 from consilo.horizontal.features import Encoding, Floats, class_codes, unbounded
 from consilo.horizontal.learning import admit, statistics_noise
 from consilo.jobs.job import Job
+from consilo.jobs.table_job import TableJob
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Ask, Step
@@ -128,8 +129,8 @@ class Statistics(Protocol[None]):
 
     @classmethod
     def serves(cls, job: Job) -> bool:
-        """Return True: what scales features, and what a page shows of them, is asked of it."""
-        return True
+        """Return whether a run scales features or shows them: all but people's questions do."""
+        return not isinstance(job, TableJob) or job.describes_columns
 
     @classmethod
     def asks(cls, job: Job) -> frozenset[str]:

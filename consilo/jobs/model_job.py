@@ -16,8 +16,8 @@ from consilo.jobs.job import (
     ProtocolSpec,
     ReduceSpec,
 )
-from consilo.jobs.promotion import Promotion
-from consilo.jobs.model.card import CardSpec
+from consilo.jobs.sections.card import CardSpec
+from consilo.jobs.sections.promotion import Promotion
 from consilo.jobs.table_job import TableJob
 
 

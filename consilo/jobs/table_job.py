@@ -21,6 +21,11 @@ class TableJob(Job):
     trains: ClassVar[bool] = False
     """Whether a model is made."""
 
+    @property
+    def describes_columns(self) -> bool:
+        """Whether moments of the features are asked for, to scale them or to show them."""
+        return True
+
     @model_validator(mode="after")
     def _a_target_of_values_is_standardised(self) -> Self:
         asked = self.features.standardize_target

@@ -38,6 +38,7 @@ class Declaration:
     rows: RowsUsed
     only_by_its_job: bool
     after_the_end: bool
+    by_declaration: bool = False
 
 
 STRICTEST = Declaration("job", only_by_its_job=True, after_the_end=False)
@@ -74,6 +75,9 @@ class Protocol(Generic[StateT]):
     """True where a silo answers only in jobs whose ``protocol.name`` this is."""
     after_the_end: ClassVar[bool] = False
     """True where a silo answers also for a run that has ended."""
+    by_declaration: ClassVar[bool] = False
+    """True where all that its answers are made of are the cells that the contract declares: of one
+    data set, a silo tells them exactly by one declaration only."""
 
     reads: ClassVar[tuple[str, ...] | None] = None
     """Shell patterns of the job's settings that it reads, such as ``protocol.mu``; any other that a
@@ -106,7 +110,7 @@ class Protocol(Generic[StateT]):
     @classmethod
     def declaration(cls) -> Declaration:
         """Return what the class declares."""
-        return Declaration(cls.rows, cls.only_by_its_job, cls.after_the_end)
+        return Declaration(cls.rows, cls.only_by_its_job, cls.after_the_end, cls.by_declaration)
 
     def prepare(self) -> None:
         """Check at the coordinator, before any message, what only its half needs.

@@ -24,6 +24,7 @@ NAMES = {
     "flower": "consilo.horizontal.flower_strategy:FlowerStrategy",
     "contract_check": "consilo.protocols.contract_check:ContractCheck",
     "statistics": "consilo.horizontal.statistics:Statistics",
+    "declared_tables": "consilo.horizontal.asked.protocol:DeclaredTables",
     "evaluation": "consilo.horizontal.evaluation:Evaluation",
     "vote": "consilo.horizontal.votes.protocol:Voting",
     "continuation": "consilo.protocols.continuation:Continuation",

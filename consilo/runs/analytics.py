@@ -1,4 +1,4 @@
-"""One run that asks how the columns are spread over the silos, and trains nothing.
+"""One run that asks of the silos' rows, and trains nothing: how columns are spread, or questions.
 
 A run that trains begins with the same question, so that it knows how to scale the model's inputs.
 """
@@ -12,9 +12,15 @@ from typing import Any
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, RunFailed
+from consilo.horizontal.asked.answers import Answers, answers
+from consilo.horizontal.asked.axes import Axes
+from consilo.horizontal.asked.pooled import Pooled
+from consilo.horizontal.asked.protocol import DeclaredTables, tables_of
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.statistics import Statistics, Summary
+from consilo.jobs.analytics import Analytics
 from consilo.jobs.job import Job
+from consilo.jobs.sections.questions import Questions
 from consilo.jobs.table_job import TableJob
 from consilo.runs.outcome import RunResult
 from consilo.runs.plan import plan_analytics
@@ -53,12 +59,64 @@ class AnalyticsRun(Stages):
         self.encoding = encoding or plan_analytics(job, contract, job.asked(silos), search_path)
         super().__init__(job, contract, transport, silos=silos, **settings)
         self.summary: Summary | None = None
+        self.answers: Answers | None = None
+        self._asked_rows: Mapping[str, int] = {}
         self._scales_target = False
 
     @property
     def job(self) -> TableJob:
         """What is asked."""
         return TableJob.of(self._talk.job)
+
+    @property
+    def questions(self) -> Questions:
+        """What people ask; empty where the job is about how its columns are spread."""
+        return self.job.questions if isinstance(self.job, Analytics) else ()
+
+    def ask(self) -> Answers:
+        """Ask the silos for the tables that the job's questions need, and make answers of them.
+
+        Raises:
+            RunFailed: where too few silos answer.
+        """
+        return self.patience.hold(self._ask)
+
+    def _ask(self) -> Answers:
+        with self.stage("ask"):
+            self._require_here()
+            job = Analytics.of(self.job)
+            names = tables_of(job, Axes.of(self.contract))
+            pooled: Pooled = self._talk.ask(job.algorithm, DeclaredTables(names))
+            self._drop_absent("tables")
+            self._asked_rows = pooled.rows
+            self._talk.fed.num_examples.update(pooled.rows)
+            found = answers(pooled, job.questions, seed=job.seed)
+            self.answers = replace(found, about=self._about(pooled))
+            self.record.add("asked", **self.answers.to_json())
+            self._talk.note_replies()
+        return self.answers
+
+    def _about(self, pooled: Pooled) -> dict[str, Any]:
+        privacy = self.job.privacy
+        return {
+            "job": self.job.name,
+            "purpose": self.job.purpose,
+            "contract": self.contract.ref,
+            "run": self.run_id,
+            "rows": pooled.rows,
+            "noisy": pooled.is_noisy,
+            "unit": "subjects" if self.job.hides_subjects else "rows",
+            "epsilon": None if privacy is None else privacy.statistics_epsilon,
+            "delta": None if privacy is None else privacy.delta,
+            "absent": {
+                name: each.reason for name, each in self.outcomes.items() if name not in pooled.rows
+            },
+        }
+
+    def close(self, error: BaseException | None = None, **extra: Any) -> RunResult:
+        """End the run; its summary has the answers, where there are some."""
+        told = {} if self.answers is None else {"answers": self.answers.to_json()}
+        return super().close(error, **told, **extra)
 
     def standardize(self, *, bins: int = 0) -> Summary:
         """Learn the columns' moments over all silos.
@@ -129,7 +187,7 @@ class AnalyticsRun(Stages):
 
     def _settle(self) -> None:
         """Work out each silo's status: it has answered, or why it has not."""
-        rows = {} if self.summary is None else self.summary.rows
+        rows = self._asked_rows if self.summary is None else self.summary.rows
         for name in self.silos:
             outcome = self.outcomes[name]
             if name in rows:
@@ -159,7 +217,10 @@ def run_analytics(run: AnalyticsRun, *, wait_s: float = 0.0, say: Say = silent) 
         run.wait_for_silos(seconds=wait_s)
         run.check_all(say)
         run.admit()
-        run.standardize()
+        if run.questions:
+            run.ask()
+        else:
+            run.standardize()
     except RunFailed as error:
         return run.close(error)
     except BaseException as error:

@@ -12,11 +12,13 @@ import torch
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, IncompatibleJob
+from consilo.horizontal.asked.axes import Axes
 from consilo.horizontal.features import Encoding, Scale, unbounded
 from consilo.horizontal.holdout import require_split
 from consilo.horizontal.learning import learner_of
 from consilo.horizontal.scaling import TargetMode, target_mode
 from consilo.horizontal.training import Training, TrainState
+from consilo.jobs.analytics import Analytics
 from consilo.jobs.job import MOST_RATE, Job
 from consilo.jobs.model_job import ModelJob
 from consilo.jobs.table_job import TableJob
@@ -151,6 +153,9 @@ def plan_analytics(
     """
     job = TableJob.of(job)
     faults: list[str] = []
+    if isinstance(job, Analytics) and job.questions:
+        refuse(job, [*_question_faults(job, contract), *_quorum_faults(job, silos)])
+        return Encoding((), {}, (), (), (), False, {})  # of declared cells, no column is an input
     encoding: Encoding | None = attempt(faults, "contract", lambda: _encoding(contract, job))
     if encoding is not None and job.privacy is not None:
         faults += _privacy_faults(job, contract, encoding)
@@ -158,6 +163,29 @@ def plan_analytics(
     refuse(job, faults)
     assert encoding is not None
     return encoding
+
+
+def _question_faults(job: Analytics, contract: Contract) -> list[str]:
+    """Return why people's questions cannot be asked under a contract and a job's privacy."""
+    if contract.analytics is None:
+        faults: list[str] = []
+        attempt(faults, "contract", lambda: Axes.of(contract))
+        return faults
+    faults = [
+        f"questions.{place}.{fault}"
+        for place, each in enumerate(job.questions)
+        for fault in each.faults(contract)
+    ]
+    if job.privacy is None:
+        return faults
+    try:
+        job.require_subject(contract)
+    except IncompatibleJob as cause:
+        faults.append(str(cause))
+    if job.privacy.statistics_epsilon is None:
+        faults.append("privacy.statistics_epsilon: say which part of epsilon the questions cost")
+        return faults
+    return faults + out_of_reach(job)
 
 
 def refuse(job: Job, faults: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ from consilo.protocols.names import declaration_of
 from consilo.record.chain import START, Chain
 from silos.gate import audit
 from silos.gate.bundles import declared
+from silos.gate.declarations import Declarations
 from silos.gate.history import History
 from silos.gate.identity import Identity
 from silos.gate.matchmaking import Matchmaking
@@ -116,6 +117,11 @@ class Guard:
     bundle: Path | None = None
     asks_people: bool = True
     now: Callable[[], float] = field(default=time.time)
+
+    @property
+    def declarations(self) -> Declarations:
+        """By which declarations of cells exact tables were told."""
+        return Declarations(self.rows, self.store, self.shares)
 
     def verify(self, header: Header) -> None:
         """Raise `Refused` unless the coordinator signed this request, for this silo, for now."""
@@ -317,6 +323,10 @@ class Guard:
         )
         if isinstance(job, TableJob) and use.uses_rows and permitted.is_private:
             _require_uncounted(job, contract)
+        if isinstance(job, TableJob) and declaration_of(header.protocol).by_declaration:
+            self.declarations.require_one(
+                job, use.contract, asked, permitted, self.policy.statistics_on
+            )
         is_counted = any(each.rows != FromRows.CHECKED for each in asked.fields)
         if isinstance(job, TableJob) and use.rows == "part":
             if permitted.is_private and is_counted:

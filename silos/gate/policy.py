@@ -85,6 +85,9 @@ privacy:
 #   shares: 12                   # where privacy is wanted: at so many places jobs may ever cut the
 #                                # rows; how many lie on either side is told exactly
 
+# statistics_on: [4be1…]         # bins of a contract, besides the first that was told of these rows
+#                                # exactly; whoever has both sees the rows between their ends
+
 # matching:                      # rows of which silos are the same people; without it, refused;
 #                                # it also needs disclosures: {sealed: yes, match: yes}
 #   partners: [bank, telecom]    # with whom; without it, any that is pinned
@@ -455,6 +458,9 @@ class Policy(Config):
         evaluation: how often models are judged here, and on how many rows.
         matching: when rows may be matched with those of other silos; None is never.
         votes: by which rules the silo votes on models, where figures of merit may leave.
+        statistics_on: digests of declarations of cells, or their first 12 digits at least, on
+            which exact tables may leave besides the first that was asked about: see
+            `silos.gate.declarations`.
         limits: of one message, and of their number.
         hours: when messages are answered; None is always.
         expires: last day on which anything is allowed.
@@ -471,6 +477,7 @@ class Policy(Config):
     evaluation: EvaluationRules = EvaluationRules()
     matching: MatchingRules | None = None
     votes: VoteRules = VoteRules()
+    statistics_on: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")], ...] = ()
     limits: Limits = Limits()
     hours: Hours | None = None
     expires: date | None = None

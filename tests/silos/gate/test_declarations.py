@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 ROOMS = ("silos", "flows", "consilo/jobs", "consilo/kernel")
 KNOWN = {
     "consilo/jobs/job.py": {"evaluation", "fedavg"},  # the first is a section of a job, too
-    "consilo/jobs/analytics.py": {"statistics"},
+    "consilo/jobs/analytics.py": {"declared_tables", "evaluation", "statistics"},
     "consilo/jobs/horizontal.py": {"fedbuff"},  # an older silo does not know it
     "flows/rehearsal/replay.py": {"contract_check", "evaluation", "statistics"},  # steps of a run
     "flows/rehearsal/survival.py": {"fedbuff"},  # the kind of a job
@@ -77,6 +77,7 @@ def test_what_our_own_protocols_declare() -> None:
         "contract_check": "part",
         "match_held": "part",
         "psi": "all",
+        "declared_tables": "all",
         "feature_match": "released",
         "conclude": "none",
         "brief": "none",
@@ -86,7 +87,9 @@ def test_what_our_own_protocols_declare() -> None:
     }
     assert [name for name, each in every.items() if each.after_the_end] == ["conclude"]
     own = {name for name, each in every.items() if each.only_by_its_job}
-    assert own == {name for name, each in every.items() if each.rows == "matched"}
+    joint = {name for name, each in every.items() if each.rows == "matched"}
+    assert own == {"declared_tables", *joint}
+    assert [name for name, each in every.items() if each.by_declaration] == ["declared_tables"]
 
 
 def test_who_declares_to_use_no_row_lets_nothing_leave() -> None:

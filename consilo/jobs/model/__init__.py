@@ -1,1 +1,0 @@
-"""What a job says of its model besides how it is trained."""
