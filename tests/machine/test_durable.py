@@ -89,7 +89,7 @@ def _written(call: ast.Call) -> str:
 
 FILES = [
     file.relative_to(ROOT).as_posix()
-    for package in ("consilo", "silos", "flows")
+    for package in ("consilo", "silos", "flows", "dashboards")
     for file in sorted((ROOT / package).rglob("*.py"))
 ]
 
