@@ -68,7 +68,7 @@ class Asked(Generic[T]):
         return self._told
 
     def begin(self) -> Future[None] | None:
-        """Put the question if the answer is old; return what is under way, None where nothing is."""
+        """Put the question if the answer is old; return what is under way, if anything is."""
         with self._lock:
             if self._under_way is not None and not self._under_way.done():
                 return self._under_way

@@ -1,4 +1,4 @@
-"""What MLflow knows of runs: figures by silo, curves, versions of models. A few calls for a page."""
+"""What MLflow knows of runs: figures by silo, and curves; a few calls for a page."""
 
 from __future__ import annotations
 
