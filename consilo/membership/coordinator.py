@@ -90,6 +90,9 @@ class Reachable(Config):
     advertise: str = Field(default="", description="host that silos use; else host")
     prefect_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
     mlflow_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
+    page_port: int | None = Field(
+        default=None, ge=1, le=65535, description="of the federation's page, on 127.0.0.1"
+    )
     keep: Keep = Field(default=Keep(), description="how long what lapses is kept")
     queue: Queue = Field(default=Queue(), description="how many runs it takes")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,7 +80,21 @@ class Reading:
         self.flow_runs: Asked[tuple[FlowRun, ...]] = Asked(
             self._flow_runs, fresh_s=_PREFECT_S, pool=self._pool
         )
+        self._warming: Future[Any] | None = None
         self.tracking = Tracking(lambda: self._at("tracking_uri"), self._pool)
+
+    def warm(self) -> None:
+        """Read every record in the background, so that the first page does not wait for it."""
+        self._warming = self._pool.submit(self.records.briefs)
+        self.freshen(wait_s=0)
+
+    def is_ready(self) -> str:
+        """Return what pages wait for yet; empty where they can be drawn."""
+        if self._warming is None or not self._warming.done():
+            return "the records of the runs are being read"
+        if not (self.home / "members.db").is_file():
+            return f"no list of members in {self.home}"
+        return ""
 
     @property
     def addresses(self) -> Addresses | None:
