@@ -14,6 +14,7 @@ from consilo.pages.sessions import Session, Sessions
 from consilo.pages.site import Form, Shown, Site
 from dashboards.logins import Proxy, ProxySessions, Tries, Users, UserSessions, roles_of, said_by
 from dashboards.reading.reading import Reading
+from dashboards.views.compare import ComparePage
 from dashboards.views.federation import FederationPage
 from dashboards.views.run import RunPage
 from dashboards.views.runs import RunsPage
@@ -114,6 +115,7 @@ def _with_pages(made: Site, reading: Reading) -> Site:
     made.page("/", FederationPage(reading), live=True)
     made.page("/runs", RunsPage(reading))
     made.page("/runs/{name}", RunPage(reading), live=True)
+    made.page("/compare", ComparePage(reading), live=True)
     made.page("/silos/{name}", SiloPage(reading), live=True)
 
     def healthz(request: Request) -> Response:

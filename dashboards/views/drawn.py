@@ -132,7 +132,7 @@ def curves_of(tracked: Tracked | None) -> list[Picture]:
     return [
         curves(f"{key.removeprefix(start)}, over all silos", {key.removeprefix(start): points})
         for key, points in tracked.curves.items()
-        if points
+        if len(points) > 1
     ]
 
 
@@ -141,7 +141,8 @@ def gains(story: Story, tracked: Tracked | None) -> Picture | None:
     figure = first_figure(story, tracked)
     if tracked is None or not figure:
         return None
-    ours = story.metrics.get(figure)
+    exact = tracked.latest.get(names.baseline_metric("without_noise", figure))
+    ours = story.metrics.get(figure) if exact is None else exact
     found = []
     for silo in story.asked:
         alone = tracked.latest.get(names.baseline_metric(f"alone/{silo}", figure))

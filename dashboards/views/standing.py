@@ -67,14 +67,14 @@ def sentence(story: Story) -> str:
     rounds = f"{done} round" + ("" if done == 1 else "s")
     if story.status == "complete":
         who = f"all {asked} silos" if len(trained) == asked else f"{len(trained)} of {asked} silos"
-        return f"Complete: {who} took part in {rounds}." if done else "Complete."
+        return f"{who[0].upper()}{who[1:]} took part in {rounds}." if done else "It went through."
     if story.status == "degraded":
         return (
-            f"Degraded: enough silos were there for a result, and it is not that of all of them. "
+            "Enough silos were there for a result, and it is not that of all of them. "
             f"{len(trained)} of {asked} silos trained in {rounds}. {_full(story.reason)}"
         )
     if story.status == "failed":
-        return f"Failed: there is no model. {_full(story.reason)}"
+        return f"There is no model. {_full(story.reason)}"
     if story.status:
         return _full(story.reason)
     if story.waiting:
