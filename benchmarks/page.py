@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from page_data import Past, now, write_past, write_tracked
 from report import Report, columns, load_now, options, say, sized
@@ -105,7 +106,7 @@ def measured(home: Path, past: Past, services: Supervisor) -> tuple[dict[str, Op
         time.sleep(0.02)
     ready_s = time.monotonic() - began
     say(f"ready after {ready_s:.1f} s")
-    newest, older = made[-1].name, [each.name for each in made[-8:-2]]
+    newest, older = made[-1].name, [each.name for each in made[:-1][-6:]]
     paths = ["/", "/runs", f"/runs/{newest}", f"/runs/{made[0].name}", f"/silos/{past.names[0]}"]
     paths += ["/compare?" + "&".join(f"run={name}" for name in older)]
     return open_all(page.url, paths), ready_s
@@ -130,19 +131,13 @@ def open_all(url: str, paths: Sequence[str]) -> dict[str, Opened]:
     return found
 
 
-def _in_browser(browser: object, url: str, path: str) -> Opened:
-    context = browser.new_context(viewport={"width": 1440, "height": 900})  # type: ignore[attr-defined]
+def _in_browser(browser: Any, url: str, path: str) -> Opened:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    sizes: list[int] = []
     requests: list[str] = []
+    answers: list[Any] = []
     page.on("request", lambda each: requests.append(each.url))
-
-    def count(response: object) -> None:
-        kind = response.headers.get("content-type", "")  # type: ignore[attr-defined]
-        if "event-stream" not in kind:  # it has no end
-            sizes.append(len(response.body()))  # type: ignore[attr-defined]
-
-    page.on("response", count)
+    page.on("response", lambda each: answers.append(each))  # noqa: PLW0108
     began = time.perf_counter()
     answer = page.goto(url + path, wait_until="load")
     whole_s = time.perf_counter() - began
@@ -150,6 +145,8 @@ def _in_browser(browser: object, url: str, path: str) -> Opened:
         raise ConsiloError(f"{path}: status {None if answer is None else answer.status}")
     timing: Mapping[str, float] = answer.request.timing
     page.wait_for_timeout(1_000)
+    whole = [each for each in answers if "event-stream" not in each.headers["content-type"]]
+    sizes = [len(each.body()) for each in whole]  # a stream has no end
     context.close()
     return Opened(
         timing["responseStart"] - max(0.0, timing["requestStart"]),
