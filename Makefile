@@ -5,7 +5,7 @@ VENV   := .venv
 PYTHON := $(VENV)/bin/python
 # Only files that have examples: importing all takes twice as long, and MLflow warns on import.
 EXAMPLES = $(shell grep -rlE '^ *>>> ' --include='*.py' --include='*.md' \
-    consilo silos flows benchmarks docs README.md)
+    consilo silos flows dashboards benchmarks docs README.md)
 READY  := $(VENV)/ready-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 
 # A third of the tests' time is waiting for processes, so that three workers keep two cores busy.

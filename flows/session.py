@@ -36,6 +36,7 @@ from consilo.runs.vertical import VerticalRun
 from flows import artifacts
 from flows.cancellation import Cancellable, watching
 from flows.endings import cancelled, failed, quiet_errors
+from flows.live import showing
 from flows.registry import names
 from flows.registry.departed import tag_departed
 from flows.registry.model_lookup import with_model
@@ -169,7 +170,8 @@ def opened(
             get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
             tag_departed(order.home, connection.tracking_uri)
             tracker.log_job(run.job, order.contract)
-            yield session
+            with showing(run):
+                yield session
             session.close()
         except RunSuperseded:
             raise

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "architecture.md"
-PACKAGES = ("consilo", "silos", "flows")
+PACKAGES = ("consilo", "silos", "flows", "dashboards")
 BORDER_FILES = ("consilo/protocol.py",)
 """As a package's ``__init__.py``, they hand out what lies elsewhere; no file imports them."""
 MOST_FILES = 20

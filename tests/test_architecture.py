@@ -12,8 +12,13 @@ import pytest
 from consilo import errors
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("consilo", "silos", "flows")
-MAY_IMPORT = {"consilo": {"consilo"}, "silos": {"silos", "consilo"}, "flows": set(PACKAGES)}
+PACKAGES = ("consilo", "silos", "flows", "dashboards")
+MAY_IMPORT = {
+    "consilo": {"consilo"},
+    "silos": {"silos", "consilo"},
+    "flows": {"flows", "silos", "consilo"},
+    "dashboards": set(PACKAGES),
+}
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 
 

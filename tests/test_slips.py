@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("consilo", "silos", "flows", "benchmarks", "tests")
+FOLDERS = ("consilo", "silos", "flows", "dashboards", "benchmarks", "tests")
 FILES = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
 SEVERAL = {"setter", "getter", "deleter", "overload", "register"}
 """Decorators of a name that is defined more than once on purpose."""

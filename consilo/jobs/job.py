@@ -48,7 +48,7 @@ Unit = Literal["record", "subject"]
 ROWS_PER_SUBJECT, MOST_ROWS_PER_SUBJECT = 16, 256
 """``max_rows_per_subject``: unless said, and the most; their gradients are in memory at once."""
 
-OWN_PACKAGES = ("consilo", "silos", "flows")
+OWN_PACKAGES = ("consilo", "silos", "flows", "dashboards")
 """The packages of Consilo itself."""
 WAIT_S = 24 * 3600.0
 """How long a round waits at most where the job says that it waits: a request lives no longer."""

@@ -28,7 +28,7 @@ from typing import Any
 from consilo.errors import Refused
 
 _PREFIX = "_consilo_job_"
-_OURS = frozenset({"consilo", "silos", "flows", "consilo_bundle"})
+_OURS = frozenset({"consilo", "silos", "flows", "dashboards", "consilo_bundle"})
 _numbers = itertools.count()
 
 

@@ -28,10 +28,10 @@ from pydantic import Field
 from consilo.config import Config, parse, read_yaml
 from consilo.errors import ConfigInvalid
 from consilo.machine.files import make_directory, move, write_atomic
+from consilo.membership.calendar import expiries, trusted
 from consilo.membership.invitation import Invitation, token_sha256
 from consilo.membership.keys import (
     Authority,
-    certificate_expiry,
     fingerprint,
     issue_member_certificate,
     load_or_create_authority,
@@ -45,7 +45,6 @@ from consilo.membership.keys import (
 from consilo.membership.members import (
     MAX_CERTIFICATES_PER_DAY,
     OVERLAP_DAYS,
-    SIGNING_DAYS,
     Member,
     Members,
     iso,
@@ -91,6 +90,9 @@ class Reachable(Config):
     advertise: str = Field(default="", description="host that silos use; else host")
     prefect_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
     mlflow_port: int | None = Field(default=None, ge=1, le=65535, description="on 127.0.0.1")
+    page_port: int | None = Field(
+        default=None, ge=1, le=65535, description="of the federation's page, on 127.0.0.1"
+    )
     keep: Keep = Field(default=Keep(), description="how long what lapses is kept")
     queue: Queue = Field(default=Queue(), description="how many runs it takes")
 
@@ -184,12 +186,7 @@ class Coordinator:
 
     def trusted(self) -> list[x509.Certificate]:
         """Return the authorities whose certificates silos should accept, the present one first."""
-        found = []
-        for name in ("ca.crt", "ca.next.crt", "ca.old.crt"):
-            path = self.keys / name
-            if path.exists():
-                found.append(x509.load_pem_x509_certificate(path.read_bytes()))
-        return found
+        return trusted(self.keys)
 
     def statement(self, name: str) -> dict[str, Any]:
         """Return what a silo is told of itself and of the others, signed by the coordinator."""
@@ -371,27 +368,7 @@ class Coordinator:
 
     def expiries(self) -> list[tuple[str, str, str]]:
         """Return the calendar: (when, whose, what), the next one first."""
-        found = [
-            (iso(certificate_expiry(self.authority.server_certificate)), "coordinator", "server")
-        ]
-        born = datetime.fromtimestamp((self.keys / "record.key").stat().st_mtime, UTC)
-        mark = self.signing_keys[0][:12]
-        found.append(
-            (iso(born + timedelta(days=SIGNING_DAYS)), "coordinator", f"signing key {mark}")
-        )
-        for index, each in enumerate(self.trusted()):
-            what = "certificate authority" if index == 0 else "another authority"
-            found.append((iso(each.not_valid_after_utc), "coordinator", what))
-        for name, member in self.members.all().items():
-            if member.state not in ("admitted", "suspended"):
-                continue
-            for key in member.keys:
-                if key.certificate:
-                    end = x509.load_pem_x509_certificate(key.certificate.encode())
-                    when = min(iso(end.not_valid_after_utc), key.valid_until)
-                    found.append((when, name, f"node certificate {key.fingerprint[:12]}"))
-            found.append((member.signing_until, name, f"signing key {member.signing_key[:12]}"))
-        return sorted(found)
+        return expiries(self.keys, self.members.all())
 
 
 def _require_key(member: Member) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from consilo.metrics.figures import NUM_SILOS, SILO_MEAN
 
@@ -27,7 +27,15 @@ def in_short(metrics: Mapping[str, float], *, most: int = 4) -> str:
     >>> in_short({"brier": 0.1, "roc_auc": 0.9, "accuracy": 0.8, "recall/a": 1.0}, most=2)
     'roc_auc 0.9000, accuracy 0.8000'
     """
+    return ", ".join(f"{name} {metrics[name]:.4f}" for name in foremost(metrics)[:most])
+
+
+def foremost(metrics: Iterable[str]) -> list[str]:
+    """Return the names of figures, those that tell most first; none of a single class.
+
+    >>> foremost(["brier", "roc_auc", "recall/a", "mine"])
+    ['mine', 'roc_auc', 'brier']
+    """
     ranks = {name: place for place, name in enumerate(_ORDER)}
     names = [n for n in metrics if not is_of_one_class(n) and not n.startswith(NUM_SILOS)]
-    told = sorted(names, key=lambda name: ranks.get(name, -1))[:most]
-    return ", ".join(f"{name} {metrics[name]:.4f}" for name in told)
+    return sorted(names, key=lambda name: ranks.get(name, -1))

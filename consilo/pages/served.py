@@ -61,6 +61,7 @@ def serve(
         server_header=False,
         lifespan="off",
         ws="none",
+        proxy_headers=False,  # who is at the other end is told by the connection alone
         timeout_graceful_shutdown=_ENDS_S,
         ssl_certfile=chain,
         ssl_keyfile=key,

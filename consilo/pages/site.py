@@ -44,8 +44,9 @@ class Shown:
 
 Page = Callable[[Request], Shown | Response]
 """Reads, in a thread; it changes nothing."""
-Change = Callable[[Request, Form, Session], str]
-"""Does what a form says, in a thread; returns the address of the page that is shown then."""
+Change = Callable[[Request, Form, Session], str | Response]
+"""Does what a form says, in a thread; returns the address of the page that is shown then, or an
+answer of its own, such as one that carries a cookie."""
 
 
 @dataclass
@@ -117,6 +118,8 @@ class Site:
             if not public and not session.wrote(form.get("csrf", "")):
                 raise HTTPException(403, "this form was not drawn for you; open the page anew")
             target = await run_in_threadpool(change, request, form, session)
+            if isinstance(target, Response):
+                return target
             return RedirectResponse(target, HTTPStatus.SEE_OTHER)
 
         self._routes.append(Route(path, answer, methods=["POST"]))

@@ -144,6 +144,7 @@ class Stages:
         self.faults: dict[str, Fault] = {name: not_connected() for name in self.silos}
         self._admitted_at = 0
         self.notes: list[str] = []
+        self.at_stage = ""
         self._ending: dict[str, Any] | None = None
         self.on_wait: Callable[[Waiting], None] = lambda waiting: None
         self._are_marked = False
@@ -195,6 +196,11 @@ class Stages:
     def silos(self) -> tuple[str, ...]:
         """Everybody who may be asked, connected or not."""
         return self._talk.silos
+
+    @property
+    def cohort(self) -> tuple[str, ...]:
+        """Who was there, of those that may be asked, when that was last looked at."""
+        return self._talk.fed.met
 
     @property
     def exchanges(self) -> list[Exchange]:
@@ -613,9 +619,11 @@ class Stages:
     def stage(self, name: str) -> Iterator[None]:
         """Count the block's wall seconds to the stage ``name``."""
         started = self._clock()
+        self.at_stage = name
         try:
             yield
         finally:
+            self.at_stage = ""
             self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - started
 
 

@@ -42,7 +42,7 @@ def demo(
     With --vertical, three organisations that know different things about the same patients: match,
     train, register, score.
 
-    Example: consilo demo --keep    (then look at both pages it names)
+    Example: consilo demo --keep    (then look at the pages it names)
     """
     from consilo.machine.processes import Supervisor
     from flows.demo.demo import DemoOptions, run_demo, work_directory
@@ -68,7 +68,8 @@ def demo(
         print_summary(summary, as_json=as_json)
         if keep:
             print(
-                f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}",
+                f"up until Ctrl-C: page {addresses.page}, Prefect {addresses.prefect_ui}, "
+                f"MLflow {addresses.tracking_uri}",
                 file=sys.stderr,
             )
             with tending(home, supervisor, addresses, teller()):

@@ -53,6 +53,9 @@ def up(
         addresses = rise(supervisor, home, here, say=say, place=place).wait()
         if worker:
             start_worker(supervisor, home, addresses.prefect_api)
-        say(f"up until Ctrl-C: Prefect {addresses.prefect_ui}, MLflow {addresses.tracking_uri}")
+        say(
+            f"up until Ctrl-C: page {addresses.page}, Prefect {addresses.prefect_ui}, "
+            f"MLflow {addresses.tracking_uri}"
+        )
         with tending(home, supervisor, addresses, say):
             until_stopped(Watch(home, supervisor, say).look)

@@ -55,6 +55,7 @@ class Addresses:
         tracking_uri: the MLflow server.
         prefect_api: the Prefect API.
         silos: name → directory, for the silos that run on this machine.
+        page: the federation's page; empty where none was started with it.
     """
 
     superlink: str
@@ -62,6 +63,7 @@ class Addresses:
     tracking_uri: str
     prefect_api: str
     silos: Mapping[str, str]
+    page: str = ""
 
     @property
     def prefect_ui(self) -> str:
@@ -97,6 +99,7 @@ class Rising:
         home: the coordinator's directory.
         silos: name → directory, of those that run on this machine.
         mlflow: the MLflow server.
+        page: the federation's page.
         addresses: where everything will answer.
         say: told what happens.
     """
@@ -105,6 +108,7 @@ class Rising:
     home: Path
     silos: Mapping[str, Path]
     mlflow: Starting
+    page: Starting
     addresses: Addresses
     say: Say
 
@@ -125,6 +129,8 @@ class Rising:
         if self.silos:
             self.say(f"{len(self.silos)} silos are online")
         write_atomic(self.home / "federation.json", json.dumps(asdict(there), indent=1).encode())
+        self.page.wait()
+        self.say(f"the federation's page on {there.page}")
         return there
 
 
@@ -174,7 +180,7 @@ def rise(
     Raises:
         ServiceFailed: where something does not come up.
     """
-    from flows.services.services import prepare_prefect, start_mlflow, start_prefect
+    from flows.services.services import prepare_prefect, start_mlflow, start_page, start_prefect
 
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     close_to_others(home)
@@ -189,12 +195,14 @@ def rise(
         mlflow.url,
         prefect.url,
         {name: str(path) for name, path in silos.items()},
+        f"http://127.0.0.1:{place.page_port}",
     )
     prefect.wait()
     start_nodes(supervisor, silos, say)
+    page = start_page(supervisor, home, port=place.page_port)
     prepare_prefect(addresses.prefect_api)
     say(f"Prefect on {addresses.prefect_ui}")
-    return Rising(supervisor, home, silos, mlflow, addresses, say)
+    return Rising(supervisor, home, silos, mlflow, page, addresses, say)
 
 
 def start_silos(

@@ -92,13 +92,29 @@ def look(home: Path, now: datetime) -> Health:
         parts = [Part("service", name, "down", "") for name in ("SuperLink", "Prefect", "MLflow")]
         silos, _ = _silos(home, {}, now)
         return Health((*parts, *silos), (), (str(cause),))
+    online = presences(addresses)
+    services, errors, wrong = look_at_services(home, addresses, online is not None, now)
+    silos, missing = _silos(home, online or {}, now)
+    return Health((*services, *silos), errors, (*wrong, *missing))
+
+
+def look_at_services(
+    home: Path, addresses: Addresses, is_linked: bool, now: datetime
+) -> tuple[tuple[Part, ...], tuple[Fault, ...], tuple[str, ...]]:
+    """Return the services, errors of Prefect's own, and what is wrong with either.
+
+    Args:
+        home: the coordinator's directory.
+        addresses: where everything answers.
+        is_linked: whether the SuperLink answers, as `presences` found.
+        now: the time.
+    """
     wrong: list[str] = []
     services = [
         _service("Prefect", addresses.prefect_ui, _answers(f"{addresses.prefect_api}/health")),
         _service("MLflow", addresses.tracking_uri, _answers(f"{addresses.tracking_uri}/health")),
     ]
-    online = presences(addresses)
-    services.insert(0, _service("SuperLink", addresses.superlink, online is not None))
+    services.insert(0, _service("SuperLink", addresses.superlink, is_linked))
     again = f"look into {home / 'logs'}, then stop 'consilo up' and start it again"
     wrong += [f"{each.name} does not answer: {again}" for each in services if each.state == "down"]
     if services[1].state == "up":
@@ -111,9 +127,7 @@ def look(home: Path, now: datetime) -> Health:
         wrong += planned
     errors = faults(prefect_log(home))
     wrong += [_advice(each, home) for each in errors if each.lasts(now)]
-    silos, missing = _silos(home, online or {}, now)
-    wrong += missing
-    return Health((*services, *silos), errors, tuple(wrong))
+    return tuple(services), errors, tuple(wrong)
 
 
 def _service(name: str, address: str, up: bool) -> Part:

@@ -58,7 +58,7 @@ def settle_place(
 ) -> Reachable:
     """Return where the coordinator in ``home`` answers; what is said or chosen once is kept.
 
-    Invitations name the SuperLink's address, links those of Prefect and MLflow.
+    Invitations name the SuperLink's address, links those of Prefect, MLflow and the page.
 
     Args:
         home: the coordinator's directory.
@@ -73,7 +73,7 @@ def settle_place(
     given = {"host": host, "port": port, "advertise": advertise}
     changes = {key: value for key, value in given.items() if value is not None}
     chosen = {} if known is None else known.model_dump()
-    ports = ("port", "prefect_port", "mlflow_port")
+    ports = ("port", "prefect_port", "mlflow_port", "page_port")
     for name in ports:
         if chosen.get(name) is None:
             chosen[name] = _another_port({chosen.get(each) for each in ports} | {port})
@@ -103,6 +103,7 @@ def await_free(home: Path, place: Reachable, say: Say, *, within_s: float = _FRE
         "the SuperLink": (place.port, place.host),
         "the Prefect server": (place.prefect_port or 0, "127.0.0.1"),
         "the MLflow server": (place.mlflow_port or 0, "127.0.0.1"),
+        "the federation's page": (place.page_port or 0, "127.0.0.1"),
     }
     deadline, told = time.monotonic() + within_s, False
     while taken := {n: port for n, (port, host) in wanted.items() if port_in_use(port, host)}:

@@ -1,6 +1,6 @@
-"""The coordinator's services on one machine: Prefect server, MLflow server, Prefect worker.
+"""The coordinator's services on one machine: Prefect, MLflow, the worker, the federation's page.
 
-Both servers bind to loopback, keep their state in SQLite below one directory, and call nobody.
+All bind to loopback. Both servers keep their state in SQLite below one directory, and call nobody.
 Neither has a login of its own: whoever reaches them can run flows and read every run.
 """
 
@@ -118,6 +118,33 @@ def start_mlflow(supervisor: Supervisor, home: Path, *, port: int | None = None)
         answers=lambda: _answers(f"{url}/health"),
     )
     return Starting(url, service, lambda: _answers(f"{url}/health"))
+
+
+def start_page(supervisor: Supervisor, home: Path, *, port: int | None = None) -> Starting:
+    """Start the federation's page; `Starting.url` is its address. It reads, and changes nothing.
+
+    Args:
+        supervisor: ends it.
+        home: the coordinator's directory.
+        port: None takes a free one.
+
+    Raises:
+        ServiceFailed: where the port is taken.
+    """
+    chosen = free_port() if port is None else port
+    url = f"http://127.0.0.1:{chosen}"
+    argv = [sys.executable, "-m", "dashboards", "--dir", str(home.resolve()), "--port", str(chosen)]
+    service = supervisor.start(
+        "the federation's page",
+        argv,
+        log=home / "logs" / "page.log",
+        env=child_environment(home=home / "superlink" / "flwr"),
+        cwd=_directory(home),
+        port=chosen,
+        lasting=True,
+        answers=lambda: _answers(f"{url}/healthz"),
+    )
+    return Starting(url, service, lambda: _answers(f"{url}/healthz"))
 
 
 def start_worker(supervisor: Supervisor, home: Path, api_url: str) -> Service:

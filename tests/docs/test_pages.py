@@ -11,7 +11,17 @@ ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "tests" / "frozen").glob("*.md"))
 WIDEST = 119
-OURS = ("consilo", "silos", "flows", "schemas", "infra", "benchmarks", "tests", "docs")
+OURS = (
+    "consilo",
+    "silos",
+    "flows",
+    "dashboards",
+    "schemas",
+    "infra",
+    "benchmarks",
+    "tests",
+    "docs",
+)
 EXAMPLES = re.compile(r"silos/(north|south|va|bank|clinic|switzerland)\b|.*/(NAME|KIND)\b")
 """Directories of organisations in the pages' examples, and files that a reader is to name."""
 USERS = {"my_model.py", "my_rule.py"}

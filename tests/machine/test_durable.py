@@ -33,6 +33,7 @@ NEED_NOT_LAST = {
     "silos/rows/sources/sqlite.py": "reads only",
     "silos/proposals/metadata.py": "shown in an editor, then kept by `write_atomic`",
     "silos/simulation/simulated.py": "made-up silos of one process",
+    "flows/live.py": "what a run is at now, for a page",
     "flows/demo/demo_data.py": "made-up data",
     "flows/demo/vertical_demo_data.py": "made-up data",
     "flows/rehearsal/acts.py": "breaks what a rehearsal's copies hold, on purpose",
@@ -89,7 +90,7 @@ def _written(call: ast.Call) -> str:
 
 FILES = [
     file.relative_to(ROOT).as_posix()
-    for package in ("consilo", "silos", "flows")
+    for package in ("consilo", "silos", "flows", "dashboards")
     for file in sorted((ROOT / package).rglob("*.py"))
 ]
 

@@ -66,7 +66,7 @@ def test_an_editable_install_puts_the_packages_before_folders_of_their_names(
     code = "import sys, setuptools.build_meta as b; b.build_editable(sys.argv[1])"
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         (source / name).write_bytes((ROOT / name).read_bytes())
-    for name in ("consilo", "silos", "flows", "schemas"):
+    for name in ("consilo", "silos", "flows", "dashboards", "schemas"):
         (source / name).symlink_to(ROOT / name)
     command = [sys.executable, "-c", code, str(out)]
     subprocess.run(command, cwd=source, check=True, capture_output=True)
