@@ -18,6 +18,7 @@ from consilo.finding_words import Form
 from consilo.jobs.match import HANDLE
 from consilo.jobs.quorum import Deadline, Quorum
 from consilo.jobs.recipe import Recipe
+from consilo.jobs.sections.span import Span, span_s
 from consilo.jobs.split import Split
 from consilo.silo_name import JobName, SiloName
 from consilo.wire.payload import digest
@@ -268,31 +269,6 @@ class ReduceSpec(Config):
         if self.rule == "mean" and self.args:
             raise ValueError(f"args: the mean has no settings, found {', '.join(self.args)}")
         return self
-
-
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-SPAN_TOLD = "a number and its unit (s, m, h or d), such as 90s, 30m, 2h or 1d"
-
-
-def _has_a_unit(value: Any) -> Any:
-    if isinstance(value, int | float):
-        raise ValueError(f"expected {SPAN_TOLD}")
-    return value
-
-
-Span = Annotated[
-    Annotated[str, Form("[1-9][0-9]{0,4}[smhd]", SPAN_TOLD)] | None, BeforeValidator(_has_a_unit)
-]
-"""A length of time as a job says it; None where it says none."""
-
-
-def span_s(told: str) -> float:
-    """Return the seconds of a `Span`.
-
-    >>> span_s("2h")
-    7200.0
-    """
-    return float(told[:-1]) * _SECONDS[told[-1]]
 
 
 class QuorumSpec(Config):

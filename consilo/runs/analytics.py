@@ -23,7 +23,7 @@ from consilo.jobs.job import Job
 from consilo.jobs.sections.questions import Questions
 from consilo.jobs.table_job import TableJob
 from consilo.runs.outcome import RunResult
-from consilo.runs.plan import plan_analytics
+from consilo.runs.planning.plan import plan_analytics
 from consilo.runs.stages import Say, Stages, silent
 from consilo.wire.parcel import Fault, Transport
 

@@ -40,7 +40,7 @@ from consilo.runs.bench import benched
 from consilo.runs.continued import Stood, require_continuable, stood
 from consilo.runs.forecast import Forecast, forecast, link_rates, probe, traffic
 from consilo.runs.outcome import RunResult, RunStatus, SiloOutcome
-from consilo.runs.plan import first_state, passes_of, plan
+from consilo.runs.planning.plan import first_state, passes_of, plan
 from consilo.runs.stages import Say, silent
 from consilo.wire import params as tree
 from consilo.wire.params import Params

@@ -11,7 +11,7 @@ from consilo.jobs.job import Job
 from consilo.runs.analytics import AnalyticsRun, run_analytics
 from consilo.runs.horizontal import Run, run_all
 from consilo.runs.outcome import RunResult
-from consilo.runs.plan import plan, plan_analytics
+from consilo.runs.planning.plan import plan, plan_analytics
 from consilo.runs.stages import Stages
 from consilo.runs.vertical import VerticalRun, plan_vertical, run_vertical
 

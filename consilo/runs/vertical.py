@@ -23,9 +23,9 @@ from consilo.protocols.names import find_protocol
 from consilo.record.run_record import read
 from consilo.runs.match import contract_of, match_rows
 from consilo.runs.outcome import RunResult, RunStatus
-from consilo.runs.plan import out_of_reach, refuse
+from consilo.runs.planning.plan import out_of_reach, refuse
+from consilo.runs.planning.unread import unread
 from consilo.runs.stages import Say, Stages, silent
-from consilo.runs.unread import unread
 from consilo.vertical.blocks import require_all_rows
 from consilo.vertical.control import control
 from consilo.vertical.held import Held, MatchHeld

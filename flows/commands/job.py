@@ -61,7 +61,7 @@ def _horizontal_parts(
     from consilo.horizontal.features import Scale
     from consilo.horizontal.learning import row_by_row
     from consilo.runs.forecast import forecast, traffic
-    from consilo.runs.plan import first_state, passes_of, plan
+    from consilo.runs.planning.plan import first_state, passes_of, plan
 
     made = plan(job, contract, (), search_path=(folder,))
     scale = None if job.features.standardize == "silo" else Scale.unit(len(made.encoding.numeric))
@@ -111,7 +111,7 @@ def _match_parts(
 def _analytics_parts(
     facts: dict[str, Any], job: Any, contract: Any, folder: Path
 ) -> tuple[dict[str, Any], str]:
-    from consilo.runs.plan import plan_analytics
+    from consilo.runs.planning.plan import plan_analytics
 
     encoding = plan_analytics(job, contract, (), (folder,))
     facts |= {"columns": list(encoding.numeric)}

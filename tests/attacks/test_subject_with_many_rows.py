@@ -381,7 +381,7 @@ def test_jobs_over_joint_tables_and_matches_hide_no_subjects() -> None:
 
 def test_a_plan_refuses_a_contract_without_subjects() -> None:
     from consilo.errors import IncompatibleJob
-    from consilo.runs.plan import plan
+    from consilo.runs.planning.plan import plan
 
     with pytest.raises(IncompatibleJob, match="role subject"):
         plan(job(), clinic.contract(), ())

@@ -13,7 +13,7 @@ from consilo.horizontal.flower_strategy import FlowerStrategy
 from consilo.horizontal.training import TrainState
 from consilo.kernel.steps import Answers, Ask, Checkpoint, Reply
 from consilo.reduce.mean import finish, fold
-from consilo.runs.plan import plan
+from consilo.runs.planning.plan import plan
 from consilo.wire.parcel import Fault
 from consilo.wire.payload import pack, unpack
 

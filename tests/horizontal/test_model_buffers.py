@@ -8,7 +8,7 @@ from consilo.errors import IncompatibleJob
 from consilo.horizontal.features import Encoding, Scale
 from consilo.horizontal.training import TrainState, mean_buffers
 from consilo.kernel.steps import Reply
-from consilo.runs.plan import plan
+from consilo.runs.planning.plan import plan
 from consilo.wire.payload import pack, unpack
 
 NET = """

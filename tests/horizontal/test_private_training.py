@@ -78,7 +78,7 @@ def ask(hosts, private, *, run_id="run", number=1, params=None, scale=None):
     from consilo.horizontal.training import Training, TrainState
     from consilo.kernel.federation import Federation
     from consilo.kernel.steps import Ask
-    from consilo.runs.plan import plan
+    from consilo.runs.planning.plan import plan
 
     transport = Wire({name: answerer(host) for name, host in hosts.items()})
     made = plan(private, clinic.contract(), tuple(hosts))

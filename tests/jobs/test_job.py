@@ -11,7 +11,7 @@ from consilo.contracts.contract import SHIPPED, Contract
 from consilo.errors import JobInvalid
 from consilo.jobs.job import Job
 from consilo.jobs.schema import SCHEMAS, contract_schema, job_schema, stale
-from consilo.runs.plan import plan
+from consilo.runs.planning.plan import plan
 from consilo.runs.vertical import plan_vertical
 
 JOBS = sorted((SHIPPED / "jobs").glob("*.yaml"))

@@ -12,7 +12,7 @@ from consilo.kernel.headers import Header
 from consilo.privacy.accounting import noise_multiplier
 from consilo.record.run_record import read
 from consilo.runs.continued import extended
-from consilo.runs.plan import plan
+from consilo.runs.planning.plan import plan
 from consilo.wire import params as tree
 from consilo.wire.parcel import Arrival, Fault
 

@@ -2,7 +2,7 @@ import clinic
 import pytest
 
 from consilo.errors import IncompatibleJob
-from consilo.runs.plan import plan, refuse_reduction
+from consilo.runs.planning.plan import plan, refuse_reduction
 
 SILOS = ("north", "south")
 

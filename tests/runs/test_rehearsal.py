@@ -17,7 +17,7 @@ from consilo.cli import build
 from consilo.errors import ConsiloError, IncompatibleJob, JobInvalid
 from consilo.jobs.job import Job
 from consilo.protocols.names import NAMES, find_protocol
-from consilo.runs.plan import plan
+from consilo.runs.planning.plan import plan
 
 PRIVACY = {"epsilon": 3.0, "delta": 1e-5}
 OWN = """

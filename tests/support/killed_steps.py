@@ -26,7 +26,7 @@ from consilo.kernel.headers import Header, ReplyHeader
 from consilo.kernel.loop import Kernel, Party
 from consilo.kernel.steps import Ask
 from consilo.protocols.dispatch import answerer
-from consilo.runs.plan import plan
+from consilo.runs.planning.plan import plan
 from consilo.transports.local import LocalTransport
 from consilo.wire.payload import digest
 from silos.kept.ledger import Ledger

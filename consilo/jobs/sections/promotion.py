@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from consilo.config import Config
-from consilo.jobs.job import Span, span_s
+from consilo.jobs.sections.span import Span, span_s
 from consilo.silo_name import SiloName
 
 

@@ -65,7 +65,7 @@ def test_what_is_the_same_in_any_units_does_not_read_the_key(name):
     from test_split_evaluation import COLUMNS
 
     from consilo.protocols.names import find_protocol
-    from consilo.runs.unread import unread
+    from consilo.runs.planning.unread import unread
 
     features = {"standardize_target": "global"}
     job = vertical.job_of(name, COLUMNS, task="regression", model=None, features=features)

@@ -33,8 +33,8 @@ from consilo.reduce import Gives, Reduce
 from consilo.reduce.draw import turn
 from consilo.reduce.drawn_mean import ROWS
 from consilo.reduce.rule import rehearse, rule_of
-from consilo.runs.rehearsal import rehearse_training
-from consilo.runs.unread import unread
+from consilo.runs.planning.rehearsal import rehearse_training
+from consilo.runs.planning.unread import unread
 from consilo.wire.params import select
 
 
