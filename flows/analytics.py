@@ -1,7 +1,8 @@
 """The weekly report: does every silo still keep the contract, and do their data drift apart?
 
 No model is trained. What leaves the silos is what the pipeline's standardisation needs, and counts
-per bin of a histogram.
+per bin of a histogram. A job with questions has those answered in its place, on the cells that its
+contract declares.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from flows.endings import flow_run_name, refused
 from flows.registry import names
 from flows.services.connection import home_directory, job_file
 from flows.session import Session, final_state, opened, order_of
-from flows.tasks import admit, check, describe, show_statistics, wait_for_silos
+from flows.tasks import (
+    admit,
+    ask,
+    check,
+    describe,
+    show_answers,
+    show_statistics,
+    wait_for_silos,
+)
 
 Bins = Annotated[int, Field(ge=2, le=200)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -61,5 +70,9 @@ def stages(session: Session, wait_s: float, bins: int = 20) -> None:
     wait_for_silos(session, wait_s)
     check(session)
     admit(session)
+    if session.analytics.questions:
+        ask(session)
+        show_answers(session)
+        return
     describe(session, bins)
     show_statistics(session)
