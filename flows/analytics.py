@@ -1,7 +1,8 @@
 """The weekly report: does every silo still keep the contract, and do their data drift apart?
 
 No model is trained. What leaves the silos is what the pipeline's standardisation needs, and counts
-per bin of a histogram.
+per bin of a histogram. A job with questions has those answered in its place, on the cells that its
+contract declares.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from prefect.artifacts import (
 from consilo.contracts.report import CheckReport
 from consilo.horizontal.statistics import Summary
 from consilo.record.participation import counted
+from consilo.reports.asked import Report
 from consilo.runs.outcome import RunResult, SiloOutcome
 from consilo.runs.patience import Waiting
 from flows.registry import names
@@ -146,6 +147,18 @@ def column_statistics(statistics: Summary) -> None:
         key=names.STATISTICS_ARTIFACT,
         description="Over all silos; a drift is a silo's mean minus the global one, in deviations",
     )
+
+
+def answers(report: Report) -> None:
+    """Show the answers to people's questions, a table each."""
+    for number, each in enumerate(report.answers, start=1):
+        told = each.to_json()
+        noisy = "; the numbers are noisy" if each.is_noisy else ""
+        create_table_artifact(
+            told["rows"],
+            key=f"{names.ANSWER_ARTIFACT}-{number}",
+            description=f"{each.title}, of {len(each.silos)} silos{noisy}",
+        )
 
 
 def _figure(value: float | None) -> float | None:

@@ -8,11 +8,13 @@ from flows import vertical
 from flows.session import Session
 from flows.tasks import (
     admit,
+    ask,
     check,
     describe,
     evaluate,
     register,
     report,
+    show_answers,
     show_statistics,
     standardize,
     train,
@@ -25,6 +27,10 @@ def spread(session: Session, wait_s: float, bins: int = 20) -> None:
     wait_for_silos(session, wait_s)
     check(session)
     admit(session)
+    if session.analytics.questions:
+        ask(session)
+        show_answers(session)
+        return
     describe(session, bins)
     show_statistics(session)
 

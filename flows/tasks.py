@@ -15,6 +15,7 @@ from consilo.errors import TransportError
 from consilo.jobs.model_job import ModelJob
 from consilo.metrics.words import in_short
 from consilo.reduce.draw import in_words
+from consilo.reports.asked import Report
 from consilo.wire import params as tree
 from consilo.wire.parcel import Fault
 from flows import artifacts
@@ -171,3 +172,18 @@ def show_statistics(session: Session) -> None:
     if summary is not None:
         artifacts.column_statistics(summary)
         session.tracker.log_statistics(summary)
+
+
+@task(task_run_name="ask", persist_result=False, cache_policy=NO_CACHE)
+def ask(session: Session) -> None:
+    """Ask the silos for the tables that the job's questions need, and make answers of them."""
+    session.analytics.ask()
+
+
+@task(task_run_name="show-answers", persist_result=False, cache_policy=NO_CACHE)
+def show_answers(session: Session) -> None:
+    """Show the answers, and keep page and tables with the MLflow run."""
+    result = session.close()
+    report = Report.of(result)
+    artifacts.answers(report)
+    session.tracker.log_files(report.files())

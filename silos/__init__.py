@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from silos.rows.cache import CanonicalCache
     from silos.rows.mapping import Mapping
     from silos.rows.sources.kinds import load_source
+    from silos.simulation.asked import analytics
     from silos.simulation.cross_validation import cross_validate
     from silos.simulation.in_memory import InMemorySilo
     from silos.simulation.simulation import simulate, simulate_cut
@@ -20,6 +21,7 @@ __all__ = [
     "CanonicalCache",
     "InMemorySilo",
     "Mapping",
+    "analytics",
     "cross_validate",
     "load_source",
     "simulate",
@@ -30,6 +32,7 @@ _HOMES = {
     "CanonicalCache": "silos.rows.cache",
     "InMemorySilo": "silos.simulation.in_memory",
     "Mapping": "silos.rows.mapping",
+    "analytics": "silos.simulation.asked",
     "load_source": "silos.rows.sources.kinds",
     "cross_validate": "silos.simulation.cross_validation",
     "simulate": "silos.simulation.simulation",

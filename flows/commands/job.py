@@ -114,8 +114,31 @@ def _analytics_parts(
     from consilo.runs.planning.plan import plan_analytics
 
     encoding = plan_analytics(job, contract, (), (folder,))
+    if job.questions:
+        return _question_parts(facts, job, contract)
     facts |= {"columns": list(encoding.numeric)}
     return facts, f"contract {contract.ref}, statistics of {len(encoding.numeric)} columns"
+
+
+def _question_parts(facts: dict[str, Any], job: Any, contract: Any) -> tuple[dict[str, Any], str]:
+    from consilo.horizontal.asked.axes import Axes
+    from consilo.horizontal.asked.protocol import tables_of
+
+    axes = Axes.of(contract)
+    tables, noisy = tables_of(job, axes), job.privacy is not None
+    facts |= {"questions": len(job.questions), "tables": list(tables), "noisy": noisy}
+    facts["declaration"] = axes.digest
+    who = (
+        f"noisy, for ε {job.privacy.statistics_epsilon:g} of each silo's account"
+        if noisy
+        else "exact: a silo refuses it whose policy requires privacy, has exact_statistics: no or "
+        "statistic: no, or that has told of its rows on other cells (declaration "
+        f"{axes.digest[:12]})"
+    )
+    return facts, (
+        f"contract {contract.ref}, {len(job.questions)} questions of {len(tables)} declared "
+        f"tables; {who}"
+    )
 
 
 _PARTS = {

@@ -129,6 +129,7 @@ ROUNDS_ARTIFACT = "participation-by-round"
 METRICS_ARTIFACT = "metrics"
 SUMMARY_ARTIFACT = "run-summary"
 STATISTICS_ARTIFACT = "column-statistics"
+ANSWER_ARTIFACT = "answer"
 MATCH_ARTIFACT = "match"
 WAITING_ARTIFACT = "waiting"
 

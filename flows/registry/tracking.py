@@ -205,6 +205,13 @@ class Tracker:
         ]
         self._log([*largest, *rows])
 
+    def log_files(self, files: Mapping[str, bytes]) -> None:
+        """Log files, name → content, as artifacts of the run."""
+        with tempfile.TemporaryDirectory(prefix="consilo-files-") as made:
+            for name, content in files.items():
+                (Path(made) / name).write_bytes(content)
+            self.client.log_artifacts(self.run_id, made)
+
     def log_result(self, result: RunResult, *, plots: bool = True) -> None:
         """Log the run's end: summary, record, participation and, with ``plots``, pictures."""
         with tempfile.TemporaryDirectory(prefix="consilo-result-") as made:

@@ -30,6 +30,7 @@ from consilo.errors import (
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.partition import Partition, cut, label_skew
 from consilo.jobs.job import Job
+from consilo.jobs.table_job import TableJob
 from consilo.kernel.loop import Party
 from consilo.machine.files import write_atomic
 from consilo.protocols.dispatch import answerer
@@ -209,7 +210,8 @@ def simulate_cut(
         place = silos / "cut"
         write_cut(place, frame, parts, contract=contract, report=report, search_path=tuple(modules))
         about = {**partition.model_dump(mode="json"), "engine": engine, "rows": len(frame)}
-        if Encoding.plan(contract, job).classes:
+        by_column = isinstance(job, TableJob) and job.describes_columns
+        if by_column and Encoding.plan(contract, job).classes:
             labels = _texts(frame[contract.targets[0]])
             about["label_skew"] = round(label_skew(labels, parts), 4)
         del frame

@@ -1,0 +1,1 @@
+"""Files for people, made of what a run has found out."""
