@@ -35,6 +35,7 @@ from flows.tasks import (
     standardize,
     train,
     wait_for_silos,
+    write_card,
 )
 
 Rounds = Annotated[int, Field(ge=1, le=100_000)]
@@ -129,6 +130,7 @@ def _horizontal(session: Session, wait_s: float) -> None:
     evaluate(session)
     if session.registers:
         register(session)
+        write_card(session)
     report(session)
 
 
