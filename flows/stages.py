@@ -19,6 +19,7 @@ from flows.tasks import (
     standardize,
     train,
     wait_for_silos,
+    write_card,
 )
 
 
@@ -45,6 +46,7 @@ def _horizontal(session: Session, wait_s: float) -> None:
     evaluate(session)
     if session.registers:
         register(session)
+        write_card(session)
     report(session)
 
 

@@ -20,7 +20,7 @@ from consilo.wire import params as tree
 from consilo.wire.parcel import Fault
 from flows import artifacts
 from flows.ahead import import_ahead
-from flows.registry import registry
+from flows.registry import cards, registry
 from flows.session import Session
 
 NOT_ADMITTED = "NotAdmitted"
@@ -149,6 +149,21 @@ def register(session: Session) -> dict[str, str]:
     tags |= registry.continued_from(tracker.client, run.job)
     registry.label(tracker.client, session.model, tags)
     return session.model.to_json()
+
+
+@task(task_run_name="write-card", persist_result=False, cache_policy=NO_CACHE)
+def write_card(session: Session) -> None:
+    """Draw the card of the registered version from the run's record, and attach it to it."""
+    if session.model is None:
+        return
+    connection = session.connection
+    cards.attach_new(
+        session.tracker.client,
+        connection.home,
+        connection.signing_key,
+        session.model,
+        session.run.contract.to_json(),
+    )
 
 
 @task(task_run_name="report", persist_result=False, cache_policy=NO_CACHE)

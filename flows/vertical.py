@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from flows import artifacts
 from flows.registry import names, registry, vertical_registry
 from flows.session import Session
-from flows.tasks import admit, check, report, train, wait_for_silos
+from flows.tasks import admit, check, report, train, wait_for_silos, write_card
 
 
 def stages(session: Session, wait_s: float) -> None:
@@ -20,6 +20,7 @@ def stages(session: Session, wait_s: float) -> None:
     train(session)
     evaluate(session)
     register(session)
+    write_card(session)
     report(session)
 
 

@@ -12,6 +12,7 @@ statement.json     binds all of these; see `consilo.cards.statement`
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ from consilo.cards.content import card
 from consilo.cards.front_matter import front_matter
 from consilo.cards.html import page
 from consilo.cards.markdown import markdown
-from consilo.cards.model_files import digests_in, files_in, sha256_of
+from consilo.cards.model_files import files_in, sha256_of
 from consilo.cards.statement import sealed, statement_of
 from consilo.cards.subject import Subject
 from consilo.errors import ConfigInvalid, RecordTampered
@@ -59,37 +60,41 @@ def drawn(subject: Subject) -> dict[str, bytes]:
     }
 
 
-def write_pack(
-    subject: Subject,
-    folder: Path,
-    *,
-    model: Path,
-    key: Ed25519PrivateKey,
-    more: Mapping[str, bytes],
-) -> None:
+def texts_of(
+    subject: Subject, key: Ed25519PrivateKey, more: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """Return all files of a card's folder but the model's own: path → content.
+
+    Args:
+        subject: what the card is about; its ``files`` are the model's.
+        key: the coordinator's.
+        more: the files that the card is drawn from, such as `RECORD`: path → content.
+    """
+    silos = json.dumps(subject.told.signing_keys, indent=1, sort_keys=True).encode() + b"\n"
+    texts = {**more, **drawn(subject), COORDINATOR: public_pem(key), SILOS: silos}
+    digests = {name: sha256_of(io.BytesIO(content)) for name, content in texts.items()}
+    digests |= {f"{MODEL}/{name}": each for name, each in subject.files.items()}
+    return {**texts, STATEMENT: sealed(statement_of(subject, digests), key)}
+
+
+def write_pack(folder: Path, texts: Mapping[str, bytes], model: Path) -> None:
     """Write a card's folder.
 
     Args:
-        subject: what the card is about.
         folder: where; made here, or empty.
+        texts: what `texts_of` returned.
         model: the model's own files.
-        key: the coordinator's.
-        more: the other files, such as `RECORD`: path → content.
 
     Raises:
         ConfigInvalid: where the folder has something in it already.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigInvalid(str(folder), ["there is something already; give a fresh directory"])
-    silos = json.dumps(subject.told.signing_keys, indent=1, sort_keys=True).encode() + b"\n"
-    texts = {**more, **drawn(subject), COORDINATOR: public_pem(key), SILOS: silos}
-    for name, content in texts.items():
-        _write(folder / name, content)
     for path in files_in(model):
         place = folder / MODEL / path.relative_to(model)
         write_atomic(place, _blocks(path), mode=0o644)
-    statement = statement_of(subject, digests_in(folder))
-    _write(folder / STATEMENT, sealed(statement, key))
+    for name, content in texts.items():  # the statement last: a folder without it is not whole
+        write_atomic(folder / name, content, mode=0o644)
 
 
 def write_zip(folder: Path, path: Path) -> None:
@@ -207,10 +212,6 @@ def _in_zip(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if len(found) > _MOST_FILES:
             raise RecordTampered(f"more than {_MOST_FILES} files; this is no card's zip")
     return found
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomic(path, content, mode=0o644)
 
 
 def _blocks(path: Path) -> Iterator[memoryview]:

@@ -68,7 +68,7 @@ def fetched(uri: str, tracking_uri: str) -> Path:
         version = _version(client, name)
         # A `models:/` address would be looked up in the process's own registry, whatever is said.
         place = mlflow.artifacts.download_artifacts(
-            artifact_uri=_files_of(client, version.name, version.version), tracking_uri=tracking_uri
+            artifact_uri=files_at(client, version.name, version.version), tracking_uri=tracking_uri
         )
     except (MlflowException, TypeError, OSError) as cause:
         raise ConfigInvalid(uri, [_why_not(cause, tracking_uri)]) from cause
@@ -82,6 +82,24 @@ def fetched(uri: str, tracking_uri: str) -> Path:
             uri, ["a former release registered it; load it with mlflow.pyfunc.load_model"]
         )
     return found[0].parent
+
+
+def number_of(client: MlflowClient, name: str, version: str) -> str:
+    """Return the number of a version that is given by its number or an alias.
+
+    Raises:
+        ConfigInvalid: where the registry has no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if version.isdecimal():
+        return str(int(version))
+    try:
+        return str(client.get_model_version_by_alias(name, version).version)
+    except MlflowException as cause:
+        raise ConfigInvalid(
+            f"{name}@{version}", [_why_not(cause, str(client.tracking_uri))]
+        ) from cause
 
 
 def _why_not(cause: Exception, tracking_uri: str) -> str:
@@ -104,7 +122,7 @@ def _version(client: MlflowClient, name: str) -> ModelVersion:
     return client.get_model_version(*name.rsplit("/", 1))
 
 
-def _files_of(client: MlflowClient, name: str, version: str) -> str:
+def files_at(client: MlflowClient, name: str, version: str) -> str:
     """Return where a version's files lie, as the server says it."""
     place = str(client.get_model_version_download_uri(name, version))
     if place.startswith("models:/"):

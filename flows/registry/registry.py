@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +40,7 @@ class Registered:
         model_id: of the logged model behind it.
         format: how it was written, such as `consilo.models.folder.EXPORTED`.
         alias: that will point at it.
-        files: SHA-256 over its own files and theirs; see `consilo.cards.model_files`.
+        digests: its own files, path → SHA-256.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Registered:
     model_id: str
     format: str
     alias: str
-    files: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, str]:
         """Return what the run's summary says of it."""
@@ -59,7 +59,7 @@ class Registered:
             "uri": self.uri,
             "version_uri": f"models:/{self.name}/{self.version}",
             "format": self.format,
-            "files": self.files,
+            "files": whole(self.digests),
         }
 
 
@@ -143,7 +143,7 @@ def versioned(
                 model_id=logged.model_id,
             ),
         )
-        files = whole(digests_in(folder / "parts"))
+        digests = digests_in(folder / "parts")
         for cache in folder.rglob("__pycache__"):
             shutil.rmtree(cache)
         client.log_model_artifacts(logged.model_id, str(folder / "saved"))
@@ -178,7 +178,7 @@ def versioned(
     )
     alias = names.alias_of(status)
     uri = f"models:/{name}@{alias}"
-    return Registered(name, str(made.version), uri, logged.model_id, kind, alias, files)
+    return Registered(name, str(made.version), uri, logged.model_id, kind, alias, digests)
 
 
 def label(client: MlflowClient, registered: Registered, tags: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from consilo.contracts.contract import Contract
 from consilo.horizontal.asked.axes import Axes
 from consilo.jobs.analytics import Analytics
 from consilo.jobs.job import UNSTATED, Job
-from consilo.jobs.questions import every_question
+from consilo.jobs.sections.questions import every_question
 from consilo.reports.asked import Report
 from consilo.runs.stages import Say, silent
 from silos.simulation.simulation import simulate

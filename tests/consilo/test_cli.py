@@ -43,7 +43,9 @@ print(json.dumps(sorted(sys.modules)), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("words", ["", "silo", "silo data", "job", "match", "run", "silos"])
+@pytest.mark.parametrize(
+    "words", ["", "silo", "silo data", "job", "match", "model", "run", "silos"]
+)
 def test_the_help_of_a_group_imports_little(words):
     # It once came after 0.62 s: the record's numpy, the contracts' pydantic, Rich's Markdown.
     command = [sys.executable, "-c", HELP, *words.split(), "--help"]
@@ -67,7 +69,10 @@ def test_every_command_of_every_group_has_one_sentence_that_help_shows_whole():
     found = groups(typer.main.get_command(build()), "consilo")
     assert [path for path, _ in found if path.count(" ") < 2] == [
         "consilo",
-        *(f"consilo {name}" for name in ("job", "ledger", "match", "page", "run", "silo", "silos")),
+        *(
+            f"consilo {name}"
+            for name in ("job", "ledger", "match", "model", "page", "run", "silo", "silos")
+        ),
     ]
     for path, group in found:
         told = CliRunner().invoke(build(), [*path.split()[1:], "--help"]).output

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,15 @@ from prefect.client.schemas.filters import (
 from prefect.logging.handlers import APILogWorker
 from prefect.states import Failed, Running, Scheduled, State
 
+from consilo.cards.verify import verify
+from consilo.errors import ConfigInvalid
 from consilo.machine.processes import free_port
+from consilo.membership.keys import public_pem
 from consilo.record import run_record as record
 from consilo.record.traces import traces_of
 from flows.endings import summary_of
 from flows.pipeline import pipeline
-from flows.registry import names, patient
+from flows.registry import cards, names, patient
 from flows.services.connection import connecting
 from flows.shown import close_died, flow_run, opens
 
@@ -159,6 +164,7 @@ def test_the_graph_is_the_sentence_of_the_flow(complete):
         "round-2",
         "standardize",
         "wait-for-silos",
+        "write-card",
     ]
 
 
@@ -212,6 +218,31 @@ def test_the_candidate_leads_back_to_its_run(complete):
     assert found.tags[names.TAG_REPRODUCIBLE] == "true"
     assert float(found.tags[names.TAG_EPSILON]) == pytest.approx(8.0, abs=0.05)
     assert float(found.tags[names.TAG_DELTA]) == 1e-3
+
+
+def test_a_version_has_its_card_and_a_folder_that_proves_it(complete, tmp_path):
+    name, client = "complete-model", complete.client
+    found = client.get_model_version_by_alias(name, names.CANDIDATE)
+    assert found.tags[names.TAG_CARD] == f"runs:/{complete.run_id}/card/card.html"
+    assert "learnt over 3 organisations" in found.description
+    files = {each.path for each in client.list_artifacts(complete.run_id, names.CARD_FOLDER)}
+    assert {"card/card.html", "card/card.md", "card/bom.json", "card/statement.json"} <= files
+    home, out = complete.federation.home, tmp_path / "card.zip"
+    key = sys.modules[type(complete.federation).__module__].KEY
+    cards.write(client, home, key, name=name, version=str(found.version), out=out)
+    public = tmp_path / "coordinator.pub"
+    public.write_bytes(public_pem(key))
+    verdict = verify(out, [public])
+    assert verdict.passed, [each for each in verdict.checks if not each.passed]
+    assert any(each.found.endswith("files, as the record has them") for each in verdict.checks)
+    attached = client.download_artifacts(complete.run_id, "card/card.md", str(tmp_path))
+    with zipfile.ZipFile(out) as archive:
+        text = archive.read("card.md").decode()
+    assert Path(attached).read_text() == text
+    assert "ε, the most a silo may spend | 8 |" in text
+    assert "whoever knows the seed can take it away" in text
+    with pytest.raises(ConfigInvalid, match=r"tells of this version; known versions: 1\b"):
+        cards.record_of(home, name, "77")
 
 
 def test_only_declared_metrics_are_tracked(complete):
@@ -407,9 +438,7 @@ def test_a_degraded_model_is_no_candidate(complete, degraded):
         client.get_model_version_by_alias("degraded-model", names.CANDIDATE)
     found = client.get_model_version_by_alias("degraded-model", names.DEGRADED_CANDIDATE)
     assert degraded.summary["model"]["uri"] == "models:/degraded-model@candidate-degraded"
-    assert found.description == "a degraded run of horizontal job degraded-model, contract " + (
-        "contract.yaml"
-    )
+    assert "What was wrong: berta left out: breaks toy@1" in found.description
     with pytest.raises(MlflowException, match="not found"):
         client.get_model_version_by_alias("complete-model", names.DEGRADED_CANDIDATE)
 

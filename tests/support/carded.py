@@ -9,7 +9,7 @@ from typing import Any
 from three_silos import KEY, run_of, silos_in
 
 from consilo.cards.model_files import digests_in, whole
-from consilo.cards.pack import CONTRACT, RECORD, write_pack
+from consilo.cards.pack import CONTRACT, RECORD, texts_of, write_pack
 from consilo.cards.subject import Subject
 from consilo.cards.told import Told
 from consilo.record.run_record import read
@@ -45,5 +45,5 @@ def subject_of(record: Path, model: Path, **changes: Any) -> Subject:
 def card_folder(record: Path, model: Path, folder: Path, **changes: Any) -> Path:
     """Write the card's folder and return it."""
     subject = subject_of(record, model, **changes)
-    write_pack(subject, folder, model=model, key=KEY, more={RECORD: record.read_bytes()})
+    write_pack(folder, texts_of(subject, KEY, {RECORD: record.read_bytes()}), model)
     return folder

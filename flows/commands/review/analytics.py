@@ -79,7 +79,7 @@ def analytics(
     from consilo.jobs.job import UNSTATED
     from consilo.reports.asked import Report
     from consilo.runs.outcome import fresh
-    from consilo.runs.plan import plan_analytics
+    from consilo.runs.planning.plan import plan_analytics
     from flows.commands import ways
     from flows.services.place import workplace
     from silos.simulation.asked import analytics_job
