@@ -26,7 +26,7 @@ NAMES = {
     "statistics": "consilo.horizontal.statistics:Statistics",
     "declared_tables": "consilo.horizontal.asked.protocol:DeclaredTables",
     "evaluation": "consilo.horizontal.evaluation:Evaluation",
-    "vote": "consilo.horizontal.votes.protocol:Voting",
+    "silo_votes": "consilo.horizontal.votes.protocol:Voting",
     "continuation": "consilo.protocols.continuation:Continuation",
     "brief": "consilo.kernel.brief:Brief",
     "conclude": "consilo.protocols.conclude:Conclude",
