@@ -418,6 +418,7 @@ _YOUNG = (
     ("protocol", "buffer", 3),
     ("protocol", "max_staleness", 3),
     ("quorum", "late", 3),
+    ("", "compare", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""
 _YOUNG_VALUES = (("reduce", "rule", 3), ("privacy", "unit", 3))

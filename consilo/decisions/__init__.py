@@ -1,0 +1,1 @@
+"""What silos and people say of a model, and what follows from it."""
