@@ -16,7 +16,7 @@ from markupsafe import Markup
 Cell = str | int | float | None
 
 WIDTH = 640
-LEFT, RIGHT, TOP, BOTTOM = 66, 18, 16, 40
+LEFT, RIGHT, TOP, BOTTOM = 66, 18, 16, 56
 COLOURS = 6
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "1 4")
 """The n-th series has the n-th of both, so that its colour is not all that tells it."""
@@ -91,7 +91,7 @@ class Axes:
 
     xs: Sequence[float]
     ys: Sequence[float]
-    height: float = 260
+    height: float = 280
 
     def x(self, value: float) -> float:
         """Return the place of a value from left to right."""
@@ -118,7 +118,7 @@ class Axes:
             anchor = "end" if place == self.xs[-1] else "middle"
             parts.append(
                 Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                    self.x(place), bottom + 19, anchor, word
+                    self.x(place), bottom + 25, anchor, word
                 )
             )
         parts.append(
