@@ -17,7 +17,7 @@ from consilo.kernel.headers import ReplyHeader
 from consilo.protocols.dispatch import answerer
 from consilo.record.run_record import read, verify
 from consilo.runs.checkpoint import CHECKPOINT
-from consilo.runs.vote import read_ballot, trained_by
+from consilo.runs.votes.vote import read_ballot, trained_by
 from consilo.wire.parcel import Parcel
 from consilo.wire.payload import digest, pack, unpack
 

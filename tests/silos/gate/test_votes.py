@@ -19,7 +19,7 @@ from consilo.errors import ConfigInvalid, RecordTampered
 from consilo.kernel.loop import Party
 from consilo.record.chain import linked, read
 from consilo.record.run_record import RunRecord
-from consilo.runs.vote import read_ballot
+from consilo.runs.votes.vote import read_ballot
 from silos.commands.app import app
 from silos.kept.votes import Votes
 from silos.simulation.simulation import acquainted
