@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,7 @@ class Drawing:
             "when": when,
             "day": day,
             "short": short,
+            "written": written,
         }
         self.environment.globals["asset"] = asset
         self.environment.globals["m"] = self.environment.get_template("macros.html").module
@@ -126,6 +128,11 @@ def day(value: str | datetime | None) -> Markup | str:
 def short(digest: str, digits: int = 12) -> str:
     """Return the first digits of a hash."""
     return digest[:digits]
+
+
+def written(value: Any) -> str:
+    """Return plain JSON values as a person reads them, over several lines."""
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
 
 
 def _shown(value: Any) -> Any:

@@ -14,6 +14,7 @@ from silos.commands import oversight
 from silos.commands.check import check
 from silos.commands.data import app as data_app
 from silos.commands.models import models
+from silos.commands.page import page
 from silos.commands.policy import policy
 from silos.commands.preflight import preflight
 from silos.commands.vote import vote
@@ -23,6 +24,7 @@ Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 app = group("Run a silo: check its data, approve code, take part.")
 app.command()(check)
 app.command()(models)
+app.command()(page)
 app.command()(policy)
 app.command()(preflight)
 app.command()(vote)

@@ -27,37 +27,30 @@ def check(
     Example: consilo silo check heart@1 --dir silos/cleveland
     """
     from consilo.contracts.contract import Contract
-    from consilo.jobs.job import UNSTATED
-    from silos.silo import Silo
+    from consilo.jobs.job import Job
+    from silos.checked import check as checked_here
 
     if values and as_json:
         raise typer.BadParameter("--values shows on a terminal only; leave --json out")
-    silo = Silo.open(directory.resolve())
-    asked = Contract.load(contract, search=(Path.cwd(), directory))
-    if job is not None:
-        from consilo.jobs.job import Job
-
-        asked = Job.load(job).part(asked, silo.name)
-    meant = purpose or UNSTATED
-    report = silo.rows.check(asked, purpose=meant)
-    explanations = (
-        [] if report.passed else silo.rows.explain(asked, report, purpose=meant, key=key or None)
+    found = checked_here(
+        directory,
+        Contract.load(contract, search=(Path.cwd(), directory)),
+        job=None if job is None else Job.load(job),
+        purpose=purpose,
+        key=key,
     )
-    told = silo.rows.likeness(asked, purpose=meant)
     if as_json:
         import json
 
-        fields = json.loads(report.to_json())
-        explained = [each.to_json() for each in explanations]
-        print(json.dumps({**fields, "explanations": explained, "rows": told.to_json()}))
+        print(json.dumps(found.to_json()))
     else:
-        consents = silo.rows.consent_counts(asked, meant)
-        if consents is not None:
-            print(f"{consents['consented']} of {consents['rows']} rows have consent for '{meant}'")
-        for each in explanations:
+        if found.consents is not None:
+            consented, rows = found.consents["consented"], found.consents["rows"]
+            print(f"{consented} of {rows} rows have consent for '{found.purpose}'")
+        for each in found.explanations:
             print("\n".join(each.lines(values=values)))
-        for line in told.lines():
+        for line in found.likeness.lines():
             print(line)
-        print(f"{silo.name}: {report.reason()}")
-        print(f"full report: {silo.rows.page(asked, purpose=meant)}")
-    raise typer.Exit(0 if report.passed else 1)
+        print(f"{found.silo}: {found.report.reason()}")
+        print(f"full report: {found.page}")
+    raise typer.Exit(0 if found.report.passed else 1)

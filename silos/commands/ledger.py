@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,20 +15,11 @@ from consilo.cli import group
 from consilo.errors import ConfigInvalid
 from consilo.printable import printable
 
-if TYPE_CHECKING:
-    from silos.kept.budget import Budget
-
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 _DELTA = 1e-5
 _BAR = 20
-_WHY = {
-    "source": "read the same file or table; what one spent counts for both",
-    "rows": "hold the same rows; what one spent counts for both",
-    "unknown": "could not be compared; what one spent counts for both, until people say otherwise "
-    "('consilo silo ledger apart')",
-}
 
 app = group("The silo's privacy ledger.", invoke_without_command=True)
 auditor_app = group("Verify what a silo has exported.")
@@ -52,8 +44,9 @@ def ledger(
     """
     if context.invoked_subcommand is not None:
         return
-    entries, ties, budgets = _opened(directory)
-    told = _told(entries, ties, budgets, delta)
+    from silos.accounts_told import told_of
+
+    told = told_of(directory, delta=delta, now=datetime.now(UTC))
     if plot is not None:
         _plot(told, plot)
     if as_json:
@@ -76,10 +69,11 @@ def export(
     """
     from consilo.config import parse, read_yaml
     from consilo.membership.keys import load_or_create_signing_key
+    from silos.accounts_told import opened
     from silos.kept import statement
     from silos.silo_config import SiloConfig
 
-    entries, ties, budgets = _opened(directory)
+    entries, ties, budgets = opened(directory)
     name = parse(SiloConfig, read_yaml(directory / "silo.yaml"), where="silo.yaml").name
     if not (directory / "signing.key").is_file():
         raise ConfigInvalid(
@@ -188,53 +182,6 @@ def verify(
         print("to check who signed it, give the silo's --key", file=sys.stderr)
 
 
-def _opened(directory: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Budget]]:
-    from consilo.record.chain import check_links
-    from silos.gate.policy import Policy
-    from silos.kept.ledger import Ledger
-
-    if not (directory / "silo.yaml").is_file():
-        raise ConfigInvalid(str(directory), ["no silo here: give its directory with --dir"])
-    kept = Ledger(directory / "ledger.db")
-    entries, ties = kept.entries(), kept.ties()
-    check_links(entries, "ledger.db")
-    check_links(ties["links"], "ledger.db, links")
-    return entries, ties, Policy.load(directory / "policy.yaml").privacy.budgets
-
-
-def _told(
-    entries: Sequence[Mapping[str, Any]],
-    ties: Mapping[str, Any],
-    budgets: dict[str, Budget],
-    delta: float,
-) -> dict[str, Any]:
-    from consilo.privacy.account import Limit
-    from consilo.privacy.accounting import adjacency
-    from consilo.record.chain import now_utc
-    from silos.kept import statement
-    from silos.kept.budget import budget_of
-
-    accounts = {}
-    for name in statement.accounts(entries):
-        budget = budget_of(budgets, name)
-        account = statement.standing(entries, name, budget, at=now_utc(), ties=ties)
-        first = Limit(float("inf"), None) if budget is None else budget.limits[0]
-        at = delta if budget is None else budget.delta
-        unit = "record" if budget is None else budget.unit
-        runs = statement.burn_down(entries, name, first, at, ties, unit=unit)
-        for each in runs if budget is None else ():
-            each["left"] = None
-        accounts[name] = {**account, "delta": at, "unit": unit, "runs": runs}
-    return {
-        "entries": len(entries),
-        "accounts": accounts,
-        "links": [
-            {"time": each["time"], "kind": each["kind"], **each["body"]} for each in ties["links"]
-        ],
-        "adjacency": {each: adjacency(each) for each in statement.mechanisms(entries)},
-    }
-
-
 def _show(told: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -270,6 +217,8 @@ def _show(told: Mapping[str, Any]) -> None:
                 f"{each['limit']}: ε {each['spent']:.4g} of {each['budget']:g} at δ "
                 f"{each['delta']:g} by {how}, of one {unit[each['unit']]}; {each['left']:.4g} left"
             )
+        if account["forecast"]:
+            console.print(account["forecast"]["words"])
         if account.get("about_rows"):
             console.print(
                 f"{account['about_rows']} uses hid single rows only: no ε of a subject covers them"
@@ -279,7 +228,7 @@ def _show(told: Mapping[str, Any]) -> None:
 
     for each in told["links"]:
         pair = f"{each['time'][:16].replace('T', ' ')}  {each['account']} and {each['other']}"
-        why = _WHY[each["why"]] if each["kind"] == "linked" else f"apart: {each['why']}"
+        why = each["words"]
         console.print(f"{pair}: {why}", highlight=False, markup=False)
 
 
@@ -301,8 +250,6 @@ def _plot(told: Mapping[str, Any], path: Path) -> None:
                 "'pip install matplotlib'"
             ],
         ) from None
-    from datetime import datetime
-
     figure = Figure(figsize=(8, 2.6 * max(1, len(told["accounts"]))), layout="constrained")
     for place, (name, account) in enumerate(told["accounts"].items(), start=1):
         axes = figure.add_subplot(max(1, len(told["accounts"])), 1, place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,19 +26,26 @@ def bundles(
     diff: Annotated[
         str | None, typer.Option(help="Show how this one differs from the last approved.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Show the text of this one, and what it imports.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List the code that wants to run here, and what was decided.
 
     Example: consilo silo bundles --diff 3f5a --dir silos/cleveland
     """
+    from silos.gate.bundle_source import difference
     from silos.gate.bundles import bundles as listed
-    from silos.gate.bundles import difference, resolve
+    from silos.gate.bundles import resolve
     from silos.silo_config import require_directory
 
     require_directory(directory)
     if diff is not None:
         print(difference(directory, resolve(directory, diff)))
+        return
+    if source is not None:
+        _show_source(directory, resolve(directory, source), as_json)
         return
     entries = listed(directory)
     if as_json:
@@ -64,6 +71,7 @@ def approve(
             "--always", help="And whatever its signer signs for this package and these classes."
         ),
     ] = False,
+    reason: Annotated[str, typer.Option(help="Why; it stays in the audit log.")] = "",
 ) -> None:
     """Approve a bundle: the code with this hash may run on this silo's rows.
 
@@ -72,11 +80,15 @@ def approve(
     from silos.gate.bundles import approve as approve_bundle
     from silos.gate.bundles import resolve
 
-    new = approve_bundle(directory, resolve(directory, digest), always=always)
+    new = approve_bundle(directory, resolve(directory, digest), always=always, reason=reason)
     print("approved" if new else "was approved before")
 
 
-def reject(digest: Digest, directory: Directory = Path(".")) -> None:
+def reject(
+    digest: Digest,
+    directory: Directory = Path("."),
+    reason: Annotated[str, typer.Option(help="Why; it stays in the audit log.")] = "",
+) -> None:
     """Reject a bundle: the code with this hash does not run here, whatever a rule says.
 
     Example: consilo silo reject 3f5a --dir silos/cleveland
@@ -84,14 +96,33 @@ def reject(digest: Digest, directory: Directory = Path(".")) -> None:
     from silos.gate.bundles import reject as reject_bundle
     from silos.gate.bundles import resolve
 
-    new = reject_bundle(directory, resolve(directory, digest))
+    new = reject_bundle(directory, resolve(directory, digest), reason=reason)
     print("rejected" if new else "was rejected before")
+
+
+def _show_source(directory: Path, digest: str, as_json: bool) -> None:
+    from consilo.printable import printable, printable_lines
+    from silos.gate.bundle_source import source_of
+
+    found = source_of(directory, digest)
+    if as_json:
+        told = {"modules": dict(found.modules), "imports": [asdict(e) for e in found.imports]}
+        print(json.dumps({"bundle": digest, **told}))
+        return
+    for each in found.imports:
+        reaches = f"  reaches {each.reaches}" if each.reaches else ""
+        files = ", ".join(map(printable, each.files))
+        print(f"imports {printable(each.module):<24}{each.origin:<10}{files}{reaches}")
+    for name, text in found.modules.items():
+        print(f"\n# {printable(name)}\n{printable_lines(text)}")
 
 
 @audit_app.command("show")
 def audit_show(
     directory: Directory = Path("."),
     last: Annotated[int, typer.Option(min=1, help="How many lines.")] = 20,
+    find: Annotated[str, typer.Option(help="Only lines with these words.")] = "",
+    kind: Annotated[str, typer.Option(help="Only lines of this kind, such as asked.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Show the newest lines: who asked what, what was decided, what left.
@@ -99,15 +130,15 @@ def audit_show(
     Example: consilo silo audit show --last 50 --dir silos/cleveland
     """
     from consilo.printable import printable
-    from consilo.record.chain import read
+    from silos.gate.audit_lines import in_words, search
 
-    path = directory / "audit.jsonl"
-    entries = read(path)[-last:] if path.exists() else []
+    found = search(directory, words=find, kind=kind, most=last)
+    entries = found.entries[::-1]
     if as_json:
         print(json.dumps({"entries": entries}))
         return
     for entry in entries:
-        said = f"{entry['time']}  {entry['kind']:<9} {_line(entry['kind'], entry['body'])}"
+        said = f"{entry['time']}  {entry['kind']:<9} {in_words(entry)}"
         print(printable(said, most=_MAX_SHOWN))
 
 
@@ -155,15 +186,3 @@ def audit_verify(
         if record and not findings:
             print(f"{len(record)} run records tell the same")
     raise typer.Exit(1 if findings else 0)
-
-
-def _line(kind: str, body: dict[str, Any]) -> str:
-    if kind == "asked":
-        why = f": {body['reason']}" if "reason" in body else ""
-        return f"{body['decision']:<9}{body['run']} {body['protocol']}/{body['verb']}{why}"
-    if kind == "answered":
-        if body["status"] == "fault":
-            return f"fault    {body['code']}: {body['reason']}"
-        sizes = ", ".join(f"{n} {each['bytes']:,} B" for n, each in body["fields"].items())
-        return f"left     {sizes or 'nothing'}"
-    return json.dumps(body, ensure_ascii=False)

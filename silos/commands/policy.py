@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,9 @@ def policy(
         str | None,
         typer.Option(help="A job file, as its coordinator gave it, or a job that ships."),
     ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Say in sentences what it allows.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Write the narrowest policy that a job needs; or say whether the present one is valid.
@@ -30,6 +34,7 @@ def policy(
     from consilo.machine.files import write_atomic
     from silos.gate.narrow_policy import narrowest
     from silos.gate.policy import Policy
+    from silos.gate.policy_words import in_words
 
     path = directory / "policy.yaml"
     is_new = not path.exists()
@@ -43,16 +48,23 @@ def policy(
         text = narrowest(asked, _waiting(directory, asked))
     if is_new:
         write_atomic(path, text.encode(), mode=0o600)
-    rules = len(Policy.load(path).allow)
+    found = Policy.load(path)
+    rules = len(found.allow)
+    sections = in_words(found, today=datetime.now(UTC).date()) if words else []
     if as_json:
         told = {"policy": str(path), "written": is_new, "rules": rules}
-        print(json.dumps({**told, **({"narrowest": text} if job else {})}))
+        said = {"words": {each.title: list(each.sentences) for each in sections}} if words else {}
+        print(json.dumps({**told, **({"narrowest": text} if job else {}), **said}))
     elif is_new:
         print(f"wrote {path}; read it: it decides what may run on your rows and what may leave")
     else:
         print(f"{path} is valid; it allows {rules} {'kind' if rules == 1 else 'kinds'} of job")
         if job is not None:
             print(f"it was left as it is; what '{asked.name}' alone needs:\n\n{text}")
+    if words and not as_json:
+        for each in sections:
+            print(f"\n{each.title}")
+            print("\n".join(f"  {sentence}" for sentence in each.sentences))
 
 
 def _job(named: str) -> Job:

@@ -13,12 +13,9 @@ there once it is approved, and it is deleted when it is rejected.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import io
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +30,7 @@ from consilo.errors import BundleNotApproved, ConfigInvalid, ConsiloError, Refus
 from consilo.kernel.verbs import Disclosure
 from consilo.machine.files import make_directory, write_atomic
 from consilo.machine.locks import file_lock
+from consilo.printable import printable
 from consilo.yaml_text import to_yaml
 from silos.gate.audit import audit_log
 
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_KEPT = 32
+_MOST_REASON = 500
 
 
 class BundleRule(Config):
@@ -138,7 +137,7 @@ def require_approved(folder: Path, digest: str, fetch: Callable[[], bytes]) -> P
     kept = _Kept(folder)
     bundle = kept.take(digest, fetch)
     try:
-        label = _read_label(bundle)
+        label = label_of(bundle)
         if decided.signers == "others" and label is not None:
             _refuse_the_coordinators(folder, label)
     except Refused as cause:
@@ -169,7 +168,7 @@ def _refuse_the_coordinators(folder: Path, label: Label) -> None:
         )
 
 
-def approve(folder: Path, digest: str, *, always: bool = False) -> bool:
+def approve(folder: Path, digest: str, *, always: bool = False, reason: str = "") -> bool:
     """Let a bundle run; return whether that is new.
 
     Args:
@@ -177,6 +176,7 @@ def approve(folder: Path, digest: str, *, always: bool = False) -> bool:
         digest: SHA-256 of the bundle.
         always: also whatever its signer signs for the same package with the same disclosures; one
             without modules has no signer, and is the same for every run of a release anyway.
+        reason: what people say of it, for the audit log.
 
     Raises:
         ConfigInvalid: where ``digest`` is no SHA-256, or ``always`` has no signer to go by.
@@ -193,10 +193,10 @@ def approve(folder: Path, digest: str, *, always: bool = False) -> bool:
                     "--always, or once it waits here (consilo silo bundles)"
                 ],
             )
-        label = _read_label(content)
+        label = label_of(content)
         if label is None:
             # Only the frame: it is the same in every run of a release, which this approves.
-            return _approve(folder, digest, "operator")
+            return _approve(folder, digest, "operator", reason)
         if not label.signer:
             raise ConfigInvalid(
                 digest,
@@ -214,11 +214,16 @@ def approve(folder: Path, digest: str, *, always: bool = False) -> bool:
             if rule not in decided.rules:
                 _save(folder, decided.model_copy(update={"rules": (*decided.rules, rule)}))
                 _note(folder, "rule", digest, signer=rule.signer, package=rule.package)
-    return _approve(folder, digest, "operator")
+    return _approve(folder, digest, "operator", reason)
 
 
-def reject(folder: Path, digest: str) -> bool:
+def reject(folder: Path, digest: str, *, reason: str = "") -> bool:
     """Let a bundle run no more, and delete it here; return whether that is new.
+
+    Args:
+        folder: the silo's.
+        digest: SHA-256 of the bundle.
+        reason: what people say of it, for the audit log.
 
     Raises:
         ConfigInvalid: where ``digest`` is no SHA-256.
@@ -232,7 +237,7 @@ def reject(folder: Path, digest: str) -> bool:
         changes = {"approved": approved, "rejected": (*decided.rejected, digest)}
         _save(folder, decided.model_copy(update=changes))
         _Kept(folder).delete(digest)
-    _note(folder, "rejected", digest)
+    _note(folder, "rejected", digest, **_because(reason))
     return True
 
 
@@ -265,34 +270,9 @@ def resolve(folder: Path, prefix: str) -> str:
     return found[0]
 
 
-def difference(folder: Path, digest: str) -> str:
-    """Return how a bundle's modules differ from the last approved one's of the same package.
-
-    A unified diff; against nothing where there is no such bundle.
-
-    Raises:
-        ConfigInvalid: where the bundle's content is not here.
-    """
-    kept = _Kept(folder)
-    new = kept.read(digest)
-    if new is None:
-        raise ConfigInvalid(digest, ["the content of this bundle is not here"])
-    label = _read_label(new)
-    old = None
-    for other in reversed(Decisions.load(folder).approved):
-        content = None if other == digest else kept.read(other)
-        theirs = None if content is None else _read_label(content)
-        if theirs is not None and label is not None and theirs.package == label.package:
-            old = content
-            break
-    before, after = _modules(old), _modules(new)
-    lines: list[str] = []
-    for name in sorted(before.keys() | after.keys()):
-        one, two = before.get(name, ""), after.get(name, "")
-        lines += difflib.unified_diff(
-            one.splitlines(), two.splitlines(), f"approved/{name}", f"new/{name}", lineterm=""
-        )
-    return "\n".join(lines)
+def kept_bundle(folder: Path, digest: str) -> bytes | None:
+    """Return a bundle's content as it came; None where it is not here, or was changed since."""
+    return _Kept(folder).read(digest) if _DIGEST.fullmatch(digest) else None
 
 
 def declared(bundle: Path) -> tuple[frozenset[Disclosure] | None, str]:
@@ -306,7 +286,7 @@ def declared(bundle: Path) -> tuple[frozenset[Disclosure] | None, str]:
     content = bundle.read_bytes()
     if hashlib.sha256(content).hexdigest() != bundle.stem:
         raise Refused("the bundle in this silo is not the one that was approved", code="bundle")
-    label = _read_label(content)
+    label = label_of(content)
     if label is None:
         return None, ""
     return frozenset(map(Disclosure, label.disclosures)), label.signer
@@ -368,39 +348,36 @@ class _Kept:
         at = (self.path(digest)).stat().st_mtime
         seen = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
         try:
-            return Bundle(digest, state, _read_label(content), len(content), seen)
+            return Bundle(digest, state, label_of(content), len(content), seen)
         except Refused as cause:
             return Bundle(digest, state, None, len(content), seen, str(cause))
 
 
-def _read_label(content: bytes) -> Label | None:
+def label_of(content: bytes) -> Label | None:
+    """Return what a bundle says of itself; None where it has no modules.
+
+    Raises:
+        Refused: where it is no bundle.
+    """
     from consilo.transports.flower.bundle import read_label
 
     return read_label(content)
 
 
-def _label_of(folder: Path, digest: str) -> Label | None:
-    content = _Kept(folder).read(digest)
-    return None if content is None else _read_label(content)
-
-
-def _modules(content: bytes | None) -> dict[str, str]:
-    if content is None:
-        return {}
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = [each for each in archive.namelist() if each.endswith(".py")]
-        return {name: archive.read(name).decode("utf-8", "replace") for name in names}
-
-
-def _approve(folder: Path, digest: str, by: str) -> bool:
+def _approve(folder: Path, digest: str, by: str, reason: str = "") -> bool:
     with _changing(folder) as decided:
         if digest in decided.approved:
             return False
         rejected = tuple(each for each in decided.rejected if each != digest)
         changes = {"approved": (*decided.approved, digest), "rejected": rejected}
         _save(folder, decided.model_copy(update=changes))
-    _note(folder, "approved", digest, by=by)
+    _note(folder, "approved", digest, by=by, **_because(reason))
     return True
+
+
+def _because(reason: str) -> dict[str, str]:
+    said = reason.strip()
+    return {"reason": printable(said, most=_MOST_REASON)} if said else {}
 
 
 @contextmanager

@@ -45,6 +45,7 @@ from silos.gate.policy import Circumstances, Policy
 from silos.gate.shares import Shares
 from silos.gate.standings import Standings
 from silos.kept.ledger import Ledger
+from silos.kept.own_figures import note_figures
 from silos.kept.run_state import RunState
 from silos.kept.store import Permit, Store
 from silos.rows.mapping import require_agreed
@@ -198,6 +199,7 @@ class Guard:
         word = ""
         if header is not None:
             if reply.status == "ok":
+                note_figures(self.directory, header, fields)
                 word = attestation(self.identity.key, header.manifest, self.name)
             word = self.standings.word(header, word)
         return replace(reply, head=head, attestation=word).signed(self.identity.key)

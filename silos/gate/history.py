@@ -100,7 +100,7 @@ class History:
 
     def require_whole(self) -> None:
         """Raise `Refused` where it was found that something is forgotten, and nobody decided."""
-        if (self.directory / _FILE).exists():
+        if is_forgotten(self.directory):
             raise Refused(_SAID, code="forgotten")
 
     def accept(self) -> dict[str, Any] | None:
@@ -195,6 +195,11 @@ class History:
         """Return the hash of the ledger in the log's last line of a kind."""
         entry = self.log.last_with(f'"kind":"{kind}"'.encode())
         return START if entry is None else str(entry["body"]["head"])
+
+
+def is_forgotten(directory: Path) -> bool:
+    """Return whether a silo was found to have forgotten what it said, and nobody decided yet."""
+    return (directory / _FILE).exists()
 
 
 def _of_ledger(told: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ _COPIES = (
     "cache",
     "replies",
     "gx",
+    "figures.jsonl*",
     "secrets",
     "runs",
     "matches",

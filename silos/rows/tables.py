@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingOf
 from datetime import datetime
 from pathlib import Path
@@ -252,6 +252,20 @@ class Tables:
         book = self._consents.get(dataset)
         keep = None if book is None else book.filter(purpose, now=self.now())
         return self._cache.raw_rows(source, keep).digest
+
+    def consents(self, purposes: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
+        """Return data set → purpose → how many of its rows may be used now, and why not the others.
+
+        For the people in the silo: the consents are read anew, nothing is remembered or forgotten.
+
+        Raises:
+            SourceUnreadable: where the rows or the consents cannot be read.
+        """
+        now = self.now().timestamp()
+        return {
+            name: {each: dict(book.decide(each, now).answer.counts) for each in sorted(purposes)}
+            for name, book in self._consents.items()
+        }
 
     @property
     def datasets(self) -> tuple[str, ...]:

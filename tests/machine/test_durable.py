@@ -24,6 +24,7 @@ NEED_NOT_LAST = {
     "consilo/transports/ray_actors.py": "a copy for this process",
     "consilo/record/chain.py": "opens the file that `append` writes to",
     "consilo/record/run_record.py": "opens the file that `append` writes to",
+    "silos/kept/own_figures.py": "shown to people; the coordinator's record has them, too",
     "silos/node/warm.py": "a setting of the kernel",
     "silos/membership/preflight.py": "measures how fast the disk is",
     "silos/rows/arrow.py": "cached rows, synced before they are named",

@@ -46,9 +46,8 @@ def curves(
     heights = [y for _, y in every] + ([limit[1]] if limit else []) + ([0.0] if from_zero else [])
     if not every:
         return _empty(title, across)
-    xs = ticks(min(x for x, _ in every), max(x for x, _ in every))
-    if all(float(x).is_integer() for x, _ in every):
-        xs = sorted({float(round(each)) for each in xs})
+    are_whole = all(float(x).is_integer() for x, _ in every)
+    xs = ticks(min(x for x, _ in every), max(x for x, _ in every), whole=are_whole)
     axes = Axes(xs, ticks(min(heights), max(heights)))
     inside = axes.drawn(across=across)
     inside += Markup("").join(_drawn(at, each, axes) for at, each in enumerate(kept.values()))

@@ -16,7 +16,7 @@ from markupsafe import Markup
 Cell = str | int | float | None
 
 WIDTH = 640
-LEFT, RIGHT, TOP, BOTTOM = 66, 18, 16, 40
+LEFT, RIGHT, TOP, BOTTOM = 66, 18, 16, 56
 COLOURS = 6
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 2", "1 4")
 """The n-th series has the n-th of both, so that its colour is not all that tells it."""
@@ -64,8 +64,8 @@ def drawing(title: str, description: str, inside: Markup, *, height: float) -> M
     ).format(WIDTH, round(height), f"{title}. {description}", title, description, inside)
 
 
-def ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Return round numbers that cover [low, high], ``most`` + 2 at most.
+def ticks(low: float, high: float, *, most: int = 5, whole: bool = False) -> list[float]:
+    """Return round numbers that cover [low, high], ``most`` + 2 at most; ``whole`` ones if asked.
 
     >>> ticks(0.0, 1.0), ticks(0, 7), ticks(3.0, 3.0)
     ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 2.0, 4.0, 6.0, 8.0], [2.0, 3.0, 4.0])
@@ -74,7 +74,9 @@ def ticks(low: float, high: float, *, most: int = 5) -> list[float]:
         return [low - 1, low, low + 1]
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(each * power for each in (1, 2, 2.5, 5, 10) if each * power >= rough * 0.999)
+    steps = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+    step = next(each * power for each in steps if each * power >= rough * 0.999)
+    step = max(step, 1.0) if whole else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(each * step, 12) for each in range(first, last + 1)]
 
@@ -91,7 +93,7 @@ class Axes:
 
     xs: Sequence[float]
     ys: Sequence[float]
-    height: float = 260
+    height: float = 280
 
     def x(self, value: float) -> float:
         """Return the place of a value from left to right."""
@@ -118,7 +120,7 @@ class Axes:
             anchor = "end" if place == self.xs[-1] else "middle"
             parts.append(
                 Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                    self.x(place), bottom + 19, anchor, word
+                    self.x(place), bottom + 25, anchor, word
                 )
             )
         parts.append(

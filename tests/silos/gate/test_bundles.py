@@ -20,12 +20,12 @@ from consilo.transports.flower.bundle import (
     read_label,
 )
 from consilo.wire.signing import public_hex
+from silos.gate.bundle_source import difference
 from silos.gate.bundles import (
     Decisions,
     approve,
     bundles,
     declared,
-    difference,
     reject,
     require_approved,
     resolve,
