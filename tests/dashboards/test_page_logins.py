@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def outside(reading: Reading, users: Users, clock: Clock) -> Iterator[TestClient]:
+def outside(reading: Reading, users: Users, clock: Clock) -> TestClient:
     site = site_with_login(
         reading, users, port=8410, origins=frozenset([THERE]), tries=Tries(clock)
     )
-    yield TestClient(site.application(), base_url=THERE, follow_redirects=False)
+    return TestClient(site.application(), base_url=THERE, follow_redirects=False)
 
 
 def log_in(client: TestClient, name: str = "mona", password: str = RIGHT) -> Any:
