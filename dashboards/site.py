@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import hmac
+import secrets
 from http import HTTPStatus
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
+from consilo.membership.keys import write_private
 from consilo.pages.drawing import Drawing
 from consilo.pages.guarded import loopback_origins
 from consilo.pages.sessions import Session, Sessions
 from consilo.pages.site import Form, Shown, Site
 from dashboards.logins import Proxy, ProxySessions, Tries, Users, UserSessions, roles_of, said_by
+from dashboards.measures import CONTENT_TYPE, Measures
 from dashboards.reading.reading import Reading
 from dashboards.views.compare import ComparePage
 from dashboards.views.federation import FederationPage
@@ -92,7 +97,7 @@ def site_with_login(
     made.page(DOOR, door, public=True)
     made.form(DOOR, log_in, public=True)
     made.form("/logout", log_out)
-    return _with_pages(made, reading)
+    return _with_pages(made, reading, metrics_token(reading.home))
 
 
 def site_behind(reading: Reading, proxy: Proxy, *, origins: frozenset[str]) -> Site:
@@ -104,14 +109,30 @@ def site_behind(reading: Reading, proxy: Proxy, *, origins: frozenset[str]) -> S
         origins: how browsers name the proxy.
     """
     made = Site(_name(reading), drawing(), origins, ProxySessions(proxy), menu=MENU)
-    return _with_pages(made, reading)
+    return _with_pages(made, reading, metrics_token(reading.home))
+
+
+def metrics_token(home: Path) -> str:
+    """Return what says who asks for metrics from elsewhere: ``metrics.token``, made if missing."""
+    path = home / "keys" / "metrics.token"
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            write_private(path, secrets.token_hex(32).encode())
+    return path.read_text(encoding="ascii").strip()
 
 
 def _name(reading: Reading) -> str:
     return f"Consilo · {reading.home.name}"
 
 
-def _with_pages(made: Site, reading: Reading) -> Site:
+def _bearer(request: Request) -> str:
+    kind, _, said = request.headers.get("authorization", "").partition(" ")
+    return said.strip() if kind.lower() == "bearer" else ""
+
+
+def _with_pages(made: Site, reading: Reading, token: str = "") -> Site:
+    """Add the pages and what machines ask for; with a token, only who says it gets metrics."""
+    measures = Measures(reading)
     made.page("/", FederationPage(reading), live=True)
     made.page("/runs", RunsPage(reading))
     made.page("/runs/{name}", RunPage(reading), live=True)
@@ -127,6 +148,12 @@ def _with_pages(made: Site, reading: Reading) -> Site:
             return JSONResponse({"ready": False, "waits_for": waits}, 503)
         return JSONResponse({"ready": True, "waits_for": ""})
 
+    def metrics(request: Request) -> Response:
+        if token and not hmac.compare_digest(_bearer(request).encode(), token.encode()):
+            return PlainTextResponse("say the token of metrics.token\n", 401)
+        return Response(measures.text(), media_type=CONTENT_TYPE)
+
+    made.route("/metrics", metrics)
     made.route("/healthz", healthz)
     made.route("/readyz", readyz)
     return made

@@ -22,7 +22,7 @@ from flows.services.health import Part, look_at_services
 from flows.tending.servers import NOT_FINAL, ask
 from flows.tending.tender import TENDED
 
-WAIT_S = 0.15
+WAIT_S = 0.1
 """For so long a page waits for servers; what comes later is on it a second later."""
 _PRESENCE_S = 1.0
 _SERVICES_S = 5.0

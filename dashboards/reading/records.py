@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from consilo.errors import ConfigInvalid, RecordTampered
 from consilo.machine.leases import is_held
 from consilo.membership.keys import public_key_hex
 from consilo.record.run_record import verify
 from dashboards.reading.story import Brief, Story, brief_of, read_story
+from flows.live import FILE as LIVE
 from flows.services.owning import OWNER
 
 Mark = tuple[int, int, int, int]
@@ -84,6 +87,17 @@ class Records:
         """Return whether a process goes on with a run at this moment."""
         record = self._record(name)
         return record is not None and is_held(record.with_name(OWNER))
+
+    def live(self, name: str) -> dict[str, Any]:
+        """Return what a run is at in this moment, as it says; nothing where it does not say."""
+        record = self._record(name)
+        if record is None:
+            return {}
+        try:
+            told = json.loads(record.with_name(LIVE).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return told if isinstance(told, dict) and isinstance(told.get("silos"), dict) else {}
 
     def checked(self, name: str) -> Checked | None:
         """Return what the verifier says of a record, asked now unless the file is as it was.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 from dashboards.reading.story import Story
+
+_LAST = 20
+_LATE = 1.5
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ def pace(story: Story, now: datetime) -> Pace:
     begin = next((time for kind, time in reversed(story.times) if kind == "standardized"), "")
     if begin and ends and datetime.fromisoformat(begin) <= ends[0]:
         ends.insert(0, datetime.fromisoformat(begin))
-    took = [(b - a).total_seconds() for a, b in pairwise(ends)][-20:]
+    took = [(b - a).total_seconds() for a, b in pairwise(ends)][-_LAST:]
     by_silo: dict[str, list[float]] = {}
-    for parts in list(story.rounds.values())[-20:]:
+    for parts in list(story.rounds.values())[-_LAST:]:
         for silo, part in parts.items():
             if part.outcome == "trained":
                 by_silo.setdefault(silo, []).append(part.seconds)
@@ -97,3 +102,59 @@ def trained_in(story: Story) -> set[str]:
         for silo, part in parts.items()
         if part.outcome == "trained"
     }
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """What a run is at.
+
+    Args:
+        stage: the part, such as ``train``; empty between two.
+        round: its number; 0 outside of training.
+        seconds: since when.
+        rows: (silo, state, kind of its badge, what more there is to say).
+        moved: bytes so far in it.
+    """
+
+    stage: str
+    round: int
+    seconds: float
+    rows: tuple[tuple[str, str, str, str], ...]
+    moved: int
+
+
+def under_way(story: Story, live: Mapping[str, Any], now: float) -> UnderWay | None:
+    """Return what a run is at, and who is late; None where it does not say.
+
+    Late is who is at work for longer than half as long again as its slowest answer of the last
+    twenty rounds.
+
+    Args:
+        story: the run.
+        live: what it says (`flows.live`).
+        now: in seconds since 1970.
+    """
+    if not live:
+        return None
+    seconds = max(0.0, now - float(live.get("since", now)))
+    number = int(live.get("round", 0))
+    longest: dict[str, float] = {}
+    for parts in list(story.rounds.values())[-_LAST:]:
+        for silo, part in parts.items():
+            if part.outcome == "trained":
+                longest[silo] = max(longest.get(silo, 0.0), part.seconds)
+    rows = []
+    for silo, each in sorted(live["silos"].items()):
+        state, known = str(each.get("state", "")), longest.get(silo)
+        if state == "at work" and number and known and seconds > max(1.0, _LATE * known):
+            told = f"{seconds:.0f} s; its slowest answer of late took {known:.1f} s"
+            rows.append((silo, "late", "warn", told))
+        elif state == "at work":
+            rows.append((silo, state, "wait", f"{seconds:.0f} s"))
+        elif state == "answered":
+            took = float(each.get("seconds", 0.0))
+            rows.append((silo, state, "good", f"{each.get('verb', '')}, {took:.1f} s"))
+        else:
+            rows.append((silo, state.replace("_", " "), "bad", str(each.get("verb", ""))))
+    moved = int(live.get("bytes", 0))
+    return UnderWay(str(live.get("stage", "")), number, seconds, tuple(rows), moved)
