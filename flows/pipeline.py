@@ -22,6 +22,7 @@ from consilo.jobs.job import Job
 from consilo.runs.continued import extended
 from consilo.runs.folds import fold_job
 from flows import analytics, vertical
+from flows.due import Due, because, find_out, not_due, note
 from flows.endings import flow_run_name, refused, summary_of
 from flows.registry import names
 from flows.services.connection import home_directory, job_file
@@ -31,6 +32,7 @@ from flows.tasks import (
     check,
     evaluate,
     register,
+    remember,
     report,
     standardize,
     train,
@@ -61,6 +63,7 @@ def pipeline(
     folds: Folds | None = None,
     fold: Fold | None = None,
     wait_s: Seconds = 60.0,
+    when_due: bool = False,
     resume: str | None = None,
     extend: str | None = None,
     bundle: str | None = None,
@@ -78,6 +81,8 @@ def pipeline(
             job says. Such a run registers no model: it is there to be judged.
         fold: which part is held out, from 1.
         wait_s: how long to wait for silos that are not connected yet, in seconds.
+        when_due: train only where the job's section ``retrain`` says that it is due: silos are
+            asked whether their rows have moved, where nothing else tells.
         resume: id of a run of this job whose process died: go on from its last checkpoint.
         extend: id of a finished run of this job: go on from its last state as a new run, for
             ``rounds`` more; ``epsilon`` is what both together may cost.
@@ -112,11 +117,21 @@ def pipeline(
             registers=folds is None,
             job_file=path,
         )
+        due: Due | None = None
+        if when_due and not resume and not extend:
+            found = find_out(order, wait_s)
+            if not isinstance(found, Due):
+                return found
+            due = found
+            if not due.cause:
+                return not_due(asked, due)
         with opened(order, experiment=names.pipeline_experiment(asked.name)) as session:
+            if due is not None:
+                note(session, due)
             STAGES[asked.kind](session, wait_s)
     except ConsiloError as error:
         return refused(error)
-    return final_state(session)
+    return final_state(session) if due is None else because(final_state(session), due)
 
 
 def _horizontal(session: Session, wait_s: float) -> None:
@@ -128,6 +143,7 @@ def _horizontal(session: Session, wait_s: float) -> None:
     train(session)
     evaluate(session)
     if session.registers:
+        remember(session)
         register(session)
     report(session)
 

@@ -24,6 +24,7 @@ NAMES = {
     "flower": "consilo.horizontal.flower_strategy:FlowerStrategy",
     "contract_check": "consilo.protocols.contract_check:ContractCheck",
     "statistics": "consilo.horizontal.statistics:Statistics",
+    "drift": "consilo.horizontal.between.drift:Drift",
     "evaluation": "consilo.horizontal.evaluation:Evaluation",
     "continuation": "consilo.protocols.continuation:Continuation",
     "brief": "consilo.kernel.brief:Brief",

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, RunFailed
+from consilo.horizontal.between.drift import Drift, Moved
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.statistics import Statistics, Summary
 from consilo.jobs.job import Job
@@ -53,6 +54,7 @@ class AnalyticsRun(Stages):
         self.encoding = encoding or plan_analytics(job, contract, job.asked(silos), search_path)
         super().__init__(job, contract, transport, silos=silos, **settings)
         self.summary: Summary | None = None
+        self.moved: dict[str, Moved] = {}
         self._scales_target = False
 
     @property
@@ -96,6 +98,35 @@ class AnalyticsRun(Stages):
             self._talk.note_replies()
         return summary
 
+    def compare(self) -> dict[str, Moved]:
+        """Ask every silo whether its rows have moved since the last training; return its words.
+
+        Raises:
+            RunFailed: where too few silos answer.
+        """
+        with self.stage("compare"):
+            self._require_here()
+            self.moved = self._talk.ask("drift", Drift())
+            self._drop_absent("compare")
+            self.record.add("drift", silos={n: each.to_json() for n, each in self.moved.items()})
+            self._talk.note_replies()
+        return self.moved
+
+    def remember(self) -> str:
+        """Let every silo remember how its rows are spread; return who did not, in words.
+
+        Nothing of the run rests on it: a silo that is away compares with what it kept before.
+        """
+        with self.stage("remember"):
+            try:
+                self._talk.ask("drift", Drift(remember=True))
+                lost = ""
+            except RunFailed as cause:
+                lost = str(cause)
+            self.record.add("remembered", **({"lost": lost} if lost else {}))
+            self._talk.note_replies()
+        return lost
+
     @property
     def rounds_left(self) -> int:
         """None: nothing is trained."""
@@ -129,7 +160,7 @@ class AnalyticsRun(Stages):
 
     def _settle(self) -> None:
         """Work out each silo's status: it has answered, or why it has not."""
-        rows = {} if self.summary is None else self.summary.rows
+        rows = dict.fromkeys(self.moved, 0) if self.summary is None else self.summary.rows
         for name in self.silos:
             outcome = self.outcomes[name]
             if name in rows:
@@ -141,6 +172,15 @@ class AnalyticsRun(Stages):
                 reason = self._standing(name) or "the run ended before it was asked"
                 fault = faults[-1] if faults else Fault("unreachable", reason)
                 self.outcomes[name] = outcome.absent(fault)
+
+
+class DriftRun(AnalyticsRun):
+    """One run that asks whether rows have moved since the last training, and nothing else.
+
+    A run that trains is another one, so that its ε and its record are those of the training alone.
+    """
+
+    question: ClassVar[str] = "drift"
 
 
 def _neither(left_out: Mapping[str, int]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -89,6 +89,9 @@ class Stages:
     Raises:
         RunNotResumable: where it has ended, or job, contract or code are others than they were.
     """
+
+    question: ClassVar[str] = ""
+    """Of a run that only asks, and is asked again as a whole where its process dies: what."""
 
     def __init__(
         self,
@@ -170,6 +173,7 @@ class Stages:
                 directory / "record.jsonl",
                 excluded=sorted(set(silos) & set(job.exclude)),
                 **_here(),
+                **({"question": self.question} if self.question else {}),
                 threads=job.threads,
                 reproducible=job.privacy is not None and job.privacy.reproducible,
             )

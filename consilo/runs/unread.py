@@ -20,6 +20,7 @@ _ALWAYS = (
     "contract",
     "privacy*",
     "quorum*",
+    "retrain*",
     "exclude",
     "seed",
     "protocol.name",

@@ -42,6 +42,7 @@ _COPIES = (
     "runs",
     "matches",
     "models",
+    "spreads",
     "bundles",
     "flwr",
     "state.db*",
