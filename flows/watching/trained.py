@@ -39,13 +39,13 @@ def last_training(home: Path, job: str) -> Training | None:
     for record in home.glob(f"runs/{job}-*/record.jsonl"):
         if record.parent.name.rsplit("-", 2)[0] != job:
             continue  # another job, whose name begins alike, or a question
-        training = _training(record)
+        training = training_of(record)
         if training is not None and (found is None or training.ended > found.ended):
             found = training
     return found
 
 
-def _training(record: Path) -> Training | None:
+def training_of(record: Path) -> Training | None:
     """Return what a record's last two lines say; None where it left no version of a model."""
     lines = record.read_bytes().rsplit(b"\n", 3)[-3:-1]
     try:
