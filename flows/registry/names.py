@@ -132,6 +132,7 @@ SUMMARY_ARTIFACT = "run-summary"
 STATISTICS_ARTIFACT = "column-statistics"
 MATCH_ARTIFACT = "match"
 WAITING_ARTIFACT = "waiting"
+HOUSEKEEPING_ARTIFACT = "housekeeping"
 
 
 def global_metric(name: str) -> str:
