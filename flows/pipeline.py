@@ -44,6 +44,7 @@ def pipeline(
     folds: Folds | None = None,
     fold: Fold | None = None,
     wait_s: Seconds = 60.0,
+    when_due: bool = False,
     resume: str | None = None,
     extend: str | None = None,
     bundle: str | None = None,
@@ -61,6 +62,8 @@ def pipeline(
             job says. Such a run registers no model: it is there to be judged.
         fold: which part is held out, from 1.
         wait_s: how long to wait for silos that are not connected yet, in seconds.
+        when_due: train only where the job's section ``retrain`` says that it is due: silos are
+            asked whether their rows have moved, where nothing else tells.
         resume: id of a run of this job whose process died: go on from its last checkpoint.
         extend: id of a finished run of this job: go on from its last state as a new run, for
             ``rounds`` more; ``epsilon`` is what both together may cost.
@@ -71,6 +74,7 @@ def pipeline(
     says_whose()
     from consilo.errors import ConsiloError
     from flows.asked import asked_for
+    from flows.due import Due, because, find_out, not_due, note
     from flows.endings import refused
     from flows.registry import names
     from flows.session import final_state, opened
@@ -90,11 +94,21 @@ def pipeline(
             bundle=bundle,
             home=home,
         )
+        due: Due | None = None
+        if when_due and not resume and not extend:
+            found = find_out(order, wait_s)
+            if not isinstance(found, Due):
+                return found
+            due = found
+            if not due.cause:
+                return not_due(order.job, due)
         with opened(order, experiment=names.pipeline_experiment(order.job.name)) as session:
+            if due is not None:
+                note(session, due)
             STAGES[order.job.kind](session, wait_s)
     except ConsiloError as error:
         return refused(error)
-    return final_state(session)
+    return final_state(session) if due is None else because(final_state(session), due)
 
 
 def run_pipeline(*, home: Path | str, run_id: str = "", **parameters: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from flows.tasks import (
     describe,
     evaluate,
     register,
+    remember,
     report,
     show_answers,
     show_statistics,
@@ -45,6 +46,7 @@ def _horizontal(session: Session, wait_s: float) -> None:
     train(session)
     evaluate(session)
     if session.registers:
+        remember(session)
         register(session)
         write_card(session)
     report(session)

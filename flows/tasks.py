@@ -12,6 +12,7 @@ from prefect.states import Failed
 from prefect.tasks import Task
 
 from consilo.errors import TransportError
+from consilo.horizontal.between.drift import Drift
 from consilo.jobs.model_job import ModelJob
 from consilo.metrics.words import in_short
 from consilo.reduce.draw import in_words
@@ -125,6 +126,17 @@ def evaluate(session: Session) -> None:
     session.tracker.log_evaluation(
         evaluation.metrics, evaluation.silos, step=run.job.protocol.rounds
     )
+
+
+@task(task_run_name="remember", persist_result=False, cache_policy=NO_CACHE)
+def remember(session: Session) -> None:
+    """Let each silo keep how its rows are spread, where the job wants to know whether they move."""
+    run = session.horizontal
+    if not Drift.serves(run.job):
+        return
+    lost = run.remember()
+    if lost:
+        get_run_logger().warning("some silos keep an older reference: %s", lost)
 
 
 @task(task_run_name="register", persist_result=False, cache_policy=NO_CACHE)

@@ -13,6 +13,7 @@ SILO_DIR/
   secrets/       a secret per run: what keys the noise
   runs/          what messages of one run keep for the next; goes when the run ends
   matches/       which rows are the same people as which rows of other silos
+  spreads/       how its rows were spread at the last training of a job, to see whether they move
   models/        its parts of vertical models
   scores/        what those say of rows, in the silo with the labels
   votes.db       its votes on models, with their figures, and what its people say
@@ -47,6 +48,7 @@ from silos.kept.model_parts import ModelParts
 from silos.kept.released import Released
 from silos.kept.run_state import RunState
 from silos.kept.sketches import Sketches, state_folder
+from silos.kept.spreads import KeptSpreads
 from silos.kept.store import Store
 from silos.kept.votes import Votes
 from silos.rows.checks.verdicts import Verdicts
@@ -57,8 +59,8 @@ from silos.silo_config import SiloConfig
 class Silo:
     """The software of one organisation, over its directory: an object for each role.
 
-    It is a `consilo.kernel.roles.SiloHost`, with ``matches``, ``parts``, ``votes`` and ``released``
-    for the algorithms that ask for them; see docs/architecture.md, "Roles".
+    It is a `consilo.kernel.roles.SiloHost`, with ``matches``, ``parts``, ``votes``, ``spreads`` and
+    ``released`` for the algorithms that ask for them; see docs/architecture.md, "Roles".
 
     Args:
         directory: the silo's own.
@@ -109,6 +111,7 @@ class Silo:
         self.matches = Matchmaking(directory, policy.matching, self.rows.fingerprint, now)
         self.parts = ModelParts(directory, audit)
         self.votes = Votes(directory, policy.votes, audit)
+        self.spreads = KeptSpreads(directory / "spreads", now=lambda: now().timestamp())
         self.released = Released(directory, statistics_leave=policy.statistics_leave)
         self.gate = Guard(
             config.name,

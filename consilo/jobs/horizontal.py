@@ -10,6 +10,7 @@ from consilo.config import Config
 from consilo.finding_words import Form
 from consilo.jobs.cohort import CohortSpec
 from consilo.jobs.model_job import ModelJob
+from consilo.jobs.retrain import Retrain
 
 JobRunName = Annotated[str, Form("[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", "a run's name")]
 
@@ -42,6 +43,11 @@ class Horizontal(ModelJob):
     cohort: CohortSpec | None = Field(
         None,
         description="which silos a round is asked of, drawn anew for each; all, unless said",
+    )
+    retrain: Retrain | None = Field(
+        None,
+        description="when a run trains that is asked to train only where it is due (when_due), "
+        "such as the nightly one; a run that is not asked so trains anyway",
     )
     kind_since: ClassVar[int] = 1
 

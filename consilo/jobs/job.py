@@ -396,6 +396,7 @@ _YOUNG = (
     ("quorum", "for", 3),
     ("", "continues", 3),
     ("", "cohort", 3),
+    ("", "retrain", 3),
     ("protocol", "buffer", 3),
     ("protocol", "max_staleness", 3),
     ("quorum", "late", 3),

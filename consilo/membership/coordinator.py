@@ -49,6 +49,7 @@ from consilo.membership.members import (
     Members,
     iso,
 )
+from consilo.membership.notify import Notify
 from consilo.membership.restored import restores_of
 from consilo.record.chain import Chain
 from consilo.record.traces import traces_of
@@ -95,6 +96,7 @@ class Reachable(Config):
     )
     keep: Keep = Field(default=Keep(), description="how long what lapses is kept")
     queue: Queue = Field(default=Queue(), description="how many runs it takes")
+    notify: Notify = Field(default=Notify(), description="who is told when people are needed")
 
     @property
     def address(self) -> str:
@@ -109,7 +111,7 @@ class Reachable(Config):
 
     def save(self, home: Path) -> None:
         """Write it down."""
-        text = to_yaml(self.model_dump())
+        text = to_yaml(self.model_dump(mode="json"))
         write_atomic(home / "coordinator.yaml", text.encode())
 
 

@@ -25,6 +25,7 @@ NAMES = {
     "contract_check": "consilo.protocols.contract_check:ContractCheck",
     "statistics": "consilo.horizontal.statistics:Statistics",
     "declared_tables": "consilo.horizontal.asked.protocol:DeclaredTables",
+    "drift": "consilo.horizontal.between.drift:Drift",
     "evaluation": "consilo.horizontal.evaluation:Evaluation",
     "silo_votes": "consilo.horizontal.votes.protocol:Voting",
     "continuation": "consilo.protocols.continuation:Continuation",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from consilo.contracts.contract import Contract
 from consilo.errors import ConsiloError, RunFailed
@@ -16,6 +16,7 @@ from consilo.horizontal.asked.answers import Answers, answers
 from consilo.horizontal.asked.axes import Axes
 from consilo.horizontal.asked.pooled import Pooled
 from consilo.horizontal.asked.protocol import DeclaredTables, tables_of
+from consilo.horizontal.between.drift import Drift, Moved
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.statistics import Statistics, Summary
 from consilo.jobs.analytics import Analytics
@@ -61,6 +62,7 @@ class AnalyticsRun(Stages):
         self.summary: Summary | None = None
         self.answers: Answers | None = None
         self._asked_rows: Mapping[str, int] = {}
+        self.moved: dict[str, Moved] = {}
         self._scales_target = False
 
     @property
@@ -154,6 +156,35 @@ class AnalyticsRun(Stages):
             self._talk.note_replies()
         return summary
 
+    def compare(self) -> dict[str, Moved]:
+        """Ask every silo whether its rows have moved since the last training; return its words.
+
+        Raises:
+            RunFailed: where too few silos answer.
+        """
+        with self.stage("compare"):
+            self._require_here()
+            self.moved = self._talk.ask("drift", Drift())
+            self._drop_absent("compare")
+            self.record.add("drift", silos={n: each.to_json() for n, each in self.moved.items()})
+            self._talk.note_replies()
+        return self.moved
+
+    def remember(self) -> str:
+        """Let every silo remember how its rows are spread; return who did not, in words.
+
+        Nothing of the run rests on it: a silo that is away compares with what it kept before.
+        """
+        with self.stage("remember"):
+            try:
+                self._talk.ask("drift", Drift(remember=True))
+                lost = ""
+            except RunFailed as cause:
+                lost = str(cause)
+            self.record.add("remembered", **({"lost": lost} if lost else {}))
+            self._talk.note_replies()
+        return lost
+
     @property
     def rounds_left(self) -> int:
         """None: nothing is trained."""
@@ -187,7 +218,8 @@ class AnalyticsRun(Stages):
 
     def _settle(self) -> None:
         """Work out each silo's status: it has answered, or why it has not."""
-        rows = self._asked_rows if self.summary is None else self.summary.rows
+        asked = self._asked_rows or dict.fromkeys(self.moved, 0)
+        rows = asked if self.summary is None else self.summary.rows
         for name in self.silos:
             outcome = self.outcomes[name]
             if name in rows:
@@ -199,6 +231,15 @@ class AnalyticsRun(Stages):
                 reason = self._standing(name) or "the run ended before it was asked"
                 fault = faults[-1] if faults else Fault("unreachable", reason)
                 self.outcomes[name] = outcome.absent(fault)
+
+
+class DriftRun(AnalyticsRun):
+    """One run that asks whether rows have moved since the last training, and nothing else.
+
+    A run that trains is another one, so that its ε and its record are those of the training alone.
+    """
+
+    question: ClassVar[str] = "drift"
 
 
 def _neither(left_out: Mapping[str, int]) -> str:

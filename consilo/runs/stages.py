@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -90,6 +90,9 @@ class Stages:
     Raises:
         RunNotResumable: where it has ended, or job, contract or code are others than they were.
     """
+
+    question: ClassVar[str] = ""
+    """Of a run that only asks, and is asked again as a whole where its process dies: what."""
 
     def __init__(
         self,
@@ -174,6 +177,7 @@ class Stages:
                 leaves=leaves(job),
                 **({"card": job.stated} if job.stated else {}),
                 **_here(),
+                **({"question": self.question} if self.question else {}),
                 threads=job.threads,
                 reproducible=job.privacy is not None and job.privacy.reproducible,
             )

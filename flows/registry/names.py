@@ -41,6 +41,8 @@ SILO_SECONDS = "silo_seconds"
 SECONDS = "seconds"
 NUM_EXAMPLES = "num_examples"
 MAX_DRIFT = "max_drift"
+MOVED = "moved"
+"""Whether a silo's rows have moved since the last training: 1 or 0."""
 SILO_METRICS = (
     LOSS,
     EPSILON,
@@ -51,6 +53,7 @@ SILO_METRICS = (
     SECONDS,
     NUM_EXAMPLES,
     MAX_DRIFT,
+    MOVED,
 )
 
 # Tags of the MLflow run and of the registered model version; MLflow shows them in a narrow column.
@@ -77,6 +80,10 @@ TAG_PARAMS = "params_digest"
 TAG_RECORD = "record_head"
 TAG_CONTINUES = "continues"
 """The run, and the version of the model, that a model goes on with; absent where it began anew."""
+TAG_DUE = "due"
+"""Why a run trained, or that it need not have, as JSON: cause, sentence, and the run that asked."""
+TAG_DUE_TOLD = "trained_because"
+"""The same in a sentence."""
 TAG_LABEL_SILO = "label_silo"
 """Of a vertical model: who learns what it says."""
 TAG_CARD = "card"
@@ -135,6 +142,7 @@ STATISTICS_ARTIFACT = "column-statistics"
 ANSWER_ARTIFACT = "answer"
 MATCH_ARTIFACT = "match"
 WAITING_ARTIFACT = "waiting"
+HOUSEKEEPING_ARTIFACT = "housekeeping"
 
 
 def global_metric(name: str) -> str:
@@ -145,6 +153,11 @@ def global_metric(name: str) -> str:
 def silo_metric(silo: str, name: str) -> str:
     """Return the name of one silo's metric."""
     return f"silo/{silo}/{name}"
+
+
+def moved_metric(silo: str, index: str, column: str) -> str:
+    """Return the name of how far one column of a silo has moved since the last training."""
+    return f"silo/{silo}/{index}/{column}"
 
 
 def ending_of(status: str, reason: str) -> Literal["FINISHED", "FAILED", "KILLED"]:
@@ -217,6 +230,7 @@ STATUSES = (
     "cancelled",
     "refused",
     "died",
+    "not due",
 )
 """Tags of a flow run of which it has one at a time."""
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from consilo.contracts.contract import Contract
 from consilo.contracts.report import CheckReport, Finding
+from consilo.horizontal.between.drift import Moved
 from consilo.horizontal.statistics import Summary
 from consilo.jobs.job import Job
 from consilo.kernel.loop import Exchange
@@ -211,6 +212,21 @@ class Tracker:
             for name, content in files.items():
                 (Path(made) / name).write_bytes(content)
             self.client.log_artifacts(self.run_id, made)
+
+    def log_moved(self, moved: Mapping[str, Moved]) -> None:
+        """Log how far each silo's columns have moved since the last training."""
+        points = [
+            (names.moved_metric(silo, index, column), figure, 0)
+            for silo, word in moved.items()
+            for index, columns in word.indices.items()
+            for column, figure in columns.items()
+        ]
+        points += [
+            (names.silo_metric(silo, names.MOVED), float(word.drifted), 0)
+            for silo, word in moved.items()
+            if word.compared
+        ]
+        self._log(points)
 
     def log_result(self, result: RunResult, *, plots: bool = True) -> None:
         """Log the run's end: summary, record, participation and, with ``plots``, pictures."""

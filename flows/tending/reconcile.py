@@ -49,6 +49,8 @@ _UNREADABLE = "unreadable"
 _RESUMED = b'"kind":"resumed"'
 _MATCH = "recipe"
 """In the first line of a match's record, and of no run's that can be gone on with."""
+_QUESTION = "question"
+"""The same of a run that only asks, such as whether rows have moved."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,9 @@ def _is_ending(home: Path, run: RunState, api: str) -> bool:
 def _cut_off(home: Path, run: RunState, api: str, *, act: bool) -> Finding:
     """Return what became of a run that is not over and that nobody goes on with."""
     first, times = _story(home, run.name)
-    if _MATCH in first:
-        what = f"died at {run.time}; a match is asked again as a whole"
+    if _MATCH in first or _QUESTION in first:
+        kind = "match" if _MATCH in first else "question"
+        what = f"died at {run.time}; a {kind} is asked again as a whole"
         if act:
             end_run(home, run.name, "its process died")
         return Finding("run", run.name, what, done="it is ended as failed")

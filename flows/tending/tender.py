@@ -20,13 +20,16 @@ from consilo.machine.files import write_atomic
 from consilo.machine.logs import turn_over
 from consilo.machine.processes import Supervisor
 from consilo.membership.coordinator import Keep, Reachable
+from consilo.membership.notify import Notify
 from flows.services.federation import Addresses
 from flows.services.place import Say
 from flows.tending.dead_flow_runs import end_dead
+from flows.tending.events import events
 from flows.tending.findings import Finding
 from flows.tending.probes import Probes
 from flows.tending.reconcile import reconcile
 from flows.tending.retention import let_lapse
+from flows.watching.notices import Outbox
 
 TENDED = "tended.json"
 EVERY_S = 15.0
@@ -61,6 +64,7 @@ class Tender:
         self._say = say
         self._clock = clock
         self._probes = Probes(say, clock=clock)
+        self._outbox = Outbox(home)
         self._told: set[str] = set()
         self._lapse_at = clock()
 
@@ -80,11 +84,23 @@ class Tender:
         for each in found:
             self._tell(str(each))
         self._note(found)
+        self._notify(found)
         if self._clock() >= self._lapse_at:
             self._lapse_at = self._clock() + _LAPSE_EVERY_S
             place = Reachable.load(self._home)
             keep = Keep() if place is None else place.keep
             let_lapse(self._home, keep, now=time.time())
+
+    def _notify(self, found: Sequence[Finding]) -> None:
+        """Write down what people should know of, and send what has not arrived."""
+        place = Reachable.load(self._home)
+        notify = Notify() if place is None else place.notify
+        if not notify.ways:
+            return
+        now = datetime.now(UTC)
+        self._outbox.take(events(self._home, found, ahead_days=notify.ahead_days, now=now))
+        for each in self._outbox.deliver(notify):
+            self._tell(each)
 
     def _end_dead(self) -> None:
         try:

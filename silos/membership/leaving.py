@@ -43,6 +43,7 @@ _COPIES = (
     "runs",
     "matches",
     "models",
+    "spreads",
     "bundles",
     "flwr",
     "state.db*",

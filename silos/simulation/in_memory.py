@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,6 +76,8 @@ class InMemorySilo(AllRoles):
         kept_parts: of vertical models, by model.
         scores: by run.
         replies: by step.
+        kept_spreads: of the rows at an earlier time, by name: when, and what.
+        clock: seconds since 1970.
     """
 
     name: str
@@ -96,6 +99,8 @@ class InMemorySilo(AllRoles):
     kept_parts: dict[str, bytes] = field(default_factory=dict)
     scores: dict[str, pd.DataFrame] = field(default_factory=dict)
     replies: dict[str, Parcel] = field(default_factory=dict)
+    kept_spreads: dict[str, tuple[float, bytes]] = field(default_factory=dict)
+    clock: Callable[[], float] = time.time
 
     def verify(self, header: Header) -> None:
         """Raise `Refused` where a request is another silo's; nobody signs within a process."""
@@ -217,6 +222,25 @@ class InMemorySilo(AllRoles):
     def histograms(self) -> Mapping[str, np.ndarray[Any, Any]]:
         """Return nothing: nobody released a column."""
         return {}
+
+    @property
+    def spreads(self) -> InMemorySilo:
+        """How the rows were spread at the last training."""
+        return self
+
+    def spread(self, name: str, *, within_s: float | None) -> bytes | None:
+        """Return what is kept under a name, unless it is older."""
+        at, content = self.kept_spreads.get(name, (0.0, None))
+        old = within_s is not None and not 0.0 <= self.clock() - at < within_s
+        return None if old else content
+
+    def keep_spread(self, name: str, content: bytes) -> None:
+        """Keep something under a name."""
+        self.kept_spreads[name] = (self.clock(), content)
+
+    def forget_spread(self, name: str) -> None:
+        """Forget what is kept under a name."""
+        self.kept_spreads.pop(name, None)
 
     def begin_match(self, question: MatchQuestion) -> None:
         """Note the question; raise `Refused` where the silo refuses everything."""

@@ -61,6 +61,7 @@ from silos.gate.guard import addressed
 from silos.gate.policy import Policy
 from silos.kept.matches import read_match, write_match
 from silos.kept.model_parts import read_part, write_part, write_scores
+from silos.kept.spreads import KeptSpreads
 from silos.kept.store import lasting_secret
 from silos.simulation.all_roles import AllRoles
 from silos.simulation.in_memory import made_up_root
@@ -375,6 +376,11 @@ class SimulatedSilo(AllRoles):
     def histograms(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return nothing."""
         return {}
+
+    @property
+    def spreads(self) -> KeptSpreads:
+        """How its rows were spread at the last training."""
+        return KeptSpreads(self._own_directory() / "spreads")
 
     def begin_match(self, question: MatchQuestion) -> None:
         """Allow it: nobody is matched with anybody outside of a simulation."""

@@ -53,7 +53,9 @@ def test_entry_points_import_and_accept_the_parameters(deployment):
     flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
     assert isinstance(flow, Flow)
     assert flow.validate_parameters(deployment["parameters"])
-    assert (SHIPPED / "jobs" / f"{deployment['parameters']['job']}.yaml").is_file()
+    job = deployment["parameters"].get("job")
+    assert job is None or (SHIPPED / "jobs" / f"{job}.yaml").is_file()
+    assert deployment["concurrency_limit"]["limit"] == 1
     assert deployment["work_pool"]["name"] == names.POOL
 
 
@@ -90,6 +92,10 @@ def test_all_deployments_arrive_with_their_schedules_limits_and_forms(deployed):
         weekly = client.read_deployment_by_name("analytics/weekly")
         on_demand = client.read_deployment_by_name("pipeline/on-demand")
         people = client.read_deployment_by_name("match/people")
+        daily = client.read_deployment_by_name("housekeeping/daily")
+    assert people.schedules[0].schedule.cron == "0 4 1 * *"
+    assert daily.schedules[0].schedule.cron == "0 5 * * *"
+    assert daily.global_concurrency_limit.limit == 1
     assert set(people.parameter_openapi_schema["properties"]) == {"job", "wait_s", "home", "bundle"}
     assert nightly.schedules[0].schedule.cron == "30 2 * * *"
     assert nightly.schedules[0].schedule.timezone == "Europe/Berlin"

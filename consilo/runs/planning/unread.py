@@ -21,6 +21,7 @@ _ALWAYS = (
     "contract",
     "privacy*",
     "quorum*",
+    "retrain*",
     "exclude",
     "seed",
     "protocol.name",

@@ -1,0 +1,1 @@
+"""What silos are asked between two trainings."""
