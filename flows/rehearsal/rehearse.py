@@ -166,7 +166,7 @@ def _survival(there: Standing, twin: Ended, trial: _Trial, scale: float) -> Surv
     not_possible = "; ".join(each.not_possible for each in strikes if each.not_possible)
     if len(strikes) == 1:  # beside another fault it may come to nothing
         not_possible = not_possible or strikes[0].had_no_effect
-    was_played = not not_possible and all(each.has_struck for each in strikes)
+    was_played = not not_possible and is_played(strikes, status)
     equal = None
     if was_played and status != "failed":
         equal = bool(trial.runs) and all(_is_right(there, each, twin) for each in trial.runs)
@@ -183,6 +183,9 @@ def _survival(there: Standing, twin: Ended, trial: _Trial, scale: float) -> Surv
         kept, status, words = None, NOT_POSSIBLE, [not_possible]
     else:
         words = ["the run ended before it could strike", *words]
+    if was_played:
+        idle = [each.fault.name for each in strikes if not each.has_struck]
+        words += [f"{name} could not strike any more" for name in idle]
     if reason and status != NOT_POSSIBLE:
         words.insert(0, reason.splitlines()[0])
     whole = [len(each.whole) for each in trial.runs]
@@ -200,6 +203,15 @@ def _survival(there: Standing, twin: Ended, trial: _Trial, scale: float) -> Surv
         kept=kept,
         happened="; ".join(words) or "nothing was lost",
     )
+
+
+def is_played(strikes: Sequence[Strike], status: str) -> bool:
+    """Return whether what became of a run says something of the faults that were to strike it.
+
+    One that ended for good under the first of two faults is judged by that.
+    """
+    struck = [each.has_struck for each in strikes]
+    return all(struck) or (status == "failed" and any(struck))
 
 
 def _is_right(there: Standing, came: Ended, twin: Ended) -> bool:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from flows.rehearsal.faults import Fault
+from flows.rehearsal.rehearse import is_played
 from flows.rehearsal.standing import Standing
 from flows.rehearsal.strike import Strike
 
@@ -35,3 +36,12 @@ def test_after_training_is_when_an_undisturbed_run_has_trained(tmp_path: Path) -
     assert strike.has_struck
     assert not cache.exists()
     assert told == ["late: wipe anna"]
+
+
+def test_a_run_that_failed_under_the_first_of_two_faults_is_judged_by_it() -> None:
+    """It was told as a broken promise, since the second one had nothing left to strike."""
+    struck, idle = (cast("Strike", SimpleNamespace(has_struck=each)) for each in (True, False))
+    assert is_played([struck, idle], "failed")
+    assert not is_played([struck, idle], "complete")
+    assert not is_played([idle], "failed")
+    assert is_played([struck], "complete")
