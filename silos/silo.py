@@ -15,6 +15,7 @@ SILO_DIR/
   matches/       which rows are the same people as which rows of other silos
   models/        its parts of vertical models
   scores/        what those say of rows, in the silo with the labels
+  votes.db       its votes on models, with their figures, and what its people say
 ```
 """
 
@@ -47,6 +48,7 @@ from silos.kept.released import Released
 from silos.kept.run_state import RunState
 from silos.kept.sketches import Sketches, state_folder
 from silos.kept.store import Store
+from silos.kept.votes import Votes
 from silos.rows.checks.verdicts import Verdicts
 from silos.rows.tables import Tables
 from silos.silo_config import SiloConfig
@@ -55,8 +57,8 @@ from silos.silo_config import SiloConfig
 class Silo:
     """The software of one organisation, over its directory: an object for each role.
 
-    It is a `consilo.kernel.roles.SiloHost`, with ``matches``, ``parts`` and ``released`` for the
-    algorithms that ask for them; see docs/architecture.md, "Roles".
+    It is a `consilo.kernel.roles.SiloHost`, with ``matches``, ``parts``, ``votes`` and ``released``
+    for the algorithms that ask for them; see docs/architecture.md, "Roles".
 
     Args:
         directory: the silo's own.
@@ -106,6 +108,7 @@ class Silo:
         self.account = Accounts(ledger, policy.privacy.budgets, same_rows, self.history)
         self.matches = Matchmaking(directory, policy.matching, self.rows.fingerprint, now)
         self.parts = ModelParts(directory, audit)
+        self.votes = Votes(directory, policy.votes, audit)
         self.released = Released(directory, statistics_leave=policy.statistics_leave)
         self.gate = Guard(
             config.name,

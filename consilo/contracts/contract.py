@@ -68,6 +68,8 @@ class Contract(Config):
         description: one or two sentences for people.
         columns: name → column, in the order of the canonical table.
         rules: rules about rows together.
+        groups: columns whose values are groups of people that a model must treat alike; silos may
+            hold its figures against each other, group by group, when they vote on it.
     """
 
     name: Name
@@ -75,6 +77,7 @@ class Contract(Config):
     description: str = ""
     columns: dict[str, Column] = Field(min_length=1)
     rules: TableRules = TableRules()
+    groups: tuple[str, ...] = ()
 
     @validator(mode="before")
     @classmethod
@@ -103,6 +106,7 @@ class Contract(Config):
         if len(self._with_role("subject")) > 1:
             faults.append("columns: one column may have the role subject")
         faults += unknown_columns(self.rules, list(self.columns))
+        faults += self._faulty_groups()
         faults += misused_columns(self.rules, self.columns) if not faults else []
         if faults:
             raise ValueError("\n".join(faults))
@@ -147,6 +151,8 @@ class Contract(Config):
     def to_json(self) -> str:
         """Return the contract as canonical JSON; columns are a list, so that order survives."""
         value = self.model_dump(mode="json")
+        if not self.groups:  # releases before know no such key, and contracts keep their digests
+            del value["groups"]
         value["columns"] = list(value["columns"].values())
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -216,6 +222,21 @@ class Contract(Config):
     @classmethod
     def _read(cls, path: Path) -> Self:
         return cls.parse(read_yaml(path, error=ContractInvalid), where=str(path))
+
+    def _faulty_groups(self) -> list[str]:
+        faults = [f"groups: '{each}' is there twice" for each in twice(list(self.groups))]
+        for name in self.groups:
+            column = self.columns.get(name)
+            if column is None:
+                guess = nearest(name, list(self.columns))
+                hint = f"; did you mean '{guess}'?" if guess else ""
+                faults.append(f"groups: there is no column '{name}'{hint}")
+            elif column.role == "ignore" or not column.classes:
+                faults.append(
+                    f"groups: '{name}' must be in the canonical table, and list its values: a "
+                    "boolean, or a column with 'allowed'"
+                )
+        return faults
 
     def _with_role(self, role: Role) -> tuple[str, ...]:
         return tuple(each.name for each in self.columns.values() if each.role == role)

@@ -51,6 +51,7 @@ class LearnerApart(TorchLearner):
         params: what of the model's state was sent: every trained parameter.
         inputs: of the model, in a row.
         threads: of the optimiser's steps.
+        trains: False where it is judged only, as it is: then it need not bear private training.
 
     Raises:
         JobInvalid: with the words of the job's own code, which saw made-up rows only.
@@ -58,12 +59,19 @@ class LearnerApart(TorchLearner):
     """
 
     def __init__(
-        self, apart: Apart, task: Task, params: Params, *, inputs: int, threads: int
+        self,
+        apart: Apart,
+        task: Task,
+        params: Params,
+        *,
+        inputs: int,
+        threads: int,
+        trains: bool = True,
     ) -> None:
         self.apart = apart
         self._inputs = inputs
         apart.load(params)
-        order, trained = _described(apart, params)
+        order, trained = _described(apart, params, trains=trains)
         ordered = {name: params[name] for name in order}
         super().__init__(_Shell(ordered, trained), task, threads=threads)
 
@@ -200,9 +208,9 @@ def made_up(features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return rng.random((1, *features.shape[1:]), dtype=np.float32)
 
 
-def _described(apart: Apart, params: Params) -> tuple[list[str], frozenset[str]]:
+def _described(apart: Apart, params: Params, *, trains: bool) -> tuple[list[str], frozenset[str]]:
     """Return the names of ``params`` in the model's order, and which of them it trains."""
-    told = _measured(apart, "describe", {}, _MOST_WORDS)
+    told = _measured(apart, "describe", {} if trains else {"judged": True}, _MOST_WORDS)
     try:
         said: Mapping[str, Any] = unpack(told)
         fault = str(said["fault"])[:8000]

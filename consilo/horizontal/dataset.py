@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -93,6 +93,14 @@ def local_scale(silo: SiloView, encoding: Encoding) -> Scale:
             squares += np.nansum((encoding.raw_numeric(block) - mean) ** 2, axis=0)
         variance = squares / (np.maximum(count, 2) - 1)
     return Scale.of_moments(mean, variance)
+
+
+def held_out_columns(silo: SiloView, encoding: Encoding, names: Sequence[str]) -> pd.DataFrame:
+    """Return some columns of the rows that are held out, in the order of `Rows.test`."""
+    import pandas as pd
+
+    split = _split(silo, encoding)
+    return pd.concat([block[list(names)] for block in split.blocks(split.test)], ignore_index=True)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,13 @@ def learner_of(
 
 
 def learner_apart(
-    job: Job, encoding: Encoding, apart: Apart, params: Params, target: Scale | None = None
+    job: Job,
+    encoding: Encoding,
+    apart: Apart,
+    params: Params,
+    target: Scale | None = None,
+    *,
+    trains: bool = True,
 ) -> TorchLearner:
     """Return a learner for a model whose code may not see two rows, with parameters that were sent.
 
@@ -77,7 +83,9 @@ def learner_apart(
     """
     asked = ModelJob.of(job)
     task = _task_of(asked, encoding, (), target)
-    made = LearnerApart(apart, task, params, inputs=len(encoding.inputs), threads=asked.threads)
+    made = LearnerApart(
+        apart, task, params, inputs=len(encoding.inputs), threads=asked.threads, trains=trains
+    )
     graph = None if _has_own_loss(asked) else made.graph()
     return made if graph is None else TorchLearner(graph, task, threads=asked.threads)
 

@@ -73,24 +73,8 @@ def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[
     bounds = bounds_of(silo, learner.task.kind)
     if not bounds:
         return {}
-    mark = hashlib.sha256()
-    for array in (rows.test.features, rows.test.targets):
-        for start in range(0, len(array), _BLOCK):
-            mark.update(np.ascontiguousarray(array[start : start + _BLOCK]).tobytes())
     weights = None if rows.test_subjects is None else rows.test_subjects.weights
-    if rows.test_subjects is not None:
-        mark.update(rows.test_subjects.codes.tobytes())
-    sigma = figures_noise(silo.kept_number, privacy)
-    silo.reserve(
-        FIGURES,
-        sigma=sigma,
-        sample_rate=1.0,
-        steps=1,
-        rows=rows.num_test,
-        fingerprint=mark.hexdigest(),
-        admit=lambda history: admit([*continued(silo), *history], privacy),
-    )
-    stream = silo.noise(mark.hexdigest())
+    sigma, stream = paid_noise(silo, rows.num_test, mark_of(rows))
     sums = clipped_sums(
         silo,
         learner,
@@ -102,6 +86,43 @@ def judged_privately(silo: SiloView, learner: TorchLearner, rows: Rows) -> dict[
     tally = noisy_tally(sums, bounds, rows.num_test, sigma, stream)
     found = {"metrics": metrics_of(tally), "tally": tally}
     return {name: found[name] for name in wanted}
+
+
+def mark_of(rows: Rows) -> str:
+    """Return the SHA-256 of the rows that are held out, in hexadecimal; it stays in the silo."""
+    mark = hashlib.sha256()
+    for array in (rows.test.features, rows.test.targets):
+        for start in range(0, len(array), _BLOCK):
+            mark.update(np.ascontiguousarray(array[start : start + _BLOCK]).tobytes())
+    if rows.test_subjects is not None:
+        mark.update(rows.test_subjects.codes.tobytes())
+    return mark.hexdigest()
+
+
+def paid_noise(silo: SiloView, units: int, mark: str) -> tuple[float, SecretStream]:
+    """Reserve one question about held-out rows; return its noise multiplier and secret stream.
+
+    Args:
+        silo: where; its job has ``privacy.metrics_epsilon``.
+        units: how many rows, or subjects, are held out.
+        mark: of `mark_of`.
+
+    Raises:
+        BudgetExhausted: where the job's ε or the data set's account cannot pay.
+    """
+    privacy = silo.job.privacy
+    assert privacy is not None
+    sigma = figures_noise(silo.kept_number, privacy)
+    silo.reserve(
+        FIGURES,
+        sigma=sigma,
+        sample_rate=1.0,
+        steps=1,
+        rows=units,
+        fingerprint=mark,
+        admit=lambda history: admit([*continued(silo), *history], privacy),
+    )
+    return sigma, silo.noise(mark)
 
 
 def noisy_tally(
@@ -187,7 +208,7 @@ def clipped_sums(
         num_units: how many rows, or subjects, are public; by default those of ``data``.
         places: secret; in which places of the batches the rows are computed.
     """
-    outputs = _outputs(learner, data.features, places)
+    outputs = outputs_of(learner, data.features, places)
     kind = learner.task.kind
     return _sums(silo, kind, outputs, np.asarray(data.targets), weights, num_units=num_units)
 
@@ -272,7 +293,7 @@ def _sums(
     return sums
 
 
-def _outputs(learner: TorchLearner, features: Any, places: SecretStream) -> Floats:
+def outputs_of(learner: TorchLearner, features: Any, places: SecretStream) -> Floats:
     """Return a model's outputs as float64, values in the target's units; raises nothing.
 
     What is not finite counts as 0, as the model itself would give it.

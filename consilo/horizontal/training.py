@@ -124,6 +124,7 @@ TRAINING = (
     "metrics",
     "outputs",
     "promotion",
+    "compare",
     "task",
     "features*",
     "evaluation*",

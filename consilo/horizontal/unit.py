@@ -36,7 +36,8 @@ def answer(
 
     Args:
         what: ``describe``, ``trace``, ``gradient`` or ``outputs``.
-        unit: ``features`` (rows, inputs), ``targets`` and ``seed``, as far as the question has it.
+        unit: ``features`` (rows, inputs), ``targets`` and ``seed``, as far as the question has it;
+            ``judged`` describes a model that is not trained.
         job: names the code.
         encoding: of the rows.
         params: what of the model's state was sent: every trained parameter.
@@ -45,8 +46,11 @@ def answer(
     if what == "describe":
         try:
             learner = _loaded(job, encoding, params, search_path)
-            check_private(learner.model)
-            _try(learner, encoding)
+            if "judged" in unit:
+                _outputs(learner, _made_up(encoding))
+            else:
+                check_private(learner.model)
+                _try(learner, encoding)
             trained = [name for name, _ in _trained(learner)]
             order = [name for name in learner.model.state_dict() if name in params]
             said: dict[str, Any] = {"trained": trained, "order": order, "fault": ""}
@@ -106,9 +110,13 @@ def _trace(learner: TorchLearner, encoding: Encoding) -> bytes:
 
 def _try(learner: TorchLearner, encoding: Encoding) -> None:
     """Compute all that will be asked, of a made-up row, so that honest faults are told."""
-    features = np.random.default_rng(0).random((1, len(encoding.inputs)), dtype=np.float32)
+    features = _made_up(encoding)
     shape = (1,) if len(encoding.targets) == 1 else (1, len(encoding.targets))
     targets = np.zeros(shape, np.int64 if encoding.classes else np.float32)
     _gradient(learner, {"features": features, "targets": targets, "seed": 0})
     _outputs(learner, features)
     learner.model.zero_grad(set_to_none=True)
+
+
+def _made_up(encoding: Encoding) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).random((1, len(encoding.inputs)), dtype=np.float32)

@@ -430,6 +430,7 @@ _YOUNG = (
     ("promotion", "max_no", 3),
     ("promotion", "max_age", 3),
     ("promotion", "aliases", 3),
+    ("", "compare", 3),
 )
 """(section, key, wire version): what silos of an older wire version do not know."""
 _YOUNG_VALUES = (("reduce", "rule", 3), ("privacy", "unit", 3))

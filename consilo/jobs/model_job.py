@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -41,6 +41,11 @@ class ModelJob(TableJob):
     local: Local = Local(epochs=1)
     reduce: ReduceSpec = ReduceSpec()
     promotion: Promotion | None = Field(None, description="what a candidate must bring to be used")
+    compare: tuple[Literal["local"], ...] = Field(
+        (),
+        description="local: a silo that votes on the model holds it against one that it trains "
+        "alone, on its own rows, for as many steps as the run; it takes the silo that long again",
+    )
     match: MatchSpec | None = Field(None, description="rows of which silos belong together")
 
     @model_validator(mode="after")

@@ -84,6 +84,9 @@ class Protocol(Generic[StateT]):
     asks_apart: ClassVar[bool] = False
     """True where its verbs run under privacy without a job's code: what that computes they ask of
     `SiloView.apart`, unit by unit, and clip and noise it themselves."""
+    decides: ClassVar[bool] = False
+    """True where its verbs decide on the silo's behalf, which no process does that runs a job's own
+    code: they `asks_apart` without privacy, too."""
 
     @classmethod
     def from_job(cls, job: Job) -> Self:

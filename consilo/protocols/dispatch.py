@@ -266,7 +266,7 @@ def _run(
             verb = verb or verb_of(header, host)
             _refuse_more(verb.disclosures, asked)
             fields = compute(verb, question, host)
-        elif kind is not None and wants_privacy and kind.asks_apart:
+        elif kind is not None and (wants_privacy or kind.decides) and kind.asks_apart:
             verb = verb or verb_of(header, host)
             with elsewhere.apart(question) as apart:
                 fields = compute(verb, question, host, apart)

@@ -16,6 +16,7 @@ from silos.commands.data import app as data_app
 from silos.commands.models import models
 from silos.commands.policy import policy
 from silos.commands.preflight import preflight
+from silos.commands.vote import vote
 
 Directory = Annotated[Path, typer.Option("--dir", help="The silo's directory.")]
 
@@ -24,6 +25,7 @@ app.command()(check)
 app.command()(models)
 app.command()(policy)
 app.command()(preflight)
+app.command()(vote)
 app.add_typer(data_app, name="data")
 app.add_typer(oversight.audit_app, name="audit")
 app.add_typer(ledger_command.app, name="ledger")

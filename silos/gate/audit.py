@@ -18,6 +18,9 @@ rewrite its history unnoticed (`consilo.record.crosscheck`).
     match      rows that were to be matched with partners: allowed, refused, disclosed, kept
     part       its part of a model over several silos' columns, kept here: its SHA-256
     scored     rows that such a model scored for people here: how many
+    voted      a vote on a model: who trained it, its digest, verdict and reasons
+    overruled  people say yes, no or abstain of a run's model, and why; without a verdict they take
+               that back
     model_dropped  a part was deleted by people here
     left       the silo has left the federation
 

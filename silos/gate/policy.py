@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from consilo.config import Config, parse, read_yaml
+from consilo.decisions.rules import VoteRules
 from consilo.errors import PolicyInvalid, Refused
 from consilo.jobs.job import Job, Privacy, Unit
 from consilo.jobs.split import Split
@@ -93,6 +94,19 @@ privacy:
 #   queries_per_partner: 4       # within window_days
 #   window_days: 30
 #   refuse_similar: 0.01         # a set that differs from an earlier one within window_days by less
+
+# votes:                         # on models that shall be used: yes, no or abstain, by these rules
+#   decided_by: policy           # people: nobody but people here, by 'consilo silo vote'
+#   tolerance: 0.02              # by how much the job's metric may be worse than that of the model
+#                                # in use and of this silo's own; of rmse and mae, as a share
+#   level: 0.95                  # of the intervals that tell models apart, by these rows
+#   min_rows: 50                 # held-out rows, below which this silo abstains
+#   fairness: {metric: accuracy, gap: 0.1, floor: 30}     # between the contract's groups
+#   max_ece: 0.1                 # chances must come true: expected calibration error
+#   max_brier: 0.25
+#   max_epsilon: 8.0             # that a model's training may have cost here
+#   figures: numbers             # verdict: the vote leaves, the numbers behind it stay here
+#   per_day: 20                  # later ones abstain; with privacy, each is paid from the ledger
 
 limits:
   memory_mib: 4096               # one message
@@ -440,6 +454,7 @@ class Policy(Config):
         privacy: what differential privacy must be.
         evaluation: how often models are judged here, and on how many rows.
         matching: when rows may be matched with those of other silos; None is never.
+        votes: by which rules the silo votes on models, where figures of merit may leave.
         limits: of one message, and of their number.
         hours: when messages are answered; None is always.
         expires: last day on which anything is allowed.
@@ -455,6 +470,7 @@ class Policy(Config):
     privacy: PrivacyRules = PrivacyRules()
     evaluation: EvaluationRules = EvaluationRules()
     matching: MatchingRules | None = None
+    votes: VoteRules = VoteRules()
     limits: Limits = Limits()
     hours: Hours | None = None
     expires: date | None = None

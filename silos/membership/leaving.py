@@ -46,6 +46,7 @@ _COPIES = (
     "flwr",
     "state.db*",
     "standings.db*",
+    "votes.db*",
     "node.log",
 )
 _KEYS = ("silo.key*", "signing.key*", "membership*.crt", "node.yaml", "partners.yaml")

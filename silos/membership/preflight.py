@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 Verdict = Literal["ok", "warning", "failed"]
 
-_SECRETS = ("*.key", "*.key.next", "state.db*", "ledger.db*", "audit.jsonl", "secrets/**/*",
-            "replies/**/*", "cache/**/*", "mappings/*", "mapping.yaml")  # fmt: skip
+_SECRETS = ("*.key", "*.key.next", "state.db*", "ledger.db*", "votes.db*", "audit.jsonl",
+            "secrets/**/*", "replies/**/*", "cache/**/*", "mappings/*", "mapping.yaml")  # fmt: skip
 _CONNECT_S = 10.0
 _DISK_BYTES = 2 << 30
 _NODE_BYTES = 1 << 30

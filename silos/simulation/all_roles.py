@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
+from silos.simulation.plain_votes import PlainVotes
 
-class AllRoles:
+
+class AllRoles(PlainVotes):
     """Whose attributes for the roles of `consilo.kernel.roles` and of the algorithms are itself."""
 
     @property
@@ -60,6 +62,11 @@ class AllRoles:
     @property
     def parts(self) -> Self:
         """Parts of models."""
+        return self
+
+    @property
+    def votes(self) -> Self:
+        """By which rules it votes."""
         return self
 
     @property

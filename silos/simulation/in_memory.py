@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consilo.contracts.contract import Contract
 from consilo.contracts.report import CheckReport
+from consilo.decisions.rules import VoteRules
 from consilo.errors import Refused, SchemaDrift
 from consilo.jobs.job import Job, Unit
 from consilo.jobs.match import Match, MatchQuestion
@@ -62,6 +63,7 @@ class InMemorySilo(AllRoles):
         report: what the contract check says; None says that the rows keep every contract.
         refusal: with it, everything is refused, for this reason.
         min_common: matches of fewer entities are refused.
+        rules: by which it votes on models.
         keep_replies: remember answers; without it, what is asked again is computed again.
         arrays: what was encoded, by key.
         kept_numbers: what was dear to compute, by key.
@@ -82,6 +84,7 @@ class InMemorySilo(AllRoles):
     report: CheckReport | None = None
     refusal: str = ""
     min_common: int = 0
+    rules: VoteRules = field(default_factory=VoteRules)
     keep_replies: bool = True
     arrays: dict[str, Arrays] = field(default_factory=dict)
     kept_numbers: dict[str, float] = field(default_factory=dict)
@@ -97,6 +100,10 @@ class InMemorySilo(AllRoles):
     def verify(self, header: Header) -> None:
         """Raise `Refused` where a request is another silo's; nobody signs within a process."""
         addressed(header, self.name)
+
+    def vote_rules(self) -> VoteRules:
+        """Return the rules that were given."""
+        return self.rules
 
     def permit(self, header: Header, job: Job, contract: Contract, asked: Asked) -> Permitted:
         """Raise `Refused` where the silo refuses everything."""

@@ -21,6 +21,7 @@ from silos.kept.accounts import Accounts
 from silos.kept.ledger import Ledger
 from silos.kept.run_state import RunState
 from silos.kept.store import Store
+from silos.kept.votes import Votes
 
 POLICY = Policy(
     allow=[{"jobs": ["*"]}],
@@ -103,6 +104,7 @@ class Host:
         self.rows = Rows()
         self.letters = Identity(directory, partners, only_confirmed=False)
         self.history = History(directory, self.log, self.letters, self.ledger)
+        self.votes = Votes(directory, POLICY.votes, self.log, now=now)
         self.account = Accounts(self.ledger, {}, Strangers(), self.history)
         self.gate = Guard(
             name,

@@ -1,0 +1,1 @@
+"""Votes of silos on a trained model."""
