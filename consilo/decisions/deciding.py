@@ -136,6 +136,14 @@ class Deciding:
             raise DecisionRefused(f"the votes of {', '.join(wrong)} are about another model")
         with self._alone() as before:
             self._require_open(before, proposal.candidate.version)
+            champion = before.champion
+            known = None if champion is None else champion.candidate.digest
+            other = [e.silo for e in ballot.votes if e.champion not in (None, known)]
+            if other:
+                raise DecisionRefused(
+                    f"the votes of {', '.join(other)} compare with another model than the "
+                    "champion that was decided; was its alias moved by hand? 'consilo status'"
+                )
             self._append("voted", proposal=proposal.line, ballot=ballot.to_json())
         return self._again(proposal)
 
