@@ -57,14 +57,16 @@ def test_people_decide_by_form_or_by_shell_and_the_alias_follows(services, tmp_p
     for version in (1, 2, 3):
         trained(home, version, model=MODEL, kind="vertical")
     addresses = {"superlink": "127.0.0.1:1", "prefect_api": api, "tracking_uri": uri}
-    (home / "federation.json").write_text(json.dumps({**addresses, "ca_certificate": "none"}))
+    (home / "federation.json").write_text(
+        json.dumps({**addresses, "ca_certificate": "", "silos": {}})
+    )
     (home / "job.yaml").write_text(
         (SHIPPED / "jobs" / "breast_cancer.yaml").read_text().replace("breast-cancer", MODEL)
     )
     registry = f"{uri}/api/2.0/mlflow"
     ask(f"{registry}/registered-models/create", {"name": MODEL})
     for _ in range(3):
-        ask(f"{registry}/model-versions/create", {"name": MODEL, "source": str(tmp_path)})
+        ask(f"{registry}/model-versions/create", {"name": MODEL, "source": "s3://nowhere/model"})
     flow = ask(f"{api}/flows/", {"name": "promote"})["id"]
     made = ask(
         f"{api}/deployments/",
@@ -86,6 +88,8 @@ def test_people_decide_by_form_or_by_shell_and_the_alias_follows(services, tmp_p
 
     def state(run: str, *kinds: str) -> Any:
         found = ask(f"{api}/flow_runs/{run}")["state"]
+        if found["type"] in ("FAILED", "CRASHED") and found["type"] not in kinds:
+            pytest.fail(str(found["message"]))
         return found if found["type"] in kinds else None
 
     with Supervisor() as supervisor:
