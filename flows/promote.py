@@ -8,8 +8,7 @@ reviewer is enrolled and none must be, since Prefect asks nobody who they are.
 
 from __future__ import annotations
 
-import importlib
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from prefect import State, flow, get_run_logger, runtime, suspend_flow_run
 from prefect.input import RunInput
@@ -24,9 +23,10 @@ from consilo.errors import ConsiloError, DecisionRefused
 from consilo.jobs.job import Job
 from flows.endings import flow_run_name, quiet_errors, refused
 from flows.services.connection import home_directory, job_file
-from flows.services.decisions import Collect, deciding, proposed
+from flows.services.decisions import deciding, proposed
 from flows.shown import flow_run, rename
 from flows.tending.servers import ask
+from flows.voting import collect_votes
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Waiting = Annotated[int, Field(ge=60, le=90 * 86_400)]
@@ -72,7 +72,7 @@ def promote(
             place,
             work,
             candidate,
-            collect=collecting(),
+            collect=collect_votes,
             wait_s=wait_s,
             flow_run=str(flow_run()) if runtime.deployment.id else "",
             again=again,
@@ -82,11 +82,6 @@ def promote(
         return _ending(proposal)
     except ConsiloError as error:
         return refused(error)
-
-
-def collecting() -> Collect:
-    """Return what asks the silos for their votes."""
-    return cast("Collect", importlib.import_module("flows.voting").collect_votes)
 
 
 def _waited_for(work: Deciding, proposal: Proposal, timeout_s: int) -> Proposal:

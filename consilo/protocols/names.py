@@ -25,7 +25,7 @@ NAMES = {
     "contract_check": "consilo.protocols.contract_check:ContractCheck",
     "statistics": "consilo.horizontal.statistics:Statistics",
     "evaluation": "consilo.horizontal.evaluation:Evaluation",
-    "vote": "consilo.horizontal.votes.protocol:Voting",
+    "silo_votes": "consilo.horizontal.votes.protocol:Voting",
     "continuation": "consilo.protocols.continuation:Continuation",
     "brief": "consilo.kernel.brief:Brief",
     "conclude": "consilo.protocols.conclude:Conclude",

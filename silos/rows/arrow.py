@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -62,33 +63,39 @@ def write_table(path: Path, table: pa.Table) -> str:
     import pyarrow as pa
 
     path.touch(mode=0o600)
-    with path.open("wb") as file:
-        hashed = _Hashed(file)
+    with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
+        hashed = _Hashed(file, beside)
         with pa.PythonFile(hashed, mode="w") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
     sync_file(path)
     return hashed.sha256.hexdigest()
 
 
-_WRITTEN_BYTES = 512 << 10
-"""What is hashed and then written at a time: it is in the processor's cache the second time."""
+_ASIDE_BYTES = 1 << 20
+"""From so many bytes on it pays to hash what is written in another thread."""
 
 
 class _Hashed:
-    """A file for pyarrow to write to, hashed on the way; who opened it closes it."""
+    """A file for pyarrow to write to, hashed at the same time; who opened it closes it."""
 
     closed = False
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, beside: ThreadPoolExecutor) -> None:
         self._file = file
+        self._beside = beside
         self.sha256 = hashlib.sha256()
 
     def write(self, data: Any) -> int:
         whole = memoryview(data)
-        for start in range(0, len(whole), _WRITTEN_BYTES):
-            part = whole[start : start + _WRITTEN_BYTES]
-            self.sha256.update(part)
-            self._file.write(part)
+        if len(whole) < _ASIDE_BYTES:
+            self.sha256.update(whole)
+            self._file.write(whole)
+        else:
+            hashing = self._beside.submit(self.sha256.update, whole)
+            try:
+                self._file.write(whole)
+            finally:
+                hashing.result()  # what is written is not ours any more afterwards
         return len(whole)
 
     def flush(self) -> None:

@@ -25,8 +25,8 @@ PROGRAMS = sorted(
     for path in BENCHMARKS.glob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-WHOLE = {"at_once", "soak"}
-"""These bring up all of a federation's services: with the slow tests."""
+WHOLE = {"at_once", "large", "soak", "split"}
+"""These bring up all of a federation's services, or move what is large: with the slow tests."""
 LEAVE_OUT = {"rounds": ["--ours-only"]}
 """Parts that take too long even when they are small: stock Flower, 14 s a round and a minute's
 start. `test_benchmarks.py` runs them."""

@@ -89,9 +89,8 @@ def noise(seed: int, rows: int, kind: str = "binary") -> Heard:
     rng = np.random.default_rng(seed)
     if kind == "regression":
         targets = rng.normal(0, 1, rows)
-        return Heard(
-            kind, targets, *(lambda a, b: (a, {"champion": b}))(*rng.normal(0, 1, (2, rows)))
-        )
+        own, its = rng.normal(0, 1, (2, rows))
+        return Heard(kind, targets, own, {"champion": its})
     labels = rng.permutation(np.arange(rows) % 2)
     shape = (2, rows) if kind == "binary" else (2, rows, 2)
     own, its = rng.normal(0, 1, shape)

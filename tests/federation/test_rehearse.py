@@ -27,6 +27,7 @@ def command() -> list[str]:
     return ["job", "rehearse", str(ROOT / job), *options]
 
 
+@pytest.mark.slow
 def test_a_dead_silo_and_a_killed_flow_are_survived_and_told(tmp_path: Path) -> None:
     before = {each.pid for each in psutil.process_iter()}
     done = run([*command(), "--json", "--report", "page.html"], tmp_path)

@@ -13,7 +13,7 @@ from consilo.decisions.vote import Ballot
 from consilo.protocols.dispatch import answerer
 from consilo.runs.horizontal import run_all
 from consilo.runs.outcome import RunResult
-from consilo.runs.vote import Trained, VoteRun, run_votes, trained_by
+from consilo.runs.votes.vote import Trained, VoteRun, run_votes, trained_by
 from consilo.transports.local import LocalTransport
 
 KEY = Ed25519PrivateKey.generate()

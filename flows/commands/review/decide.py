@@ -71,13 +71,13 @@ def propose(
     Example: consilo model propose heart 3 --dir coordinator/
     """
     from consilo.decisions.candidates import look_up
-    from flows.promote import collecting
     from flows.services.decisions import proposed
+    from flows.voting import collect_votes
 
     home = directory.resolve()
     candidate = look_up(home, model, version)
     work = _deciding(home, model)
-    made = proposed(home, work, candidate, collect=collecting(), wait_s=wait, again=again)
+    made = proposed(home, work, candidate, collect=collect_votes, wait_s=wait, again=again)
     if as_json:
         print(json.dumps(_proposal(home, made)))
     else:

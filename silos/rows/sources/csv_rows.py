@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,7 +33,19 @@ _PIECES_AHEAD = 4
 _LOOKED_BYTES = 256 << 10
 """Looked through at a time: a processor's cache holds it."""
 
-_Looked = tuple["pa.Table", list[str]]
+
+@dataclass(frozen=True)
+class _Looked:
+    """Rows that were looked at.
+
+    Args:
+        table: the rows.
+        doubtful: columns whose numbers may be others than are written: floats that were whole
+            numbers of more digits than a float has, and hexadecimal numbers.
+    """
+
+    table: pa.Table
+    doubtful: list[str]
 
 
 def tables_of(
@@ -56,10 +69,19 @@ def tables_of(
     import pyarrow as pa
 
     guessed = [name for name in wanted if name not in types]
-    # Arrow would read 0x10 as 16; as text it is counted, and the plain numbers are read.
-    hexadecimal = _hexadecimal_columns(form, paths, guessed) if guessed else ()
+    # Arrow would read 0x10 as 16; as text it is counted, and the plain numbers are read. In a long
+    # file it is looked for piece by piece, while others are read.
+    short = [path for path in paths if not _is_long(form, path)]
+    hexadecimal = _hexadecimal_columns(form, short, guessed) if guessed else ()
     types = {**types, **dict.fromkeys(hexadecimal, pa.string())}
     fixed = dict(types)
+
+    def changed(wider: Mapping[str, pa.DataType]) -> TypesChanged:
+        """Return what all rows of all files fit into, given which types they surely belie."""
+        more = _hexadecimal_columns(form, paths, guessed) if guessed else ()
+        text = dict.fromkeys(more, pa.string())
+        return TypesChanged(_settled(form, paths, wanted, {**wider, **text}))
+
     for path in paths:
         if form.escape is not None:
             _refuse_escaped_letters(form, path)
@@ -69,17 +91,22 @@ def tables_of(
                     raise SourceUnreadable(f"{form.where}: {not_text(form)}")
                 fixed = {field.name: field.type for field in reader.schema}
                 yield reader.schema.empty_table()
-                is_long = path.stat().st_size > csv_form.TEXT_BLOCK and can_cut(form.encoding)
+                is_long = path not in short
                 found = () if is_long else _of_reader(form, reader)
-                yield from _exact(form, paths, wanted, fixed, found)
+                yield from _certain(fixed, found, changed)
             if is_long:
-                found = _of_pieces(form, path, wanted, fixed)
-                yield from _exact(form, paths, wanted, fixed, found)
+                found = _of_pieces(form, path, wanted, fixed, guessed)
+                yield from _certain(fixed, found, changed)
         except pa.ArrowInvalid as cause:
             column = _misfit(cause, names_of(form, path))
             if column is None or column not in fixed or column in types:
                 raise
-            raise TypesChanged(_settled(form, paths, wanted, {**fixed, **types})) from None
+            raise changed(fixed) from None
+
+
+def _is_long(form: CsvForm, path: Path) -> bool:
+    """Return whether a file is read in pieces."""
+    return path.stat().st_size > csv_form.TEXT_BLOCK and can_cut(form.encoding)
 
 
 def _of_reader(form: CsvForm, reader: Any) -> Iterator[_Looked]:
@@ -93,7 +120,11 @@ def _of_reader(form: CsvForm, reader: Any) -> Iterator[_Looked]:
 
 
 def _of_pieces(
-    form: CsvForm, path: Path, wanted: Sequence[str], types: Mapping[str, pa.DataType]
+    form: CsvForm,
+    path: Path,
+    wanted: Sequence[str],
+    types: Mapping[str, pa.DataType],
+    guessed: Sequence[str],
 ) -> Iterator[_Looked]:
     """Yield what a long file has, several pieces read at the same time, in the file's order.
 
@@ -102,6 +133,7 @@ def _of_pieces(
         path: the file, in an encoding that can be cut.
         wanted: which columns, in this order.
         types: of all of these.
+        guessed: of which columns the type is a guess.
     """
     import pyarrow as pa
 
@@ -110,47 +142,55 @@ def _of_pieces(
     # What is read at a time, and what comes of it, lie in the processor's cache.
     part_bytes = max(csv_form.TEXT_BLOCK // 8, _COLUMN_BYTES * len(names))
 
-    def read(piece: Piece) -> _Looked:
+    def read(piece: Piece) -> tuple[_Looked, bool]:
         tables: list[pa.Table] = []
+        may_be = bool(guessed) and _has_hexadecimal(piece.text, 0, piece.size)
         for part in piece.parts(part_bytes):
             named = None if piece.is_first and not tables else names
             text, whole = pa.BufferReader(part), len(part) + 1
             with opened(form, text, wanted, types, names=named, text_block=whole) as reader:
                 tables.append(reader.read_all())
         pieces.take_back(piece)
-        return _looked_at(form, pa.concat_tables(tables))
+        return _looked_at(form, pa.concat_tables(tables)), may_be
+
+    hexadecimal: list[str] | None = None  # not known yet
+
+    def doubted(looked: _Looked) -> _Looked:
+        nonlocal hexadecimal
+        if hexadecimal is None:
+            hexadecimal = _hexadecimal_columns(form, [path], guessed)
+        return replace(looked, doubtful=[*looked.doubtful, *hexadecimal])
 
     with pa.input_stream(str(path), compression="detect") as file:
         pieces = Pieces(file, signs, piece_bytes=csv_form.TEXT_BLOCK)
         with closing(made_in_order(read, pieces, ahead=_PIECES_AHEAD)) as made:
-            yield from made
+            for looked, may_be in made:
+                yield doubted(looked) if may_be else looked
         if pieces.rest is not None:
             named = None if pieces.rest.is_first else names
             with opened(form, pieces.rest, wanted, types, names=named) as reader:
-                yield from _of_reader(form, reader)
+                for looked in _of_reader(form, reader):
+                    yield doubted(looked) if guessed else looked
 
 
 def _looked_at(form: CsvForm, table: pa.Table) -> _Looked:
     """Return rows, and the columns of floats that may have been whole numbers of more digits."""
     _refuse_zero_bytes(form, table)
-    return table, _inexact(table)
+    return _Looked(table, _inexact(table))
 
 
-def _exact(
-    form: CsvForm,
-    paths: Sequence[Path],
-    wanted: Sequence[str],
+def _certain(
     types: Mapping[str, pa.DataType],
     found: Iterable[_Looked],
+    changed: Callable[[Mapping[str, pa.DataType]], TypesChanged],
 ) -> Iterator[pa.Table]:
-    """Yield rows; raise `TypesChanged` where floats may have been whole numbers of more digits."""
+    """Yield rows; raise `TypesChanged` where Arrow may have read another value than is written."""
     import pyarrow as pa
 
-    for table, inexact in found:
-        if inexact:
-            changed = {**types, **dict.fromkeys(inexact, pa.string())}
-            raise TypesChanged(_settled(form, paths, wanted, changed))
-        yield table
+    for each in found:
+        if each.doubtful:
+            raise changed({**types, **dict.fromkeys(each.doubtful, pa.string())})
+        yield each.table
 
 
 def _hexadecimal_columns(form: CsvForm, paths: Sequence[Path], names: Sequence[str]) -> list[str]:
@@ -159,7 +199,9 @@ def _hexadecimal_columns(form: CsvForm, paths: Sequence[Path], names: Sequence[s
     import pyarrow.compute as pc
 
     found: dict[str, None] = {}
-    for path in filter(_has_hexadecimals, paths):
+    for path in paths:
+        if can_cut(form.encoding) and not _has_hexadecimals(path):
+            continue
         with opened(form, path, names, dict.fromkeys(names, pa.string())) as reader:
             for batch in reader:
                 for name, cells in zip(batch.schema.names, batch.columns, strict=True):
@@ -176,15 +218,20 @@ def _has_hexadecimals(path: Path) -> bool:
         text = bytearray(1 + _LOOKED_BYTES)  # the first is the last one of what was read before
         with memoryview(text) as whole:
             while size := file.readinto(whole[1:]):
-                # To look for one letter is much quicker, and most tables of numbers have none.
-                for letter in (b"x", b"X"):
-                    if (
-                        text.find(letter, 1, 1 + size) > 0
-                        and text.find(b"0" + letter, 0, 1 + size) >= 0
-                    ):
-                        return True
+                if _has_hexadecimal(text, 1, 1 + size):
+                    return True
                 text[0] = text[size]
     return False
+
+
+def _has_hexadecimal(text: bytearray, start: int, end: int) -> bool:
+    """Return whether ``0x`` stands in a text, its ``x`` between ``start`` and ``end``."""
+    before = max(0, start - 1)
+    # To look for one letter is much quicker, and most tables of numbers have none.
+    return any(
+        text.find(letter, start, end) >= 0 and text.find(b"0" + letter, before, end) >= 0
+        for letter in (b"x", b"X")
+    )
 
 
 def _inexact(table: pa.Table) -> list[str]:

@@ -45,7 +45,9 @@ class Rest(io.RawIOBase):
         if not len(self._before):
             return self._file.read(size)
         found, self._before = self._before[:size].tobytes(), self._before[size:]
-        return found
+        # As much as is asked for: Arrow takes a short answer for a block, and refuses one in which
+        # no row ends.
+        return found + self._file.read(size - len(found)) if len(found) < size else found
 
 
 def can_cut(encoding: str) -> bool:

@@ -97,6 +97,33 @@ def test_what_a_later_block_has_counts_for_all_of_them(tmp_path, monkeypatch, bl
     assert read("csv", cells, FLOAT, {}, tmp_path) == ([1.5] * 20 + [None] + [2.0] * 20, 1)
 
 
+@pytest.mark.parametrize("block", [32, 64])
+@pytest.mark.parametrize("first", ["5", ""])
+@pytest.mark.parametrize("note", ["", '"a note"', "0x1"])
+def test_a_hexadecimal_number_far_down_is_none_of_ours(tmp_path, monkeypatch, block, first, note):
+    """In whichever piece it stands, before and behind a quote, also where a column began empty."""
+    monkeypatch.setattr(csv_form, "TEXT_BLOCK", block)
+    cells = [first] * 40 + ["7", "0x10", "8"] + ["6"] * 40
+    rows = [f"{each},{note if place == 20 else ''},{place}" for place, each in enumerate(cells)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,note,y", *rows, ""]))
+    source = parse_source({"type": "csv", "path": str(tmp_path / "t.csv")}, where="s")
+    table = Contract.parse({"name": "t", "version": 1, "columns": {"x": WHOLE}}, where="t")
+    made, lost = standardise(source, Mapping(contract="t@1"), table, tmp_path)
+    expected = [int(each) if each.isdigit() else None for each in cells]
+    assert made["x"].to_pylist() == expected
+    assert lost["x"]["count"] == 1
+
+
+def test_a_hexadecimal_number_in_two_bytes_a_letter_is_none_of_ours(tmp_path):
+    (tmp_path / "t.csv").write_bytes("x,y\n0x10,1\n0x1F,2\n".encode("utf-16"))
+    told = {"type": "csv", "path": str(tmp_path / "t.csv"), "encoding": "utf-16"}
+    table = Contract.parse({"name": "t", "version": 1, "columns": {"x": WHOLE}}, where="t")
+    source = parse_source(told, where="s")
+    made, lost = standardise(source, Mapping(contract="t@1"), table, tmp_path)
+    assert made["x"].to_pylist() == [None, None]
+    assert lost["x"]["count"] == 2
+
+
 def test_a_note_with_a_hexadecimal_number_leaves_other_columns_numbers(tmp_path):
     (tmp_path / "t.csv").write_text("note,x\nsee 0x10,1\n0x11,2\n")
     frame = parse_source({"type": "csv", "path": str(tmp_path / "t.csv")}, where="s").read()

@@ -160,7 +160,7 @@ class VoteRun(Stages):
         """
         with self.stage("vote"):
             question = Voting(self._candidate, self._champion, self._lacking)
-            answered: Answered = self._talk.ask("vote", question)
+            answered: Answered = self._talk.ask("silo_votes", question)
             self.answered = answered
             for vote in answered.votes:
                 fields = answered.fields[vote.silo]

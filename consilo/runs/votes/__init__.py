@@ -1,0 +1,1 @@
+"""Runs in which silos vote on a trained model."""
