@@ -43,6 +43,7 @@ from flows.registry.model_lookup import with_model
 from flows.registry.registry import Registered
 from flows.registry.tracking import Tracker, run_tags
 from flows.services.connection import connect
+from flows.services.decisions import not_met
 from flows.services.order import ORDERED_FROM, Connection, Order
 from flows.services.owning import owning
 from flows.shown import (
@@ -168,6 +169,8 @@ def opened(
             session.show("running")
             tracker = session.tracker
             get_run_logger().info("run %s; MLflow run %s", run.run_id, tracker.url)
+            for each in not_met(order.home, order.job, connection.silos):
+                get_run_logger().warning("no version of this run could be promoted: %s", each)
             tag_departed(order.home, connection.tracking_uri)
             tracker.log_job(run.job, order.contract)
             with showing(run):

@@ -87,7 +87,7 @@ class Deciding:
         aliases: Aliases | None,
         now: Callable[[], float],
     ) -> None:
-        self._home = home
+        self.home = home
         self._model = model
         self._key = key
         self._aliases = aliases
@@ -96,7 +96,7 @@ class Deciding:
 
     def read(self) -> Promotions:
         """Return the chain as it is now."""
-        return Promotions.open(self._home, self._model)
+        return Promotions.open(self.home, self._model)
 
     def propose(self, candidate: Candidate, *, flow_run: str = "", again: bool = False) -> Proposal:
         """Return the proposal of a version; made where there is none that it may go on with.
@@ -136,6 +136,14 @@ class Deciding:
             raise DecisionRefused(f"the votes of {', '.join(wrong)} are about another model")
         with self._alone() as before:
             self._require_open(before, proposal.candidate.version)
+            champion = before.champion
+            known = None if champion is None else champion.candidate.digest
+            other = [e.silo for e in ballot.votes if e.champion not in (None, known)]
+            if other:
+                raise DecisionRefused(
+                    f"the votes of {', '.join(other)} compare with another model than the "
+                    "champion that was decided; was its alias moved by hand? 'consilo status'"
+                )
             self._append("voted", proposal=proposal.line, ballot=ballot.to_json())
         return self._again(proposal)
 
@@ -171,7 +179,7 @@ class Deciding:
         if said.word == "rollback":
             raise DecisionRefused("this envelope is of a rollback; give it to 'model rollback'")
         with self._alone() as before:
-            reviewers = Reviewers.open(self._home)
+            reviewers = Reviewers.open(self.home)
             known = next((e for e in before.proposals if e.line == said.asks), None)
             if known is not None and known.decision is not None:
                 was = known.decision
@@ -220,7 +228,7 @@ class Deciding:
         if not reason.strip() or len(reason) > MOST_REASON:
             raise DecisionRefused(f"a decision needs a reason of 1 to {MOST_REASON} characters")
         with self._alone() as before:
-            reviewers = Reviewers.open(self._home)
+            reviewers = Reviewers.open(self.home)
             proposal = self._require_open(before, version)
             if why := signed_by(proposal, reviewers):
                 raise DecisionRefused(f"{self._model} version {version}: {why}")
@@ -269,7 +277,7 @@ class Deciding:
         """
         with self._alone() as before:
             target = _former(before, version)
-            reviewers = Reviewers.open(self._home)
+            reviewers = Reviewers.open(self.home)
             who, how, why = by, "shell", reason
             if envelope is not None:
                 sealed = Sealed.read(envelope)
@@ -349,12 +357,12 @@ class Deciding:
     @contextmanager
     def _alone(self) -> Iterator[Promotions]:
         """Hold the model's lock, and yield the chain as it is then."""
-        make_directory(self._home / FOLDER, mode=0o700)
-        with file_lock(self._home / FOLDER / f"{self._model}.lock"):
+        make_directory(self.home / FOLDER, mode=0o700)
+        with file_lock(self.home / FOLDER / f"{self._model}.lock"):
             found = self.read()
             if found.entries:  # whoever wrote the last line may have died then
                 self._lines.note()
-                if self._conclude(Reviewers.open(self._home)):
+                if self._conclude(Reviewers.open(self.home)):
                     found = self.read()
             yield found
 
@@ -362,7 +370,7 @@ class Deciding:
         before = self.read()
         said = {**body, "public_key": public_hex(self._key)}
         line = {"kind": kind, "hash": "f" * 64, "time": in_utc(self._now()), "body": said}
-        require_fits(self._home, before, line)
+        require_fits(self.home, before, line)
         return self._lines.append(self._key, kind, **body)
 
     def _again(self, proposal: Proposal) -> Proposal:
@@ -404,7 +412,7 @@ class Deciding:
                 by=["gates"],
                 how="gates",
                 found=found,
-                reviewers=Reviewers.open(self._home).head,
+                reviewers=Reviewers.open(self.home).head,
             )
         return bool(shut)
 

@@ -52,6 +52,10 @@ def validate(
         "contract_digest": contract.digest,
     }
     facts, summary = _PARTS[loaded.kind](facts, loaded, contract, job.parent)
+    promotion = getattr(loaded, "promotion", None)  # of jobs about a model
+    if promotion is not None and (wanted := promotion.needs_reviewers):
+        facts["reviewers_needed"] = wanted
+        summary += f"\nto promote its model, {wanted} reviewers must be enrolled"
     print(json.dumps(facts) if as_json else f"job {loaded.name} is valid: {summary}")
 
 

@@ -22,7 +22,10 @@ from consilo.machine.processes import free_port, port_in_use
 from consilo.membership.coordinator import Reachable
 
 ANY_HOST = ("0.0.0.0", "::")
-STATE = ("flwr", "keys", "logs", "mlflow", "prefect", "results", "runs", "superlink", "turns")
+STATE = (
+    *("flwr", "keys", "logs", "mlflow", "prefect", "promotions", "results", "runs", "superlink"),
+    "turns",
+)
 """Folders in a coordinator's directory that hold what it keeps."""
 _STATE_FILES = (".db", ".json", ".jsonl", ".lock", ".yaml")
 _FREE_WITHIN_S = 15.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["run", "flow run", "MLflow run", "pause", "owner"]
+Kind = Literal["run", "flow run", "MLflow run", "pause", "owner", "alias", "decision", "decisions"]
 
 
 @dataclass(frozen=True)

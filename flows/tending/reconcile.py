@@ -35,8 +35,10 @@ from consilo.membership.keys import load_or_create_signing_key
 from consilo.record.chain import last_entry
 from consilo.record.run_record import RunRecord
 from flows.registry import names
+from flows.registry.champions import Champions
 from flows.services.owning import OWNER, owning
 from flows.services.place import STATE
+from flows.tending.champions import champions
 from flows.tending.findings import Finding
 from flows.tending.servers import NOT_FINAL, ask, end_died
 from flows.tending.unbegun import MOST_ASKED, unbegun
@@ -126,6 +128,7 @@ def reconcile(home: Path, *, prefect_api: str, tracking_uri: str, act: bool) -> 
     owners = {each.owner for each in runs}
     found += _asked(partial(unbegun, owners=owners), prefect_api, home, act)
     found += _asked(_pauses, prefect_api)
+    found += _decisions(tracking_uri, home, act)
     if act:
         for name in _OURS_TO_TIDY:
             tidy(home / name)
@@ -140,6 +143,14 @@ def _asked(question: Any, server: str, *more: Any) -> list[Finding]:
         return list(question(server, *more))
     except OSError:
         return []
+
+
+def _decisions(uri: str, home: Path, act: bool) -> list[Finding]:
+    """Return what of decisions about models is not done, or undone; without MLflow, the chains."""
+    try:
+        return list(champions(Champions(uri, ask) if uri else None, home, act=act))
+    except OSError:
+        return list(champions(None, home, act=False))
 
 
 def _hung_owners(home: Path, runs: list[RunState], *, act: bool) -> Iterator[Finding]:

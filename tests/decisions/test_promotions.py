@@ -446,3 +446,11 @@ def test_votes_about_another_model_are_refused(home):
     other = replace(ballot(2).votes[0], candidate="0" * 64)
     with pytest.raises(DecisionRefused, match="the votes of east are"):
         work.vote(proposal, replace(ballot(2), votes=(other,)))
+
+
+def test_votes_against_a_champion_that_nobody_decided_are_refused(home):
+    promoted(home, 1)
+    work = deciding(home)
+    proposal = work.propose(look_up(home, MODEL, 2))
+    with pytest.raises(DecisionRefused, match="another model than the champion that was decided"):
+        work.vote(proposal, ballot(2, champion=3))

@@ -82,6 +82,7 @@ def trained(
     ended: float = BEGAN,
     model: str = MODEL,
     author: str = "alice",
+    kind: str = "horizontal",
     **promotion: Any,
 ) -> None:
     """Write the record of a run that made a version."""
@@ -89,7 +90,7 @@ def trained(
     clock = lambda: in_utc(ended)  # noqa: E731
     path = home / "runs" / run / "record.jsonl"
     record = RunRecord(path, coordinators_key(home), now=clock)
-    job = {"name": model, "kind": "horizontal", "promotion": promotion or None}
+    job = {"name": model, "kind": kind, "promotion": promotion or None}
     record.add("opened", run_id=run, job=job, silos=list(SILOS), started_by=author)
     made = {"name": model, "version": str(version)}
     record.add("model", params=digest_of(version, model), model=made)

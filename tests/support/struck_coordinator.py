@@ -21,21 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import clinic
+import decided
 import power_cuts
 import yaml
 from forked import in_child
 from killed_steps import CONTRACT, KEY, POLICY
 from strace import struck
 
+from consilo.decisions.promotions import Promotions
+from consilo.decisions.reviewers import Enrolment
 from consilo.errors import ConfigInvalid, RunNotResumable
 from consilo.kernel.loop import Party
 from consilo.membership.coordinator import Coordinator
-from consilo.membership.keys import load_or_create_silo_key
+from consilo.membership.keys import load_or_create_signing_key, load_or_create_silo_key
 from consilo.membership.software import installed
 from consilo.protocols.dispatch import answerer
 from consilo.record import chain
 from consilo.record.run_record import RunRecord, verify
 from consilo.wire.parcel import Parcel
+from consilo.wire.signing import public_hex
 from flows.services.backup import make_backup, restore
 from flows.tending.reconcile import end_run
 
@@ -236,7 +240,66 @@ def restored_seen(place: Path) -> Any:
     return {"home": members_seen(place, "again")}
 
 
+# What reviewers decide.
+
+
+def _signed(place: Path, version: int) -> None:
+    home = place / "home"
+    key = load_or_create_signing_key(place / "bea.key")
+    proposal = Promotions.open(home, decided.MODEL).of(version)
+    assert proposal is not None
+    if proposal.decision is None:
+        decided.deciding(home).sign(decided.word(proposal, key))
+    decided.deciding(home).settle()
+
+
+def made_proposal(place: Path) -> None:
+    home = place / "home"
+    key = load_or_create_signing_key(place / "bea.key")
+    Enrolment(home, decided.coordinators_key(home)).add("bea", public_hex(key))
+    for version in (1, 2):
+        decided.trained(home, version)
+    decided.proposed(home, 1)
+    _signed(place, 1)
+    decided.proposed(home, 2)
+
+
+def promote(place: Path) -> None:
+    _signed(place, 2)
+
+
+def made_champions(place: Path) -> None:
+    made_proposal(place)
+    promote(place)
+
+
+def roll_back(place: Path) -> None:
+    home = place / "home"
+    work = decided.deciding(home)
+    if len(work.read().champions) > 1:
+        key = load_or_create_signing_key(place / "bea.key")
+        work.roll_back(1, envelope=decided.way_back(home, key))
+    work.settle()
+
+
+def decisions_seen(place: Path) -> Any:
+    home = place / "home"
+    found = Promotions.open(home, decided.MODEL)
+    made = [each["kind"] for each in found.entries if each["kind"] in ("decided", "rolled_back")]
+    pointing = decided.pointing(home)
+    rightly = {each.version for each in found.champions} | {None, 2}
+    assert set(pointing.values()) <= rightly, "an alias without a decision"
+    return {
+        "decisions": made,
+        "pointing": pointing,
+        "wanted": found.wanted,
+        "moved": not found.unmoved,
+    }
+
+
 DEEDS = {
+    "promote": Deed(made_proposal, promote, decisions_seen),
+    "rollback": Deed(made_champions, roll_back, decisions_seen),
     "run": Deed(made_run, run, run_seen, silos),
     "admit": Deed(made_home, admit, members_seen),
     "suspend": Deed(admitted, suspend, members_seen),

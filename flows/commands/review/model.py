@@ -1,10 +1,17 @@
-"""``consilo model``: a registered model's card, and whether it is what its record says."""
+"""``consilo model``: what is decided of a registered model, and the card that proves it."""
 
 from __future__ import annotations
 
 from consilo.cli import group
-from flows.commands.review import card as card_commands
+from flows.commands.review import card, decide
 
-model_app = group("A registered model: its card, and whether all of it is what the record says.")
-model_app.command("card")(card_commands.card)
-model_app.command("verify")(card_commands.verify)
+model_app = group("A registered model: what is decided of it, by whom, the way back, and its card.")
+model_app.command("list")(decide.list_models)
+model_app.command("propose")(decide.propose)
+model_app.command("request")(decide.request)
+model_app.command("sign")(decide.sign)
+model_app.command("approve")(decide.approve)
+model_app.command("reject")(decide.reject)
+model_app.command("rollback")(decide.rollback)
+model_app.command("card")(card.card)
+model_app.command("verify")(card.verify)
