@@ -29,8 +29,8 @@ from flows.endings import quiet_errors
 from flows.registry import names
 from flows.services.order import Order
 from flows.session import Session, final_state, opened
-from flows.shown import flow_run, prefect_place, rename
 from flows.tasks import admit, check, wait_for_silos
+from flows.telling.shown import flow_run, prefect_place, rename
 from flows.watching.standing import Standing
 from flows.watching.trained import Training, last_training
 

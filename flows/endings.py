@@ -11,7 +11,7 @@ from prefect.states import Cancelled, Failed
 
 from consilo.errors import ConsiloError
 from flows.beginning import flow_run_name
-from flows.shown import flow_run, prefect_place, rename
+from flows.telling.shown import flow_run, prefect_place, rename
 
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 

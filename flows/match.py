@@ -37,7 +37,7 @@ def match(
     from flows.meeting import Meeting, match_entities
     from flows.services.connection import connect, home_directory, job_file
     from flows.services.order import Order
-    from flows.shown import flow_run, rename
+    from flows.telling.shown import flow_run, rename
 
     quiet_errors()
     try:

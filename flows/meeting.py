@@ -12,7 +12,7 @@ from consilo.record.run_record import new_run_id
 from consilo.runs.match import run_match
 from flows.services.order import Connection, Order
 from flows.services.owning import owning
-from flows.shown import opens
+from flows.telling.shown import opens
 
 
 class Meeting:

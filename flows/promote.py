@@ -21,10 +21,11 @@ from consilo.decisions.promotions import Proposal
 from consilo.decisions.reviewers import Reviewers
 from consilo.errors import ConsiloError, DecisionRefused
 from consilo.jobs.job import Job
-from flows.endings import flow_run_name, quiet_errors, refused
+from flows.beginning import flow_run_name
+from flows.endings import quiet_errors, refused
 from flows.services.connection import home_directory, job_file
 from flows.services.decisions import deciding, proposed
-from flows.shown import flow_run, rename
+from flows.telling.shown import flow_run, rename
 from flows.tending.servers import ask
 from flows.voting import collect_votes
 

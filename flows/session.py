@@ -33,10 +33,8 @@ from consilo.runs.outcome import RunResult
 from consilo.runs.patience import Waiting
 from consilo.runs.stages import Stages
 from consilo.runs.vertical import VerticalRun
-from flows import artifacts
 from flows.cancellation import Cancellable, watching
 from flows.endings import cancelled, failed, quiet_errors
-from flows.live import showing
 from flows.registry import names
 from flows.registry.departed import tag_departed
 from flows.registry.model_lookup import with_model
@@ -46,7 +44,9 @@ from flows.services.connection import connect
 from flows.services.decisions import not_met
 from flows.services.order import ORDERED_FROM, Connection, Order
 from flows.services.owning import owning
-from flows.shown import (
+from flows.telling import artifacts
+from flows.telling.live import showing
+from flows.telling.shown import (
     close_died,
     close_ended,
     flow_run,

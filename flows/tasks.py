@@ -19,10 +19,10 @@ from consilo.reduce.draw import in_words
 from consilo.reports.asked import Report
 from consilo.wire import params as tree
 from consilo.wire.parcel import Fault
-from flows import artifacts
 from flows.ahead import import_ahead
 from flows.registry import cards, registry
 from flows.session import Session
+from flows.telling import artifacts
 
 NOT_ADMITTED = "NotAdmitted"
 """The state of a check whose silo broke the contract or gave no verdict; the run may go on."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import artifacts
 from flows.registry import names, registry, vertical_registry
 from flows.session import Session
 from flows.tasks import admit, check, report, train, wait_for_silos, write_card
+from flows.telling import artifacts
 
 
 def stages(session: Session, wait_s: float) -> None:

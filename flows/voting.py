@@ -27,7 +27,7 @@ from flows.registry.vertical_registry import PARTS
 from flows.services.connection import connect
 from flows.services.order import ORDERED_FROM, Order
 from flows.services.owning import owning
-from flows.shown import flow_run
+from flows.telling.shown import flow_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

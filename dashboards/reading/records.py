@@ -15,8 +15,8 @@ from consilo.machine.leases import is_held
 from consilo.membership.keys import public_key_hex
 from consilo.record.run_record import verify
 from dashboards.reading.story import Brief, Story, brief_of, read_story
-from flows.live import FILE as LIVE
 from flows.services.owning import OWNER
+from flows.telling.live import FILE as LIVE
 
 Mark = tuple[int, int, int, int]
 """Of a file: inode, size, time of the last change of its content, and of anything about it."""

@@ -131,7 +131,7 @@ def under_way(story: Story, live: Mapping[str, Any], now: float) -> UnderWay | N
 
     Args:
         story: the run.
-        live: what it says (`flows.live`).
+        live: what it says (`flows.telling.live`).
         now: in seconds since 1970.
     """
     if not live:

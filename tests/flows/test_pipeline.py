@@ -37,7 +37,7 @@ from flows.endings import summary_of
 from flows.pipeline import pipeline
 from flows.registry import cards, names, patient
 from flows.services.connection import connecting
-from flows.shown import close_died, flow_run, opens
+from flows.telling.shown import close_died, flow_run, opens
 
 pytestmark = pytest.mark.flow
 

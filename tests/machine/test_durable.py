@@ -34,7 +34,7 @@ NEED_NOT_LAST = {
     "silos/rows/sources/sqlite.py": "reads only",
     "silos/proposals/metadata.py": "shown in an editor, then kept by `write_atomic`",
     "silos/simulation/simulated.py": "made-up silos of one process",
-    "flows/live.py": "what a run is at now, for a page",
+    "flows/telling/live.py": "what a run is at now, for a page",
     "flows/demo/demo_data.py": "made-up data",
     "flows/demo/vertical_demo_data.py": "made-up data",
     "flows/rehearsal/acts.py": "breaks what a rehearsal's copies hold, on purpose",
