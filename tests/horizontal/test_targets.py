@@ -9,7 +9,7 @@ from consilo.errors import IncompatibleJob, JobInvalid
 from consilo.horizontal.apart import GradientsApart, LearnerApart
 from consilo.horizontal.features import Encoding, Scale, target_range
 from consilo.horizontal.learning import learner_apart, learner_of
-from consilo.horizontal.private_figures import _outputs
+from consilo.horizontal.private_figures import outputs_of
 from consilo.horizontal.scaling import target_mode
 from consilo.horizontal.unit import answer
 from consilo.jobs.job import Job
@@ -243,10 +243,10 @@ def test_a_model_in_processes_apart_sees_standardised_targets_too():
     seen = [unit["targets"] for what, unit in apart.asked if what == "gradient"]
     assert max(np.abs(each).max() for each in seen) < 10
     # Figures are in the target's own units, as those of a model in this process.
-    found = _outputs(plain, data.features, stream)
+    found = outputs_of(plain, data.features, stream)
     for elsewhere in (
         one_by_one(job, encoding, apart, plain, target),
         learner_apart(job, encoding, apart, plain.parameters(), target),
     ):
-        assert np.allclose(_outputs(elsewhere, data.features, stream), found)
+        assert np.allclose(outputs_of(elsewhere, data.features, stream), found)
     assert abs(found.mean() - 1e6) < 1000
