@@ -21,12 +21,13 @@ from dashboards.measures import CONTENT_TYPE, Measures
 from dashboards.reading.reading import Reading
 from dashboards.views.compare import ComparePage
 from dashboards.views.federation import FederationPage
+from dashboards.views.promotion import PromotionPage
 from dashboards.views.run import RunPage
 from dashboards.views.runs import RunsPage
 from dashboards.views.silo import SiloPage
 
 TEMPLATES = Path(__file__).parent / "templates"
-MENU = {"/": "Federation", "/runs": "Runs"}
+MENU = {"/": "Federation", "/runs": "Runs", "/promotion": "Promotion"}
 DOOR = "/login"
 
 
@@ -137,6 +138,7 @@ def _with_pages(made: Site, reading: Reading, token: str = "") -> Site:
     made.page("/runs", RunsPage(reading))
     made.page("/runs/{name}", RunPage(reading), live=True)
     made.page("/compare", ComparePage(reading), live=True)
+    made.page("/promotion", PromotionPage(reading), live=True)
     made.page("/silos/{name}", SiloPage(reading), live=True)
 
     def healthz(request: Request) -> Response:

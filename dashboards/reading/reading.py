@@ -14,6 +14,7 @@ from consilo.errors import ConsiloError, CoordinatorUnreachable
 from consilo.machine.processes import listens
 from consilo.transports.flower.superlink import Presence, Registry
 from dashboards.reading.asked import Asked, freshen
+from dashboards.reading.decided import Decided
 from dashboards.reading.records import Records
 from dashboards.reading.silos import MemberList, SiloCard, cards
 from dashboards.reading.tracked import Tracking
@@ -69,6 +70,7 @@ class Reading:
         self.home = home
         self.now = now
         self.records = Records(home)
+        self.decided = Decided(home)
         self.members = MemberList(home)
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="reading")
         self._registry: tuple[Addresses, Registry] | None = None

@@ -17,6 +17,8 @@ _REPLIES = b'"kind":"replies","prev":"'
 """Near the end of the longest lines, which hold signatures; a page shows none of them."""
 _TAIL = 400
 UNREADABLE = "unreadable"
+_FACTS = ("candidate", "matched", "asked")
+"""Kinds of lines that lists show something of."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class Brief:
     model: str
     waiting: str
     digests: tuple[str, str, str]
+    facts: Mapping[str, Mapping[str, Any]]
 
 
 def read_story(path: Path) -> Story:
@@ -331,11 +334,24 @@ def brief_of(story: Story) -> Brief:
             str(story.opened.get("contract_digest", "")),
             str(story.opened.get("bundle", "")),
         ),
+        facts={name: _listed(story.facts[name]) for name in _FACTS if name in story.facts},
     )
+
+
+def _listed(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a line's body without the tables of answers, which only the run's own page shows."""
+    if "answers" not in body:
+        return body
+    return {
+        **body,
+        "answers": [{k: v for k, v in e.items() if k != "rows"} for e in body["answers"]],
+    }
 
 
 def kind_of(story: Story) -> str:
     """Return the kind of the run's job; ``match`` and ``vote`` are told by their records."""
+    if "candidate" in story.facts:
+        return "vote"
     said = str(story.job.get("kind", ""))
     if said:
         return said

@@ -28,6 +28,7 @@ from dashboards.views.drawn import (
     silo_rows,
 )
 from dashboards.views.federation import STATUS
+from dashboards.views.promotion import gain_of_votes
 from dashboards.views.standing import pace, sentence, under_way
 from flows.services.owning import OWNER
 
@@ -83,6 +84,7 @@ class RunPage:
             "figure": first_figure(story, told.value),
             "curves": curves_of(told.value),
             "gains": gains(story, told.value),
+            "voted": gain_of_votes(reading.decided.of_run(name)),
             "tracked_error": told.error,
             "tracked_known": told.is_known,
             "contracts": contracts(story.verdicts),
