@@ -93,7 +93,7 @@ def _waited_for(work: Deciding, proposal: Proposal, timeout_s: int) -> Proposal:
             break
         form = suspend_flow_run(
             wait_for_input=Decide.with_initial_data(description=_told(work, proposal)),
-            key=f"{proposal.line}/{number}",
+            key=f"{proposal.line}-{number}",
             timeout=timeout_s,
         )
         proposal = _now(work, proposal)
