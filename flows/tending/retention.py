@@ -1,10 +1,12 @@
 """How long a coordinator keeps what nothing rests on.
 
 Kept for good: the record of each run, members, keys, audit log, and all that MLflow holds, which is
-what a decision or a registered model rests on. The rest has a bound: checkpoints of runs that have
-ended and logs and results of pipelines lapse by age, the folder of a run that never began after an
-hour, a log of a service is turned over by size (`consilo.machine.logs`), and Prefect's server
-deletes its old flow runs itself (`flows.services.services.start_prefect`).
+what a decision or a registered model rests on; and the checkpoints of the runs that champions came
+of, and of what waits for a decision, since silos are asked about those. The rest has a bound: other
+checkpoints of runs that have ended and logs and results of pipelines lapse by age, the folder of a
+run that never began after an hour, a log of a service is turned over by size
+(`consilo.machine.logs`), and Prefect's server deletes its old flow runs itself
+(`flows.services.services.start_prefect`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from consilo.decisions.promotions import Promotions, models
+from consilo.errors import RecordTampered
 from consilo.machine.files import remove
 from consilo.machine.leases import is_held
 from consilo.membership.coordinator import Keep
@@ -55,8 +59,27 @@ def _without_a_run(home: Path, now: float) -> Iterator[Path]:
             yield folder
 
 
+def _asked_about(home: Path) -> set[str]:
+    """Return the runs whose models silos may be asked about; all runs while a chain is broken.
+
+    Nothing lapses by a chain that somebody may have cut.
+    """
+    found = set()
+    for model in models(home):
+        try:
+            known = Promotions.open(home, model)
+        except RecordTampered:
+            found |= {each.parent.name for each in home.glob("runs/*/record.jsonl")}
+            continue
+        found |= {each.candidate.run for each in (*known.champions, *known.waiting)}
+    return found
+
+
 def _lapsing(home: Path, keep: Keep) -> Iterator[tuple[Path, int]]:
+    spared = _asked_about(home)
     for run in runs_in(home):
+        if run.name in spared:
+            continue
         if run.kind == "closed" and not run.is_owned:
             yield home / "runs" / run.name / CHECKPOINT, keep.checkpoints_days
     for path in (home / "logs").glob("pipeline-*.log"):
