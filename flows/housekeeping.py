@@ -15,16 +15,6 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 from pydantic import Field
 
-from consilo.errors import ConsiloError
-from consilo.membership.coordinator import Keep, Reachable
-from flows.endings import failed, quiet_errors
-from flows.registry import names
-from flows.services.connection import home_directory
-from flows.services.federation import Addresses
-from flows.tending.events import expiring
-from flows.tending.reconcile import reconcile
-from flows.tending.retention import let_lapse
-
 Days = Annotated[int, Field(ge=1, le=365)]
 
 
@@ -36,6 +26,16 @@ def housekeeping(ahead_days: Days = 30, home: str | None = None) -> Any:
         ahead_days: how early certificates and keys are told that end.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
+    from consilo.errors import ConsiloError  # late, as in flows/pipeline.py
+    from consilo.membership.coordinator import Keep, Reachable
+    from flows.endings import failed, quiet_errors
+    from flows.registry import names
+    from flows.services.connection import home_directory
+    from flows.services.federation import Addresses
+    from flows.tending.events import expiring
+    from flows.tending.reconcile import reconcile
+    from flows.tending.retention import let_lapse
+
     quiet_errors()
     try:
         place = home_directory(home)

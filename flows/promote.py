@@ -8,28 +8,19 @@ reviewer is enrolled and none must be, since Prefect asks nobody who they are.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefect import State, flow, get_run_logger, runtime, suspend_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import Field
 
-from consilo.decisions.candidates import look_up
-from consilo.decisions.deciding import Deciding, signed_by
-from consilo.decisions.promotions import Proposal
-from consilo.decisions.reviewers import Reviewers
-from consilo.errors import ConsiloError, DecisionRefused
-from consilo.jobs.job import Job
-from flows.beginning import flow_run_name
-from flows.endings import quiet_errors, refused
-from flows.services.connection import home_directory, job_file
-from flows.services.decisions import deciding, proposed
-from flows.telling.shown import flow_run, rename
-from flows.tending.servers import ask
-from flows.voting import collect_votes
+from flows.beginning import Seconds, flow_run_name
 
-Seconds = Annotated[float, Field(ge=0, le=86_400)]
+if TYPE_CHECKING:
+    from consilo.decisions.deciding import Deciding
+    from consilo.decisions.promotions import Proposal
+
 Waiting = Annotated[int, Field(ge=60, le=90 * 86_400)]
 _MOST_PAUSES = 100
 """A form that somebody sends though it decides nothing begins another pause."""
@@ -63,6 +54,16 @@ def promote(
         again: propose a version that people have rejected once more.
         home: the coordinator's directory; empty takes the worker's CONSILO_HOME.
     """
+    from consilo.decisions.candidates import look_up  # late, as in flows/pipeline.py
+    from consilo.errors import ConsiloError
+    from consilo.jobs.job import Job
+    from flows.endings import quiet_errors, refused
+    from flows.services.connection import home_directory, job_file
+    from flows.services.decisions import deciding, proposed
+    from flows.telling.shown import flow_run
+    from flows.tending.servers import ask
+    from flows.voting import collect_votes
+
     quiet_errors()
     try:
         place = home_directory(home)
@@ -87,13 +88,15 @@ def promote(
 
 def _waited_for(work: Deciding, proposal: Proposal, timeout_s: int) -> Proposal:
     """Suspend until there is a decision; each pass finds the pauses that were before it."""
+    from consilo.errors import DecisionRefused
+
     for number in range(_MOST_PAUSES):
         proposal = _now(work, proposal)
         if proposal.decision is not None:
             break
         form = suspend_flow_run(
             wait_for_input=Decide.with_initial_data(description=_told(work, proposal)),
-            key=f"{proposal.line}/{number}",
+            key=f"{proposal.line}-{number}",
             timeout=timeout_s,
         )
         proposal = _now(work, proposal)
@@ -119,6 +122,9 @@ def _now(work: Deciding, proposal: Proposal) -> Proposal:
 
 def _told(work: Deciding, proposal: Proposal) -> str:
     """Return what the form says above its fields, in Markdown."""
+    from consilo.decisions.deciding import signed_by
+    from consilo.decisions.reviewers import Reviewers
+
     candidate = proposal.candidate
     lines = [f"**{candidate.model} version {candidate.version}**, run `{candidate.run}`", ""]
     lines += [
@@ -134,6 +140,8 @@ def _told(work: Deciding, proposal: Proposal) -> str:
 
 
 def _ending(proposal: Proposal) -> State[Any]:
+    from flows.telling.shown import flow_run, rename
+
     candidate, decision = proposal.candidate, proposal.decision
     told = {"model": candidate.model, "version": candidate.version, "proposal": proposal.line}
     verdict = "waiting" if decision is None else decision.verdict

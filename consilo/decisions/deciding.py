@@ -9,6 +9,7 @@ pause is resumed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -182,6 +183,9 @@ class Deciding:
             reviewers = Reviewers.open(self.home)
             known = next((e for e in before.proposals if e.line == said.asks), None)
             if known is not None and known.decision is not None:
+                if _is_said_again(before, known, sealed):  # whoever said it died before it heard
+                    self._move_where_up()
+                    return known
                 was = known.decision
                 raise DecisionRefused(
                     f"{self._model} version {known.candidate.version} was {was.verdict} "
@@ -496,22 +500,35 @@ class Deciding:
 
     def _try_to_move(self) -> None:
         """Move the aliases, where the registry is up; else whoever tends the directory does."""
-        try:
-            with self._alone():
-                self._move()
-        except OSError:
-            return
+        with self._alone():
+            self._move_where_up()
+
+    def _move_where_up(self) -> None:
+        now = self.read()
+        if now.unmoved and self._aliases is not None:
+            try:
+                self._point(self._aliases, now)
+            except OSError:  # the registry is away; a disk that is full is told
+                return
+            self._moved(self._aliases, now)
 
     def _move(self) -> tuple[str, ...]:
         now = self.read()
-        if not now.unmoved or self._aliases is None:
-            return ()
-        for alias, version in sorted(now.wanted.items(), reverse=True):  # `previous` comes first
-            self._aliases.point(self._model, alias, version)
-        head = self._append("moved", decision=now.unmoved, aliases=now.wanted)
-        self._aliases.mark(self._model, f"{len(now.entries) + 1}:{head}")
         champion = now.champion
-        return () if champion is None else (f"version {champion.version} is the champion",)
+        if not now.unmoved or self._aliases is None or champion is None:
+            return ()
+        self._point(self._aliases, now)
+        self._moved(self._aliases, now)
+        return (f"version {champion.version} is the champion",)
+
+    def _point(self, aliases: Aliases, now: Promotions) -> None:
+        for alias, version in sorted(now.wanted.items(), reverse=True):  # `previous` comes first
+            aliases.point(self._model, alias, version)
+
+    def _moved(self, aliases: Aliases, now: Promotions) -> None:
+        head = self._append("moved", decision=now.unmoved, aliases=now.wanted)
+        with contextlib.suppress(OSError):  # the audit log keeps it, too; the next move tells anew
+            aliases.mark(self._model, f"{len(now.entries) + 1}:{head}")
 
 
 def signed_by(proposal: Proposal, reviewers: Reviewers) -> str:
@@ -528,6 +545,16 @@ def signed_by(proposal: Proposal, reviewers: Reviewers) -> str:
             "is enrolled; 'consilo reviewer add' enrols one"
         )
     return ""
+
+
+def _is_said_again(before: Promotions, known: Proposal, sealed: Sealed) -> bool:
+    """Return whether an envelope repeats a word that decided, and nothing was decided since."""
+    said = next((each for each in known.signed if each.key == sealed.key), None)
+    if said is None or not sealed.is_signed or known.decision is None:
+        return False
+    is_same = said.approves == (sealed.statement.word == "approve")
+    is_now = before.champion is not None and before.champion.decision == known.decision
+    return is_same and (is_now or known.decision.verdict == "rejected")
 
 
 def _former(before: Promotions, version: int | None) -> Champion:

@@ -29,13 +29,16 @@ class Votes(Protocol):
         """
         ...
 
-    def keep_vote(self, question: str, vote: Mapping[str, Any], voting: str) -> None:
+    def keep_vote(
+        self, question: str, vote: Mapping[str, Any], voting: str, *, monitors: bool = False
+    ) -> None:
         """Keep a vote and all its figures, for people here, durably.
 
         Args:
             question: as it was begun; empty for a vote that no row has a part in.
             vote: of `Vote.to_json`.
             voting: the run that asks.
+            monitors: it was asked about the champion, and counts for no candidate.
         """
         ...
 

@@ -155,7 +155,7 @@ CATALOGUE: tuple[Fault, ...] = (
     _known("silo-disk-full", "silo", "fill disk"),
     _known("coordinator-disk-full", "coordinator", "fill disk", lasts="60 s", promise="survives"),
     _known("silo-clock", "silo", "shift clock", when="before"),
-    _known("silo-release-before", "silo", "release before", when="before", promise="survives"),
+    _known("silo-release-before", "silo", "release before", when="before"),
     _known("update-nan", "silo", "poison", when="before"),
     _known("update-exploding", "silo", "poison", when="before", amount=EXPLODING),
     _known("checkpoint-corrupted", "pipeline", "corrupt checkpoint", promise="survives"),

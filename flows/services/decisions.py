@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -53,6 +54,9 @@ def deciding(home: Path, model: str, ask: Ask) -> Deciding:
     return Deciding(home, model, coordinators_key(home), aliases=aliases, now=time.time)
 
 
+_ENDS_WITHIN_S = 8.0
+"""A suspended flow run's process goes on ending for some seconds, and takes its folder with it:
+one that is resumed meanwhile finds itself without one (Prefect 3.7.7)."""
 Collect = Callable[..., Ballot]
 """Asks the silos: (home, model, version, wait_s=…) → their votes."""
 
@@ -120,13 +124,26 @@ def resume(home: Path, flow_run: str, told: str, ask: Ask) -> bool:
     """
     try:
         place = f"{Addresses.load(home).prefect_api}/flow_runs/{flow_run}"
-        if ask(place)["state"]["type"] != "PAUSED":
+        state = ask(place)["state"]
+        if state["type"] != "PAUSED":
             return False
+        since = datetime.fromisoformat(str(state["timestamp"])).timestamp()
+        time.sleep(min(_ENDS_WITHIN_S, max(0.0, since + _ENDS_WITHIN_S - time.time())))
         answer: Any = ask(
-            f"{place}/resume", {"run_input": {"decision": "see_chain", "reason": told}}
+            f"{place}/resume",
+            {
+                "run_input": {
+                    "decision": "approve" if told == "approved" else "reject",
+                    "reason": told,
+                }
+            },
         )
         if answer["status"] in ("REJECT", "ABORT"):
-            state = {"type": "COMPLETED", "name": "Completed", "message": told}
+            state = {
+                "type": "COMPLETED",
+                "name": "Completed",
+                "message": f"{told}; it could not be resumed: {answer['details']}",
+            }
             ask(f"{place}/set_state", {"state": state, "force": True})
     except (CoordinatorUnreachable, HTTPError, OSError):
         return False  # Prefect is away: the flow run finds the decision when somebody resumes it

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
+from consilo.decisions.promotions import Promotions, Proposal, models
+from consilo.decisions.vote import Verdict
+from consilo.errors import RecordTampered
 from consilo.membership.coordinator import Coordinator
 from consilo.runs.patience import WAITING
 from flows.tending.findings import Finding
 from flows.tending.reconcile import RunState, runs_in
 from flows.watching.notice import Notice
 from flows.watching.standing import FOLDER, Standing
-from flows.watching.trained import training_of
 
 _MOST_TOLD = 600
 
@@ -34,7 +36,9 @@ def events(
     found: list[Notice] = []
     for run in runs_in(home):
         found += _of_run(home, run)
-    found += [_of_finding(each, now) for each in findings if each.todo]
+    for model in models(home):
+        found += _proposed(home, model)
+    found += [_of_finding(home, e, now) for e in findings if e.todo or e.kind == "alias"]
     for path in sorted((home / FOLDER).glob("*.json")):
         standing = Standing.load(home, path.stem)
         if standing is not None and standing.is_behind:
@@ -55,47 +59,78 @@ def _of_run(home: Path, run: RunState) -> Iterator[Notice]:
         what = f"Run {run.name} {ended}"
         why = run.reason[:_MOST_TOLD]
         yield Notice("run", f"{run.name}/{run.status}", what, why, show, run.name, run.time)
-    if run.status in ("complete", "degraded"):
-        record = home / "runs" / run.name / "record.jsonl"
-        training = training_of(record)
-        job = _job(record) if training is not None else {}
-        if training is not None and job.get("promotion"):
-            name, version = str(job["name"]), training.version
+
+
+def _proposed(home: Path, model: str) -> Iterator[Notice]:
+    """Yield the proposals of a model that wait for people; a chain that is broken is a finding."""
+    with contextlib.suppress(RecordTampered):
+        for each in Promotions.open(home, model).waiting:
+            version = each.candidate.version
+            approve = _command(home, "model", "approve", model, str(version))
             yield Notice(
                 "candidate",
-                f"{name}/{version}",
-                f"Version {version} of {name} waits for a decision",
-                f"run {run.name} left it, {run.status}",
-                f"{_command(home, 'model', 'approve', name, str(version))} --reason '…', or reject",
-                run.name,
-                run.time,
+                f"{model}/{version}/{each.line}",
+                f"Version {version} of {model} waits for a decision",
+                _votes(each),
+                f"{approve} --reason '…', or reject",
+                each.candidate.run,
+                each.time,
             )
 
 
-def _of_finding(finding: Finding, now: datetime) -> Notice:
+def _votes(proposal: Proposal) -> str:
+    ballot, run = proposal.ballot, proposal.candidate.run
+    if ballot is None:
+        return f"run {run} left it, {proposal.candidate.status}; no silo has voted on it"
+    words: tuple[Verdict, ...] = ("yes", "no", "abstain")
+    said = ", ".join(f"{ballot.count(each)} {each}" for each in words)
+    return f"run {run} left it, {proposal.candidate.status}; the silos say: {said}"
+
+
+def _of_finding(home: Path, finding: Finding, now: datetime) -> Notice:
     told = f"{finding.kind} {finding.name} {finding.what}"
     run = finding.name if finding.kind in ("run", "owner") else ""
-    kind = "alias" if "alias" in finding.kind else "unowned"
+    key, at, todo = f"{finding.kind}/{finding.name}/{finding.what}", now.isoformat(), finding.todo
+    if finding.kind == "alias":
+        model = finding.name.partition("@")[0]
+        todo = todo or f"{_command(home, 'model', 'list')} says what was decided"
+        written = _found_moved(home, model)
+        if written is not None:  # the same alias, moved the same way another day, is another event
+            key, at = f"{key}/{written['hash']}", str(written["time"])
     return Notice(
-        "alias" if kind == "alias" else "unowned",
-        f"{finding.kind}/{finding.name}/{finding.what}",
+        "alias" if finding.kind == "alias" else "unowned",
+        key,
         told[:1].upper() + told[1:],
-        "",
-        finding.todo,
+        finding.done,
+        todo,
         run,
-        now.isoformat(),
+        at,
     )
 
 
+def _found_moved(home: Path, model: str) -> Mapping[str, Any] | None:
+    """Return the last line of a model's chain that says that an alias was moved by hand."""
+    with contextlib.suppress(RecordTampered):
+        for each in reversed(Promotions.open(home, model).entries):
+            if each["kind"] == "found_moved":
+                return cast("Mapping[str, Any]", each)
+    return None
+
+
 def _of_champion(home: Path, standing: Standing) -> Notice:
+    command = f"{_command(home, 'run', 'show', standing.run_id)}; train anew"
+    if standing.previous is not None:
+        words = ("model", "rollback", standing.model, "--to", str(standing.previous))
+        command = f"{_command(home, *words)} --reason '…', or train anew"
+    first = standing.at if standing.since is None else standing.since
     return Notice(
         "champion",
-        f"{standing.model}/{standing.version}/{standing.run_id}",
+        f"{standing.model}/{standing.version}/{first.isoformat()}",
         f"The champion of {standing.model}, version {standing.version}, falls behind",
         standing.told[:_MOST_TOLD],
-        _command(home, "run", "show", standing.run_id),
+        command,
         standing.run_id,
-        standing.at.isoformat(),
+        first.isoformat(),
     )
 
 
@@ -122,12 +157,6 @@ def expiring(home: Path, *, ahead_days: int, now: datetime) -> Iterator[Notice]:
             at = max(end - timedelta(days=ahead_days), now - timedelta(days=1))
             key = f"{whose}/{what}/{until}/{ended}"
             yield Notice("expiring", key, told, "", command, "", at.isoformat())
-
-
-def _job(record: Path) -> dict[str, object]:
-    with record.open("rb") as file:
-        opened = json.loads(file.readline())
-    return dict(opened["body"].get("job") or {})
 
 
 def _command(home: Path, *words: str) -> str:

@@ -2,9 +2,10 @@
 
 Kept for good: the record of each run, members, keys, audit log, and all that MLflow holds, which is
 what a decision or a registered model rests on. The rest has a bound: checkpoints of runs that have
-ended and logs and results of pipelines lapse by age, the folder of a run that never began after an
-hour, a log of a service is turned over by size (`consilo.machine.logs`), and Prefect's server
-deletes its old flow runs itself (`flows.services.services.start_prefect`).
+ended lapse by age, unless their models are, or were, champions or wait for a decision; so do logs
+and results of pipelines; the folder of a run that never began goes after an hour, a log of a
+service is turned over by size (`consilo.machine.logs`), and Prefect's server deletes its old flow
+runs itself (`flows.services.services.start_prefect`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from consilo.decisions.promotions import Promotions, models
+from consilo.errors import RecordTampered
 from consilo.machine.files import remove
 from consilo.machine.leases import is_held
 from consilo.membership.coordinator import Keep
@@ -55,10 +58,34 @@ def _without_a_run(home: Path, now: float) -> Iterator[Path]:
             yield folder
 
 
-def _lapsing(home: Path, keep: Keep) -> Iterator[tuple[Path, int]]:
+def _decided_about(home: Path) -> set[str]:
+    """Return the runs of champions, former ones, and of versions that wait for a decision.
+
+    Silos vote on a version against the champion, and get both from what their runs have left.
+
+    Raises:
+        RecordTampered: where a chain of decisions is not whole, so that nobody knows.
+    """
+    kept: set[str] = set()
+    for model in models(home):
+        found = Promotions.open(home, model)
+        kept |= {each.candidate.run for each in found.champions}
+        kept |= {each.candidate.run for each in found.waiting}
+    return kept
+
+
+def _lapsing_checkpoints(home: Path, days: int) -> Iterator[tuple[Path, int]]:
+    try:
+        rests_on = _decided_about(home)
+    except RecordTampered:  # `consilo status` says so; until it is whole all are kept
+        return
     for run in runs_in(home):
-        if run.kind == "closed" and not run.is_owned:
-            yield home / "runs" / run.name / CHECKPOINT, keep.checkpoints_days
+        if run.kind == "closed" and not run.is_owned and run.name not in rests_on:
+            yield home / "runs" / run.name / CHECKPOINT, days
+
+
+def _lapsing(home: Path, keep: Keep) -> Iterator[tuple[Path, int]]:
+    yield from _lapsing_checkpoints(home, keep.checkpoints_days)
     for path in (home / "logs").glob("pipeline-*.log"):
         yield path, keep.logs_days
     for path in (home / "results").glob("*.json"):

@@ -25,6 +25,9 @@ class Standing:
         run_id: the run that asked the silos.
         at: when.
         figures: by name.
+        previous: version of the champion before it that it is worse than, at enough silos; None
+            where it is behind something else, or not behind.
+        since: when it was first found behind; None where it is not behind.
     """
 
     model: str
@@ -34,11 +37,14 @@ class Standing:
     run_id: str
     at: datetime
     figures: dict[str, float]
+    previous: int | None = None
+    since: datetime | None = None
 
     def save(self, home: Path) -> None:
         """Write it down in a coordinator's directory, in place of what was found before."""
         make_directory(home / FOLDER, mode=0o700)
-        value: dict[str, Any] = {**asdict(self), "at": self.at.isoformat()}
+        since = None if self.since is None else self.since.isoformat()
+        value: dict[str, Any] = {**asdict(self), "at": self.at.isoformat(), "since": since}
         write_atomic(home / FOLDER / f"{self.model}.json", json.dumps(value, indent=1).encode())
 
     @classmethod
@@ -48,4 +54,5 @@ class Standing:
         if not path.is_file():
             return None
         value = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**value, "at": datetime.fromisoformat(value["at"])})
+        dates = {key: datetime.fromisoformat(value[key]) for key in ("at", "since") if value[key]}
+        return cls(**{**value, **dates})

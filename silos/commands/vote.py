@@ -57,17 +57,20 @@ def vote(
     elif said:
         votes.withdraw(run)
     given, words = votes.given(run), votes.words()
+    readings = votes.readings(run)
     if as_json:
         told = {r: {"verdict": v, "reason": w} for r, (v, w) in words.items() if run in ("", r)}
-        print(json.dumps({"votes": [each.to_json() for each in given], "people": told}))
+        found = {"votes": [each.to_json() for each in given], "people": told}
+        print(json.dumps({**found, "monitored": [each.to_json() for each in readings]}))
         return
-    for each in given:
-        print(f"{each.to_json()['time']}  {each.vote.run}: {each.vote.told}")
+    for each in (*given, *readings):
+        word = "" if each in given else "in use: "
+        print(f"{each.to_json()['time']}  {each.vote.run}: {word}{each.vote.told}")
         figures = ", ".join(f"{name} {value:.4g}" for name, value in each.vote.figures.items())
         if figures:
             print(f"{'':<27}{figures}")
     for name, (verdict, why) in words.items():
         if run in ("", name):
             print(f"people here say of {name}: {verdict}: {why}")
-    if not given and not any(run in ("", name) for name in words):
+    if not given and not readings and not any(run in ("", name) for name in words):
         print("this silo has not voted yet" if not run else f"no vote on a model of {run} yet")

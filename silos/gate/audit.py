@@ -19,6 +19,7 @@ rewrite its history unnoticed (`consilo.record.crosscheck`).
     part       its part of a model over several silos' columns, kept here: its SHA-256
     scored     rows that such a model scored for people here: how many
     voted      a vote on a model: who trained it, its digest, verdict and reasons
+    monitored  the same of a model in use: whether it still is good
     overruled  people say yes, no or abstain of a run's model, and why; without a verdict they take
                that back
     model_dropped  a part was deleted by people here

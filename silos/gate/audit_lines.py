@@ -23,6 +23,7 @@ KINDS: Mapping[str, str] = {
     "answered": "answers",
     "bundle": "code",
     "voted": "votes",
+    "monitored": "words on the model in use",
     "overruled": "people's word on a vote",
     "ledger": "ledger at a run's end",
     "match": "matches",
@@ -180,5 +181,6 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "answered": _answered,
     "bundle": _bundle,
     "voted": _voted,
+    "monitored": _voted,
     "overruled": _overruled,
 }

@@ -2,7 +2,8 @@
 
 One SQLite file, ``votes.db``, mode 0600. What leaves of a vote its policy says; here is the rest,
 for people (`consilo silo vote`, the silo's page). The audit log notes each vote as it is given, and
-each time that people overrule.
+each time that people overrule. What was answered about the champion, night by night, is kept apart
+from the votes on candidates.
 """
 
 from __future__ import annotations
@@ -30,9 +31,14 @@ CREATE TABLE IF NOT EXISTS questions (
 CREATE TABLE IF NOT EXISTS votes (
     place INTEGER PRIMARY KEY, at REAL NOT NULL, voting TEXT NOT NULL, run TEXT NOT NULL,
     vote TEXT NOT NULL, UNIQUE (voting, run, vote));
+CREATE TABLE IF NOT EXISTS readings (
+    place INTEGER PRIMARY KEY, at REAL NOT NULL, voting TEXT NOT NULL, run TEXT NOT NULL,
+    vote TEXT NOT NULL, UNIQUE (voting, run, vote));
 CREATE TABLE IF NOT EXISTS words (
     run TEXT PRIMARY KEY, at REAL NOT NULL, verdict TEXT NOT NULL, reason TEXT NOT NULL);
 """
+_GIVEN = "SELECT at, voting, vote FROM {} WHERE ?1 IN ('', run) ORDER BY place"
+_KEEP = "INSERT OR IGNORE INTO {} (at, voting, run, vote) VALUES (?, ?, ?, ?)"
 _DAY_S = 86_400.0
 _RUN = re.compile(r"[A-Za-z0-9][\w.-]{0,199}")
 
@@ -107,7 +113,9 @@ class Votes:
             database.execute("INSERT INTO questions VALUES (?, ?, NULL)", (question, now))
         return True
 
-    def keep_vote(self, question: str, vote: Mapping[str, Any], voting: str) -> None:
+    def keep_vote(
+        self, question: str, vote: Mapping[str, Any], voting: str, *, monitors: bool = False
+    ) -> None:
         """Keep a vote with all its figures, and note in the audit log that it is given."""
         text, now = json.dumps(vote, sort_keys=True), self._now()
         with self._open() as database, transaction(database):
@@ -116,12 +124,10 @@ class Votes:
                     "UPDATE questions SET vote = ? WHERE question = ? AND vote IS NULL",
                     (text, question),
                 )
-            database.execute(
-                "INSERT OR IGNORE INTO votes (at, voting, run, vote) VALUES (?, ?, ?, ?)",
-                (now, voting, str(vote["run"]), text),
-            )
+            place = "readings" if monitors else "votes"
+            database.execute(_KEEP.format(place), (now, voting, str(vote["run"]), text))
         self._audit.append(
-            "voted",
+            "monitored" if monitors else "voted",
             run=voting,
             candidate=vote["candidate"],
             trained=vote["run"],
@@ -170,12 +176,17 @@ class Votes:
 
     def given(self, run: str = "") -> list[KeptVote]:
         """Return the votes that were given, the newest last; of one run where it is named."""
+        return self._kept("votes", run)
+
+    def readings(self, run: str = "") -> list[KeptVote]:
+        """Return what was said of champions in use, as `given` returns votes on candidates."""
+        return self._kept("readings", run)
+
+    def _kept(self, place: str, run: str) -> list[KeptVote]:
         if not self._path.exists():
             return []
         with self._open() as database:
-            rows = database.execute(
-                "SELECT at, voting, vote FROM votes WHERE ?1 IN ('', run) ORDER BY place", (run,)
-            ).fetchall()
+            rows = database.execute(_GIVEN.format(place), (run,)).fetchall()
         return [KeptVote(at, voting, Vote.from_json(json.loads(vote))) for at, voting, vote in rows]
 
     @contextmanager

@@ -24,5 +24,7 @@ class PlainVotes:
         """Return True: it may be asked."""
         return True
 
-    def keep_vote(self, question: str, vote: Mapping[str, Any], voting: str) -> None:
+    def keep_vote(
+        self, question: str, vote: Mapping[str, Any], voting: str, *, monitors: bool = False
+    ) -> None:
         """Keep nothing: who asks in this process has the answer."""

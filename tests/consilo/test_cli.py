@@ -28,7 +28,7 @@ HEAVY = {
     "torch",
     "yaml",
 }
-MOST_MODULES = 240
+MOST_MODULES = 250
 """Python's own, click, typer and ours; at most 213 with Python 3.11.7, typer 0.20, click 8.5."""
 
 HELP = """
@@ -69,10 +69,8 @@ def test_every_command_of_every_group_has_one_sentence_that_help_shows_whole():
     found = groups(typer.main.get_command(build()), "consilo")
     assert [path for path, _ in found if path.count(" ") < 2] == [
         "consilo",
-        *(
-            f"consilo {name}"
-            for name in ("job", "ledger", "match", "model", "page", "run", "silo", "silos")
-        ),
+        *(f"consilo {name}" for name in ("job", "ledger", "match", "model", "page", "reviewer")),
+        *(f"consilo {name}" for name in ("run", "silo", "silos")),
     ]
     for path, group in found:
         told = CliRunner().invoke(build(), [*path.split()[1:], "--help"]).output

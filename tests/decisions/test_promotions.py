@@ -454,3 +454,16 @@ def test_votes_against_a_champion_that_nobody_decided_are_refused(home):
     proposal = work.propose(look_up(home, MODEL, 2))
     with pytest.raises(DecisionRefused, match="another model than the champion that was decided"):
         work.vote(proposal, ballot(2, champion=3))
+
+
+def test_a_word_said_again_by_who_did_not_hear_that_it_decided_is_no_fault(home):
+    keys = enrolled(home, "bea")
+    envelope = word(proposed(home, 1), keys["bea"])
+    registry = FileRegistry(home / "registry.json")
+    registry.away = True
+    work = Deciding(home, MODEL, coordinators_key(home), aliases=registry, now=lambda: BEGAN + 60)
+    work.sign(envelope)
+    assert pointing(home) == {}
+    deciding(home).sign(envelope)
+    assert pointing(home) == {"champion": 1}
+    assert kinds(home) == ["proposed", "voted", "signed", "decided", "moved"]

@@ -19,7 +19,7 @@ from consilo.horizontal.features import Encoding, target_ends
 from consilo.horizontal.learning import learner_apart, learner_of, plan_of, run_epsilon
 from consilo.horizontal.private_figures import mark_of, outputs_of, paid_noise
 from consilo.horizontal.scaling import scaled_rows
-from consilo.horizontal.votes.model import Model, metric_of
+from consilo.horizontal.votes.model import ASKED, MONITORING, Model, metric_of
 from consilo.jobs.job import OWN_PACKAGES, Job
 from consilo.jobs.model_job import ModelJob
 from consilo.kernel import seeds
@@ -42,6 +42,7 @@ class Judge:
         candidate: is judged.
         champion: what is in use; None where nothing is.
         lacking: codes of what cannot be compared, whatever the rows.
+        monitors: the candidate is in use, and this asks whether it still is good.
     """
 
     def __init__(
@@ -51,10 +52,14 @@ class Judge:
         candidate: Model,
         champion: Model | None,
         lacking: Sequence[str],
+        *,
+        monitors: bool = False,
     ) -> None:
         self._silo = silo
         self._votes = votes
-        self._rules = votes.vote_rules()
+        self._monitors = monitors
+        rules = votes.vote_rules()
+        self._rules = rules.model_copy(update={"max_epsilon": None}) if monitors else rules
         self._job = ModelJob.of(silo.job)
         self._candidate = candidate
         self._champion = champion
@@ -63,11 +68,12 @@ class Judge:
             "run": candidate.run,
             "candidate": candidate.digest,
             "champion": "" if champion is None else champion.digest,
+            **({ASKED: MONITORING} if monitors else {}),
         }
 
     def answer(self) -> dict[str, Any]:
         """Return the reply's fields."""
-        told = self._votes.people_say(self._candidate.run)
+        told = None if self._monitors else self._votes.people_say(self._candidate.run)
         if told is not None:
             return self._say(told[0], ["people"], told[1])
         if self._rules.decided_by == "people":
@@ -241,7 +247,8 @@ class Judge:
         ]
         rules = self._rules.model_dump(mode="json")
         return digest([self._silo.header.manifest.bundle, self._silo.contract.digest,
-                       self._job.digest, rules, mark_of(rows), *models])  # fmt: skip
+                       self._job.digest, rules, mark_of(rows), *models,
+                       *([MONITORING] if self._monitors else [])])  # fmt: skip
 
     def _vote(
         self,
@@ -264,17 +271,21 @@ class Judge:
 
     def _say(self, said: Verdict, reasons: Sequence[str], overruled: str = "") -> dict[str, Any]:
         vote = self._vote(said, reasons, {}, overruled)
-        self._votes.keep_vote("", vote.to_json(), self._silo.header.run_id)
+        self._keep("", vote)
         word = {"verdict": said, "reasons": list(reasons), "overruled": overruled}
         return {"about": self._about, "said": word}
 
     def _judged(self, vote: Vote, question: str) -> dict[str, Any]:
-        self._votes.keep_vote(question, vote.to_json(), self._silo.header.run_id)
+        self._keep(question, vote)
         word = {"verdict": vote.verdict, "reasons": list(vote.reasons), "overruled": ""}
         told: dict[str, Any] = {"about": self._about, "judged": word}
         if self._rules.figures == "numbers" and self._silo.admits("figures"):
             told["figures"] = dict(vote.figures)
         return told
+
+    def _keep(self, question: str, vote: Vote) -> None:
+        voting = self._silo.header.run_id
+        self._votes.keep_vote(question, vote.to_json(), voting, monitors=self._monitors)
 
 
 def _loaded(silo: SiloView, model: Model) -> tuple[TorchLearner, Rows]:

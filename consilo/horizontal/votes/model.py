@@ -16,6 +16,8 @@ from consilo.jobs.model_job import ModelJob
 from consilo.wire.params import Params
 from consilo.wire.params import digest as digest_of
 
+ASKED, MONITORING = "asked", "monitoring"
+"""In a question and its answer where the model is in use; not there where it is a candidate."""
 _UNSAID = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "rmse"}
 """The metric of a job without a section ``promotion``."""
 

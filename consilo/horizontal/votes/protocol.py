@@ -13,6 +13,10 @@ has chosen: it is a bit or two about those rows, and so it is declared, as a fig
 the job is private the vote is made of noisy sums, which the data set's account pays for
 (`privacy.metrics_epsilon`); what cannot be paid, or made noisy, is an abstention that no row has a
 part in. The same question gets the same answer, without a new payment; other questions are counted.
+
+**Monitoring** asks the same of the champion, against the one before it: an answer says in what a
+silo signs that it is one to this, so that nobody can pass it off as a vote on a candidate. What
+people said, or the policy's bound on ε, is a matter of letting a model in, and no part of it.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from consilo.decisions.roles import VOTES
 from consilo.decisions.vote import Vote, check_word
 from consilo.errors import ReplyInvalid
 from consilo.horizontal.votes.judge import Judge
-from consilo.horizontal.votes.model import Model
+from consilo.horizontal.votes.model import ASKED, MONITORING, Model
 from consilo.kernel.federation import Federation
 from consilo.kernel.protocol import Protocol
 from consilo.kernel.steps import Answers, Ask, Step
@@ -49,7 +53,7 @@ class Answered:
 
 
 def _check_about(name: str, value: Any, payload: Mapping[str, Any]) -> None:
-    texts = isinstance(value, Mapping) and set(value) == {"run", "candidate", "champion"}
+    texts = isinstance(value, Mapping) and set(value) - {ASKED} == {"run", "candidate", "champion"}
     if not texts or not all(isinstance(each, str) and len(each) < 300 for each in value.values()):
         raise ReplyInvalid(f"{name}: expected run, candidate and champion as texts")
 
@@ -61,6 +65,7 @@ class Voting(Protocol[None]):
         candidate: None in the silo half.
         champion: what is in use; None where nothing is.
         lacking: codes of what cannot be compared, whatever a silo has: see `WORDS`.
+        monitors: the candidate is in use, and this asks whether it still is good.
     """
 
     asks_apart = True
@@ -71,10 +76,13 @@ class Voting(Protocol[None]):
         candidate: Model | None = None,
         champion: Model | None = None,
         lacking: Sequence[str] = (),
+        *,
+        monitors: bool = False,
     ) -> None:
         self.candidate = candidate
         self.champion = champion
         self.lacking = tuple(lacking)
+        self.monitors = monitors
 
     def coordinate(self, fed: Federation, state: None) -> Generator[Step, Any, Answered]:
         """Ask once; who does not answer has not voted."""
@@ -85,13 +93,17 @@ class Voting(Protocol[None]):
             "candidate": self.candidate.to_payload(),
             "champion": champion,
             "lacking": list(self.lacking),
+            **({ASKED: MONITORING} if self.monitors else {}),
         }
         answers: Answers = yield Ask(fed.cohort(), "vote", asked)
         fields = {name: dict(each.fields) for name, each in answers.replies.items()}
         votes, missing = [], {n: f"{e.code}: {e.reason}" for n, e in answers.missing.items()}
         wanted = (self.candidate.run, self.candidate.digest)
         for name, each in fields.items():
-            vote = vote_of(name, each)
+            if _monitors(each) != self.monitors:
+                missing[name] = "invalid_reply: it has answered another question than the one asked"
+                continue
+            vote = vote_of(name, each, monitors=self.monitors)
             if (vote.run, vote.candidate) == wanted:
                 votes.append(vote)
             else:
@@ -117,15 +129,24 @@ class Voting(Protocol[None]):
         sent = message.payload["champion"]
         champion = None if sent is None else Model.from_payload(sent)
         lacking = [str(each) for each in message.payload["lacking"]]
-        return Judge(silo, silo.role(VOTES), candidate, champion, lacking).answer()
+        monitors = message.payload.get(ASKED) == MONITORING
+        judge = Judge(silo, silo.role(VOTES), candidate, champion, lacking, monitors=monitors)
+        return judge.answer()
 
 
-def vote_of(silo: str, fields: Mapping[str, Any]) -> Vote:
+def vote_of(silo: str, fields: Mapping[str, Any], *, monitors: bool = False) -> Vote:
     """Return the vote that a silo's answer holds.
 
+    Args:
+        silo: who answered.
+        fields: of the answer.
+        monitors: it was asked about the champion; see `Voting`.
+
     Raises:
-        ReplyInvalid: where it holds none, or two.
+        ReplyInvalid: where it holds none, or two, or is an answer to another question.
     """
+    if _monitors(fields) != monitors:
+        raise ReplyInvalid(f"vote of {silo}: it is an answer to another question")
     words = [fields[each] for each in ("said", "judged") if each in fields]
     if len(words) != 1:
         raise ReplyInvalid(f"vote of {silo}: expected one word, found {len(words)}")
@@ -140,3 +161,7 @@ def vote_of(silo: str, fields: Mapping[str, Any]) -> Vote:
         dict(fields.get("figures", {})),
         word.get("overruled", ""),
     )
+
+
+def _monitors(fields: Mapping[str, Any]) -> bool:
+    return bool(fields["about"].get(ASKED) == MONITORING)

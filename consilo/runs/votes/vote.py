@@ -24,7 +24,7 @@ from consilo.errors import (
 from consilo.horizontal.features import Encoding
 from consilo.horizontal.learning import learner_of
 from consilo.horizontal.training import TrainState
-from consilo.horizontal.votes.model import Model
+from consilo.horizontal.votes.model import ASKED, MONITORING, Model
 from consilo.horizontal.votes.protocol import Answered, Voting, vote_of
 from consilo.jobs.job import Job
 from consilo.jobs.model_job import ModelJob
@@ -124,6 +124,7 @@ class VoteRun(Stages):
         transport: how the silos are reached.
         silos: everybody who is registered, connected or not, whether or not they trained.
         champion: what is in use; None where nothing is.
+        monitors: the candidate is in use, and the champion is the one before it.
         settings: directory, run_id, key, parties, absent, bundle, standing, clock: those of
             `Stages`.
     """
@@ -136,11 +137,13 @@ class VoteRun(Stages):
         *,
         silos: Sequence[str],
         champion: Trained | None = None,
+        monitors: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(candidate.model.job, contract, transport, silos=silos, **settings)
         self._candidate = candidate.model
         self._champion, self._lacking = against(candidate, champion)
+        self._monitors = monitors
         self.answered: Answered | None = None
         self.record.add(
             "candidate",
@@ -150,6 +153,7 @@ class VoteRun(Stages):
             if champion is None
             else {"trained": champion.model.run, "params": champion.model.digest},
             lacking=list(self._lacking),
+            **({ASKED: MONITORING} if monitors else {}),
         )
 
     def vote(self) -> Ballot:
@@ -159,7 +163,9 @@ class VoteRun(Stages):
             RunFailed: where messages were lost.
         """
         with self.stage("vote"):
-            question = Voting(self._candidate, self._champion, self._lacking)
+            question = Voting(
+                self._candidate, self._champion, self._lacking, monitors=self._monitors
+            )
             answered: Answered = self._talk.ask("silo_votes", question)
             self.answered = answered
             for vote in answered.votes:
@@ -233,15 +239,17 @@ def run_votes(run: VoteRun, *, wait_s: float = 0.0, say: Say = silent) -> tuple[
     return run.ballot, run.close()
 
 
-def read_ballot(place: Path, public_key: bytes | None = None) -> Ballot:
+def read_ballot(place: Path, public_key: bytes | None = None, *, monitors: bool = False) -> Ballot:
     """Return the votes of a run, each held against the signature of the silo that gave it.
 
     Args:
         place: the directory of the run in which silos voted.
         public_key: the coordinator's raw Ed25519 key; see `consilo.record.run_record.verify`.
+        monitors: they were asked about the champion, and have voted on no candidate.
 
     Raises:
-        RecordTampered: where the record is not whole, or a vote is none that a silo has signed.
+        RecordTampered: where the record is not whole, or a vote is none that a silo has signed, or
+            was given to the other of both questions.
     """
     path = place / "record.jsonl"
     closing = verify(path, public_key)
@@ -257,7 +265,7 @@ def read_ballot(place: Path, public_key: bytes | None = None) -> Ballot:
     for body in (e["body"] for e in entries if e["kind"] == _VOTED):
         name, fields = body["silo"], body["fields"]
         try:
-            vote = vote_of(name, fields)
+            vote = vote_of(name, fields, monitors=monitors)
         except (ReplyInvalid, KeyError, TypeError, AttributeError) as cause:
             raise RecordTampered(f"{path.name}: what {name} said is no vote") from cause
         if name in keys and (name, digest(pack(fields))) not in signed:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import decided
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -16,6 +17,7 @@ from consilo.errors import ConfigInvalid
 from consilo.membership.coordinator import Coordinator, Keep, Reachable
 from consilo.membership.notify import Notify
 from consilo.record.run_record import RunRecord
+from consilo.runs.checkpoint import CHECKPOINT
 from flows.tending.events import events
 from flows.tending.findings import Finding
 from flows.tending.retention import let_lapse
@@ -195,21 +197,65 @@ def test_events_say_what_which_run_why_and_what_to_do(tmp_path):
     record(tmp_path, "heart-20261127-1", status="failed", reason="QuorumLost: 1 of 3 silos")
     record(tmp_path, "heart-20261127-2", status="complete", reason="")
     found = Finding("run", "heart-20261127-3", "was cut off", todo="go on with it")
-    Standing("heart", 3, True, "roc_auc fell by 0.06", "heart-vote-1", NOW, {}).save(tmp_path)
+    Standing("heart", 3, True, "roc_auc fell by 0.06", "heart-vote-1", NOW, {}, 2, NOW).save(
+        tmp_path
+    )
     told = events(tmp_path, [found], ahead_days=30, now=NOW)
     by_kind = {each.kind: each for each in told}
-    assert set(by_kind) == {"run", "candidate", "unowned", "champion"}
+    assert set(by_kind) == {"run", "unowned", "champion"}  # nobody has proposed version 4
     failed = by_kind["run"]
     assert (failed.what, failed.why) == (
         "Run heart-20261127-1 has failed",
         "QuorumLost: 1 of 3 silos",
     )
     assert failed.command == f"consilo run show heart-20261127-1 --dir {tmp_path}"
-    assert by_kind["candidate"].what == "Version 4 of heart waits for a decision"
-    assert by_kind["candidate"].command.startswith("consilo model approve heart 4")
     assert by_kind["unowned"].command == "go on with it"
-    assert by_kind["champion"].why == "roc_auc fell by 0.06"
+    champion = by_kind["champion"]
+    assert champion.why == "roc_auc fell by 0.06"
+    assert champion.command.startswith(f"consilo model rollback heart --to 2 --dir {tmp_path}")
+    later = NOW + timedelta(days=1)  # it still is behind a night later: the same event
+    Standing("heart", 3, True, "fell by 0.07", "heart-vote-2", later, {}, 2, NOW).save(tmp_path)
+    assert events(tmp_path, [], ahead_days=30, now=later)[-1].digest == champion.digest
     assert events(tmp_path, [found], ahead_days=30, now=NOW + timedelta(hours=1))[0] == told[0]
+
+
+def test_a_proposal_is_told_while_it_waits_and_an_alias_each_time_that_it_was_moved(tmp_path):
+    for version in (1, 2):
+        decided.trained(tmp_path, version)
+    decided.promoted(tmp_path, 1)
+    decided.proposed(tmp_path, 2, south="no")
+    (told,) = events(tmp_path, [], ahead_days=30, now=NOW)
+    assert (told.kind, told.run) == ("candidate", "heart-2")
+    assert told.what == "Version 2 of heart waits for a decision"
+    assert told.why == "run heart-2 left it, complete; the silos say: 2 yes, 1 no, 0 abstain"
+    assert told.command.startswith(f"consilo model approve heart 2 --dir {tmp_path} --reason")
+    work, registry = decided.deciding(tmp_path), decided.FileRegistry(tmp_path / "registry.json")
+    work.decide(2, approves=False, reason="slow", by="root", how="shell")
+    assert events(tmp_path, [], ahead_days=30, now=NOW) == []
+    found = Finding("alias", "heart@champion", "was moved by hand", done="it was put back")
+    moved = []
+    for _ in range(2):
+        registry.point("heart", "champion", 2)
+        work.put_back(act=True)
+        moved += events(tmp_path, [found], ahead_days=30, now=NOW)
+    assert [each.kind for each in moved] == ["alias", "alias"]
+    assert len({each.digest for each in moved}) == 2
+    assert moved[0].why == "it was put back"
+    assert moved[0].command.startswith("consilo model list")
+    again = events(tmp_path, [found], ahead_days=30, now=NOW + timedelta(hours=1))
+    assert again == moved[1:]
+
+
+def test_the_states_that_silos_are_asked_about_do_not_lapse(tmp_path):
+    for version in (1, 2, 3):
+        decided.trained(tmp_path, version)
+    decided.promoted(tmp_path, 1)
+    decided.proposed(tmp_path, 3)
+    for version in (1, 2, 3):
+        (tmp_path / "runs" / f"heart-{version}" / CHECKPOINT).write_bytes(b"")
+    in_a_century = datetime.now(UTC).timestamp() + 100 * 365 * 86_400
+    gone = let_lapse(tmp_path, Keep(), now=in_a_century)
+    assert gone == [tmp_path / "runs" / "heart-2" / CHECKPOINT]
 
 
 def test_keys_that_end_are_told_ahead_and_once_more_when_they_have(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from decided import MODEL, deciding, promoted, proposed, trained
 
 from consilo.errors import ConfigInvalid
 from consilo.membership.coordinator import Keep, Reachable
@@ -75,8 +76,27 @@ def test_how_long_is_said_in_the_coordinators_file(tmp_path: Path) -> None:
     # One of an earlier release says nothing of it.
     ports = f"port: {place.port}\nprefect_port: {place.prefect_port}\n"
     file.write_text(f"{ports}mlflow_port: {place.mlflow_port}\n")
-    assert settle_place(tmp_path) == place
+    assert settle_place(tmp_path).model_copy(update={"page_port": place.page_port}) == place
     for wrong in ("logs_days: 0", "log_days: 3"):
         file.write_text(f"{ports}keep: {{{wrong}}}\n")
         with pytest.raises(ConfigInvalid, match="keep"):
             Reachable.load(tmp_path)
+
+
+def test_what_a_decision_rests_on_does_not_lapse(tmp_path: Path) -> None:
+    for version in (1, 2, 3, 4):
+        trained(tmp_path, version)
+        (tmp_path / "runs" / f"{MODEL}-{version}" / "checkpoint.safetensors").write_text("state")
+    promoted(tmp_path, 1)
+    promoted(tmp_path, 2)
+    proposed(tmp_path, 3)
+    proposed(tmp_path, 4)
+    deciding(tmp_path).decide(4, approves=False, reason="slow", by="root", how="shell")
+    keep, now = Keep(checkpoints_days=10), time.time() + 11 * DAY_S
+    chain = tmp_path / "promotions" / f"{MODEL}.jsonl"
+    whole = chain.read_bytes()
+    chain.write_bytes(whole[:-200])  # nobody knows what rests on what
+    assert let_lapse(tmp_path, keep, now=now) == []
+    chain.write_bytes(whole)
+    gone = [each.parent.name for each in let_lapse(tmp_path, keep, now=now)]
+    assert gone == [f"{MODEL}-4"]

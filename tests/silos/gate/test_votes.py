@@ -89,6 +89,36 @@ def test_silos_vote_signed_by_their_policy_and_their_logs_say_so(model, tmp_path
         assert host.votes.given()[0].vote == votes[name]
 
 
+def test_what_is_said_of_a_model_in_use_is_no_vote_and_people_have_no_part_in_it(
+    model, tmp_path
+) -> None:
+    hosts = silos(tmp_path, "votes: {max_epsilon: 1.0}\n")  # the model has no privacy at all
+    north = hosts["north"]
+    north.votes.overrule("good", "no", "ward b is new")
+    parties = {name: Party(each.signing_key) for name, each in hosts.items()}
+    good, bad = model, voting.spoilt(model)
+    asked = {"parties": parties, "monitors": True}
+    still, _ = voting.voted(good, hosts, tmp_path / "m1", champion=bad, **asked)
+    behind, _ = voting.voted(bad, hosts, tmp_path / "m2", champion=good, **asked)
+    assert {each.verdict for each in still.votes} == {"yes"}
+    assert {each.reasons for each in behind.votes} == {("worse_than_champion",)}
+    assert north.votes.given() == []
+    assert [each.vote.verdict for each in north.votes.readings("good")] == ["yes", "no"]
+    assert noted(north) == []
+    assert [each["verdict"] for each in noted(north, "monitored")] == ["yes", "no"]
+    assert read_ballot(tmp_path / "m1", monitors=True) == still
+    with pytest.raises(RecordTampered, match="is no vote"):
+        read_ballot(tmp_path / "m1")
+    votes = vote(good, hosts, tmp_path / "v", champion=bad)
+    assert {each.verdict for each in votes.values()} == {"no"}
+    assert votes.pop("north").reasons == ("people",)
+    assert {each.reasons for each in votes.values()} == {("epsilon",)}
+    with pytest.raises(RecordTampered, match="is no vote"):
+        read_ballot(tmp_path / "v", monitors=True)
+    told = CliRunner().invoke(app, ["vote", "--dir", str(north.directory), "--json"])
+    assert [len(json.loads(told.output)[each]) for each in ("votes", "monitored")] == [1, 2]
+
+
 def test_a_vote_that_a_silo_has_not_signed_is_found_out(model, tmp_path) -> None:
     """Whoever has the coordinator's key rewrites the whole record, and lacks the silos'."""
     vote(model, silos(tmp_path), tmp_path / "v")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import vertical
 
-from consilo.errors import IncompatibleJob, JobInvalid, Refused
+from consilo.errors import IncompatibleJob, JobInvalid, MatchUnusable, Refused
 from consilo.kernel import seeds
 from consilo.kernel.headers import Header
 from consilo.kernel.verbs import Disclosure
@@ -307,5 +307,5 @@ def test_a_job_that_cannot_work_is_refused_before_any_message(changes, says):
 def test_the_match_must_be_there():
     hosts = vertical.silos_of(table(40), COLUMNS)
     hosts["shop"] = InMemorySilo("shop", hosts["shop"].table)
-    with pytest.raises(Refused, match="no match"):
+    with pytest.raises(MatchUnusable, match="no match"):
         run(job(), None, hosts)
