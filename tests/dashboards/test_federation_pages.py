@@ -29,7 +29,14 @@ Past = tuple[Path, list[Any]]
 def test_every_page_is_there_and_names_nothing_elsewhere(client: TestClient, past_home: Past):
     made = past_home[1]
     both = "&".join(f"run={each.name}" for each in made[:2])
-    paths = ["/", "/runs", f"/runs/{made[3].name}", "/silos/clinic-01", f"/compare?{both}"]
+    paths = [
+        "/",
+        "/runs",
+        "/promotion",
+        f"/runs/{made[3].name}",
+        "/silos/clinic-01",
+        f"/compare?{both}",
+    ]
     for path in paths:
         answer = client.get(path)
         assert answer.status_code == 200, path
