@@ -450,7 +450,7 @@ def test_what_reviewers_hold_a_model_to_stands_on_its_tags(federation):
     model = ended.summary["model"]
     tags = ended.client.get_model_version(model["name"], model["version"]).tags
     wanted = {"metric": "roc_auc", "per_silo_tolerance": 0.02, "approvals": 2}
-    assert json.loads(tags[names.TAG_PROMOTION]) == wanted
+    assert wanted.items() <= json.loads(tags[names.TAG_PROMOTION]).items()
 
 
 def test_contract_verdicts_are_a_table_in_mlflow(degraded, tmp_path):
