@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from consilo.horizontal.between.drift import Drift
 from flows import vertical
 from flows.session import Session
 from flows.tasks import (
@@ -46,7 +47,8 @@ def _horizontal(session: Session, wait_s: float) -> None:
     train(session)
     evaluate(session)
     if session.registers:
-        remember(session)
+        if Drift.serves(session.horizontal.job):
+            remember(session)
         register(session)
         write_card(session)
     report(session)

@@ -12,7 +12,6 @@ from prefect.states import Failed
 from prefect.tasks import Task
 
 from consilo.errors import TransportError
-from consilo.horizontal.between.drift import Drift
 from consilo.jobs.model_job import ModelJob
 from consilo.metrics.words import in_short
 from consilo.reduce.draw import in_words
@@ -130,11 +129,8 @@ def evaluate(session: Session) -> None:
 
 @task(task_run_name="remember", persist_result=False, cache_policy=NO_CACHE)
 def remember(session: Session) -> None:
-    """Let each silo keep how its rows are spread, where the job wants to know whether they move."""
-    run = session.horizontal
-    if not Drift.serves(run.job):
-        return
-    lost = run.remember()
+    """Let each silo keep how its rows are spread, for a job that asks whether they move."""
+    lost = session.horizontal.remember()
     if lost:
         get_run_logger().warning("some silos keep an older reference: %s", lost)
 

@@ -279,10 +279,14 @@ class Run(AnalyticsRun):
                 rows=dict(evaluated.rows),
                 intervals={name: list(ends) for name, ends in evaluated.intervals.items()},
                 constant=dict(evaluated.constant),
-                noise=dict(evaluated.noise),
-                silos={name: dict(each) for name, each in evaluated.silos.items() if each},
+                noise=_finite(evaluated.noise),
+                silos={name: _finite(each) for name, each in evaluated.silos.items() if each},
                 silo_intervals={
-                    name: {figure: list(ends) for figure, ends in each.items()}
+                    name: {
+                        figure: list(ends)
+                        for figure, ends in each.items()
+                        if all(map(math.isfinite, ends))
+                    }
                     for name, each in evaluated.silo_intervals.items()
                     if each
                 },
@@ -567,6 +571,11 @@ def _learnt(names: Sequence[str], target: Scale) -> str:
         f"the target is learnt standardised ({told}); the rounds' loss is of those numbers, "
         "figures of merit and predictions are in its own units"
     )
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures that are numbers: under noise one over a sum near zero may be none."""
+    return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
 
 def _noisy(evaluated: Evaluated) -> str:

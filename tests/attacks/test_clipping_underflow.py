@@ -285,7 +285,7 @@ def test_figures_are_of_outputs_in_random_places_too(monkeypatch) -> None:
 
     def outputs(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
         monkeypatch.setattr(private_figures, "drawn_places", lambda *_: places)
-        return private_figures._outputs(learner, rows, SecretStream(bytes(32), "places"))
+        return private_figures.outputs_of(learner, rows, SecretStream(bytes(32), "places"))
 
     whole = outputs(features, order)
     free = np.append(as_if(left_out, order), order[left_out])

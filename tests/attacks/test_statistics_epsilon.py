@@ -72,7 +72,7 @@ def test_noise_that_hides_nothing_is_none_where_a_policy_says_no_limit(
     key = wants.partition(":")[0]
     policy = "\n".join(
         f"  {wants}" if line.split(":")[0].strip(" #") == key else line
-        for line in TEMPLATE.splitlines()
+        for line in TEMPLATE.partition("# votes:")[0].splitlines()
     )
     silo = attacker.make(tmp_path, policy)
     much = {"epsilon": 400.0, "delta": 1e-5, "statistics_epsilon": 200.0}

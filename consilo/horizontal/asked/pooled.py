@@ -95,7 +95,7 @@ class Pooled:
             few = [
                 silo
                 for silo, part in telling.items()
-                if not part.noise and _num_steps(part.tables[name], along) < 2
+                if not part.noise and _is_one_step(part.told[axis.name], part.tables[name], along)
             ]
             if len(few) < len(telling):
                 lacking |= dict.fromkeys(few, "its rows are too few for any step")
@@ -136,10 +136,11 @@ class Pooled:
         return ""
 
 
-def _num_steps(values: Floats, along: int) -> int:
-    """Return how many cells of an axis have rows, but for the one of rows without a value."""
+def _is_one_step(part: Ints, values: Floats, along: int) -> bool:
+    """Return whether an axis has cells that became one, and no rows beside these."""
     known = np.moveaxis(values, along, 0)[:-1]
-    return int(np.count_nonzero(known.reshape(len(known), -1).any(axis=1)))
+    num_with_rows = np.count_nonzero(known.reshape(len(known), -1).any(axis=1))
+    return bool(num_with_rows < 2 and len(np.unique(part[:-1])) < len(known))
 
 
 def _together(

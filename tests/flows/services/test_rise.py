@@ -29,6 +29,7 @@ def done(monkeypatch):
         services, "start_prefect", lambda *_, **__: _Starting(done, "prefect", fails="bad" in done)
     )
     monkeypatch.setattr(services, "start_mlflow", lambda *_, **__: _Starting(done, "mlflow"))
+    monkeypatch.setattr(services, "start_page", lambda *_, **__: _Starting(done, "page"))
     monkeypatch.setattr(services, "prepare_prefect", lambda _: None)
     monkeypatch.setattr(federation, "await_free", lambda *_: None)
 
@@ -55,6 +56,7 @@ def test_nodes_start_once_prefect_answers(done, tmp_path):
         "prefect answers",
         "node north",
         "node south",
+        "page starts",
     ]
     assert rising.addresses.superlink == "127.0.0.1:1"
     assert not (tmp_path / "federation.json").exists()  # no flow finds it before it is whole

@@ -35,6 +35,7 @@ KNOWN = {
     "consilo/jobs/vertical.py": {"vertical_score", "vertical_split"},
     "consilo/jobs/retrain.py": {"drift"},  # why a job trains, too
     "flows/due.py": {"drift"},  # the same
+    "silos/gate/declarations.py": {"evaluation"},  # a section of a job
     "silos/rows/sources/csv_file.py": {"quote"},  # the sign around a text
 }
 """The default of a job's YAML, and which protocol is the one of a kind of job."""
