@@ -323,7 +323,8 @@ def _verifying() -> Section:
             Paragraph(
                 "It holds the bytes of the model against the statement and the record, the record "
                 "against its chain and its signatures, every silo's signed answers against its "
-                "key, the decision against the reviewers' keys, and draws this card anew. Take the "
+                "key, and draws this card anew. What people have decided about the version is not "
+                "in this folder: the coordinator's promotions have it. Take the "
                 "coordinator's key from somewhere else than this folder: whoever can change the "
                 "folder can change the keys in it, too."
             ),

@@ -124,7 +124,7 @@ def _groups(told: Told) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "The record of the training holds no figures by groups of people. Where silos voted on "
-            "the model, what they say of groups stands under 'Votes and decision'."
+            "the model, the record of their vote has what they say of groups."
         )
     ]
     if classes:

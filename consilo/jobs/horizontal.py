@@ -51,6 +51,15 @@ class Horizontal(ModelJob):
     )
     kind_since: ClassVar[int] = 1
 
+    @model_validator(mode="after")
+    def _somebody_watches(self) -> Self:
+        if self.retrain is not None and "performance" in self.retrain.when:
+            raise ValueError(
+                "retrain.when: performance: no flow of this release watches the champion, so it "
+                "would never be a cause; take it out"
+            )
+        return self
+
     @property
     def draws(self) -> CohortSpec | None:
         """What ``cohort`` says."""

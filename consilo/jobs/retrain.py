@@ -31,8 +31,8 @@ class Retrain(Config):
     ] = Field(
         ("drift",),
         description="drift: the rows of a silo have moved since the last training, each silo says "
-        "so of its own; performance: the champion has fallen behind, as the flow 'monitor' found; "
-        "or both; none: the age alone",
+        "so of its own; performance: the champion has fallen behind, which no "
+        "flow of this release finds out, so that a job with it is refused; none: the age alone",
     )
     psi: Index = Field(
         0.2, description="drift: a column's population stability index that is passed; 0.25 is much"

@@ -154,6 +154,7 @@ class Federation:
     answer_s: float = 0.0
     absent: tuple[str, ...] = ()
     outages: int = 0
+    key: Ed25519PrivateKey = KEY
 
     def break_contract(self, silo: str) -> None:
         """Let a silo's rows keep its contract no longer."""
@@ -167,7 +168,7 @@ class Federation:
                 transport=transport,
                 silos=tuple(sorted(self.silos)),
                 bundle="b" * 64,
-                signing_key=KEY,
+                signing_key=self.key,
                 tracking_uri=self.tracking_uri,
                 home=self.home,
                 finish=lambda ok, detail: self.finished.append((ok, detail)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,7 +227,7 @@ def test_a_version_has_its_card_and_a_folder_that_proves_it(complete, tmp_path):
     files = {each.path for each in client.list_artifacts(complete.run_id, names.CARD_FOLDER)}
     assert {"card/card.html", "card/card.md", "card/bom.json", "card/statement.json"} <= files
     home, out = complete.federation.home, tmp_path / "card.zip"
-    key = sys.modules[type(complete.federation).__module__].KEY
+    key = complete.federation.key
     cards.write(client, home, key, name=name, version=str(found.version), out=out)
     public = tmp_path / "coordinator.pub"
     public.write_bytes(public_pem(key))

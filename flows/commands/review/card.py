@@ -78,7 +78,7 @@ def verify(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check a model's card, offline: bytes, record, signatures, decision; exit code 1 if one fails.
+    """Check a model's card, offline: bytes, record, signatures; exit code 1 if one fails.
 
     Example: consilo model verify heart-3 --key coordinator.pub
     """
